@@ -1,0 +1,80 @@
+"""What stands beside the shards of one source: `dataset.json`, the contract between builder and loader.
+
+SHARDS/tokenizer.json
+SHARDS/SOURCE/dataset.json
+SHARDS/SOURCE/train/*.ds  *.ds.index  [*.ds.loss]     datatrove's format: little-endian tokens without a header,
+SHARDS/SOURCE/held_out/*.ds ...                       uint64 exclusive ends of documents, one byte a token
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from settings import Settings, UserError, parse
+
+SPLITS = ("train", "held_out")
+Split = Literal["train", "held_out"]
+FILE_NAME = "dataset.json"
+
+
+class ShardFile(Settings):
+    """One `.ds` file with its index (and loss mask), named relative to the source's folder."""
+
+    path: str
+    tokens: int
+    documents: int
+    sha256: str
+    index_sha256: str
+    loss_sha256: str | None = None
+
+
+class SplitInfo(Settings):
+    """One split of a source, in the order in which its files are read."""
+
+    documents: int
+    tokens: int
+    text_bytes: int  # of UTF-8, so that losses convert to bits per byte
+    files: tuple[ShardFile, ...]
+
+
+class TokenizerInfo(Settings):
+    """Which tokenizer made the tokens; `path` is relative to the shards' folder."""
+
+    path: str
+    sha256: str
+    vocab_size: int
+    eos_id: int
+
+
+class DatasetInfo(Settings):
+    """The whole of `dataset.json`."""
+
+    format: Literal[1] = 1
+    source: str
+    licence: str
+    language: str
+    tokenizer: TokenizerInfo
+    token_bytes: Literal[2, 4]
+    pipeline: dict[str, Any]  # the config that built it
+    splits: dict[Split, SplitInfo]
+
+
+def read_dataset(folder: Path) -> DatasetInfo:
+    """Read SHARDS/SOURCE/dataset.json. Raises UserError where it is missing or not of this form."""
+    path = folder / FILE_NAME
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no shards in {folder}: {path} does not exist; build them with `lehr data build`") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    return parse(DatasetInfo, plain, source=str(path))
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The command line, the run config, the ranks' environment."""

@@ -1,0 +1,1 @@
+"""The transformer as arithmetic: no torch.distributed, no environment, no files."""

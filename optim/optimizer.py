@@ -1,0 +1,122 @@
+"""The contract of an optimizer: it updates the parameters it is given, whole matrices even where ranks hold slices.
+
+The engine in `parallel` decides who owns which parameter and hands an optimizer only what its rank owns.
+Where tensor parallelism cuts a matrix, the optimizer sees its slice, the whole shape, and the ranks that hold the rest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pydantic import Field
+from torch import Tensor
+
+from settings import Registry, Settings
+
+
+class TensorRanks(Protocol):
+    """The tensor-parallel ranks that hold the slices of one matrix. Every rank calls these in the same order."""
+
+    ways: int
+    rank: int
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The element-wise sum over the ranks (x itself may be overwritten)."""
+        ...
+
+    def max(self, x: Tensor) -> Tensor:
+        """The element-wise maximum over the ranks (x itself may be overwritten)."""
+        ...
+
+    def gather(self, x: Tensor, dim: int) -> Tensor:
+        """The whole tensor from slices along `dim`, on every rank."""
+        ...
+
+    def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
+        """From slices along dim `have` to slices along dim `want` (an all-to-all)."""
+        ...
+
+    def share(self, x: Tensor) -> Tensor:
+        """Rank 0's value on every rank, to the bit (x itself may be overwritten)."""
+        ...
+
+
+class OneRank:
+    """No tensor parallelism: every matrix is whole."""
+
+    ways = 1
+    rank = 0
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
+
+    def max(self, x: Tensor) -> Tensor:
+        return x
+
+    def gather(self, x: Tensor, dim: int) -> Tensor:
+        return x
+
+    def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
+        return x
+
+    def share(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass
+class Param:
+    """One parameter as this rank holds it, in fp32: `weight` is updated in place; `grad` is set before each step."""
+
+    name: str  # global: layers.3.attention.q.weight
+    weight: Tensor
+    shape: tuple[int, ...]  # of the whole parameter
+    dim: int | None = None  # the dim cut over the tensor ranks; None: held whole by each
+    grad: Tensor | None = field(default=None, repr=False)
+
+
+@dataclass
+class StateTensor:
+    """One tensor of optimizer state: `dim` as in Param (the dim cut over the tensor ranks, or None)."""
+
+    tensor: Tensor
+    dim: int | None = None
+
+
+class Optimizer(ABC):
+    """Made for a fixed list of parameters; `step_count` steps have been taken."""
+
+    step_count: int = 0
+
+    @abstractmethod
+    def step(self, *, lr: float) -> None:
+        """Update every parameter's weight from its grad, in place. `lr` is the schedule's value for this step."""
+
+    @abstractmethod
+    def state(self) -> dict[str, StateTensor]:
+        """All state as tensors that alias the optimizer's own: "NAME.exp_avg" and so on, NAME a parameter's.
+
+        The keys and shapes are the same before the first step as after it: loading is `state()[key].tensor.copy_(...)`.
+        """
+
+    def diagnostics(self) -> dict[str, float]:
+        """Scalars of the last step worth logging (a fire rate, say), by name."""
+        return {}
+
+
+class OptimizerConfig(Settings):
+    """What every optimizer has. `lr` is the peak; the schedule scales it."""
+
+    name: str
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
+
+    def build(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
+        """The optimizer for this rank's parameters."""
+        raise AssertionError(f"{type(self).__name__} has no build")
+
+
+OPTIMIZERS = Registry("optimizer", room="optim", base=OptimizerConfig)

@@ -1,0 +1,11 @@
+"""How a YAML file and overrides become frozen, typed settings; the registry of methods.
+
+The ground every room may stand on. It imports no other room.
+"""
+
+from settings.base import Settings
+from settings.compose import compose, parse, to_yaml
+from settings.errors import UserError
+from settings.registry import Registry
+
+__all__ = ["Registry", "Settings", "UserError", "compose", "parse", "to_yaml"]

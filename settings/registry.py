@@ -1,0 +1,89 @@
+"""Registries: a method is one file in its room, with a frozen config class that builds it.
+
+    OPTIMIZERS = Registry("optimizer", room="optim", base=OptimizerConfig)
+
+    @OPTIMIZERS.register
+    class AdamWConfig(OptimizerConfig):
+        name: Literal["adamw"] = "adamw"
+        beta1: float = 0.9
+
+A field of another section takes any registered method, by name or as a mapping with a `name`:
+
+    norm: Annotated[NormConfig, NORMS.field] = RMSNormConfig()
+
+The modules of the room are imported when a registry is first read, so a new file is found without being named anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import BeforeValidator
+
+from settings.base import Settings
+from settings.errors import UserError, nearest
+
+T = TypeVar("T", bound=Settings)
+
+
+class Registry(Generic[T]):
+    """The methods of one kind, by name."""
+
+    def __init__(self, kind: str, *, room: str, base: type[T]) -> None:
+        self.kind = kind
+        self._room = room
+        self._base = base
+        self._classes: dict[str, type[T]] = {}
+        self._complete = False
+
+    def register(self, config_class: type[T]) -> type[T]:
+        """Class decorator: the name is the default of the config's `name` field."""
+        name = config_class.model_fields["name"].default
+        assert issubclass(config_class, self._base), f"{config_class} is no {self._base}"
+        assert name not in self._classes, f"two {self.kind}s are called {name}"
+        self._classes[name] = config_class
+        return config_class
+
+    def names(self) -> tuple[str, ...]:
+        """All registered names, sorted."""
+        self._import_room()
+        return tuple(sorted(self._classes))
+
+    def __getitem__(self, name: str) -> type[T]:
+        self._import_room()
+        if name not in self._classes:
+            raise UserError(f'no {self.kind} is called "{name}"{nearest(name, self._classes)}')
+        return self._classes[name]
+
+    def parse(self, value: object) -> T:
+        """A config from a name, a mapping with a `name`, or a config.
+
+        Raises UserError, or pydantic's ValidationError for the config's own fields.
+        """
+        if isinstance(value, self._base):
+            return value
+        if isinstance(value, str):
+            return self[value]()
+        if isinstance(value, Mapping):
+            if not isinstance(value.get("name"), str):
+                raise UserError(f"needs a `name` that says which {self.kind}{nearest('', self.names())}")
+            return self[value["name"]].model_validate(dict(value))
+        raise UserError(f"must be the name of a {self.kind} or a mapping with a `name`, not {value!r}")
+
+    @property
+    def field(self) -> BeforeValidator:
+        """For Annotated[Base, REGISTRY.field]: the field takes any method of this registry."""
+        parser: Callable[[Any], T] = self.parse
+        return BeforeValidator(parser)
+
+    def _import_room(self) -> None:
+        if self._complete:
+            return
+        package = importlib.import_module(self._room)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self._room}.{module.name}")
+        self._complete = True

@@ -1,0 +1,1 @@
+"""The loop, the state a resume needs, checkpoints, metrics, evaluation."""

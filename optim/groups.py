@@ -1,0 +1,91 @@
+"""The table that says which parameter gets which treatment: name patterns, the first that matches counts.
+
+Every parameter of the model must be covered and every row must decide at least one parameter, else a row that was meant
+for something silently does nothing. A rank under pipeline parallelism or ownership sees only some of the names, so this
+is checked once, against the whole model's names, before processes start (`check_table`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeVar
+
+from pydantic import Field, field_validator
+
+from settings import Settings, UserError
+
+
+class ParamRule(Settings):
+    """One row: what the parameters whose whole name matches `pattern` (a regular expression) get."""
+
+    pattern: str
+    method: Literal["own", "adamw"] = Field("own", description="the optimizer's own rule, or AdamW beside it")
+    lr_multiplier: float = Field(1.0, ge=0)
+    weight_decay: float | None = Field(None, ge=0, description="None: the optimizer's weight_decay")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        return pattern
+
+    def decay(self, default: float) -> float:
+        """The weight decay of this row's parameters."""
+        return default if self.weight_decay is None else self.weight_decay
+
+
+R = TypeVar("R", bound=ParamRule)
+
+_VECTORS = r".*(norm\.weight|\.bias)"  # gains and biases: never decayed
+_MATRICES = r"layers\..*"  # what remains in the layers: the linear maps
+_TABLES = r"(embedding|position|head)\.weight"  # rows are picked, or score tokens: no linear map between features
+
+DECAY_MATRICES = (
+    ParamRule(pattern=_VECTORS, weight_decay=0.0),
+    ParamRule(pattern=_MATRICES),
+    ParamRule(pattern=_TABLES),
+)
+"""One optimizer for all; decay on everything that has rows and columns."""
+
+ADAMW_BESIDE_MATRICES = (
+    ParamRule(pattern=_VECTORS, method="adamw", weight_decay=0.0),
+    ParamRule(pattern=_MATRICES),
+    ParamRule(pattern=_TABLES, method="adamw"),
+)
+"""For optimizers of matrices (Conda, Muon): AdamW for embeddings, head, gains and biases."""
+
+
+def rule_of(table: Sequence[R], name: str) -> R:
+    """The first row whose pattern matches the whole name. Raises UserError where none does."""
+    for rule in table:
+        if re.fullmatch(rule.pattern, name):
+            return rule
+    raise UserError(f"optim.table: no pattern matches the parameter {name}; add a row for it")
+
+
+def check_table(table: Sequence[ParamRule], names: Iterable[str]) -> None:
+    """Every name (global, of the whole model) has a row, and every row decides at least one name.
+
+    Raises UserError that lists the names without a row, or the rows without a name and why.
+    """
+    names = list(names)
+    uncovered, used = [], set()
+    for name in names:
+        matching = [row for row, rule in enumerate(table) if re.fullmatch(rule.pattern, name)]
+        if matching:
+            used.add(matching[0])
+        else:
+            uncovered.append(name)
+    if uncovered:
+        shown = ", ".join(uncovered[:5]) + (f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else "")
+        raise UserError(f"optim.table: no pattern matches the parameters {shown}; add a row for them")
+    for row, rule in enumerate(table):
+        if row in used:
+            continue
+        shadowed = any(re.fullmatch(rule.pattern, name) for name in names)
+        why = "rows above it match first all that it matches" if shadowed else "it matches no parameter of the model"
+        raise UserError(f"optim.table.{row}.pattern = {rule.pattern!r}: {why}; remove or correct the row")

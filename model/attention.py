@@ -1,0 +1,146 @@
+"""Causal self-attention with grouped queries, and the kernels that compute it.
+
+Shapes: t, T sequence (a rank's share, whole), B batch, D hidden_size, H a rank's query heads, G its key-value heads
+(H a multiple of G), K head size.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.layers import Layers
+from model.norms import NormConfig
+from model.position import Rotation, rotate
+from model.recompute import Forget, keeping
+from settings import UserError
+
+Kernel = Literal["sdpa", "flash"]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Which tokens of a micro-batch may see each other, in the form the kernel wants; built once, for all layers."""
+
+    mask_B1TT: Tensor | None = None  # sdpa: 0 where the query may see the key, else -inf
+    starts: Tensor | None = None  # flash: int32, where each document starts in the B·T tokens, and B·T
+    longest: int = 0  # flash: tokens of the longest document
+
+    @staticmethod
+    def of(
+        documents_BT: Tensor, *, kernel: Kernel, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> Documents | None:
+        """From each token's document number within its row (any integers, constant over a document).
+
+        None when every row is one document: a causal mask is all that is needed. Give `documents_BT` on the CPU:
+        looking at its values on a GPU would wait for the GPU. `dtype` is the model's.
+        """
+        change_BT = documents_BT[:, 1:] != documents_BT[:, :-1]
+        if not bool(change_BT.any()):
+            return None
+        if kernel == "flash":
+            first_BT = nn.functional.pad(change_BT, (1, 0), value=True)
+            starts = nn.functional.pad(first_BT.flatten().nonzero().flatten(), (0, 1), value=documents_BT.numel())
+            return Documents(starts=starts.to(device, torch.int32), longest=int(starts.diff().max()))
+        documents_BT = documents_BT.to(device)
+        seen_BTT = (documents_BT[:, :, None] == documents_BT[:, None, :]).tril()
+        mask_BTT = torch.zeros(seen_BTT.shape, dtype=dtype, device=device).masked_fill_(~seen_BTT, -torch.inf)
+        return Documents(mask_B1TT=mask_BTT[:, None])
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Documents | None], Tensor]
+
+
+def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | None) -> Tensor:
+    """torch's scaled_dot_product_attention: softmax(q·k / sqrt(K)) · v, causal, on any device -> [B, H, T, K]."""
+    mask = None if documents is None else documents.mask_B1TT
+    return nn.functional.scaled_dot_product_attention(
+        q_BHTK, k_BGTK, v_BGTK, attn_mask=mask, is_causal=mask is None, enable_gqa=q_BHTK.shape[1] != k_BGTK.shape[1]
+    )
+
+
+def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | None) -> Tensor:
+    """flash-attn (arXiv 2307.08691) on CUDA in 16 bits; its variable-length form where rows hold several documents."""
+    from flash_attn import flash_attn_func, flash_attn_varlen_func
+
+    q_BTHK, k_BTGK, v_BTGK = q_BHTK.transpose(1, 2), k_BGTK.transpose(1, 2), v_BGTK.transpose(1, 2)
+    if documents is None:
+        out_BTHK: Tensor = flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True)
+    else:
+        assert documents.starts is not None, "Documents were built for another kernel"
+        packed = flash_attn_varlen_func(
+            q_BTHK.flatten(0, 1),
+            k_BTGK.flatten(0, 1),
+            v_BTGK.flatten(0, 1),
+            documents.starts,
+            documents.starts,
+            documents.longest,
+            documents.longest,
+            causal=True,
+        )
+        out_BTHK = packed.view(q_BTHK.shape)
+    return out_BTHK.transpose(1, 2)
+
+
+KERNELS: dict[Kernel, Attend] = {"sdpa": sdpa, "flash": flash}
+
+
+def choose_kernel(wanted: Literal["auto", "sdpa", "flash"], *, device: torch.device, dtype: torch.dtype) -> Kernel:
+    """`auto`: flash where it can run, else sdpa. Raises UserError where flash is asked for and cannot run."""
+    obstacle = None
+    if device.type != "cuda":
+        obstacle = f"it needs a CUDA device, and the model is on {device.type}"
+    elif dtype not in (torch.bfloat16, torch.float16):
+        obstacle = "it needs train.precision = bfloat16"
+    elif importlib.util.find_spec("flash_attn") is None:
+        obstacle = "flash-attn is not installed; install it with: pip install 'lehr[gpu]'"
+    if wanted == "flash" and obstacle:
+        raise UserError(f"train.attention = flash cannot be used: {obstacle}; or set train.attention to auto")
+    return "sdpa" if wanted == "sdpa" or obstacle else "flash"
+
+
+class Attention(nn.Module):
+    """out(attend(q, k, v)): queries in H heads, keys and values in G (arXiv 2305.13245); QK-norm (arXiv 2010.04245)."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        *,
+        bias: bool,
+        qk_norm: NormConfig | None,
+        layers: Layers,
+        attend: Attend,
+        forget: Forget = keeping,
+    ) -> None:
+        super().__init__()
+        self._head_size = hidden_size // num_heads
+        self.q = layers.column(hidden_size, hidden_size, bias=bias)
+        self.k = layers.column(hidden_size, num_kv_heads * self._head_size, bias=bias)
+        self.v = layers.column(hidden_size, num_kv_heads * self._head_size, bias=bias)
+        self.out = layers.row(hidden_size, hidden_size, bias=bias)
+        self.q_norm = None if qk_norm is None else qk_norm.build(self._head_size, bias=False)
+        self.k_norm = None if qk_norm is None else qk_norm.build(self._head_size, bias=False)
+        self._layers = layers
+        self._attend = attend
+        self._forget = forget
+
+    def forward(self, x_tBD: Tensor, rotation: Rotation | None, documents: Documents | None) -> Tensor:
+        projected = self._layers.project(x_tBD, (self.q, self.k, self.v))
+        q_TBHK, k_TBGK, v_TBGK = (each.view(*each.shape[:-1], -1, self._head_size) for each in projected)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_TBHK, k_TBGK = self.q_norm(q_TBHK), self.k_norm(k_TBGK)
+        if rotation is not None:
+            q_TBHK, k_TBGK = rotate(q_TBHK, rotation), rotate(k_TBGK, rotation)
+        q_BHTK, k_BGTK, v_BGTK = (each.permute(1, 2, 0, 3) for each in (q_TBHK, k_TBGK, v_TBGK))
+        mixed_BHTK = self._attend(q_BHTK, k_BGTK, v_BGTK, documents)
+        mixed_TBD = mixed_BHTK.permute(2, 0, 1, 3).flatten(2).contiguous()
+        with self._forget(mixed_TBD, lambda: mixed_BHTK.permute(2, 0, 1, 3).flatten(2).contiguous()):
+            out_tBD: Tensor = self.out(mixed_TBD)
+        return out_tBD

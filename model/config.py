@@ -1,0 +1,105 @@
+"""The config of the model: the section `model` of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from model.init import INITS, InitConfig, NormalConfig, ScaledConfig
+from model.mlps import MLPS, MLPConfig, SwiGLUConfig
+from model.norms import NORMS, NormConfig, RMSNormConfig
+from model.objectives import OBJECTIVES, NextTokenConfig, ObjectiveConfig
+from model.position import POSITIONS, PositionConfig, RoPEConfig
+from settings import Settings, UserError
+
+VOCABULARY_MULTIPLE = 128  # so that it can be cut over many ranks, and matrix products meet round sizes
+
+
+class ModelConfig(Settings):
+    """A decoder-only transformer. The defaults are Llama's; GPT-2's are layernorm, gelu, learned, bias, tied."""
+
+    num_layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    num_kv_heads: int | None = Field(None, gt=0, description="key-value heads; empty: as many as num_heads")
+    ffn_size: int = Field(gt=0)
+    vocab_size: int | None = Field(None, gt=1, description="empty: the tokenizer's, rounded up to a multiple of 128")
+    norm: Annotated[NormConfig, NORMS.field] = RMSNormConfig()
+    mlp: Annotated[MLPConfig, MLPS.field] = SwiGLUConfig()
+    position: Annotated[PositionConfig, POSITIONS.field] = RoPEConfig()
+    qk_norm: bool = False
+    tied_embeddings: bool = False
+    bias: bool = Field(False, description="of the linear layers, and of layernorm")
+    norm_scaling: Literal["none", "layernorm_scaling"] = "none"
+    init: Annotated[InitConfig, INITS.field] = NormalConfig()
+    objective: Annotated[ObjectiveConfig, OBJECTIVES.field] = NextTokenConfig()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            above = -(-self.hidden_size // self.num_heads) * self.num_heads
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} must be divisible by num_heads = {self.num_heads}; "
+                f"set hidden_size to {above}, or num_heads to {_largest_divisor(self.hidden_size, self.num_heads)}"
+            )
+        if self.num_heads % self.kv_heads:
+            fits = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
+            raise ValueError(
+                f"num_heads = {self.num_heads} must be divisible by num_kv_heads = {self.kv_heads}; "
+                f"set num_kv_heads to one of {', '.join(map(str, fits))}"
+            )
+        if isinstance(self.position, RoPEConfig) and self.head_size % 2:
+            raise ValueError(
+                f"position = rope turns pairs of features: hidden_size / num_heads = {self.head_size} must be even"
+            )
+        return self
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_size(self) -> int:
+        """Features of one head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def vocabulary(self) -> int:
+        """vocab_size, once it is known."""
+        if self.vocab_size is None:
+            raise UserError("model.vocab_size is not known before the shards are; set it, or name the shards")
+        return self.vocab_size
+
+    def norm_scale(self, layer: int) -> float:
+        """LayerNorm Scaling (arXiv 2502.05795): what both norms of the global 0-based layer are multiplied by."""
+        return (layer + 1) ** -0.5 if self.norm_scaling == "layernorm_scaling" else 1.0
+
+    def with_vocabulary(self, entries: int) -> ModelConfig:
+        """This config with vocab_size filled in from a tokenizer's number of entries.
+
+        Raises UserError if a given vocab_size is smaller than that.
+        """
+        if self.vocab_size is None:
+            return self.model_copy(update={"vocab_size": -(-entries // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE})
+        if self.vocab_size < entries:
+            raise UserError(
+                f"model.vocab_size = {self.vocab_size} is smaller than the tokenizer's {entries} entries; "
+                "leave it empty, or build shards with a smaller tokenizer"
+            )
+        return self
+
+    def warnings(self) -> list[str]:
+        """What is allowed and probably not meant, a line each."""
+        found = []
+        if self.norm_scaling == "layernorm_scaling" and isinstance(self.init, ScaledConfig):
+            found.append(
+                "model.norm_scaling = layernorm_scaling and model.init = scaled both damp deep layers, and together "
+                "do worse than layernorm_scaling alone (arXiv 2502.05795, table 4); set model.init to normal"
+            )
+        return found
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return max(n for n in range(1, most + 1) if number % n == 0)

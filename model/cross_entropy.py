@@ -1,0 +1,108 @@
+"""The output head and the cross-entropy as one: chunk by chunk, so that all logits are never held at once.
+
+The gradients are computed in the forward pass, from each chunk's logits while they are there: three matrix products
+in all, as many as without chunks, and nothing is computed twice.
+
+Shapes: N tokens, n tokens of a chunk, D hidden_size, v a rank's share of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.layers import Layers
+
+
+def cross_entropy(
+    x_ND: Tensor,
+    head_vD: Tensor,
+    targets_N: Tensor,
+    weights_N: Tensor,
+    layers: Layers,
+    *,
+    z_loss: float,
+    chunk_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """-> sum_i weights_i · (nll_i + z_loss · lse_i²), differentiable; and sum of nll_i over weights_i > 0, detached.
+
+    `x_ND` is whole on each rank (it comes from `layers.enter`, whose backward sums the ranks' gradients); `head_vD`
+    is this rank's contiguous share of the vocabulary's rows; targets are global. Scalars in fp32.
+    The gradient is for one backward pass.
+    """
+    plan = _Plan(layers, z_loss, chunk_tokens)
+    if torch.is_grad_enabled() and (x_ND.requires_grad or head_vD.requires_grad):
+        total, nll = _CrossEntropy.apply(x_ND, head_vD, targets_N, weights_N, plan)  # type: ignore[no-untyped-call]
+        return total, nll
+    total, nll, _, _ = _run(x_ND, head_vD, targets_N, weights_N, plan, want_x=False, want_head=False)
+    return total, nll
+
+
+@dataclass(frozen=True)
+class _Plan:
+    layers: Layers
+    z_loss: float
+    chunk_tokens: int
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, plan: _Plan
+    ) -> tuple[Tensor, Tensor]:
+        want_x, want_head, *_ = ctx.needs_input_grad
+        total, nll, grad_x, grad_head = _run(
+            x_ND, head_vD, targets_N, weights_N, plan, want_x=want_x, want_head=want_head
+        )
+        ctx.save_for_backward(grad_x, grad_head)
+        ctx.dtypes = (x_ND.dtype, head_vD.dtype)
+        ctx.mark_non_differentiable(nll)
+        return total, nll
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grads = (
+            None if grad is None else (grad * grad_total).to(dtype)
+            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return (*grads, None, None, None)
+
+
+def _run(
+    x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, plan: _Plan, *, want_x: bool, want_head: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """-> total, nll, and their total's gradients where wanted (head's in fp32, summed over chunks)."""
+    wide = torch.promote_types(x_ND.dtype, torch.float32)
+    total, nll = x_ND.new_zeros((), dtype=wide), x_ND.new_zeros((), dtype=wide)
+    grad_x_ND = torch.empty_like(x_ND) if want_x else None
+    grad_head_vD = torch.zeros_like(head_vD, dtype=wide) if want_head else None
+    local_N = targets_N - plan.layers.rank * head_vD.shape[0]
+    for start in range(0, x_ND.shape[0], plan.chunk_tokens):
+        chunk = slice(start, start + plan.chunk_tokens)
+        x_nD, local_n, weights_n = x_ND[chunk], local_N[chunk], weights_N[chunk].to(wide)
+        logits_nv = (x_nD @ head_vD.mT).to(wide)
+        here_n = (local_n >= 0) & (local_n < head_vD.shape[0])
+        column_n1 = local_n.clamp(0, head_vD.shape[0] - 1)[:, None]
+        aim_n = logits_nv.gather(1, column_n1)[:, 0] * here_n
+        highest_n = plan.layers.max(logits_nv.amax(1))
+        exp_nv = logits_nv.sub_(highest_n[:, None]).exp_()
+        denominator_n, aim_n = plan.layers.sum(torch.stack((exp_nv.sum(1), aim_n)))
+        lse_n = highest_n + denominator_n.log()
+        nll_n = lse_n - aim_n
+        total += (weights_n * (nll_n + plan.z_loss * lse_n.square())).sum()
+        nll += nll_n[weights_n > 0].sum()
+        if grad_x_ND is None and grad_head_vD is None:
+            continue
+        # d total / d logit_j = weight · ((1 + 2 z lse) softmax_j - [j is the target])
+        slope_n = weights_n * (1 + 2 * plan.z_loss * lse_n) / denominator_n
+        grad_nv = exp_nv.mul_(slope_n[:, None])
+        grad_nv.scatter_add_(1, column_n1, -(weights_n * here_n)[:, None])
+        grad_nv = grad_nv.to(x_ND.dtype)
+        if grad_x_ND is not None:
+            torch.mm(grad_nv, head_vD, out=grad_x_ND[chunk])
+        if grad_head_vD is not None:
+            grad_head_vD += grad_nv.mT @ x_nD
+    return total, nll, grad_x_ND, grad_head_vD

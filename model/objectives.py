@@ -1,0 +1,50 @@
+"""What is minimised, from the last hidden states to a loss.
+
+Shapes: T sequence, B batch, N = T·B tokens, D hidden_size, V vocabulary, v a rank's share of it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+from torch import Tensor
+
+from model.cross_entropy import cross_entropy
+from model.layers import Layers
+from settings import Registry, Settings
+
+
+class LossSums(NamedTuple):
+    """Sums over the tokens of a micro-batch."""
+
+    total: Tensor  # scalar, fp32, differentiable: what is minimised, each token by its weight
+    nll: Tensor  # scalar, fp32, detached: negative log-likelihood in nats, over the tokens of weight > 0
+
+
+class ObjectiveConfig(Settings):
+    """What every objective has."""
+
+    name: str
+
+    def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
+        """From hidden states after the final norm, the (rank's share of the) head's weight, targets and weights."""
+        raise AssertionError(f"{type(self).__name__} has no loss")
+
+
+OBJECTIVES = Registry("objective", room="model", base=ObjectiveConfig)
+
+
+@OBJECTIVES.register
+class NextTokenConfig(ObjectiveConfig):
+    """sum_i weight_i · (nll_i + z_loss · lse_i²), lse the log of the softmax's denominator (arXiv 2204.02311)."""
+
+    name: Literal["next_token"] = "next_token"
+    z_loss: float = Field(0.0, ge=0)
+    chunk_tokens: int = Field(512, gt=0, description="tokens whose logits are held at once")
+
+    def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
+        total, nll = cross_entropy(
+            x_ND, head_vD, targets_N, weights_N, layers, z_loss=self.z_loss, chunk_tokens=self.chunk_tokens
+        )
+        return LossSums(total, nll)

@@ -1,0 +1,89 @@
+"""How a token's position enters the model.
+
+Shapes: T sequence, B batch, H heads, K head size, D hidden_size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from settings import Registry, Settings
+
+
+class Rotation(NamedTuple):
+    """cos and sin of each position's angles, fp32, [T, B, 1, K/2]: made once a micro-batch, shared by all layers."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class PositionConfig(Settings):
+    """What every kind of position has; a kind overrides what it uses."""
+
+    name: str
+
+    def table(self, seq_length: int, hidden_size: int) -> nn.Module | None:
+        """A module [B, T] positions -> [T, B, D] that the embeddings are added to, or None."""
+        return None
+
+    def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation | None:
+        """By which angles queries and keys are turned, or None."""
+        return None
+
+
+POSITIONS = Registry("position", room="model", base=PositionConfig)
+
+
+@POSITIONS.register
+class RoPEConfig(PositionConfig):
+    """Rotary positions (arXiv 2104.09864): features i and i + K/2 turn by position · theta^(-2i/K), as in Llama."""
+
+    name: Literal["rope"] = "rope"
+    theta: float = Field(10000.0, gt=1)
+
+    def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation:
+        index = torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32)
+        speed = 1.0 / (self.theta ** (index / head_size))
+        angles = positions_BT.transpose(0, 1)[..., None, None].float() * speed
+        return Rotation(angles.cos(), angles.sin())
+
+
+@POSITIONS.register
+class LearnedConfig(PositionConfig):
+    """A learned vector for each position up to train.seq_length, as in GPT-2."""
+
+    name: Literal["learned"] = "learned"
+
+    def table(self, seq_length: int, hidden_size: int) -> nn.Module:
+        return LearnedPositions(seq_length, hidden_size)
+
+
+@POSITIONS.register
+class NoPositionConfig(PositionConfig):
+    """Order is seen through the causal mask alone."""
+
+    name: Literal["none"] = "none"
+
+
+class LearnedPositions(nn.Module):
+    """Positions [B, T] -> [T, B, D]."""
+
+    def __init__(self, seq_length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(seq_length, hidden_size))
+
+    def forward(self, positions_BT: Tensor) -> Tensor:
+        return nn.functional.embedding(positions_BT.transpose(0, 1), self.weight)
+
+
+def rotate(x_TBHK: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair (i, i + K/2) of every head by its position's angle, in fp32; the dtype stays."""
+    first, second = x_TBHK.float().chunk(2, dim=-1)
+    turned = torch.cat(
+        (first * rotation.cos - second * rotation.sin, second * rotation.cos + first * rotation.sin), dim=-1
+    )
+    return turned.to(x_TBHK.dtype)

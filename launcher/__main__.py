@@ -1,11 +1,6 @@
 """`python -m launcher` and the `lehr` command."""
 
-
-def main() -> None:
-    from launcher.cli import app
-
-    app()
-
+from launcher.cli import main
 
 if __name__ == "__main__":
     main()

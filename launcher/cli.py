@@ -1,0 +1,80 @@
+"""The command line: a table of commands. Only the module of the command that is asked for is imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, or a group of them, and where it stands."""
+
+    name: str
+    module: str
+    attribute: str  # a function, or the typer app of a group
+    help: str  # the line in `lehr --help`
+
+
+COMMANDS = (
+    Command("data", "launcher.data", "data_app", "Build token shards from text, and look into them."),
+    Command("train", "launcher.launch", "train", "Train a model, on one process or many."),
+    Command("eval", "launcher.eval", "evaluate_run", "The held-out loss of a run's checkpoint, source by source."),
+    Command("generate", "launcher.generate", "generate_text", "Go on with a text, sampled from a run's checkpoint."),
+    Command("law", "launcher.law", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."),
+    Command("doctor", "launcher.doctor", "doctor", "What this machine has, what is missing, and what mends it."),
+)
+
+
+HELP = "Pretrain transformers in any layout, and know the loss before the compute is spent."
+
+
+def make_app(arguments: Sequence[str]) -> typer.Typer:
+    """The app, with the command that the first argument names; the others are known by name and help only."""
+    app = typer.Typer(
+        name="lehr",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help=HELP)(_options)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for command in COMMANDS:
+        found = getattr(importlib.import_module(command.module), command.attribute) if command.name == wanted else _stub
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=command.name, help=command.help)
+        else:
+            app.command(command.name, help=found.__doc__ if command.name == wanted else command.help)(found)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    make_app(arguments)(args=list(arguments), prog_name="lehr")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"lehr {version('lehr')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of `lehr` itself; the text of its help is the app's."""
+
+
+def _stub() -> None:
+    raise AssertionError("a command that was not asked for was run")

@@ -1,0 +1,92 @@
+"""`lehr train`: starts its own ranks, or is one of torchrun's, srun's or its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+
+import typer
+
+from launcher import reports
+from launcher.console import rank_output
+from launcher.environment import Ranks, prepare_process, read_ranks
+from launcher.errors import FAILED, USER_MISTAKE, user_errors
+from launcher.signals import die_with_parent, hold_back
+from launcher.spawn import run_ranks
+from settings import UserError, compose
+
+if TYPE_CHECKING:
+    from launcher.config import RunConfig
+
+
+@user_errors
+def train(
+    config: Annotated[Path, typer.Argument(help="the run config, a YAML file", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as optim.lr=1e-3 parallel.tensor=2")
+    ] = None,
+) -> None:
+    """Train a model: on as many processes as the parallel sizes say, or on those of torchrun or srun.
+
+    Exit codes: 0 done; 2 a mistake in the config or its files; 75 stopped early with a checkpoint (the same command
+    goes on); anything else a failure, with the rank and why.
+    """
+    ranks = read_ranks()
+    if ranks.source == "single":
+        run_config = _load(config, overrides or [])
+        if run_config.parallel.ranks > 1:
+            command = [sys.executable, "-m", "launcher", "train", str(config), *(overrides or [])]
+            count = run_config.parallel.ranks
+            raise SystemExit(run_ranks(command, count=count, log_folder=run_config.run.path / "logs"))
+    _be_a_rank(ranks, config, overrides or [])
+
+
+def _load(path: Path, overrides: list[str]) -> RunConfig:
+    """The checked config. Its import brings torch, which the command line does without until here."""
+    from launcher.config import RunConfig
+    from train.run_folder import check_run
+
+    run_config = compose(RunConfig, path, overrides)
+    check_run(run_config.run.path, run_config)
+    return run_config
+
+
+def _be_a_rank(ranks: Ranks, path: Path, overrides: list[str]) -> NoReturn:
+    """Run one rank's part in this process, and end the process."""
+    if ranks.parent is not None:
+        die_with_parent(ranks.parent.pid)
+    # Until the loop listens, a notice to stop waits; Ctrl-C ends a rank of nobody's launch, it has nothing to save.
+    hold_back(signal.SIGTERM, signal.SIGUSR1)
+    prepare_process(ranks)
+    try:
+        run_config = _load(path, overrides)
+    except UserError as error:
+        _fail(ranks, error, sys.stderr)
+    with rank_output(ranks, run_config.run.path / "logs") as console:
+        try:
+            from launcher.train import run_rank
+
+            code = run_rank(run_config, ranks)
+        except Exception as error:
+            _fail(ranks, error, console)
+    raise SystemExit(code)
+
+
+def _fail(ranks: Ranks, error: Exception, console: TextIO) -> NoReturn:
+    """Say why, once and in the right place, and end without waiting for what the other ranks still hold open."""
+    report = reports.describe(error)
+    if ranks.parent is not None:
+        reports.send(report, ranks.parent.report_fd)
+    elif report.kind == "failure":
+        print(report.traceback, file=sys.stderr)
+        print(f"rank {ranks.rank} failed: {report.message}", file=console)
+    elif ranks.rank == 0:
+        print(f"error: {report.message}", file=sys.stderr)
+    elif ranks.local_rank == 0:  # another node may lack what rank 0's has
+        print(f"error on node {ranks.node}: {report.message}", file=console)
+    for stream in (sys.stdout, sys.stderr, console):
+        stream.flush()
+    os._exit(USER_MISTAKE if report.kind == "user" else FAILED)

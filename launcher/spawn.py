@@ -1,0 +1,223 @@
+"""lehr's own launch: starts the ranks of one machine as processes, and watches over them until all have ended.
+
+No rank outlives the launch: each is the head of its own process group, which is killed when the rank or the run ends,
+and the kernel kills it when this process is killed (launcher/signals.py).
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from launcher import reports
+from launcher.console import Tee, last_lines, log_path
+from launcher.environment import Parent, Ranks, child_environment
+from launcher.errors import DONE, FAILED, STOPPED_EARLY, USER_MISTAKE
+from launcher.signals import STOP_SIGNALS
+
+# After one rank has failed, the others have this long to say what they saw.
+GRACE_SECONDS = 2.0
+_POLL_SECONDS = 0.1
+_SHOWN_LINES = 25
+
+
+@dataclass
+class _Rank:
+    number: int
+    process: subprocess.Popen[bytes]
+    report_fd: int
+    log: IO[bytes]
+    code: int | None = None
+    report: reports.Report | None = None
+    seconds: float = 0.0  # when it ended or failed, as near as is known
+
+
+def run_ranks(command: Sequence[str], *, count: int, log_folder: Path) -> int:
+    """Run `count` processes of `command`, rank 0 on this console, and return the run's exit code.
+
+    The signals that ask to stop are passed on to the ranks; a second Ctrl-C kills them.
+    """
+    return _Launch(command, count=count, log_folder=log_folder).run()
+
+
+class _Launch:
+    def __init__(self, command: Sequence[str], *, count: int, log_folder: Path) -> None:
+        self._command = list(command)
+        self._count = count
+        self._log_folder = log_folder
+        self._ranks: list[_Rank] = []
+        self._selector = selectors.DefaultSelector()
+        self._signals: list[signal.Signals] = []  # received, not yet passed on
+        self._stopped_by: signal.Signals | None = None
+        self._interrupts = 0
+
+    def run(self) -> int:
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        kept = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGHUP)}
+        for number, handler in kept.items():
+            if not (number == signal.SIGHUP and handler is signal.SIG_IGN):  # nohup
+                signal.signal(number, self._receive)
+        try:
+            self._start()
+            self._watch()
+            return self._verdict()
+        finally:
+            self._end()
+            for number, handler in kept.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number))
+
+    def _start(self) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(self._count)
+            # A child holds the signals back until it has its handlers: none is lost, and none kills it at its start.
+            held_back = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                for number in range(self._count):
+                    self._ranks.append(self._start_one(number, listener))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+
+    def _start_one(self, number: int, listener: socket.socket) -> _Rank:
+        log = log_path(self._log_folder, number).open("ab")
+        read_fd, write_fd = os.pipe()
+        store_fd = listener.fileno() if number == 0 else None
+        port = listener.getsockname()[1]
+        parent = Parent(pid=os.getpid(), report_fd=write_fd, store_fd=store_fd)
+        place = Ranks(number, number, self._count, self._count, 0, "127.0.0.1", port, "own", parent)
+        columns = shutil.get_terminal_size().columns if number == 0 and sys.stdout.isatty() else None
+        process = subprocess.Popen(
+            self._command,
+            env=child_environment(place, console_columns=columns),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if number == 0 else log,
+            stderr=subprocess.PIPE if number == 0 else subprocess.STDOUT,
+            pass_fds=[write_fd] if store_fd is None else [write_fd, store_fd],
+            start_new_session=True,
+        )
+        os.close(write_fd)
+        if process.stdout is not None and process.stderr is not None:
+            for pipe, console in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+                os.set_blocking(pipe.fileno(), False)
+                self._selector.register(pipe, selectors.EVENT_READ, Tee(getattr(console, "buffer", None), log))
+        return _Rank(number, process, read_fd, log)
+
+    def _watch(self) -> None:
+        """Until every rank has ended, by itself or, once one has failed, killed after the grace."""
+        deadline: float | None = None
+        while any(rank.code is None for rank in self._ranks):
+            self._forward(_POLL_SECONDS)
+            self._pass_signals_on()
+            for rank in self._ranks:
+                if rank.code is None:
+                    self._look_at(rank)
+            if deadline is None and any(rank.code not in (None, DONE, STOPPED_EARLY) for rank in self._ranks):
+                deadline = time.monotonic() + GRACE_SECONDS
+            if self._interrupts > 1 or (deadline is not None and time.monotonic() > deadline):
+                self._kill_all()
+        self._forward(0)
+
+    def _look_at(self, rank: _Rank) -> None:
+        """See whether the rank has ended. Its group is killed before it is waited for: until then its id is its own."""
+        pid = rank.process.pid
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return
+        _kill_group(pid)
+        rank.code = rank.process.wait()
+        rank.report = reports.receive(rank.report_fd)
+        # Without a report the moment is only known to one look's precision.
+        rank.seconds = rank.report.seconds if rank.report else time.time() - 5 * _POLL_SECONDS
+
+    def _forward(self, timeout_seconds: float) -> None:
+        if not self._selector.get_map():
+            time.sleep(timeout_seconds)
+        for key, _ in self._selector.select(timeout_seconds):
+            piece = os.read(key.fd, 1 << 16)
+            key.data.write(piece)
+            if not piece:
+                key.data.end()
+                self._selector.unregister(key.fileobj)
+
+    def _pass_signals_on(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            self._stopped_by = self._stopped_by or number
+            if number == signal.SIGINT:
+                self._interrupts += 1
+                if self._interrupts == 1:
+                    print("\nstopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+            for rank in self._ranks:
+                if rank.code is None:
+                    rank.process.send_signal(number)
+
+    def _kill_all(self) -> None:
+        for rank in self._ranks:
+            if rank.code is None:
+                _kill_group(rank.process.pid)
+
+    def _verdict(self) -> int:
+        """The run's exit code; where it failed, the message that says why, on stderr."""
+        failed = [rank for rank in self._ranks if rank.code not in (DONE, STOPPED_EARLY)]
+        if not failed:
+            return max(rank.code or DONE for rank in self._ranks)
+        if self._interrupts > 1:
+            return 128 + signal.SIGINT
+        first = min(failed, key=lambda rank: rank.seconds)
+        for rank in failed:
+            if rank.report is not None and rank.report.traceback:
+                rank.log.write(rank.report.traceback.encode(errors="replace"))
+                rank.log.flush()
+        if self._stopped_by is not None and first.report is None and first.code == -self._stopped_by:
+            print(f"ended by {self._stopped_by.name} before there was anything to save", file=sys.stderr)
+            return 128 + self._stopped_by
+        if first.report is not None and first.report.kind == "user":
+            print(f"error: {first.report.message}", file=sys.stderr)
+            return USER_MISTAKE
+        print(self._explain(first), file=sys.stderr, flush=True)
+        return FAILED
+
+    def _explain(self, rank: _Rank) -> str:
+        path = log_path(self._log_folder, rank.number)
+        if rank.report is not None:
+            headline, detail = f"failed: {rank.report.message}", rank.report.traceback
+        elif rank.code is not None and rank.code < 0:
+            memory = " (often: the machine was out of memory)" if rank.code == -signal.SIGKILL else ""
+            headline = f"was killed by {signal.Signals(-rank.code).name}{memory}"
+            detail = last_lines(path, _SHOWN_LINES)
+        else:
+            headline, detail = f"ended with exit code {rank.code}", last_lines(path, _SHOWN_LINES)
+        shown = "\n".join(f"  {line}" for line in detail.splitlines()[-_SHOWN_LINES:])
+        return f"rank {rank.number} {headline}\n{shown}\n  its log: {path}"
+
+    def _end(self) -> None:
+        self._kill_all()
+        for rank in self._ranks:
+            rank.process.wait()
+            for pipe in (rank.process.stdout, rank.process.stderr):
+                if pipe is not None:
+                    pipe.close()
+            rank.log.close()
+            os.close(rank.report_fd)
+        self._selector.close()
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a rank that has not been waited for yet, and all that it started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(pid, signal.SIGKILL)  # before it had made its group

@@ -5,9 +5,9 @@ m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  w <- w (1 - lr wd);  w <- w - lr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from optim.groups import ParamRule, rule_of
 from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
-from settings import Settings, UserError
 
 
 @OPTIMIZERS.register
 class AdamWConfig(OptimizerConfig):
     """AdamW for every parameter."""
+
+    elementwise: ClassVar[bool] = True
 
     name: Literal["adamw"] = "adamw"
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -28,35 +29,11 @@ class AdamWConfig(OptimizerConfig):
     eps: float = Field(1e-8, gt=0)
 
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> AdamW:
-        rules = [rule_of(self.table, param.name) for param in params]
+        return self.build_flat(params, [rule_of(self.table, param.name) for param in params])
+
+    def build_flat(self, params: Sequence[Param], rules: Sequence[ParamRule]) -> AdamW:
         moments = Moments(self.beta1, self.beta2, self.eps)
         return AdamW(params, rules, moments=moments, weight_decay=self.weight_decay)
-
-
-class AdamWBeside(Settings):
-    """AdamW for the parameters that an optimizer of matrices leaves out."""
-
-    lr: float | None = Field(None, gt=0, description="peak; None: the optimizer's lr")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-
-    def build(self, params: Sequence[Param], config: OptimizerConfig) -> AdamW:
-        """AdamW for `params`; its lr follows the schedule in proportion to the peaks."""
-        rules = [rule_of(config.table, param.name) for param in params]
-        moments = Moments(self.beta1, self.beta2, self.eps)
-        scale = 1.0 if self.lr is None else self.lr / config.lr
-        return AdamW(params, rules, moments=moments, weight_decay=config.weight_decay, lr_scale=scale)
-
-
-def check_matrices(config: OptimizerConfig, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Every parameter that takes the optimizer's own rule is a matrix. Raises UserError that names the first other."""
-    for name, shape in shapes.items():
-        if config.own(name) and len(shape) != 2:
-            raise UserError(
-                f"optim.table: {name} of shape {tuple(shape)} is no matrix, which optim.name = {config.name} needs; "
-                "give it a row with method: adamw"
-            )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from pydantic import Field
 from torch import Tensor
@@ -111,6 +111,8 @@ class Optimizer(ABC):
 class OptimizerConfig(Settings):
     """What every optimizer has. `lr` is the peak; the schedule scales it."""
 
+    elementwise: ClassVar[bool] = False  # whether flat parts of parameters are enough (`build_flat`)
+
     name: str
     lr: float = Field(gt=0)
     weight_decay: float = Field(0.1, ge=0)
@@ -120,6 +122,10 @@ class OptimizerConfig(Settings):
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
         """The optimizer for this rank's parameters."""
         raise AssertionError(f"{type(self).__name__} has no build")
+
+    def build_flat(self, params: Sequence[Param], rules: Sequence[ParamRule]) -> Optimizer:
+        """The optimizer for flat parts of parameters (ZeRO 2, 3), each of one rule; element-wise optimizers only."""
+        raise AssertionError(f"{type(self).__name__} needs whole matrices")
 
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Whether this config fits a model, given all its global names and whole shapes; before processes start.

@@ -1,0 +1,73 @@
+"""An optimizer of matrices with AdamW beside it for the parameters that it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+
+from optim.adamw import AdamW, Moments
+from optim.groups import rule_of
+from optim.optimizer import Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
+from settings import Settings, UserError
+
+
+class AdamWBeside(Settings):
+    """AdamW for the rows of the table that say `method: adamw`."""
+
+    lr: float | None = Field(None, gt=0, description="peak; None: the optimizer's lr")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+
+    def build(self, params: Sequence[Param], config: OptimizerConfig) -> AdamW:
+        """AdamW for `params`; its lr follows the schedule in proportion to the two peaks."""
+        rules = [rule_of(config.table, param.name) for param in params]
+        moments = Moments(self.beta1, self.beta2, self.eps)
+        scale = 1.0 if self.lr is None else self.lr / config.lr
+        return AdamW(params, rules, moments=moments, weight_decay=config.weight_decay, lr_scale=scale)
+
+
+class BesideConfig(OptimizerConfig):
+    """A config whose table splits the parameters between its own rule and AdamW."""
+
+    adamw: AdamWBeside = AdamWBeside()
+
+    def build(self, params: Sequence[Param], ranks: TensorRanks) -> Pair:
+        own = [param for param in params if self.own(param.name)]
+        rest = [param for param in params if not self.own(param.name)]
+        return Pair(self.build_own(own, ranks), self.adamw.build(rest, self))
+
+    def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
+        """The optimizer of the parameters with `method: own`."""
+        raise AssertionError(f"{type(self).__name__} has no build_own")
+
+    def check_matrices(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """All that takes the optimizer's own rule is a matrix. Raises UserError that names the first that is not."""
+        for name, shape in shapes.items():
+            if self.own(name) and len(shape) != 2:
+                raise UserError(
+                    f"optim.table: {name} of shape {tuple(shape)} is no matrix, which optim.name = {self.name} needs; "
+                    "give it a row with method: adamw"
+                )
+
+
+class Pair(Optimizer):
+    """Both step together, and count together."""
+
+    def __init__(self, own: Optimizer, beside: AdamW) -> None:
+        self._parts = (own, beside)
+
+    @torch.no_grad()
+    def step(self, *, lr: float) -> None:
+        for part in self._parts:
+            part.step_count = self.step_count
+            part.step(lr=lr)
+        self.step_count += 1
+
+    def state(self) -> dict[str, StateTensor]:
+        return {key: value for part in self._parts for key, value in part.state().items()}
+
+    def diagnostics(self) -> dict[str, float]:
+        return {key: value for part in self._parts for key, value in part.diagnostics().items()}

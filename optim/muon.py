@@ -1,0 +1,120 @@
+"""Muon (Keller Jordan, github.com/KellerJordan/Muon; large models: arXiv 2502.16982): orthogonalised Nesterov momentum.
+
+buf <- buf + (1-mu)(g - buf);  u = g + mu (buf - g), without nesterov buf;  O = `iterations` Newton-Schulz steps from
+u/|u| towards the orthogonal factor U V' of u;  w <- w (1 - lr wd) - lr s O,  s = sqrt(max(1, m/n)) for w [m, n].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from optim.adamw import gradients
+from optim.batches import grouped, runs, scratch_bytes
+from optim.beside import BesideConfig
+from optim.groups import ADAMW_BESIDE_MATRICES, ParamRule, rule_of
+from optim.optimizer import ELEMENT_COST, OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
+
+_A, _B, _C = 3.4445, -4.7750, 2.0315  # the slope at zero is what they maximise: singular values end in about [0.7, 1.2]
+_SMALLEST_NORM = 1e-7
+
+
+@OPTIMIZERS.register
+class MuonConfig(BesideConfig):
+    """Constants as published."""
+
+    name: Literal["muon"] = "muon"
+    table: tuple[ParamRule, ...] = ADAMW_BESIDE_MATRICES
+    momentum: float = Field(0.95, ge=0, lt=1)
+    nesterov: bool = True
+    iterations: int = Field(5, ge=1, lt=100)
+    update_scale: Literal["original", "match_rms_adamw"] = Field(
+        "original", description="sqrt(max(1, m/n)), or 0.2 sqrt(max(m, n)), which lets lr and decay of AdamW serve"
+    )
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="of the iteration; published: bfloat16. auto: that on a GPU, float32 on a CPU"
+    )
+
+    def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> Muon:
+        return Muon(self, params, ranks)
+
+    def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        super().check(shapes)
+        self.check_matrices(shapes)
+
+    def cost(self, shape: Sequence[int], name: str | None = None) -> float:
+        elements = ELEMENT_COST * math.prod(shape)
+        if not self.own(name) or len(shape) != 2:
+            return elements
+        k = min(shape)
+        return elements + self.iterations * (4.0 * math.prod(shape) * k + 2.0 * k**3)
+
+    def scale(self, shape: Sequence[int]) -> float:
+        """What multiplies lr for a whole matrix of this shape."""
+        rows, columns = shape
+        if self.update_scale == "original":
+            return math.sqrt(max(1.0, rows / columns))
+        return 0.2 * math.sqrt(max(rows, columns))
+
+
+class Muon(Optimizer):
+    """Muon on matrices. Cut matrices are dealt out whole over the tensor ranks: each is orthogonalised by one rank."""
+
+    def __init__(self, config: MuonConfig, params: Sequence[Param], ranks: TensorRanks) -> None:
+        self._config, self._ranks = config, ranks
+        self._buffers = {param.name: torch.zeros_like(param.weight.detach()) for param in params}
+        self._dims = {param.name: param.dim for param in params}
+        self._groups = grouped(params, lambda p: (p.shape, p.dim, p.weight.device, rule_of(config.table, p.name)))
+
+    @torch.no_grad()
+    def step(self, *, lr: float) -> None:
+        self.step_count += 1
+        for group in self._groups:
+            whole_bytes = math.prod(group[0].shape) * group[0].weight.element_size()
+            for run in runs([whole_bytes] * len(group), scratch_bytes(group[0].weight.device) * self._ranks.ways):
+                self._step(group[run], lr)
+
+    def state(self) -> dict[str, StateTensor]:
+        return {f"{name}.momentum": StateTensor(b, self._dims[name]) for name, b in self._buffers.items()}
+
+    def _step(self, params: list[Param], lr: float) -> None:
+        """Matrices of one shape, cut alike, under one rule of the table."""
+        config, rule, dim = self._config, rule_of(self._config.table, params[0].name), params[0].dim
+        grads = gradients(params)
+        buffers = [self._buffers[param.name] for param in params]
+        torch._foreach_lerp_(buffers, grads, 1 - config.momentum)
+        ahead = torch._foreach_lerp(grads, buffers, config.momentum) if config.nesterov else buffers
+        stack = torch.stack(ahead)
+        bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and stack.device.type == "cuda")
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        if dim is None or self._ranks.ways == 1:
+            update = orthogonalised(stack.to(dtype), config.iterations)
+        else:
+            spare = -len(params) % self._ranks.ways  # zero matrices, so that every rank gets equally many
+            stack = torch.cat([stack, stack.new_zeros(spare, *stack.shape[1:])]) if spare else stack
+            whole = self._ranks.reshard(stack.to(dtype), have=dim + 1, want=0)
+            update = self._ranks.reshard(orthogonalised(whole, config.iterations), have=0, want=dim + 1)
+        lr = lr * rule.lr_multiplier
+        weights = [param.weight for param in params]
+        decay = lr * rule.decay(config.weight_decay)
+        if decay:
+            torch._foreach_mul_(weights, 1 - decay)
+        updates = update[: len(params)].to(weights[0].dtype).unbind()
+        torch._foreach_add_(weights, updates, alpha=-lr * config.scale(params[0].shape))
+
+
+def orthogonalised(x: Tensor, iterations: int) -> Tensor:
+    """[b, m, n] -> about U V' of each matrix: X <- a X + (b A + c A^2) X with A = X X', from X of Frobenius norm 1."""
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / torch.linalg.matrix_norm(x).clamp_min(_SMALLEST_NORM)[:, None, None]
+    for _ in range(iterations):
+        gram = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+        x = torch.baddbmm(x, polynomial, x, beta=_A)
+    return x.mT if tall else x

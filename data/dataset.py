@@ -8,7 +8,6 @@ SHARDS/SOURCE/held_out/*.ds ...                       uint64 exclusive ends of d
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -72,9 +71,3 @@ def read_dataset(folder: Path) -> DatasetInfo:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     return parse(DatasetInfo, plain, source=str(path))
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,112 @@
+"""From a config to an engine: the order in which the parallelisms are applied, in one place.
+
+1. tensor and sequence: the kind of layers the model is built from       (parallel.layers)
+2. pipeline: which layers this rank's chunks have                        (parallel.stage)
+3. initial weights, drawn whole by global name, then sliced              (model.init)
+4. data and ZeRO: who owns which weights, gradients, optimizer state     (parallel.owner_engine, deepspeed_engine)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from model.attention import KERNELS, Documents, choose_kernel
+from model.config import ModelConfig
+from model.init import initialise
+from optim.optimizer import OptimizerConfig
+from parallel.config import ParallelConfig
+from parallel.deepspeed_engine import DeepSpeedEngine
+from parallel.engine import Engine
+from parallel.mesh import Mesh
+from parallel.owner_engine import OwnerEngine
+from parallel.shards import shards_of, slice_of
+from parallel.stage import Stage, build_stages
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How forward and backward are computed."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "sdpa", "flash"] = "auto"
+    recompute: Literal["none", "selective", "full"] = "none"
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `build` makes: the engine, the chunks it drives, and how document masks are made for them."""
+
+    engine: Engine
+    stages: tuple[Stage, ...]
+    documents: Callable[[Tensor], Documents | None]  # document numbers [B, T] on the CPU -> masks on the device
+
+
+def build(
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    optimizer: OptimizerConfig,
+    mesh: Mesh,
+    *,
+    arithmetic: Arithmetic,
+    seq_length: int,
+    micro_batches: int,
+    seed: int,
+) -> Parts:
+    """This rank's part of the model with initial weights, and the engine that trains it."""
+    dtype = DTYPES[arithmetic.precision]
+    kernel = choose_kernel(arithmetic.attention, device=mesh.device, dtype=dtype)
+    stages = build_stages(
+        model,
+        parallel,
+        mesh,
+        seq_length=seq_length,
+        attend=KERNELS[kernel],
+        recompute=arithmetic.recompute,
+        dtype=dtype,
+    )
+    holds_tied_copy = model.tied_embeddings and parallel.pipeline > 1 and mesh.is_last_stage
+    shards = shards_of(
+        [stage.transformer for stage in stages],
+        mesh.tensor,
+        sequence=parallel.sequence,
+        holds_tied_copy=holds_tied_copy,
+    )
+    by_name = {shard.name: shard for shard in shards}
+    initialise(
+        [(shard.name, shard.parameter) for shard in shards],
+        model,
+        seed=seed,
+        whole_shape=lambda name, _: by_name[name].shape,
+        take_slice=lambda name, _, whole: slice_of(whole, by_name[name].dim, mesh.tensor),
+    )
+    if arithmetic.compile:
+        for stage in stages:
+            stage.transformer.compile()
+    offload = parallel.offload == "optimizer"
+    engine: Engine
+    if parallel.zero >= 2:
+        engine = DeepSpeedEngine(
+            stages[0],
+            shards,
+            mesh,
+            optimizer,
+            zero=parallel.zero,
+            offload=offload,
+            dtype=dtype,
+            micro_batches=micro_batches,
+        )
+    else:
+        engine = OwnerEngine(stages, shards, mesh, optimizer, zero=parallel.zero, offload=offload, dtype=dtype)
+    return Parts(
+        engine,
+        tuple(stages),
+        lambda documents_BT: Documents.of(documents_BT, kernel=kernel, dtype=dtype, device=mesh.device),
+    )

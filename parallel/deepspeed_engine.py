@@ -1,0 +1,244 @@
+"""ZeRO 2 and 3 by DeepSpeed: gradients and weights in flat parts over the data ranks, reduced in every backward pass.
+
+DeepSpeed drives the parts; the arithmetic of an update stays lehr's own optimizer, shown to it as a torch optimizer.
+Only element-wise optimizers can work on flat parts, and no pipeline fits around a reduction in every backward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from optim.groups import ParamRule, rule_of
+from optim.optimizer import Optimizer, OptimizerConfig, Param
+from parallel.engine import Slice, StepResult
+from parallel.mesh import Mesh
+from parallel.schedule import run_micro_batches
+from parallel.shards import Shard
+from parallel.stage import MicroBatch, Stage
+
+
+class DeepSpeedEngine:
+    """One stage, ZeRO 2 or 3. `micro_batches` a step are fixed, as DeepSpeed counts them."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        shards: Sequence[Shard],
+        mesh: Mesh,
+        optimizer: OptimizerConfig,
+        *,
+        zero: int,
+        offload: bool,
+        dtype: torch.dtype,
+        micro_batches: int,
+    ) -> None:
+        import deepspeed  # here, since it takes seconds and only ZeRO 2 and 3 need it
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.WARNING)
+        self._stage = stage
+        self._shards = shards
+        self._mesh = mesh
+        self._micro_batches = micro_batches
+        self._sum_partial_gradients_in_backward()
+        self._face = _TorchFace(shards, optimizer)
+        self._engine, *_ = deepspeed.initialize(
+            model=stage,
+            optimizer=self._face,
+            mpu=_ModelParallelUnit(mesh),
+            dist_init_required=False,
+            config=_deepspeed_config(
+                zero=zero, offload=offload, dtype=dtype, micro_batches=micro_batches, clip=optimizer.clip_grad_norm
+            ),
+        )
+        self._face.grad_norm = self._engine.get_global_grad_norm
+        self._face.allocate()
+        if zero == 2:  # so that state can be loaded before the first step; DeepSpeed itself links it in the first step
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        self._loading: dict[str, Slice] = {}
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self._face.steps
+
+    def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        assert len(micro_batches) == self._micro_batches
+        # Weights are of the whole global batch: undo DeepSpeed's means over data ranks and micro-batches.
+        scale = float(self._mesh.data.size * self._micro_batches)
+        self._face.begin(lr)
+        nll_sum = torch.zeros((), dtype=torch.float64, device=self._mesh.device)
+        for batch in micro_batches:
+            total, nll = self._engine(batch)
+            nll_sum += nll
+            self._engine.backward(total * scale)
+            self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        norm = norm if norm >= 0 else math.inf  # DeepSpeed says -1 for infinite
+        updated = self._face.end()
+        return StepResult(self._over_data(nll_sum), norm, skipped=not updated)
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
+        return self._over_data(run_micro_batches([self._stage], micro_batches, backward=False).double())
+
+    def state(self, *, saving: bool) -> dict[str, Slice]:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        slices: dict[str, Slice] = {}
+        for shard in self._shards:  # gathered over the data ranks, one parameter after the other
+            weight = safe_get_full_fp32_param(shard.parameter)
+            slices[f"model.{shard.name}"] = Slice(weight, shard.dim)
+            for moment in self._face.moments:
+                value = safe_get_full_optimizer_state(shard.parameter, moment)
+                slices[f"optimizer.{shard.name}.{moment}"] = Slice(value.view(weight.shape), shard.dim)
+        if saving:
+            return slices if self._mesh.data.rank == 0 else {}
+        self._loading = slices
+        return slices
+
+    def loaded(self, *, optimizer_steps: int) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        for shard in self._shards:
+            safe_set_full_fp32_param(shard.parameter, self._loading[f"model.{shard.name}"].tensor)
+            for moment in self._face.moments:
+                value = self._loading[f"optimizer.{shard.name}.{moment}"].tensor
+                safe_set_full_optimizer_state(shard.parameter, value, moment)
+        self._loading = {}
+        self._face.steps = optimizer_steps
+
+    def _sum_partial_gradients_in_backward(self) -> None:
+        """What tensor ranks hold in parts is summed before DeepSpeed's hooks take it away."""
+        group = self._mesh.tensor.group
+
+        def summed(gradient: Tensor) -> Tensor:
+            total = gradient.contiguous().clone()
+            dist.all_reduce(total, group=group)
+            return total
+
+        for shard in self._shards:
+            if shard.partial:
+                shard.parameter.register_hook(summed)
+
+    def _over_data(self, nll: Tensor) -> float:
+        dist.all_reduce(nll, group=self._mesh.data.group)
+        return float(nll)
+
+
+class _TorchFace(torch.optim.Optimizer):
+    """A lehr optimizer of flat parts as DeepSpeed knows optimizers: groups of one rule, state by tensor, a step.
+
+    ZeRO 3 calls `step` once for every sub-group of a real step, each time with other tensors in the groups.
+    """
+
+    def __init__(self, shards: Sequence[Shard], config: OptimizerConfig) -> None:
+        self._config = config
+        self.grad_norm: Callable[[], Any] = lambda: 0.0
+        self.steps = 0
+        self._lr = 0.0
+        self._updated = False
+        self._inner: dict[int, tuple[Optimizer, Param]] = {}
+        self.moments: tuple[str, ...] = ()
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        for shard in shards:
+            rule = rule_of(config.table, shard.name)
+            key = (rule.lr_multiplier, rule.decay(config.weight_decay))
+            groups.setdefault(key, {"params": [], "rule": rule})["params"].append(shard.parameter)
+        super().__init__(list(groups.values()), {"lr": 0.0})
+
+    def begin(self, lr: float) -> None:
+        """Of one real step: the next calls of `step` belong to it."""
+        self._lr = lr
+        self._updated = False
+
+    def end(self) -> bool:
+        """Whether weights were changed since `begin`."""
+        self.steps += self._updated
+        return self._updated
+
+    def allocate(self) -> None:
+        """State for every tensor now in the groups."""
+        for group in self.param_groups:
+            for part in group["params"]:
+                self._optimizer_of(part, group["rule"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        norm = float(self.grad_norm() or 0.0)
+        if not math.isfinite(norm) or norm < 0:
+            return
+        for group in self.param_groups:
+            for part in group["params"]:
+                if part.grad is None:
+                    continue
+                optimizer, param = self._optimizer_of(part, group["rule"])
+                param.weight, param.grad = part.data, part.grad
+                optimizer.step_count = self.steps
+                optimizer.step(lr=self._lr)
+                self._updated = True
+
+    def _optimizer_of(self, part: Tensor, rule: ParamRule) -> tuple[Optimizer, Param]:
+        if id(part) not in self._inner:
+            param = Param(name="part", weight=part.data, shape=tuple(part.shape))
+            optimizer = self._config.build_flat([param], [rule])
+            self._inner[id(part)] = (optimizer, param)
+            state = {key.removeprefix("part."): value.tensor for key, value in optimizer.state().items()}
+            self.moments = tuple(state)
+            self.state[part] = state
+        return self._inner[id(part)]
+
+
+class _ModelParallelUnit:
+    """The `mpu` DeepSpeed asks for. Without a pipeline, "model parallel" is the tensor axis."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._mesh.tensor.group
+
+    def get_model_parallel_rank(self) -> int:
+        return self._mesh.tensor.rank
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._mesh.tensor.size
+
+    get_tensor_model_parallel_group = get_model_parallel_group
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._mesh.data.group
+
+    def get_data_parallel_rank(self) -> int:
+        return self._mesh.data.rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._mesh.data.size
+
+
+def _deepspeed_config(
+    *, zero: int, offload: bool, dtype: torch.dtype, micro_batches: int, clip: float
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # rows are lehr's affair; DeepSpeed only counts micro-batches
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": clip,
+        "zero_optimization": {"stage": zero},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 10**9,
+    }
+    if offload:
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    if dtype == torch.bfloat16:
+        settings["bf16"] = {"enabled": True}
+    return settings

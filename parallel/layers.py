@@ -1,0 +1,117 @@
+"""Megatron's tensor-parallel layers behind the model's `Layers` contract.
+
+Columns that share an input (q, k, v; gate, up) are separate parameters, and one matrix product: their weights are
+joined for the product, so the input crosses into the tensor-parallel region once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import parallel.cpu  # noqa: F401  (before megatron)
+
+# isort: split
+from megatron.core import tensor_parallel
+from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
+from megatron.core.transformer import TransformerConfig
+
+from parallel.mesh import Axis
+
+# Without CUDA there are no queues to order, so Megatron's advice on CUDA_DEVICE_MAX_CONNECTIONS does not apply.
+linear_with_grad_accumulation_and_async_allreduce.warned = not torch.cuda.is_available()
+
+
+class _Row(tensor_parallel.RowParallelLinear):  # type: ignore[misc]
+    def forward(self, x_TBi: Tensor) -> Tensor:
+        out_tBD: Tensor = super().forward(x_TBi)[0]
+        return out_tBD
+
+
+class _Embedding(tensor_parallel.VocabParallelEmbedding):  # type: ignore[misc]
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        x_TBD: Tensor = super().forward(tokens_BT.transpose(0, 1).contiguous())
+        return x_TBD
+
+
+class MegatronLayers:
+    """Matrices cut over the tensor axis; with `sequence`, activations between them cut along the sequence."""
+
+    def __init__(self, config: TransformerConfig, axis: Axis) -> None:
+        self.ways = axis.size
+        self.rank = axis.rank
+        self._config = config
+        self._sequence = bool(config.sequence_parallel)
+        self._group = axis.group
+
+    def column(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
+        return self._cut(
+            tensor_parallel.ColumnParallelLinear(in_size, out_size, bias=bias, gather_output=False, **self._options()),
+            weight=0,
+            bias=0,
+        )
+
+    def project(self, x_tBD: Tensor, columns: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+        weights: list[Tensor] = [column.weight for column in columns]  # type: ignore[misc]
+        biases = [column.bias for column in columns if column.bias is not None]
+        out_TBO: Tensor = linear_with_grad_accumulation_and_async_allreduce(
+            x_tBD,
+            torch.cat(weights),
+            torch.cat(biases) if biases else None,  # type: ignore[arg-type]
+            gradient_accumulation_fusion=False,
+            allreduce_dgrad=self.ways > 1 and not self._sequence,
+            sequence_parallel=self._sequence,
+            tp_group=self._group,
+        )
+        return out_TBO.split([weight.shape[0] for weight in weights], dim=-1)
+
+    def row(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
+        row = _Row(in_size, out_size, bias=bias, input_is_parallel=True, skip_bias_add=False, **self._options())
+        return self._cut(row, weight=1)
+
+    def embedding(self, vocab_size: int, hidden_size: int) -> nn.Module:
+        return self._cut(_Embedding(vocab_size, hidden_size, **self._options()), weight=0)
+
+    def scatter_sequence(self, x_TBD: Tensor) -> Tensor:
+        if not self._sequence:
+            return x_TBD
+        x_tBD: Tensor = tensor_parallel.scatter_to_sequence_parallel_region(x_TBD, group=self._group)
+        return x_tBD
+
+    def enter(self, x_tBD: Tensor) -> Tensor:
+        x_TBD: Tensor
+        if self._sequence:
+            x_TBD = tensor_parallel.gather_from_sequence_parallel_region(x_tBD, group=self._group)
+        else:
+            x_TBD = tensor_parallel.copy_to_tensor_model_parallel_region(x_tBD, group=self._group)
+        return x_TBD
+
+    def sum(self, x: Tensor) -> Tensor:
+        total = x.detach().clone()
+        dist.all_reduce(total, group=self._group)
+        return total
+
+    def max(self, x: Tensor) -> Tensor:
+        largest = x.detach().clone()
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._group)
+        return largest
+
+    def _cut(self, module: nn.Module, **dims: int) -> nn.Module:
+        """Say along which dim each parameter is cut, by the attributes that Megatron and DeepSpeed read."""
+        for name, dim in dims.items():
+            parameter = getattr(module, name)
+            if parameter is not None:
+                parameter.tensor_model_parallel = True
+                parameter.partition_dim = dim
+        return module
+
+    def _options(self) -> dict[str, Any]:
+        return {"config": self._config, "init_method": _leave, "tp_group": self._group}
+
+
+def _leave(weight: Tensor) -> None:
+    """Weights are drawn whole by their global names (model.init), not by Megatron."""

@@ -1,0 +1,87 @@
+"""The grid of ranks: tensor x data x pipeline, each axis with its process group, made by Megatron's parallel_state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+import parallel.cpu  # noqa: F401  (before megatron)
+
+# isort: split
+from megatron.core import parallel_state
+
+from parallel.config import ParallelConfig
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the mesh as this rank sees it."""
+
+    size: int
+    rank: int
+    group: dist.ProcessGroup
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """This rank's place; ranks that differ only in `tensor` are neighbours."""
+
+    tensor: Axis
+    data: Axis
+    pipeline: Axis
+    embedding: dist.ProcessGroup | None  # first and last stage, where this rank is one of them and they differ
+    device: torch.device
+    rank: int
+    world_size: int
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.pipeline.rank == self.pipeline.size - 1
+
+
+def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seconds: float, store: dist.Store) -> None:
+    """Join the process group: NCCL where there is CUDA, gloo otherwise. Every group made later has the same timeout."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_seconds),
+        store=store,
+    )
+
+
+def make_mesh(config: ParallelConfig, *, timeout_seconds: float) -> Mesh:
+    """Cut the world into axes. The process group must be up; the layout must have been checked."""
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=config.tensor,
+        pipeline_model_parallel_size=config.pipeline,
+        virtual_pipeline_model_parallel_size=config.virtual_stages if config.virtual_stages > 1 else None,
+        distributed_timeout_minutes=max(1, round(timeout_seconds / 60)),
+    )
+    pipeline = _axis(parallel_state.get_pipeline_model_parallel_group())
+    at_an_end = pipeline.size > 1 and pipeline.rank in (0, pipeline.size - 1)
+    return Mesh(
+        tensor=_axis(parallel_state.get_tensor_model_parallel_group()),
+        data=_axis(parallel_state.get_data_parallel_group()),
+        pipeline=pipeline,
+        embedding=parallel_state.get_embedding_group() if at_an_end else None,
+        device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu"),
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+    )
+
+
+def stop_processes() -> None:
+    """Leave all groups."""
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _axis(group: dist.ProcessGroup) -> Axis:
+    return Axis(size=dist.get_world_size(group), rank=dist.get_rank(group), group=group)

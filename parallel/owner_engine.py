@@ -1,0 +1,195 @@
+"""ZeRO 0 and 1 for any optimizer and any pipeline: whole parameters owned by data ranks, updated there, sent back.
+
+A step: micro-batches through Megatron's schedule, gradients adding up in one flat float32 buffer; the few gradients
+that tensor ranks hold in parts are summed; each owner's segment is reduced to it (ZeRO 1) or to all (ZeRO 0); one
+all-reduce gives every rank the same loss and norm; owners clip and update; each owner's segment is sent to the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from optim.optimizer import Optimizer, OptimizerConfig, Param
+from parallel.engine import Slice, StepResult
+from parallel.mesh import Mesh
+from parallel.owners import FlatLayout, assign_owners, move_into_flat_buffers, view_of
+from parallel.schedule import run_micro_batches
+from parallel.shards import Shard
+from parallel.stage import MicroBatch, Stage
+from parallel.tensor_ranks import TensorAxisRanks
+
+
+class OwnerEngine:
+    """See the module. `dtype` is that of weights in forward and backward; masters and state are float32."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        shards: Sequence[Shard],
+        mesh: Mesh,
+        optimizer: OptimizerConfig,
+        *,
+        zero: int,
+        offload: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        self._stages = stages
+        self._mesh = mesh
+        self._clip = optimizer.clip_grad_norm
+        self._shared = zero == 1  # each data rank owns a share; else each owns all
+        owner_count = mesh.data.size if self._shared else 1
+        self._me = mesh.data.rank if self._shared else 0
+        owners = assign_owners([optimizer.cost(shard.shape, shard.name) for shard in shards], owner_count)
+        self._layout = FlatLayout.of(shards, owners, owner_count)
+        masters = self._masters(torch.device("cpu") if offload else mesh.device, dtype)
+        self._weights, self._gradients = move_into_flat_buffers(self._layout, dtype, mesh.device)
+        own = slice(*self._layout.segments[self._me])
+        self._own_weights, self._own_gradients = self._weights[own], self._gradients[own]
+        self._master = self._own_weights if masters is None else masters
+        self._master_gradients = self._own_gradients if not offload else torch.empty_like(self._master)
+        self._owned = self._layout.owned_by(self._me)
+        params = [
+            Param(
+                name=shard.name,
+                weight=view_of(self._master, offset, shard),
+                shape=shard.shape,
+                dim=shard.dim,
+                grad=view_of(self._master_gradients, offset, shard),
+            )
+            for shard, offset in self._owned
+        ]
+        self._optimizer: Optimizer = optimizer.build(params, TensorAxisRanks(mesh.tensor))
+        self._views = {
+            shard.name: view_of(self._gradients, offset, shard)
+            for shard, offset in zip(self._layout.order, self._layout.offsets, strict=True)
+        }
+        self._counted = [
+            self._views[shard.name]
+            for shard, _ in self._owned
+            if not shard.copy
+            and (shard.dim is not None or mesh.tensor.rank == 0)
+            and (self._shared or mesh.data.rank == 0)
+        ]
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self._optimizer.step_count
+
+    def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        nll = run_micro_batches(self._stages, micro_batches, backward=True)
+        self._sum_partial_gradients()
+        self._reduce_over_data()
+        nll_sum, square = self._over_world(nll, self._squared_norm())
+        norm = math.sqrt(square) if square >= 0 else math.nan
+        finite = math.isfinite(norm) and math.isfinite(nll_sum)
+        if finite:
+            self._update(lr, norm)
+        self._gradients.zero_()
+        return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._optimizer.diagnostics())
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
+        nll = run_micro_batches(self._stages, micro_batches, backward=False)
+        return self._over_world(nll, nll.new_zeros(()))[0]
+
+    def state(self, *, saving: bool) -> dict[str, Slice]:
+        if saving and not self._shared and self._mesh.data.rank != 0:
+            return {}
+        slices: dict[str, Slice] = {}
+        copies = set()
+        for shard, offset in self._owned:
+            if saving and shard.copy:
+                copies.add(shard.name)
+                continue
+            slices[f"model.{shard.name}"] = Slice(view_of(self._master, offset, shard), shard.dim)
+        for key, state in self._optimizer.state().items():
+            if not any(key.startswith(f"{name}.") for name in copies):
+                slices[f"optimizer.{key}"] = Slice(state.tensor, state.dim)
+        return slices
+
+    def loaded(self, *, optimizer_steps: int) -> None:
+        self._optimizer.step_count = optimizer_steps
+        self._send_weights()
+
+    def _masters(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """Own float32 weights apart from the model's, or None where the model's own serve."""
+        if dtype == torch.float32 and device == self._mesh.device:
+            return None
+        start, end = self._layout.segments[self._me]
+        masters = torch.zeros(end - start, dtype=torch.float32, device=device)
+        for shard, offset in self._layout.owned_by(self._me):
+            view_of(masters, offset, shard).copy_(shard.parameter.data)
+        return masters
+
+    def _sum_partial_gradients(self) -> None:
+        mesh = self._mesh
+        partial = [self._views[shard.name] for shard in self._layout.order if shard.partial]
+        if partial:
+            flat = torch.cat([gradient.flatten() for gradient in partial])
+            dist.all_reduce(flat, group=mesh.tensor.group)
+            for gradient, total in zip(partial, flat.split([g.numel() for g in partial]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+        tied = self._views.get("embedding.weight")
+        if mesh.embedding is not None and tied is not None and self._tied:
+            dist.all_reduce(tied, group=mesh.embedding)
+
+    @property
+    def _tied(self) -> bool:
+        return self._stages[0].transformer.config.tied_embeddings
+
+    def _reduce_over_data(self) -> None:
+        data = self._mesh.data
+        if data.size == 1:
+            return
+        if not self._shared:
+            dist.all_reduce(self._gradients, group=data.group)
+            return
+        pending = [
+            dist.reduce(self._gradients[start:end], group_dst=owner, group=data.group, async_op=True)
+            for owner, (start, end) in enumerate(self._layout.segments)
+            if end > start
+        ]
+        for work in pending:
+            work.wait()
+
+    def _squared_norm(self) -> Tensor:
+        """Of the parameters that this rank counts: each of the model is counted by one rank."""
+        if not self._counted:
+            return torch.zeros((), dtype=torch.float64, device=self._mesh.device)
+        return torch.stack(torch._foreach_norm(self._counted)).double().square().sum()
+
+    def _over_world(self, nll: Tensor, square: Tensor) -> tuple[float, float]:
+        """Sums over all ranks; the nll stands on the last stage of each tensor rank, and is counted once."""
+        if self._mesh.tensor.rank != 0:
+            nll = torch.zeros_like(nll)
+        sums = torch.stack([nll.double(), square.double()])
+        dist.all_reduce(sums)
+        nll_sum, total = sums.tolist()
+        return nll_sum, total
+
+    def _update(self, lr: float, norm: float) -> None:
+        if self._clip and norm > self._clip:
+            self._own_gradients.mul_(self._clip / norm)
+        if self._master_gradients is not self._own_gradients:
+            self._master_gradients.copy_(self._own_gradients)
+        self._optimizer.step(lr=lr)
+        self._send_weights()
+
+    def _send_weights(self) -> None:
+        """From each owner to the other data ranks."""
+        if self._master is not self._own_weights:
+            self._own_weights.copy_(self._master)
+        data = self._mesh.data
+        if data.size == 1 or not self._shared:
+            return
+        pending = [
+            dist.broadcast(self._weights[start:end], group_src=owner, group=data.group, async_op=True)
+            for owner, (start, end) in enumerate(self._layout.segments)
+            if end > start
+        ]
+        for work in pending:
+            work.wait()

@@ -1,0 +1,49 @@
+"""Micro-batches through the pipeline by Megatron's schedules: no pipeline, 1F1B, interleaved 1F1B."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from parallel.cpu import cuda_means_cpu
+
+# isort: split
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from parallel.stage import MicroBatch, Stage
+
+_NO_TOKENS = torch.tensor(0, dtype=torch.int)  # Megatron's own count, unused: weights are in the loss already
+
+
+def run_micro_batches(stages: Sequence[Stage], micro_batches: Sequence[MicroBatch], *, backward: bool) -> Tensor:
+    """Forward (and backward) of all micro-batches; gradients accumulate in the parameters.
+
+    Returns the summed nll of this rank's unmasked tokens: a scalar, 0 on every stage but the last.
+    """
+    sequence, rows = _shape(micro_batches[0])
+    with cuda_means_cpu() or contextlib.nullcontext(), contextlib.nullcontext() if backward else torch.no_grad():
+        sums: list[Tensor] = get_forward_backward_func()(
+            forward_step_func=_forward_step,
+            data_iterator=[iter(micro_batches) for _ in stages] if len(stages) > 1 else iter(micro_batches),
+            model=list(stages) if len(stages) > 1 else stages[0],
+            num_microbatches=len(micro_batches),
+            seq_length=sequence,
+            micro_batch_size=rows,
+            forward_only=not backward,
+        )
+    return torch.stack(sums).sum() if sums else micro_batches[0].weights_BT.new_zeros(())
+
+
+def _forward_step(
+    batches: Iterator[MicroBatch], stage: Stage
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]]:
+    output, nll = stage(next(batches))
+    return output, lambda loss: (loss, _NO_TOKENS, nll)
+
+
+def _shape(batch: MicroBatch) -> tuple[int, int]:
+    rows, sequence = batch.tokens_BT.shape
+    return sequence, rows

@@ -1,0 +1,41 @@
+"""The `train`, `evaluate` and `checkpoint` sections of a config."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from settings import Settings
+
+
+class TrainConfig(Settings):
+    """How long, on how much at a time, with which arithmetic."""
+
+    steps: int = Field(ge=1)
+    seq_length: int = Field(ge=1, description="tokens a row; a row is read as seq_length + 1 tokens")
+    micro_batch_size: int = Field(1, ge=1, description="rows a rank takes forward and backward at once")
+    global_batch_size: int = Field(ge=1, description="rows a step, over all data ranks")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: forward and backward in it; masters, gradient sums and state in float32"
+    )
+    recompute: Literal["none", "selective", "full"] = Field("none", description="activations computed twice")
+    attention: Literal["auto", "sdpa", "flash"] = Field("auto", description="the kernel; auto: flash on CUDA if there")
+    compile: bool = Field(False, description="torch.compile the forward pass")
+    max_skipped_steps: int = Field(10, ge=1, description="steps in a row without a finite gradient that end the run")
+    timeout_seconds: float = Field(600, gt=0, description="of every collective: a hang becomes an error")
+    log_every_steps: int = Field(1, ge=1, description="console lines; metrics.jsonl has every step")
+
+
+class EvaluateConfig(Settings):
+    """The held-out split, source by source."""
+
+    every_steps: int = Field(100, ge=0, description="0: only at the end")
+    max_windows: int = Field(64, ge=1, description="rows of each source; the same ones every time")
+
+
+class CheckpointConfig(Settings):
+    """When, and how many are kept."""
+
+    every_steps: int = Field(500, ge=0, description="0: only at the end")
+    keep_last: int = Field(2, ge=1)

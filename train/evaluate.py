@@ -1,0 +1,78 @@
+"""The loss on the held-out split, source by source, in nats a token and bits a byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data.held_out import HeldOut
+from parallel.engine import Engine
+from parallel.mesh import Mesh
+from train.batches import to_local_batch
+
+
+@dataclass(frozen=True)
+class SourceLoss:
+    """Of one source's held-out windows."""
+
+    loss: float  # nats a token
+    bits_per_byte: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All sources, and their mean weighted by tokens."""
+
+    sources: dict[str, SourceLoss]
+
+    @property
+    def loss(self) -> float:
+        """Nats a token over all sources' windows together."""
+        tokens = sum(source.tokens for source in self.sources.values())
+        return sum(source.loss * source.tokens for source in self.sources.values()) / tokens
+
+    def metrics(self) -> dict[str, float]:
+        """As keys of metrics.jsonl."""
+        named: dict[str, float] = {"held_out/loss": self.loss}
+        for name, source in self.sources.items():
+            named[f"held_out/{name}/loss"] = source.loss
+            named[f"held_out/{name}/bits_per_byte"] = source.bits_per_byte
+        return named
+
+
+def evaluate(
+    engine: Engine,
+    held_out: HeldOut,
+    mesh: Mesh,
+    *,
+    micro_batch_size: int,
+    micro_batches: int,
+    max_windows: int,
+    document_masking: bool,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Held-out loss over at most `max_windows` rows of each source. None where `stopped` said so on the way.
+
+    Rounds are of `micro_batches` micro-batches a data rank, as the training steps are, so that a pipeline is filled.
+    """
+    sums: dict[str, tuple[float, int]] = {}
+    rounds = held_out.rounds(
+        rows_per_round_global=mesh.data.size * micro_batch_size * micro_batches,
+        data_rank=mesh.data.rank,
+        data_size=mesh.data.size,
+        max_windows=max_windows,
+    )
+    for source, rows in rounds:
+        if stopped():
+            return None
+        batch = to_local_batch(rows, mesh, micro_batch_size=micro_batch_size, document_masking=document_masking)
+        nll = engine.evaluate(batch.micro_batches)
+        total, tokens = sums.get(source, (0.0, 0))
+        sums[source] = (total + nll, tokens + batch.tokens_global)
+    losses = {}
+    for source, (nll, tokens) in sums.items():
+        loss = nll / tokens
+        losses[source] = SourceLoss(loss, loss / math.log(2) / held_out.bytes_per_token(source), tokens)
+    return Evaluation(losses)

@@ -1,0 +1,82 @@
+"""What the device can do at its best, which MFU is measured against, and how much memory is in use."""
+
+from __future__ import annotations
+
+import functools
+import resource
+import time
+from typing import Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+# Dense bf16 matrix products with fp32 sums, TFLOP/s, from the vendors' data sheets (never the figure with sparsity).
+# The first name that the device's name contains counts.
+BFLOAT16_TFLOPS = {
+    "B200": 2250.0,
+    "GB200": 2500.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H200": 989.0,
+    "GH200": 989.0,
+    "H20": 148.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "A40": 149.7,
+    "A30": 165.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 6000 Ada": 364.0,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+    "MI300X": 1307.4,
+    "MI250X": 383.0,
+}
+_MEASURED_SECONDS = 0.3
+_SMALLEST, _LARGEST = 128, 8192
+
+
+def peak_flops(device: torch.device, precision: Precision) -> float:
+    """Floating-point operations a second of one rank's device at its best.
+
+    From the table for a known GPU in bfloat16; else the fastest of repeated square matrix products, measured with
+    this process's threads for 0.3 s the first time it is asked.
+    """
+    if device.type == "cuda" and precision == "bfloat16":
+        name = torch.cuda.get_device_name(device)
+        for known in sorted(BFLOAT16_TFLOPS, key=len, reverse=True):
+            if known in name:
+                return BFLOAT16_TFLOPS[known] * 1e12
+    return _measured_flops(device, precision, torch.get_num_threads())
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most memory that this rank has held: of the GPU by torch, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@functools.cache
+def _measured_flops(device: torch.device, precision: Precision, threads: int) -> float:
+    end = time.perf_counter() + _MEASURED_SECONDS
+    size, best = _SMALLEST, 0.0
+    while time.perf_counter() < end:
+        left = torch.ones(size, size, device=device, dtype=getattr(torch, precision))
+        seconds = min(_product_seconds(left) for _ in range(3))
+        best = max(best, 2.0 * size**3 / seconds)
+        if seconds < _MEASURED_SECONDS / 40 and size < _LARGEST:  # small products do not fill the device
+            size *= 2
+    return best
+
+
+def _product_seconds(left: torch.Tensor) -> float:
+    started = time.perf_counter()
+    torch.mm(left, left)
+    if left.device.type == "cuda":
+        torch.cuda.synchronize(left.device)
+    return time.perf_counter() - started

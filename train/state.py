@@ -1,0 +1,17 @@
+"""All that a resume needs besides tensors: a few integers, kept as JSON in each checkpoint."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from settings import Settings
+
+
+class TrainState(Settings):
+    """Where a run stands after `step` steps. The order of data follows from `step` alone."""
+
+    step: int = Field(0, ge=0)
+    tokens: int = Field(0, ge=0, description="unmasked tokens trained on, over all data ranks")
+    optimizer_steps: int = Field(0, ge=0, description="steps that changed weights")
+    skipped_steps: int = Field(0, ge=0, description="steps without a finite gradient")
+    skipped_in_a_row: int = Field(0, ge=0)

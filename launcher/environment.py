@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ def prepare_process(ranks: Ranks) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks.local_world_size)))
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron overlaps by the order in one queue
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warns when a process forks
+    # Four lines a rank about optional extensions that are not used here.
+    warnings.filterwarnings("ignore", "Transformer Engine and Apex are not installed", UserWarning, "megatron")
     import torch
 
     if not torch.cuda.is_available():

@@ -37,7 +37,7 @@ BFLOAT16_TFLOPS = {
     "MI250X": 383.0,
 }
 _MEASURED_SECONDS = 0.3
-_SMALLEST, _LARGEST = 128, 8192
+_SMALLEST, _LARGEST = 512, 8192
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float:
@@ -65,12 +65,14 @@ def memory_bytes(device: torch.device) -> int:
 def _measured_flops(device: torch.device, precision: Precision, threads: int) -> float:
     end = time.perf_counter() + _MEASURED_SECONDS
     size, best = _SMALLEST, 0.0
-    while time.perf_counter() < end:
-        left = torch.ones(size, size, device=device, dtype=getattr(torch, precision))
+    left = torch.ones(size, size, device=device, dtype=getattr(torch, precision))
+    _product_seconds(left)  # threads and kernels start
+    while best == 0.0 or time.perf_counter() < end:
         seconds = min(_product_seconds(left) for _ in range(3))
         best = max(best, 2.0 * size**3 / seconds)
-        if seconds < _MEASURED_SECONDS / 40 and size < _LARGEST:  # small products do not fill the device
+        if size < _LARGEST and 3 * 8 * seconds < end - time.perf_counter():  # small products do not fill the device
             size *= 2
+            left = torch.ones(size, size, device=device, dtype=left.dtype)
     return best
 
 

@@ -23,9 +23,10 @@ class Stop:
         self._deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
 
     def listen(self) -> None:
-        """Take over the signals. To be called in the main thread."""
+        """Take over the signals, with those held back while this rank was starting. To be called in the main thread."""
         for number in SIGNALS:
             signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def agreed(self) -> bool:
         """Whether any rank was asked to stop: the same answer on all, a collective."""

@@ -132,6 +132,7 @@ def check_shards(config: DataConfig, seq_length: int) -> Shards:
     """
     shards = open_shards(config)
     check_windows(config, shards, seq_length)
+    mixture_of(config, shards, split="train", rows_per_step_global=1)  # says so where there is nothing to draw from
     for name, dataset in shards.datasets.items():
         for split in dataset.splits:
             shards.stream(name, split)

@@ -67,7 +67,7 @@ class MegatronLayers:
             sequence_parallel=self._sequence,
             tp_group=self._group,
         )
-        return out_TBO.split([weight.shape[0] for weight in weights], dim=-1)
+        return tuple(torch.split(out_TBO, [weight.shape[0] for weight in weights], dim=-1))
 
     def row(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
         row = _Row(in_size, out_size, bias=bias, input_is_parallel=True, skip_bias_add=False, **self._options())

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 import parallel.cpu  # noqa: F401  (before megatron)
 
@@ -42,7 +43,7 @@ class Mesh:
         return self.pipeline.rank == self.pipeline.size - 1
 
 
-def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seconds: float, store: dist.Store) -> None:
+def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seconds: float, store: Store) -> None:
     """Join the process group: NCCL where there is CUDA, gloo otherwise. Every group made later has the same timeout."""
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)

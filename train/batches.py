@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,13 @@ class LocalBatch:
     tokens_global: int
 
 
-def to_local_batch(rows: Rows, mesh: Mesh, *, micro_batch_size: int, document_masking: bool) -> LocalBatch:
-    """Cut rows into micro-batches in their order. The count of unmasked tokens is summed over the data ranks."""
+def to_local_batch(
+    rows: Rows, mesh: Mesh, *, micro_batch_size: int, documents: Callable[[torch.Tensor], Documents | None]
+) -> LocalBatch:
+    """Cut rows into micro-batches in their order. The count of unmasked tokens is summed over the data ranks.
+
+    `documents` makes the masks of a micro-batch from its document numbers [B, T].
+    """
     count = torch.tensor(int(rows.loss_mask.sum()), dtype=torch.int64, device=mesh.device)
     dist.all_reduce(count, group=mesh.data.group)
     tokens_global = int(count)
@@ -37,7 +43,7 @@ def to_local_batch(rows: Rows, mesh: Mesh, *, micro_batch_size: int, document_ma
                 targets_BT=_tensor(rows.targets[part], mesh),
                 weights_BT=_tensor(rows.loss_mask[part], mesh).float() * weight,
                 positions_BT=_tensor(rows.positions[part], mesh),
-                documents=Documents.of(_tensor(rows.documents[part], mesh)) if document_masking else None,
+                documents=documents(torch.from_numpy(np.ascontiguousarray(rows.documents[part]))),
             )
         )
     return LocalBatch(micro_batches, tokens_global)

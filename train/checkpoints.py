@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -85,7 +86,7 @@ class Checkpoints:
         manifest = read_manifest(path)
         slices = engine.state(saving=False)
         self._check_fit(manifest, slices, path)
-        dcp.load(
+        load(
             {name: self._described(part, copy=False) for name, part in slices.items()},
             storage_reader=HuggingFaceStorageReader(str(path)),
             process_group=self._group,
@@ -147,7 +148,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
         dist.barrier(self._group)
-        dcp.save(
+        save(
             dict(tensors),
             storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True),
             process_group=self._group,

@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from data.held_out import HeldOut
+from model.attention import Documents
 from parallel.engine import Engine
 from parallel.mesh import Mesh
 from train.batches import to_local_batch
@@ -50,7 +53,7 @@ def evaluate(
     micro_batch_size: int,
     micro_batches: int,
     max_windows: int,
-    document_masking: bool,
+    documents: Callable[[Tensor], Documents | None],
     stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Held-out loss over at most `max_windows` rows of each source. None where `stopped` said so on the way.
@@ -67,7 +70,7 @@ def evaluate(
     for source, rows in rounds:
         if stopped():
             return None
-        batch = to_local_batch(rows, mesh, micro_batch_size=micro_batch_size, document_masking=document_masking)
+        batch = to_local_batch(rows, mesh, micro_batch_size=micro_batch_size, documents=documents)
         nll = engine.evaluate(batch.micro_batches)
         total, tokens = sums.get(source, (0.0, 0))
         sums[source] = (total + nll, tokens + batch.tokens_global)

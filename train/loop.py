@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from data.held_out import HeldOut
 from data.loader import Loader
+from model.attention import Documents
 from parallel.engine import Engine, StepResult
 from parallel.mesh import Mesh
 from settings import Settings
@@ -26,7 +29,6 @@ class LoopConfig(Settings):
     train: TrainConfig
     evaluate: EvaluateConfig
     checkpoint: CheckpointConfig
-    document_masking: bool
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Run:
     config: LoopConfig
     mesh: Mesh
     engine: Engine
+    documents: Callable[[Tensor], Documents | None]  # document numbers [B, T] -> what attention needs of them
     loader: Loader
     held_out: HeldOut
     schedule: Callable[[int], float]
@@ -60,7 +63,7 @@ def train(run: Run) -> bool:
             run.loader.batch(step),
             run.mesh,
             micro_batch_size=run.config.train.micro_batch_size,
-            document_masking=run.config.document_masking,
+            documents=run.documents,
         )
         lr = run.schedule(step)
         result = run.engine.train_step(batch.micro_batches, lr=lr)
@@ -102,7 +105,7 @@ def _evaluate(run: Run) -> Evaluation | None:
         micro_batch_size=train.micro_batch_size,
         micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
         max_windows=run.config.evaluate.max_windows,
-        document_masking=run.config.document_masking,
+        documents=run.documents,
         stopped=run.stop.agreed,
     )
 

@@ -1,0 +1,123 @@
+"""The build lines of a training run: one rank's part, from config to exit code."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import torch.distributed as dist
+
+from data.held_out import HeldOut
+from data.loader import Loader
+from launcher.checks import model_with_vocabulary
+from launcher.config import RunConfig
+from launcher.environment import Ranks
+from launcher.errors import DONE, STOPPED_EARLY
+from launcher.rendezvous import open_store
+from model.size import flops_per_token
+from parallel.build import Arithmetic, build
+from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
+from train.checkpoints import Checkpoints, latest_checkpoint
+from train.hardware import memory_bytes, peak_flops
+from train.loop import LoopConfig, Run, train
+from train.metrics import Metrics
+from train.run_folder import RunFolder, open_run
+from train.state import TrainState
+from train.stop import Stop
+
+
+def run_rank(config: RunConfig, ranks: Ranks) -> int:
+    """Train as one rank of `ranks.world_size`. Returns the exit code: done, or stopped early with a checkpoint."""
+    timeout_seconds = config.train.timeout_seconds
+    start_processes(
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        local_rank=ranks.local_rank,
+        timeout_seconds=timeout_seconds,
+        store=open_store(ranks, timeout_seconds=timeout_seconds),
+    )
+    mesh = make_mesh(config.parallel, timeout_seconds=timeout_seconds)
+    folder = RunFolder(config.run.path)
+    if mesh.rank == 0:
+        open_run(config.run.path, config, world_size=mesh.world_size)
+    dist.barrier()
+    run = build_run(config, mesh, folder)
+    try:
+        done = train(run)
+    finally:
+        run.loader.close()
+        run.metrics.close()
+    if mesh.rank == 0:
+        _say_goodbye(run, folder, done)
+    stop_processes()
+    return DONE if done else STOPPED_EARLY
+
+
+def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder) -> Run:
+    """Every part of a run, the newest checkpoint loaded if there is one."""
+    train_config = config.train
+    model = model_with_vocabulary(config)
+    stop = Stop(mesh)
+    stop.listen()
+    parts = build(
+        model,
+        config.parallel,
+        config.optim,
+        mesh,
+        arithmetic=Arithmetic(
+            train_config.precision, train_config.attention, train_config.recompute, train_config.compile
+        ),
+        seq_length=train_config.seq_length,
+        micro_batches=train_config.global_batch_size // (train_config.micro_batch_size * mesh.data.size),
+        seed=config.run.seed,
+    )
+    checkpoints = Checkpoints(folder.checkpoints, mesh, keep_last=config.checkpoint.keep_last, model=model.to_plain())
+    latest = latest_checkpoint(folder.checkpoints)
+    state = TrainState() if latest is None else checkpoints.load(parts.engine, latest)
+    rows = train_config.global_batch_size
+    return Run(
+        config=LoopConfig(train=train_config, evaluate=config.evaluate, checkpoint=config.checkpoint),
+        mesh=mesh,
+        engine=parts.engine,
+        documents=parts.documents,
+        loader=Loader(
+            config.data,
+            seed=config.run.seed,
+            seq_length=train_config.seq_length,
+            rows_per_step_global=rows,
+            data_rank=mesh.data.rank,
+            data_size=mesh.data.size,
+            first_step=state.step,
+        ),
+        held_out=HeldOut(config.data, seq_length=train_config.seq_length),
+        schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=train_config.steps),
+        checkpoints=checkpoints,
+        metrics=Metrics(
+            folder,
+            writes=mesh.rank == 0,
+            from_step=state.step,
+            total_steps=train_config.steps,
+            flops_per_step=flops_per_token(model, train_config.seq_length) * rows * train_config.seq_length,
+            peak_flops=_peak_flops(config, mesh),
+            memory_bytes=lambda: memory_bytes(mesh.device),
+            log_every_steps=train_config.log_every_steps,
+        ),
+        stop=stop,
+        state=state,
+    )
+
+
+def _peak_flops(config: RunConfig, mesh: Mesh) -> float:
+    """Of all ranks; measured on the one that writes metrics."""
+    return peak_flops(mesh.device, config.train.precision) * mesh.world_size if mesh.rank == 0 else math.nan
+
+
+def _say_goodbye(run: Run, folder: RunFolder, done: bool) -> None:
+    steps = run.config.train.steps
+    if done:
+        print(f"done: {run.state.step} steps, {run.state.tokens:,} tokens; everything is in {folder.path}")
+    else:
+        print(
+            f"stopped at step {run.state.step} of {steps} with a checkpoint; the same command goes on from there",
+            file=sys.stderr,
+        )

@@ -1,0 +1,144 @@
+"""The LR-annealing law (Tissue et al., arXiv 2408.11029): L(s) = L0 + A S1^-alpha - C S2.
+
+S1(s) is the sum of the lr up to step s. The momentum m_i = lambda m_{i-1} + (lr_{i-1} - lr_i) remembers the falls of
+the lr, and S2(s) is its sum: how far annealing has gone. A rise of the lr (re-warming) gives negative momentum.
+
+Warm-up: its rises count for nothing in S2. In S1 its steps count with their lr ("actual") or with the largest ("peak",
+as in section 3.4 of the paper). alpha is not comparable between the two, nor C between values of lambda.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from scipy.interpolate import CubicSpline
+from scipy.signal import lfilter
+
+from laws.curve import Floats, Places, Schedule
+from laws.law import LAWS, Coefficient, CurveLaw, Shape
+
+LAMBDAS = 1 - np.exp(np.linspace(np.log(3e-5), np.log(0.1), 25))
+
+
+@dataclass(frozen=True)
+class AnnealingFeatures:
+    """Of n points: S1, and S2 at a fixed lambda or as a curve over log(1 - lambda)."""
+
+    s1_n: Floats
+    s2_n: Floats
+    s2_spline: CubicSpline | None
+
+
+def falls(lr_n: Floats, warmup_steps: int) -> Floats:
+    """lr_{i-1} - lr_i of every step [n]; 0 in the warm-up and at its end."""
+    gaps_n = np.empty_like(lr_n)
+    gaps_n[0] = 0.0
+    np.subtract(lr_n[:-1], lr_n[1:], out=gaps_n[1:])
+    gaps_n[:warmup_steps] = 0.0
+    return gaps_n
+
+
+def area_of_annealing(schedule: Schedule, decay: float) -> Floats:
+    """S2 after every step [n]: a double running sum as one linear filter, O(n)."""
+    momentum_n = lfilter([1.0], [1.0, -decay], falls(schedule.lr, schedule.warmup_steps))
+    area_n: Floats = np.cumsum(momentum_n)
+    return area_n
+
+
+def area_under_lr(schedule: Schedule, warmup: Literal["actual", "peak"]) -> Floats:
+    """S1 after every step [n]."""
+    lr_n = schedule.lr
+    if warmup == "peak" and schedule.warmup_steps:
+        lr_n = lr_n.copy()
+        lr_n[: schedule.warmup_steps] = schedule.peak
+    area_n: Floats = np.cumsum(lr_n)
+    return area_n
+
+
+class AnnealedConfig(CurveLaw):
+    """What the annealing law and its extension over model size share."""
+
+    warmup: Literal["actual", "peak"] = Field("actual", description="the lr that S1 counts for the warm-up's steps")
+    decay: float = Field(0.999, gt=0, lt=1, description="lambda, of the momentum")
+    fit_decay: bool = Field(False, description="fit lambda too; it is weakly identified")
+
+    def decay_shape(self) -> tuple[Shape, ...]:
+        """lambda as 1 - lambda (searched by its logarithm), where it is fitted."""
+        if not self.fit_decay:
+            return ()
+        grid = (3e-4, 1e-3, 3e-3)
+        return (Shape("one_minus_lambda", 1 - LAMBDAS[0], 1 - LAMBDAS[-1], grid, "forgetting of a step", log=True),)
+
+    def features(self, places: Sequence[Places]) -> AnnealingFeatures:
+        """S1 and S2 of all points."""
+        s1_n = np.concatenate([area_under_lr(at.schedule, self.warmup)[at.steps - 1] for at in places])
+        if not self.fit_decay:
+            s2 = [area_of_annealing(at.schedule, self.decay)[at.steps - 1] for at in places]
+            return AnnealingFeatures(s1_n, np.concatenate(s2), None)
+        rows = [[area_of_annealing(at.schedule, decay)[at.steps - 1] for decay in LAMBDAS] for at in places]
+        table = np.concatenate([np.stack(row, axis=1) for row in rows])
+        return AnnealingFeatures(s1_n, table[:, 0], CubicSpline(np.log(1 - LAMBDAS), table, axis=1))
+
+    def s2(self, shape_mq: Floats, index: int, features: AnnealingFeatures) -> tuple[Floats, Floats]:
+        """S2 [m or 1, n] and its derivative by 1 - lambda."""
+        if features.s2_spline is None:
+            return features.s2_n[None], np.zeros((1, features.s2_n.size))
+        forgetting_m = shape_mq[:, index]
+        s2_mn = features.s2_spline(np.log(forgetting_m)).T
+        return s2_mn, features.s2_spline(np.log(forgetting_m), 1).T / forgetting_m[:, None]
+
+
+@LAWS.register
+class AnnealingConfig(AnnealedConfig):
+    """L = L0 + A S1^-alpha - C S2."""
+
+    name: Literal["annealing"] = "annealing"
+
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        """L0, A, C."""
+        return (
+            Coefficient("L0", 1, "the loss that is left"),
+            Coefficient("A", 1, "of progress"),
+            Coefficient("C", -1, "of annealing; comparable at equal lambda only"),
+        )
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """alpha, and 1 - lambda where it is fitted."""
+        grid = tuple(np.linspace(0.1, 1.3, 13))
+        return (Shape("alpha", 0.0, 4.0, grid, "of progress"), *self.decay_shape())
+
+    def terms(self, shape_mq: Floats, features: AnnealingFeatures) -> tuple[Floats, Floats]:
+        """1, S1^-alpha, S2."""
+        count, points = shape_mq.shape[0], features.s1_n.size
+        log_s1 = np.log(features.s1_n)
+        phi = np.ones((count, points, 3))
+        slope = np.zeros((count, points, 3, shape_mq.shape[1]))
+        phi[:, :, 1] = np.exp(-shape_mq[:, :1] * log_s1)
+        slope[:, :, 1, 0] = -phi[:, :, 1] * log_s1
+        phi[:, :, 2], by_forgetting = self.s2(shape_mq, 1, features)
+        if self.fit_decay:
+            slope[:, :, 2, 1] = by_forgetting
+        return phi, slope
+
+    def end_slope(self, theta_p: Floats, lr_n: Floats, warmup_steps: int) -> tuple[float, Floats]:
+        """S2 at the end is a weighted sum of the falls: weights (1 - lambda^(n-k+1)) / (1 - lambda)."""
+        l0, a, c, alpha = (float(x) for x in theta_p[:4])
+        decay = 1 - float(theta_p[4]) if self.fit_decay else self.decay
+        schedule = Schedule(lr_n, warmup_steps)
+        s1 = float(area_under_lr(schedule, self.warmup)[-1])
+        reach_n = (1 - decay ** np.arange(lr_n.size, 0, -1.0)) / (1 - decay)
+        reach_n[: max(warmup_steps, 1)] = 0.0
+        s2 = float(reach_n @ falls(lr_n, warmup_steps))
+        slope_n = np.full(lr_n.size, -alpha * a * s1 ** (-alpha - 1))
+        if self.warmup == "peak":
+            slope_n[:warmup_steps] = (
+                0.0  # the warm-up counts with the peak: the peak's own share goes to its first step
+            )
+            slope_n[int(np.argmax(lr_n))] -= alpha * a * s1 ** (-alpha - 1) * warmup_steps
+        slope_n += c * reach_n  # d fall_k / d lr_k = -1
+        slope_n[:-1] -= c * reach_n[1:]
+        return l0 + a * s1**-alpha - c * s2, slope_n

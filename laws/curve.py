@@ -1,0 +1,158 @@
+"""A schedule as the lr of every step, and the losses seen along it.
+
+Step counts: `lr[i]` is the lr of the 0-based step i, so a loss at `steps = s` was seen when lr[:s] had been applied.
+Legend of shapes: n steps of the schedule, k losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from settings import UserError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The lr of every step; the first `warmup_steps` of them are the warm-up."""
+
+    lr: Floats  # [n]
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        lr = np.asarray(self.lr, dtype=np.float64)
+        if lr.ndim != 1 or lr.size == 0:
+            raise UserError(f"a schedule must be a list of numbers, one lr a step; its shape is {lr.shape}")
+        bad = np.nonzero(~(np.isfinite(lr) & (lr >= 0)))[0]
+        if bad.size:
+            raise UserError(f"lr {lr[bad[0]]} of step {bad[0]} must be finite and at least 0")
+        if not 0 <= self.warmup_steps <= lr.size:
+            raise UserError(f"warmup_steps = {self.warmup_steps} must lie between 0 and the {lr.size} steps")
+        if lr.max() == 0:
+            raise UserError("a schedule whose lr is 0 at every step trains nothing: give it a positive lr")
+        object.__setattr__(self, "lr", lr)
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        return int(self.lr.size)
+
+    @property
+    def peak(self) -> float:
+        """The largest lr."""
+        return float(self.lr.max())
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where on a schedule losses are wanted or were seen: after `steps` steps each."""
+
+    schedule: Schedule
+    steps: Ints  # [k], ascending, each within 1..n
+
+    def __post_init__(self) -> None:
+        steps = np.asarray(self.steps, dtype=np.int64)
+        if steps.ndim != 1 or steps.size == 0:
+            raise UserError("at least one step is needed to say a loss for")
+        if steps[0] < 1 or steps[-1] > self.schedule.steps or np.any(np.diff(steps) <= 0):
+            raise UserError(
+                f"steps must ascend within 1..{self.schedule.steps} (the schedule's length); "
+                f"they go from {steps[0]} to {steps[-1]}"
+            )
+        object.__setattr__(self, "steps", steps)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve(Places):
+    """The losses of one run."""
+
+    loss: Floats = field(kw_only=True)  # [k]
+    name: str = "curve"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        loss = np.asarray(self.loss, dtype=np.float64)
+        if loss.shape != self.steps.shape:
+            raise UserError(f"{self.name}: {loss.size} losses for {self.steps.size} steps")
+        bad = np.nonzero(~(np.isfinite(loss) & (loss > 0)))[0]
+        if bad.size:
+            raise UserError(
+                f"{self.name}: the loss {loss[bad[0]]} at step {self.steps[bad[0]]} must be positive and finite; "
+                "leave such rows out"
+            )
+        object.__setattr__(self, "loss", loss)
+
+    def between(self, first_step: int, last_step: int | None = None) -> Curve:
+        """The losses with first_step <= step <= last_step; UserError if there are none."""
+        last = self.schedule.steps if last_step is None else last_step
+        keep = (self.steps >= first_step) & (self.steps <= last)
+        if not keep.any():
+            raise UserError(
+                f"{self.name}: no loss lies in steps {first_step}..{last} (they go from {self.steps[0]} to "
+                f"{self.steps[-1]}); the warm-up is left out of a fit"
+            )
+        return replace(self, steps=self.steps[keep], loss=self.loss[keep])
+
+    def after_warmup(self) -> Curve:
+        """Without the losses of the warm-up, where no law holds."""
+        return self.between(max(self.schedule.warmup_steps, 1))
+
+    def thinned(self, most: int) -> Curve:
+        """At most `most` of the losses, evenly spaced, the last among them."""
+        if self.steps.size <= most:
+            return self
+        keep = np.unique(np.linspace(0, self.steps.size - 1, most).round().astype(np.int64))
+        return replace(self, steps=self.steps[keep], loss=self.loss[keep])
+
+
+def every_step(schedule: Schedule, *, most: int = 2000) -> Places:
+    """About `most` evenly spaced steps after the warm-up, the last among them: what a plot needs."""
+    first = min(max(schedule.warmup_steps, 1), schedule.steps)
+    count = min(most, schedule.steps - first + 1)
+    return Places(schedule, np.unique(np.linspace(first, schedule.steps, count).round().astype(np.int64)))
+
+
+def last_step(schedule: Schedule) -> Places:
+    """The end of the schedule."""
+    return Places(schedule, np.array([schedule.steps]))
+
+
+def schedule_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, warmup_steps: int) -> Schedule:
+    """The lr of every step from the lr seen at some of them.
+
+    Between rows the lr is linear, except where it jumps: a change between two rows that is over ten times as large as
+    the changes on either side is a step in the schedule, put in the middle. Steps before the first row are a linear
+    warm-up up to `warmup_steps`, then the first row's lr; those after the last row have the last row's.
+
+    `steps` [k]: the 0-based step whose lr the row gives, ascending; lr [k].
+    """
+    at = np.asarray(steps, dtype=np.float64)
+    seen = np.asarray(lr, dtype=np.float64)
+    change = np.abs(np.diff(seen))
+    around = np.zeros_like(change)
+    around[1:] = change[:-1]
+    around[:-1] = np.maximum(around[:-1], change[1:])
+    jumps = np.nonzero((change > 10 * around) & (change > 1e-3 * seen.max()))[0] if at.size > 2 else np.array([], int)
+    middle = (at[jumps] + at[jumps + 1]) / 2
+    # Two knots half a step apart around each jump: np.interp then holds the lr on either side.
+    knots = np.concatenate([at, middle - 0.5, middle - 0.25])
+    values = np.concatenate([seen, seen[jumps], seen[jumps + 1]])
+    order = np.argsort(knots, kind="stable")
+    dense = np.interp(np.arange(total_steps, dtype=np.float64), knots[order], values[order])
+    ordinals = np.arange(min(warmup_steps, int(at[0]), total_steps))
+    dense[ordinals] = seen[0] * (ordinals + 1) / warmup_steps if warmup_steps else seen[0]
+    return Schedule(dense, min(warmup_steps, total_steps))
+
+
+def detect_warmup(lr: Sequence[float] | Floats) -> int:
+    """How many steps at the start rise strictly: the warm-up of a dense schedule (0 if it starts at its first peak)."""
+    rises = np.diff(np.asarray(lr, dtype=np.float64)) > 0
+    first_flat = np.nonzero(~rises)[0]
+    rising = int(first_flat[0]) if first_flat.size else int(rises.size)
+    return rising + 1 if rising else 0

@@ -1,0 +1,185 @@
+"""One fit for all laws: Huber on the log of the loss, many starts at once, analytic gradients, bounds.
+
+For every shape on a grid the coefficients are solved for (variable projection, weighted least squares); the best of
+these are refined together by a batched Levenberg-Marquardt on the exact objective
+
+    sum_n Huber_delta(log L_n - log L^_n) + prior,   delta = 1e-3 (as in arXiv 2408.11029)
+
+Legend of shapes: m parameter sets at once, n points, k coefficients, q shapes, p = k + q parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from laws.curve import Floats
+from laws.law import SMALLEST_LOSS, LawConfig
+
+HUBER_DELTA = 1e-3
+PRIOR_STRENGTH = 1e-5  # of a squared standard width, in the objective's unit
+STARTS_REFINED = 5
+STARTS_FINISHED = 2
+_MOST_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best parameters [p], and the objective there."""
+
+    theta_p: Floats
+    objective: float
+
+
+def fit_points(
+    law: LawConfig, features: Any, loss_n: Floats, *, starts_mp: Floats | None = None, priors: bool = True
+) -> Solution:
+    """The best of all starts (the grid's, or those given)."""
+    problem = Problem(law, features, np.log(loss_n), priors=priors)
+    starts = problem.starts(loss_n) if starts_mp is None else starts_mp
+    theta_mp, objective_m = problem.refine(starts, most_rounds=10)
+    leading = np.argsort(objective_m, kind="stable")[:STARTS_FINISHED]
+    theta_mp, objective_m = problem.refine(theta_mp[leading])
+    best = int(np.argmin(objective_m))
+    return Solution(theta_mp[best], float(objective_m[best]))
+
+
+class Problem:
+    """The objective of one law on one set of losses; `weights_mn` weighs the losses, each parameter set its own way."""
+
+    def __init__(
+        self,
+        law: LawConfig,
+        features: Any,
+        log_loss_n: Floats,
+        *,
+        weights_mn: Floats | None = None,
+        priors: bool = True,
+    ) -> None:
+        self.law = law
+        self.features = features
+        self.log_loss_n = log_loss_n
+        self.weights_mn = np.ones((1, log_loss_n.size)) if weights_mn is None else weights_mn
+        shapes = law.shapes()
+        count = len(law.coefficients())
+        self._count = count
+        self._log_p = np.array([False] * count + [shape.log for shape in shapes])
+        self._lower_p = np.array([0.0] * count + [np.log(s.lower) if s.log else s.lower for s in shapes])
+        self._upper_p = np.array([np.inf] * count + [np.log(s.upper) if s.log else s.upper for s in shapes])
+        centre, weight = np.zeros(count + len(shapes)), np.zeros(count + len(shapes))
+        for index, shape in enumerate(shapes):
+            if shape.prior is not None and priors:
+                centre[count + index] = shape.prior[0]
+                weight[count + index] = 2 * PRIOR_STRENGTH / shape.prior[1] ** 2
+        self._centre_p, self._weight_p = centre, weight
+
+    def redraw_priors(self, rng: np.random.Generator, count: int) -> None:
+        """Give each of `count` parameter sets priors with centres drawn from the priors."""
+        width_p = np.array([0.0] * self._count + [s.prior[1] if s.prior else 0.0 for s in self.law.shapes()])
+        self._centre_p = self._centre_p + rng.normal(size=(count, width_p.size)) * width_p
+
+    def starts(self, loss_n: Floats) -> Floats:
+        """The best few of the grid of shapes, each with its best coefficients [m, p]."""
+        grids = [shape.grid for shape in self.law.shapes()]
+        shape_mq = np.stack([axis.ravel() for axis in np.meshgrid(*grids, indexing="ij")], axis=1)
+        phi_mnk, _ = self.law.terms(shape_mq, self.features)
+        coefficient_mk = solve_coefficients(phi_mnk * self.law.signs(), loss_n)
+        theta_mp = np.concatenate([coefficient_mk, shape_mq], axis=1)
+        loss_mn = np.einsum("mnk,mk->mn", phi_mnk, coefficient_mk * self.law.signs())
+        residual_mn = np.log(np.maximum(loss_mn, SMALLEST_LOSS)) - np.log(loss_n)
+        order = np.argsort(huber(residual_mn).sum(axis=1), kind="stable")
+        return theta_mp[order[:STARTS_REFINED]]
+
+    def refine(self, theta_mp: Floats, *, most_rounds: int = _MOST_ROUNDS) -> tuple[Floats, Floats]:
+        """Descend from every start until it stands still: (parameters [m, p], objective [m])."""
+        search_mp = np.clip(self._to_search(theta_mp), self._lower_p, self._upper_p)
+        value_m, gradient_mp, curvature_mpp = self._expand(search_mp)
+        damping_m = np.full(value_m.size, 1e-3)
+        quiet_m = np.zeros(value_m.size, dtype=np.int64)
+        for _ in range(most_rounds):
+            step_mp = self._step(search_mp, gradient_mp, curvature_mpp, damping_m)
+            tried_mp = np.clip(search_mp + step_mp, self._lower_p, self._upper_p)
+            tried_m, tried_gradient, tried_curvature = self._expand(tried_mp)
+            better = tried_m < value_m
+            small = value_m - tried_m < 1e-9 * np.abs(value_m)
+            quiet_m = np.where(better & ~small, 0, quiet_m + 1)
+            search_mp = np.where(better[:, None], tried_mp, search_mp)
+            value_m = np.where(better, tried_m, value_m)
+            gradient_mp = np.where(better[:, None], tried_gradient, gradient_mp)
+            curvature_mpp = np.where(better[:, None, None], tried_curvature, curvature_mpp)
+            damping_m = np.clip(np.where(better, damping_m / 4, damping_m * 5), 1e-12, 1e8)
+            if np.all((quiet_m >= 5) | (damping_m >= 1e8)):
+                break
+        return self._from_search(search_mp), value_m
+
+    def _expand(self, search_mp: Floats) -> tuple[Floats, Floats, Floats]:
+        """The objective [m], its gradient [m, p] and a positive model of its curvature [m, p, p]."""
+        theta_mp = self._from_search(search_mp)
+        loss_mn, slope_mnp = self.law.evaluate(theta_mp, self.features)
+        inside_mn = loss_mn > SMALLEST_LOSS
+        held_mn = np.where(inside_mn, loss_mn, SMALLEST_LOSS)
+        residual_mn = np.log(held_mn) - self.log_loss_n
+        scale_mp = np.where(self._log_p, theta_mp, 1.0)
+        slope_mnp = slope_mnp * (inside_mn / held_mn)[:, :, None] * scale_mp[:, None, :]
+        size_mn = np.abs(residual_mn)
+        pull_mn = np.clip(residual_mn, -HUBER_DELTA, HUBER_DELTA) * self.weights_mn
+        # Huber's own curvature is 0 outside delta; a part of the majorising weight keeps the model definite there.
+        weight_mn = np.where(size_mn <= HUBER_DELTA, 1.0, 0.1 * HUBER_DELTA / np.maximum(size_mn, HUBER_DELTA))
+        weight_mn = weight_mn * self.weights_mn
+        off_mp = search_mp - self._centre_p
+        value_m = (huber(residual_mn) * self.weights_mn).sum(axis=1) + 0.5 * (self._weight_p * off_mp**2).sum(axis=1)
+        gradient_mp = np.einsum("mnp,mn->mp", slope_mnp, pull_mn) + self._weight_p * off_mp
+        curvature_mpp = np.matmul((slope_mnp * weight_mn[:, :, None]).swapaxes(1, 2), slope_mnp)
+        curvature_mpp += np.diag(self._weight_p)
+        return np.where(np.isfinite(value_m), value_m, np.inf), gradient_mp, curvature_mpp
+
+    def _step(self, search_mp: Floats, gradient_mp: Floats, curvature_mpp: Floats, damping_m: Floats) -> Floats:
+        """The damped Newton step [m, p] of the parameters that are free: not held by a bound."""
+        held = ((search_mp <= self._lower_p) & (gradient_mp > 0)) | ((search_mp >= self._upper_p) & (gradient_mp < 0))
+        diagonal_mp = np.einsum("mpp->mp", curvature_mpp)
+        floor_m1 = 1e-12 * diagonal_mp.max(axis=1, keepdims=True) + 1e-300
+        # In units where the diagonal is 1: solved whatever the parameters' scales.
+        unit_mp = np.where(held, 0.0, 1 / np.sqrt(np.maximum(diagonal_mp, floor_m1)))
+        scaled = curvature_mpp * unit_mp[:, :, None] * unit_mp[:, None, :]
+        identity = np.eye(search_mp.shape[1])
+        system = scaled + identity * np.where(held, 1.0, damping_m[:, None] + 1e-14)[:, None, :]
+        step_mp: Floats = -np.linalg.solve(system, (gradient_mp * unit_mp)[:, :, None])[:, :, 0] * unit_mp
+        return step_mp
+
+    def _to_search(self, theta_mp: Floats) -> Floats:
+        return np.where(self._log_p, np.log(np.where(self._log_p, theta_mp, 1.0)), theta_mp)
+
+    def _from_search(self, search_mp: Floats) -> Floats:
+        return np.where(self._log_p, np.exp(np.where(self._log_p, search_mp, 0.0)), search_mp)
+
+
+def huber(residual: Floats) -> Floats:
+    """Huber's function with delta = 1e-3: half the square within, linear beyond."""
+    size = np.abs(residual)
+    return np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (size - 0.5 * HUBER_DELTA))
+
+
+def solve_coefficients(columns_mnk: Floats, loss_n: Floats) -> Floats:
+    """Relative least squares with no coefficient below 0: those that would be are dropped, worst first [m, k]."""
+    weighted = columns_mnk / loss_n[:, None]
+    norm_mk = np.sqrt(np.einsum("mnk,mnk->mk", weighted, weighted))
+    norm_mk = np.where(norm_mk > 0, norm_mk, 1.0)
+    weighted = weighted / norm_mk[:, None, :]
+    gram = np.matmul(weighted.swapaxes(1, 2), weighted)
+    target = weighted.sum(axis=1)
+    count = gram.shape[1]
+    free_mk = np.ones(norm_mk.shape, dtype=bool)
+    solution = np.zeros_like(norm_mk)
+    for _ in range(count):
+        both = free_mk[:, :, None] & free_mk[:, None, :]
+        system = np.where(both, gram, 0.0) + np.eye(count) * np.where(free_mk, 1e-10, 1.0)[:, None, :]
+        solution = np.linalg.solve(system, np.where(free_mk, target, 0.0)[:, :, None])[:, :, 0]
+        lowest = np.argmin(solution, axis=1)
+        negative = solution[np.arange(lowest.size), lowest] < 0
+        if not negative.any():
+            break
+        free_mk[negative, lowest[negative]] = False
+    coefficients: Floats = np.maximum(solution, 0.0) / norm_mk
+    return coefficients

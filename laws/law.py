@@ -1,0 +1,130 @@
+"""What a law of the loss is: a sum of few terms, linear in its coefficients, given the shape of each term.
+
+    L = sum_j sign_j * c_j * phi_j(x; shape),   c_j >= 0,   phi_0 = 1
+
+All laws of this room have this form, so one fit serves all: for a given shape the coefficients are a linear
+least-squares problem (variable projection), and gradients follow from those of phi.
+
+Legend of shapes: m parameter sets at once, n points, k terms, q shape parameters, p = k + q parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from laws.curve import Curve, Floats, Places
+from settings import Registry, Settings, UserError
+
+SMALLEST_LOSS = 1e-6  # a law may dip below 0 far from its data; its logarithm may not
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A linear parameter, at least 0: its term is `sign * value * phi`."""
+
+    name: str
+    sign: int
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A parameter that bends a term. `prior` (centre, width) pulls it softly where the data say little."""
+
+    name: str
+    lower: float
+    upper: float
+    grid: tuple[float, ...]  # where fits start
+    meaning: str
+    log: bool = False  # searched by its logarithm
+    prior: tuple[float, float] | None = None  # in the coordinate that is searched
+
+
+class LawConfig(Settings):
+    """A law: its parameters, and its terms as functions of the features of the data."""
+
+    name: str
+    costly: ClassVar[bool] = False  # an evaluation takes milliseconds: the bootstrap then uses the tangent
+
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        """The linear parameters; the first is the constant."""
+        raise AssertionError(f"{type(self).__name__} has no coefficients")
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shape parameters."""
+        raise AssertionError(f"{type(self).__name__} has no shapes")
+
+    def terms(self, shape_mq: Floats, features: Any) -> tuple[Floats, Floats]:
+        """phi [m, n, k] and its derivative by the shape parameters [m, n, k, q]; derivatives by the value itself."""
+        raise AssertionError(f"{type(self).__name__} has no terms")
+
+    def parameter_names(self) -> tuple[str, ...]:
+        """Of all parameters: coefficients, then shapes."""
+        return tuple(c.name for c in self.coefficients()) + tuple(s.name for s in self.shapes())
+
+    def pack(self, values: Mapping[str, float]) -> Floats:
+        """[p] from values by name; UserError for a name too many or too few."""
+        names = self.parameter_names()
+        if set(values) != set(names):
+            raise UserError(f"the {self.name} law has the parameters {', '.join(names)}, not {', '.join(values)}")
+        return np.array([float(values[name]) for name in names])
+
+    def evaluate(self, theta_mp: Floats, features: Any) -> tuple[Floats, Floats]:
+        """The loss [m, n] and its derivatives [m, n, p] at m parameter sets."""
+        count = len(self.coefficients())
+        signed_mk = theta_mp[:, :count] * self.signs()
+        phi_mnk, slope_mnkq = self.terms(theta_mp[:, count:], features)
+        loss_mn = np.einsum("mnk,mk->mn", phi_mnk, signed_mk)
+        by_shape = np.einsum("mnkq,mk->mnq", slope_mnkq, signed_mk)
+        return loss_mn, np.concatenate([phi_mnk * self.signs(), by_shape], axis=2)
+
+    def signs(self) -> Floats:
+        """[k] of +1 and -1."""
+        return np.array([float(c.sign) for c in self.coefficients()])
+
+
+class CurveLaw(LawConfig):
+    """A law of the loss along a run: its features are those of a schedule up to each step."""
+
+    def features(self, places: Sequence[Places]) -> Any:
+        """What `terms` needs of the points of all places, one after the other."""
+        raise AssertionError(f"{type(self).__name__} has no features")
+
+    def check(self, curves: Sequence[Curve]) -> None:
+        """Refuse, with a UserError, curves that cannot identify the parameters."""
+        check_annealed(curves)
+
+    def predict(self, values: Mapping[str, float], places: Places) -> Floats:
+        """The loss at each place [k]."""
+        loss_mn, _ = self.evaluate(self.pack(values)[None], self.features([places]))
+        loss_k: Floats = loss_mn[0]
+        return loss_k
+
+    def end_slope(self, theta_p: Floats, lr_n: Floats, warmup_steps: int) -> tuple[float, Floats]:
+        """The loss after the last step, and its derivative by the lr of every step [n], warm-up gaps included."""
+        raise AssertionError(f"{type(self).__name__} has no end_slope")
+
+
+LAWS = Registry("law", room="laws", base=CurveLaw)
+
+
+def check_annealed(curves: Sequence[Curve]) -> None:
+    """Refuse curves whose lr never changes after the warm-up: they say nothing of what a lower lr gives.
+
+    Raises UserError.
+    """
+    if not curves:
+        raise UserError("a fit needs at least one curve")
+    for curve in curves:
+        lr = curve.schedule.lr[curve.schedule.warmup_steps : int(curve.steps[-1])]
+        if lr.size and lr.max() - lr.min() > 0.02 * curve.schedule.peak:
+            return
+    names = ", ".join(curve.name for curve in curves)
+    raise UserError(
+        f"{names}: the lr is constant after the warm-up in every curve, so no fit can tell how much a lower lr gains "
+        "(the coefficient of annealing); add a run whose lr falls (cosine, WSD, a cooldown), or losses from its tail"
+    )

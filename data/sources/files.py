@@ -1,0 +1,66 @@
+"""Input files: from what the user wrote to a fixed list, opened whatever their compression."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import zstandard
+
+from settings import UserError
+
+# What a damaged or misnamed file raises while it is read.
+UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+_COMPRESSIONS = {".gz": 4, ".zst": 4}  # about how much text a compressed byte holds
+
+
+def find_files(paths: Sequence[str], suffixes: Sequence[str], *, key: str) -> list[Path]:
+    """Files, folders (every file under them with one of the suffixes) and globs, sorted within each; no file twice.
+
+    Raises UserError where a path matches nothing: a typing error must not become a smaller data set.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if Path(path).is_file():
+            matches = [Path(path)]
+        elif Path(path).is_dir():
+            matches = sorted(file for file in Path(path).rglob("*") if _is_wanted(file, suffixes))
+            if not matches:
+                raise UserError(f'{key} = "{path}": no file under this folder ends in {" or ".join(suffixes)}')
+        elif glob.has_magic(path):
+            matches = sorted(Path(match) for match in glob.glob(path, recursive=True) if Path(match).is_file())
+            if not matches:
+                raise UserError(f'{key} = "{path}" matches no file')
+        else:
+            raise UserError(f'{key} = "{path}" does not exist')
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _is_wanted(file: Path, suffixes: Sequence[str]) -> bool:
+    return file.name.endswith(tuple(suffixes)) and not file.name.startswith(".") and file.is_file()
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether `open_binary` decompresses it; such a file is read from its beginning only."""
+    return path.suffix in _COMPRESSIONS
+
+
+def text_bytes(path: Path) -> int:
+    """About how much text a file holds."""
+    return path.stat().st_size * _COMPRESSIONS.get(path.suffix, 1)
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open for reading, decompressed by its suffix."""
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+        return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)  # the stream itself cannot read lines
+    return path.open("rb", buffering=1 << 20)

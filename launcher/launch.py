@@ -14,7 +14,7 @@ from launcher import reports
 from launcher.console import rank_output
 from launcher.environment import Ranks, prepare_process, read_ranks
 from launcher.errors import FAILED, USER_MISTAKE, user_errors
-from launcher.signals import die_with_parent, hold_back
+from launcher.signals import STOP_SIGNALS, die_with_parent, hold_back
 from launcher.spawn import run_ranks
 from settings import UserError, compose
 
@@ -36,35 +36,52 @@ def train(
     """
     ranks = read_ranks()
     if ranks.source == "single":
-        run_config = _load(config, overrides or [])
+        run_config = _load(config, overrides or [], None)
         if run_config.parallel.ranks > 1:
             command = [sys.executable, "-m", "launcher", "train", str(config), *(overrides or [])]
             count = run_config.parallel.ranks
             raise SystemExit(run_ranks(command, count=count, log_folder=run_config.run.path / "logs"))
-    _be_a_rank(ranks, config, overrides or [])
+        hold_back(signal.SIGTERM, signal.SIGUSR1)  # not Ctrl-C: it may end what has nothing to save yet
+        _be_a_rank(ranks, run_config)
+    if ranks.parent is not None:
+        die_with_parent(ranks.parent.pid)
+    # Until the loop listens, a notice to stop waits: it would end a rank that can save soon.
+    hold_back(*STOP_SIGNALS)
+    try:
+        run_config = _load(config, overrides or [], ranks)
+    except UserError as error:
+        _fail(ranks, error, sys.stderr)
+    _be_a_rank(ranks, run_config)
 
 
-def _load(path: Path, overrides: list[str]) -> RunConfig:
-    """The checked config. Its import brings torch, which the command line does without until here."""
+def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
+    """The config, checked with all it names. `ranks`: of a launch; None: none is started yet.
+
+    The import of the config brings torch, which the command line does without until here.
+    """
+    if ranks is not None:
+        prepare_process(ranks)
+    from launcher.checks import check_config
     from launcher.config import RunConfig
     from train.run_folder import check_run
 
     run_config = compose(RunConfig, path, overrides)
+    if ranks is not None and ranks.parent is not None:
+        return run_config  # the parent has checked it
     check_run(run_config.run.path, run_config)
+    checked = run_config
+    if ranks is not None and ranks.rank > 0:  # to read all shards once is enough
+        checked = run_config.model_copy(update={"data": run_config.data.model_copy(update={"verify_hashes": False})})
+    warnings = check_config(checked, world_size=run_config.parallel.ranks if ranks is None else ranks.world_size)
+    if ranks is None or ranks.rank == 0:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     return run_config
 
 
-def _be_a_rank(ranks: Ranks, path: Path, overrides: list[str]) -> NoReturn:
+def _be_a_rank(ranks: Ranks, run_config: RunConfig) -> NoReturn:
     """Run one rank's part in this process, and end the process."""
-    if ranks.parent is not None:
-        die_with_parent(ranks.parent.pid)
-    # Until the loop listens, a notice to stop waits; Ctrl-C ends a rank of nobody's launch, it has nothing to save.
-    hold_back(signal.SIGTERM, signal.SIGUSR1)
     prepare_process(ranks)
-    try:
-        run_config = _load(path, overrides)
-    except UserError as error:
-        _fail(ranks, error, sys.stderr)
     with rank_output(ranks, run_config.run.path / "logs") as console:
         try:
             from launcher.train import run_rank

@@ -4,8 +4,8 @@ The ground every room may stand on. It imports no other room.
 """
 
 from settings.base import Settings
-from settings.compose import compose, parse, to_yaml
+from settings.compose import compose, parse, read_yaml, to_yaml
 from settings.errors import UserError
 from settings.registry import Registry
 
-__all__ = ["Registry", "Settings", "UserError", "compose", "parse", "to_yaml"]
+__all__ = ["Registry", "Settings", "UserError", "compose", "parse", "read_yaml", "to_yaml"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
@@ -18,6 +19,16 @@ class Settings(BaseModel):
         protected_namespaces=(),
         arbitrary_types_allowed=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, values: Any) -> Any:
+        """pydantic takes true for 1; in a config it is a slip."""
+        if isinstance(values, Mapping):
+            for name, field in cls.model_fields.items():
+                if isinstance(values.get(name), bool) and field.annotation in (int, float, int | None, float | None):
+                    raise ValueError(f"{name} = {str(values[name]).lower()} must be a number")
+        return values
 
     def to_plain(self) -> dict[str, Any]:
         """The same values as dicts, lists, strings, numbers: what YAML and JSON can hold."""

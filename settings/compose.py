@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from settings.base import Settings
 from settings.errors import UserError, nearest
+from settings.registry import InvalidMethodError
 
 S = TypeVar("S", bound=Settings)
 
@@ -20,8 +22,15 @@ S = TypeVar("S", bound=Settings)
 def compose(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
     """Read `path`, apply overrides of the form `section.key=value`, validate.
 
-    Raises UserError with one line per mistake: key, value, rule, what to do.
+    A value is YAML and takes the key's place whole. An item of a list is named by its number: `stages.0.from_step=5`.
+    `optim.lr=1` over `optim: adamw` keeps the name. Raises UserError with one line per mistake: key, value, rule,
+    what to do.
     """
+    return parse(schema, read_yaml(path, overrides), source=str(path))
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file with overrides applied and `${section.key}` filled in, as plain values. Raises UserError."""
     try:
         config = OmegaConf.load(path)
     except FileNotFoundError:
@@ -33,19 +42,29 @@ def compose(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
     if not OmegaConf.is_dict(config):
         raise UserError(f"config {path} must hold sections (a mapping), not {type(config).__name__}")
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"override {override!r} must have the form section.key=value")
-        try:
-            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
-            OmegaConf.update(config, key.strip(), value, merge=True, force_add=True)
-        except (yaml.YAMLError, OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
-            raise UserError(f"override {override!r} cannot be applied: {_one_line(error)}") from None
+        _apply(config, override)
     try:
-        plain = OmegaConf.to_container(config, resolve=True)
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"config {path}: {_one_line(error)}") from None
-    return parse(schema, plain, source=str(path))
+    assert isinstance(plain, dict)
+    return cast(dict[str, Any], plain)
+
+
+def _apply(config: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not all(key.replace("[", ".").split(".")):
+        raise UserError(f"override {override!r} must have the form section.key=value")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+        assert isinstance(value, dict)
+        parent = key.rpartition(".")[0]
+        if parent and isinstance(name := OmegaConf.select(config, parent), str):
+            OmegaConf.update(config, parent, {"name": name}, force_add=True)
+        OmegaConf.update(config, key, value["value"], merge=False, force_add=True)
+    except (yaml.YAMLError, OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
+        raise UserError(f"override {override!r} cannot be applied: {_one_line(error)}") from None
 
 
 def parse(schema: type[S], plain: object, *, source: str) -> S:
@@ -61,7 +80,17 @@ def parse(schema: type[S], plain: object, *, source: str) -> S:
 
 def to_yaml(settings: Settings) -> str:
     """The whole config as YAML that `compose` reads back to an equal config."""
-    return yaml.safe_dump(settings.to_plain(), sort_keys=False, allow_unicode=True)
+    # OmegaConf quotes what its reader would take for something else than the text it is (1e5, 12:30).
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(settings.to_plain()), flags={"allow_objects": False}))
+
+
+def _escaped(value: Any) -> Any:
+    """Text that looks like `${...}` but means itself."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _describe(error: ValidationError, schema: type[BaseModel], prefix: tuple[str | int, ...]) -> list[str]:
@@ -69,60 +98,60 @@ def _describe(error: ValidationError, schema: type[BaseModel], prefix: tuple[str
     for item in error.errors():
         location = (*prefix, *item["loc"])
         cause = item.get("ctx", {}).get("error")
-        if isinstance(cause, ValidationError):  # a registered method's own config
-            lines += _describe(cause, _schema_named(cause, schema), location)
+        if isinstance(cause, InvalidMethodError):
+            lines += _describe(cause.error, cause.schema, location)
             continue
         key = ".".join(str(part) for part in location) or "config"
         if item["type"] == "extra_forbidden":
-            known = _fields_at(schema, item["loc"][:-1])
-            lines.append(f"{key}: unknown key{nearest(str(location[-1]), known)}")
+            lines.append(f"{key}: unknown key{nearest(str(location[-1]), _fields_at(schema, item['loc'][:-1]))}")
         elif item["type"] == "missing":
             lines.append(f"{key}: is required")
         else:
             message = str(cause) if cause is not None else item["msg"][:1].lower() + item["msg"][1:]
             value = item["input"]
             shown = "" if isinstance(value, Mapping | BaseModel) else f" = {_shorten(repr(value))}"
+            if item["type"] == "string_type" and isinstance(value, int | float):
+                message += f"; quote it: '\"{value}\"'"
             lines.append(f"{key}{shown}: {message}")
     return lines
 
 
-def _schema_named(error: ValidationError, fallback: type[BaseModel]) -> type[BaseModel]:
-    """The class whose validation failed: pydantic keeps only its name."""
-    pending: list[type[BaseModel]] = [Settings]
-    while pending:
-        candidate = pending.pop()
-        if candidate.__name__ == error.title:
-            return candidate
-        pending += candidate.__subclasses__()
-    return fallback
-
-
-def _fields_at(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
+def _fields_at(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """The known keys of the section at `location`, or none where it cannot be told."""
     current: Any = schema
     for part in location:
-        field = getattr(current, "model_fields", {}).get(part)
-        if isinstance(part, int):
-            continue
-        if field is None:
-            return []
-        current = _model_in(field.annotation)
-    return list(getattr(current, "model_fields", {}))
+        current = _inside(current, part)
+    model = _model_in(current)
+    return list(model.model_fields) if model is not None else []
 
 
-def _model_in(annotation: Any) -> Any:
-    """The first Settings class in an annotation such as `tuple[Source, ...]` or `Source | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
+def _inside(annotation: Any, part: str | int) -> Any:
+    """The annotation of a field, of an item of a list, of a value of a mapping."""
+    model = _model_in(annotation)
+    if model is not None and part in model.model_fields:
+        return model.model_fields[str(part)].annotation
+    if get_origin(annotation) in (tuple, list, dict):
+        inner = [argument for argument in get_args(annotation) if argument is not Ellipsis]
+        return inner[-1] if inner else None
+    for argument in get_args(annotation):
+        if found := _inside(argument, part):
             return found
     return None
 
 
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The Settings class that an annotation such as `Section`, `Section | None`, `Annotated[Section, ...]` means."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (tuple, list, dict):
+        return None
+    return next((found for argument in get_args(annotation) if (found := _model_in(argument)) is not None), None)
+
+
 def _one_line(error: Exception) -> str:
-    return _shorten(" ".join(str(error).split()), 300)
+    """Without OmegaConf's own lines on the node in question."""
+    text = str(error).partition("\n    full_key:")[0]
+    return _shorten(" ".join(text.split()), 300)
 
 
 def _shorten(text: str, most: int = 120) -> str:

@@ -21,12 +21,21 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from settings.base import Settings
 from settings.errors import UserError, nearest
 
 T = TypeVar("T", bound=Settings)
+
+
+class InvalidMethodError(ValueError):
+    """A method's own config is wrong. Kept apart from the errors around it: its keys are the method's."""
+
+    def __init__(self, schema: type[BaseModel], error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.schema = schema
+        self.error = error
 
 
 class Registry(Generic[T]):
@@ -61,17 +70,23 @@ class Registry(Generic[T]):
     def parse(self, value: object) -> T:
         """A config from a name, a mapping with a `name`, or a config.
 
-        Raises UserError, or pydantic's ValidationError for the config's own fields.
+        Raises UserError, or InvalidMethodError for the config's own fields (compose and parse say which).
         """
         if isinstance(value, self._base):
             return value
         if isinstance(value, str):
-            return self[value]()
+            return self._validate(self[value], {})
         if isinstance(value, Mapping):
             if not isinstance(value.get("name"), str):
                 raise UserError(f"needs a `name` that says which {self.kind}{nearest('', self.names())}")
-            return self[value["name"]].model_validate(dict(value))
+            return self._validate(self[value["name"]], dict(value))
         raise UserError(f"must be the name of a {self.kind} or a mapping with a `name`, not {value!r}")
+
+    def _validate(self, schema: type[T], plain: dict[str, Any]) -> T:
+        try:
+            return schema.model_validate(plain)
+        except ValidationError as error:
+            raise InvalidMethodError(schema, error) from None
 
     @property
     def field(self) -> BeforeValidator:

@@ -20,9 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from settings import Settings, UserError, parse, to_yaml
+from settings import Settings, UserError, parse, read_yaml, to_yaml
 from settings.files import write_json, write_text
 
 # What may change when a run goes on. All else makes another run of it: the losses would not be those of one run.
@@ -42,7 +40,9 @@ MAY_CHANGE = {
     "checkpoint.*": "looks at the run, does not change it",
     "data.verify_hashes": "a guard",
     "data.prefetch_batches": "speed",
-    "data.*workers": "speed",
+    "data.executor": "how shards are built",
+    "data.workers": "how shards are built",
+    "data.slurm.*": "how shards are built",
 }
 _PACKAGES = (
     "lehr",
@@ -102,17 +102,13 @@ def check_run(path: Path, config: Settings) -> RunFolder:
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"run folder {path} is a file; choose another run.name or run.folder")
-    try:
-        text = folder.config.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not folder.config.exists():
         if folder.checkpoints.exists() or folder.metrics.exists():
             raise UserError(
                 f"run folder {path} holds a run without its config.yaml; choose another run.name or put it back"
-            ) from None
+            )
         return folder
-    except OSError as error:
-        raise UserError(f"{folder.config} cannot be read: {error}") from None
-    changes = _differences(_plain(text, folder.config, type(config)), config.to_plain())
+    changes = _differences(_recorded(folder.config, type(config)), config.to_plain())
     if changes:
         lines = [f"  {key}: {there} there, {here} here" for key, (there, here) in changes.items()]
         raise UserError(
@@ -138,12 +134,9 @@ def open_run(path: Path, config: Settings, *, world_size: int, command: Sequence
     return folder
 
 
-def _plain(text: str, path: Path, schema: type[Settings]) -> object:
+def _recorded(path: Path, schema: type[Settings]) -> object:
     """The recorded config, with today's defaults for keys that were not known then."""
-    try:
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    plain = read_yaml(path)
     try:
         return parse(schema, plain, source=str(path)).to_plain()
     except UserError:

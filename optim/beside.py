@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import torch
 from pydantic import Field
 
 from optim.adamw import AdamW, Moments
@@ -59,10 +58,8 @@ class Pair(Optimizer):
     def __init__(self, own: Optimizer, beside: AdamW) -> None:
         self._parts = (own, beside)
 
-    @torch.no_grad()
     def step(self, *, lr: float) -> None:
-        for part in self._parts:
-            part.step_count = self.step_count
+        for part in self._counting():
             part.step(lr=lr)
         self.step_count += 1
 
@@ -70,4 +67,10 @@ class Pair(Optimizer):
         return {key: value for part in self._parts for key, value in part.state().items()}
 
     def diagnostics(self) -> dict[str, float]:
-        return {key: value for part in self._parts for key, value in part.diagnostics().items()}
+        return {key: value for part in self._counting() for key, value in part.diagnostics().items()}
+
+    def _counting(self) -> Iterator[Optimizer]:
+        """The parts, each told the count, which the engine sets here when it restores a run."""
+        for part in self._parts:
+            part.step_count = self.step_count
+            yield part

@@ -120,7 +120,7 @@ class _Group:
         k = min(rows, columns)
         self._basis = torch.eye(k, device=like.device, dtype=like.dtype).repeat(len(params), 1, 1)
         self._offsets = [_offset(param.name, config) for param in params]
-        self._runs = list(runs([self._exp_avg[0].numel() * 4] * len(params), scratch_bytes(like.device)))
+        self._runs = list(runs([self._exp_avg[0].nbytes] * len(params), scratch_bytes(like.device)))
 
     def state(self) -> dict[str, StateTensor]:
         state = {}

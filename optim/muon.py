@@ -91,7 +91,7 @@ class Muon(Optimizer):
         ahead = torch._foreach_lerp(grads, buffers, config.momentum) if config.nesterov else buffers
         stack = torch.stack(ahead)
         bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and stack.device.type == "cuda")
-        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        dtype = torch.bfloat16 if bfloat16 else stack.dtype
         if dim is None or self._ranks.ways == 1:
             update = orthogonalised(stack.to(dtype), config.iterations)
         else:

@@ -91,6 +91,27 @@ class AnnealedConfig(CurveLaw):
         s2_mn = features.s2_spline(np.log(forgetting_m)).T
         return s2_mn, features.s2_spline(np.log(forgetting_m), 1).T / forgetting_m[:, None]
 
+    def annealed_end(self, theta_p: Floats, schedule: Schedule) -> tuple[float, Floats]:
+        """The end of L0 + A S1^-alpha - C S2 for (L0, A, C, alpha, 1 - lambda if fitted), and its slope [n].
+
+        S2 at the end is a weighted sum of the falls: weights (1 - lambda^(n-k+1)) / (1 - lambda).
+        """
+        l0, a, c, alpha = (float(x) for x in theta_p[:4])
+        decay = 1 - float(theta_p[4]) if self.fit_decay else self.decay
+        lr_n, warmup_steps = schedule.lr, schedule.warmup_steps
+        s1 = float(area_under_lr(schedule, self.warmup)[-1])
+        reach_n = (1 - decay ** np.arange(lr_n.size, 0, -1.0)) / (1 - decay)
+        reach_n[: max(warmup_steps, 1)] = 0.0
+        s2 = float(reach_n @ falls(lr_n, warmup_steps))
+        by_s1 = -alpha * a * s1 ** (-alpha - 1)
+        slope_n = np.full(lr_n.size, by_s1)
+        if self.warmup == "peak":  # the warm-up's steps count with the peak: their share of the slope is the peak's
+            slope_n[:warmup_steps] = 0.0
+            slope_n[int(np.argmax(lr_n))] += by_s1 * warmup_steps
+        slope_n += c * reach_n  # d fall_k / d lr_k = -1
+        slope_n[:-1] -= c * reach_n[1:]
+        return l0 + a * s1**-alpha - c * s2, slope_n
+
 
 @LAWS.register
 class AnnealingConfig(AnnealedConfig):
@@ -124,21 +145,6 @@ class AnnealingConfig(AnnealedConfig):
             slope[:, :, 2, 1] = by_forgetting
         return phi, slope
 
-    def end_slope(self, theta_p: Floats, lr_n: Floats, warmup_steps: int) -> tuple[float, Floats]:
-        """S2 at the end is a weighted sum of the falls: weights (1 - lambda^(n-k+1)) / (1 - lambda)."""
-        l0, a, c, alpha = (float(x) for x in theta_p[:4])
-        decay = 1 - float(theta_p[4]) if self.fit_decay else self.decay
-        schedule = Schedule(lr_n, warmup_steps)
-        s1 = float(area_under_lr(schedule, self.warmup)[-1])
-        reach_n = (1 - decay ** np.arange(lr_n.size, 0, -1.0)) / (1 - decay)
-        reach_n[: max(warmup_steps, 1)] = 0.0
-        s2 = float(reach_n @ falls(lr_n, warmup_steps))
-        slope_n = np.full(lr_n.size, -alpha * a * s1 ** (-alpha - 1))
-        if self.warmup == "peak":
-            slope_n[:warmup_steps] = (
-                0.0  # the warm-up counts with the peak: the peak's own share goes to its first step
-            )
-            slope_n[int(np.argmax(lr_n))] -= alpha * a * s1 ** (-alpha - 1) * warmup_steps
-        slope_n += c * reach_n  # d fall_k / d lr_k = -1
-        slope_n[:-1] -= c * reach_n[1:]
-        return l0 + a * s1**-alpha - c * s2, slope_n
+    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
+        """O(n)."""
+        return self.annealed_end(theta_p, schedule)

@@ -55,6 +55,7 @@ class Places:
 
     schedule: Schedule
     steps: Ints  # [k], ascending, each within 1..n
+    parameters: float | None = field(default=None, kw_only=True)  # of the model, for laws that span sizes
 
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps, dtype=np.int64)

@@ -105,7 +105,7 @@ class Problem:
             better = tried_m < value_m
             small = value_m - tried_m < 1e-9 * np.abs(value_m)
             quiet_m = np.where(better & ~small, 0, quiet_m + 1)
-            search_mp = np.where(better[:, None], tried_mp, search_mp)
+            search_mp[better] = tried_mp[better]
             value_m = np.where(better, tried_m, value_m)
             gradient_mp = np.where(better[:, None], tried_gradient, gradient_mp)
             curvature_mpp = np.where(better[:, None, None], tried_curvature, curvature_mpp)
@@ -139,14 +139,13 @@ class Problem:
         """The damped Newton step [m, p] of the parameters that are free: not held by a bound."""
         held = ((search_mp <= self._lower_p) & (gradient_mp > 0)) | ((search_mp >= self._upper_p) & (gradient_mp < 0))
         diagonal_mp = np.einsum("mpp->mp", curvature_mpp)
-        floor_m1 = 1e-12 * diagonal_mp.max(axis=1, keepdims=True) + 1e-300
         # In units where the diagonal is 1: solved whatever the parameters' scales.
-        unit_mp = np.where(held, 0.0, 1 / np.sqrt(np.maximum(diagonal_mp, floor_m1)))
+        unit_mp = np.where(held, 0.0, 1 / np.sqrt(np.maximum(diagonal_mp, 1e-200)))
         scaled = curvature_mpp * unit_mp[:, :, None] * unit_mp[:, None, :]
         identity = np.eye(search_mp.shape[1])
         system = scaled + identity * np.where(held, 1.0, damping_m[:, None] + 1e-14)[:, None, :]
-        step_mp: Floats = -np.linalg.solve(system, (gradient_mp * unit_mp)[:, :, None])[:, :, 0] * unit_mp
-        return step_mp
+        step_mp = np.linalg.solve(system, (gradient_mp * unit_mp)[:, :, None])[:, :, 0]
+        return np.asarray(-step_mp * unit_mp, dtype=np.float64)
 
     def _to_search(self, theta_mp: Floats) -> Floats:
         return np.where(self._log_p, np.log(np.where(self._log_p, theta_mp, 1.0)), theta_mp)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from laws.curve import Curve, Floats, Places
+from laws.curve import Curve, Floats, Places, Schedule
 from settings import Registry, Settings, UserError
 
 SMALLEST_LOSS = 1e-6  # a law may dip below 0 far from its data; its logarithm may not
@@ -104,8 +104,8 @@ class CurveLaw(LawConfig):
         loss_k: Floats = loss_mn[0]
         return loss_k
 
-    def end_slope(self, theta_p: Floats, lr_n: Floats, warmup_steps: int) -> tuple[float, Floats]:
-        """The loss after the last step, and its derivative by the lr of every step [n], warm-up gaps included."""
+    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
+        """The loss after the last step, and its derivative by the lr of every step [n]. `parameters`: as in Places."""
         raise AssertionError(f"{type(self).__name__} has no end_slope")
 
 

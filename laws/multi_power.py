@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from laws.curve import Floats, Places
-from laws.falls import elapsed, gather_falls, power_integral
+from laws.curve import Floats, Places, Schedule
+from laws.falls import SMALLEST_OF_PEAK, elapsed, gather_falls, power_integral
 from laws.law import LAWS, Coefficient, CurveLaw, Shape
 
 
@@ -80,10 +80,10 @@ class MultiPowerConfig(CurveLaw):
                 start = stop
         return phi, slope
 
-    def end_slope(self, theta_p: Floats, lr_n: Floats, warmup_steps: int) -> tuple[float, Floats]:
+    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
         """The double sum at its last step only: O(n)."""
         l0, a, b, alpha, beta, gamma, speed = (float(x) for x in theta_p)
-        lr_n = np.maximum(lr_n, 1e-4 * lr_n.max())
+        lr_n = np.maximum(schedule.lr, SMALLEST_OF_PEAK * schedule.peak)
         s1 = float(lr_n.sum())
         since_n = np.cumsum(lr_n[::-1])[::-1]
         fall_n = -np.diff(lr_n, prepend=0.0)

@@ -1,0 +1,129 @@
+"""The rules between rooms, and what no file may do, read off the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# What each room may import of the others. `settings` is the ground: it imports none, all may import it.
+MAY_IMPORT = {
+    "settings": set(),
+    "model": set(),
+    "optim": set(),
+    "data": set(),
+    "laws": set(),
+    "parallel": {"model", "optim"},
+    "train": {"parallel", "model", "optim", "data", "laws"},
+    "launcher": {"train", "parallel", "model", "optim", "data", "laws"},
+}
+# Packages that a room must do without.
+FORBIDDEN_PACKAGES = {
+    "laws": {"torch", "megatron", "deepspeed"},
+    "model": {"megatron", "deepspeed"},
+    "data": {"megatron", "deepspeed"},
+    "settings": {"torch", "megatron", "deepspeed", "numpy"},
+}
+MOST_LINES = 300
+# Loaders that run what they load, and evaluation of text as code.
+FORBIDDEN_CALLS = {"pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "yaml.load", "yaml.unsafe_load"}
+FORBIDDEN_NAMES = {"eval", "exec"}
+
+FILES = sorted(path.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Full names of all imported modules and of what is imported from them, lazily imported ones too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def dotted(node: ast.AST) -> str:
+    """`torch.load` of the node that says so; "" for anything but names and attributes."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (prefix := dotted(node.value)):
+        return f"{prefix}.{node.attr}"
+    return ""
+
+
+def mistakes(room: str, path: Path, text: str) -> list[str]:
+    """Every rule that a file breaks."""
+    tree = ast.parse(text)
+    names = list(imported(tree))
+    tops = {name.partition(".")[0] for name in names}
+    found = [f"imports {other}" for other in (tops & set(MAY_IMPORT)) - MAY_IMPORT[room] - {room, "settings"}]
+    found += [f"imports {package}" for package in tops & FORBIDDEN_PACKAGES.get(room, set())]
+    if room == "model":
+        found += [f"imports {name}" for name in names if name.startswith("torch.distributed")]
+    reads_environment = any(
+        dotted(node) in ("os.environ", "os.getenv", "os.environb") for node in ast.walk(tree)
+    ) or any(name in ("os.environ", "os.getenv", "os.environb") for name in names)
+    if reads_environment and path != Path("launcher/environment.py"):
+        found.append("reads the environment")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = dotted(node.func)
+            if called in FORBIDDEN_CALLS or called in FORBIDDEN_NAMES:
+                found.append(f"line {node.lineno} calls {called}")
+    found += [f"imports {name}" for name in names if name in FORBIDDEN_CALLS]
+    if len(text.splitlines()) > MOST_LINES:
+        found.append(f"has {len(text.splitlines())} lines, more than {MOST_LINES}")
+    if path.name in ("utils.py", "helpers.py", "misc.py"):
+        found.append("has a name that says nothing")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_keeps_the_rules(path: Path) -> None:
+    assert mistakes(path.parts[0], path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_every_room_is_packaged_and_no_room_is_forgotten() -> None:
+    import tomllib
+
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for room in MAY_IMPORT
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert set(packages) == found
+    assert {name.partition(".")[0] for name in packages} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    ("room", "code", "said"),
+    [
+        ("model", "from parallel.mesh import Mesh", "imports parallel"),
+        ("model", "def f():\n    import data.loader", "imports data"),
+        ("model", "import torch.distributed as dist", "imports torch.distributed"),
+        ("optim", "from model.layers import Layers", "imports model"),
+        ("laws", "import torch", "imports torch"),
+        ("parallel", "import train.loop", "imports train"),
+        ("train", "from launcher.config import RunConfig", "imports launcher"),
+        ("train", "import os\nx = os.environ['A']", "reads the environment"),
+        ("train", "from os import environ", "reads the environment"),
+        ("train", "import os\nx = os.getenv('A')", "reads the environment"),
+        ("train", "import torch\ntorch.load('x')", "calls torch.load"),
+        ("train", "from torch import load", "imports torch.load"),
+        ("data", "import yaml\nyaml.load('x', 1)", "calls yaml.load"),
+        ("data", "x = eval('1')", "calls eval"),
+        ("data", "import pickle\npickle.loads(b'')", "calls pickle.loads"),
+        ("data", "\n" * 301, "more than 300"),
+    ],
+)
+def test_the_rules_bite(room: str, code: str, said: str) -> None:
+    assert any(said in mistake for mistake in mistakes(room, Path(room) / "x.py", code))
+
+
+def test_what_the_rules_allow() -> None:
+    code = "import yaml\nfrom settings import Settings\nyaml.safe_load('x')\nmodel.eval()\n"
+    assert mistakes("train", Path("train/x.py"), "import model.layers\nimport parallel.mesh\n" + code) == []

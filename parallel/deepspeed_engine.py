@@ -59,9 +59,7 @@ class DeepSpeedEngine:
             ),
         )
         self._face.grad_norm = self._engine.get_global_grad_norm
-        self._face.allocate()
-        if zero == 2:  # so that state can be loaded before the first step; DeepSpeed itself links it in the first step
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        self._allocate_state(zero)
         self._loading: dict[str, Slice] = {}
 
     @property
@@ -104,14 +102,31 @@ class DeepSpeedEngine:
 
     def loaded(self, *, optimizer_steps: int) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         for shard in self._shards:
-            safe_set_full_fp32_param(shard.parameter, self._loading[f"model.{shard.name}"].tensor)
+            weight = self._loading[f"model.{shard.name}"].tensor
+            safe_set_full_fp32_param(shard.parameter, weight)
+            # DeepSpeed writes the master only; what forward uses follows it at a step, or here.
+            with torch.no_grad(), GatheredParameters([shard.parameter], modifier_rank=0):
+                shard.parameter.copy_(weight)
             for moment in self._face.moments:
                 value = self._loading[f"optimizer.{shard.name}.{moment}"].tensor
                 safe_set_full_optimizer_state(shard.parameter, value, moment)
         self._loading = {}
         self._face.steps = optimizer_steps
+
+    def _allocate_state(self, zero: int) -> None:
+        """So that it can be loaded before the first step, in which DeepSpeed itself would allocate it."""
+        inner = self._engine.optimizer
+        if zero == 2:
+            for group in self._face.param_groups:
+                self._face.allocate(group["params"], group["rule"])
+            inner._lazy_init_hp_params_optimizer_state()
+        else:
+            for index, part in enumerate(inner.fp32_partitioned_groups_flat):
+                group = self._face.param_groups[inner.sub_group_to_group_id[index]]
+                self._face.allocate([part], group["rule"])
 
     def _sum_partial_gradients_in_backward(self) -> None:
         """What tensor ranks hold in parts is summed before DeepSpeed's hooks take it away."""
@@ -162,11 +177,10 @@ class _TorchFace(torch.optim.Optimizer):
         self.steps += self._updated
         return self._updated
 
-    def allocate(self) -> None:
-        """State for every tensor now in the groups."""
-        for group in self.param_groups:
-            for part in group["params"]:
-                self._optimizer_of(part, group["rule"])
+    def allocate(self, parts: Sequence[Tensor], rule: ParamRule) -> None:
+        """State for flat parts of one rule."""
+        for part in parts:
+            self._optimizer_of(part, rule)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

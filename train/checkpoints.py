@@ -107,6 +107,8 @@ class Checkpoints:
                 differing.append(f"{name}: not there")
             elif there != self._whole_shape(part):
                 differing.append(f"{name}: {list(there)} there, {list(self._whole_shape(part))} here")
+        wanted = {name for names in _gather_json({"names": list(slices)}, self._group) for name in names["names"]}
+        differing += [f"{name}: not here" for name in manifest.tensors if name not in wanted]
         if differing:
             shown = "\n  ".join(differing[:10])
             more = f"\n  and {len(differing) - 10} more" if len(differing) > 10 else ""

@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any
 
 import pytest
+from parallel_runs import Trajectory, Trial, merged, on_a_rank, oracle
 from processes import run_ranks
-from runs import Trajectory, Trial, merged, on_a_rank, oracle
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "one": {},

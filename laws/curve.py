@@ -112,16 +112,17 @@ class Curve(Places):
         return replace(self, steps=self.steps[keep], loss=self.loss[keep])
 
 
-def every_step(schedule: Schedule, *, most: int = 2000) -> Places:
+def every_step(schedule: Schedule, *, most: int = 2000, parameters: float | None = None) -> Places:
     """About `most` evenly spaced steps after the warm-up, the last among them: what a plot needs."""
     first = min(max(schedule.warmup_steps, 1), schedule.steps)
     count = min(most, schedule.steps - first + 1)
-    return Places(schedule, np.unique(np.linspace(first, schedule.steps, count).round().astype(np.int64)))
+    steps = np.unique(np.linspace(first, schedule.steps, count).round().astype(np.int64))
+    return Places(schedule, steps, parameters=parameters)
 
 
-def last_step(schedule: Schedule) -> Places:
+def last_step(schedule: Schedule, *, parameters: float | None = None) -> Places:
     """The end of the schedule."""
-    return Places(schedule, np.array([schedule.steps]))
+    return Places(schedule, np.array([schedule.steps]), parameters=parameters)
 
 
 def schedule_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, warmup_steps: int) -> Schedule:

@@ -28,6 +28,7 @@ class FittedCurve(Settings):
     losses: int
     peak_lr: float
     last_lr: float
+    warmup_steps: int
     mean_error: float = Field(description="relative, of the fit on this curve")
 
 
@@ -138,6 +139,7 @@ def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, se
                 losses=curve.loss.size,
                 peak_lr=curve.schedule.peak,
                 last_lr=float(curve.schedule.lr[curve.steps[-1] - 1]),
+                warmup_steps=curve.schedule.warmup_steps,
                 mean_error=float(part.mean()),
             )
             for curve, part in zip(used, parts, strict=True)

@@ -9,13 +9,14 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from laws.critical_batch import BatchRun
 from laws.curve import Curve, Floats, Ints, Schedule, detect_warmup, schedule_from_rows
 from settings import UserError
 
@@ -29,6 +30,10 @@ class Reading:
 
     curve: Curve
     notes: tuple[str, ...] = ()
+
+    def of_size(self, parameters: float) -> Reading:
+        """The same, of a model with so many parameters."""
+        return Reading(replace(self.curve, parameters=parameters), self.notes)
 
 
 def read_curve(
@@ -46,6 +51,19 @@ def read_curve(
     else:
         raise UserError(f"{path} is neither a run folder nor a CSV file")
     return reading
+
+
+def read_batch_run(path: Path, *, loss: str = DEFAULT_LOSS) -> BatchRun:
+    """A run folder as a run of one batch size: the median of its tokens a step."""
+    if not path.is_dir():
+        raise UserError(f"{path} is no run folder")
+    curve = _read_run(path, loss, None, None).curve
+    rows = _metrics(path / "metrics.jsonl")
+    steps = sorted(step for step, row in rows.items() if _is_number(row.get("tokens")))
+    if len(steps) < 2:
+        raise UserError(f"{path}: metrics.jsonl says no tokens, so the batch size is unknown")
+    tokens = np.array([float(rows[step]["tokens"]) for step in steps])
+    return BatchRun(float(np.median(np.diff(tokens) / np.diff(steps))), curve.steps, curve.loss)
 
 
 def _read_run(path: Path, loss: str, warmup_steps: int | None, last_step: int | None) -> Reading:

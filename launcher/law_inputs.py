@@ -1,0 +1,156 @@
+"""What the user of `lehr law` writes on the command line, as laws, schedules and constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from laws.curve import Schedule
+from laws.fit import Fit
+from laws.law import LAWS, CurveLaw
+from laws.schedule_search import FAMILY_NAMES, Constraints
+from laws.schedules import FAMILIES, read_table
+from settings import Settings, UserError, parse
+from settings.errors import nearest
+
+
+def curve_law(text: str) -> CurveLaw:
+    """`annealing`, or `annealing:warmup=peak,decay=0.99`."""
+    plain = name_and_options(text, option="--law")
+    return parse(LAWS[plain["name"]], plain, source="--law")
+
+
+def name_and_options(text: str, *, option: str) -> dict[str, Any]:
+    """`NAME:key=value,...` as a mapping with a `name`."""
+    name, _, rest = text.partition(":")
+    plain: dict[str, Any] = {"name": name}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"{option} {text!r}: {item!r} must have the form key=value")
+        plain[key.strip()] = _value(value)
+    return plain
+
+
+def read_schedule(text: str, *, steps: int, peak_lr: float, warmup_steps: int) -> Schedule:
+    """A family with its settings, the `schedule` section of a config, or a table of lr."""
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml"):
+        return _from_config(path, steps, peak_lr, warmup_steps)
+    if path.suffix in (".json", ".txt") or path.is_file():
+        lr_n = read_table(path)
+        if lr_n.size < steps:
+            raise UserError(f"--schedule {path} holds {lr_n.size} values, fewer than --steps {steps}")
+        return Schedule(lr_n[:steps], min(warmup_steps, steps))
+    return _family(name_and_options(text, option="--schedule"), steps, peak_lr, warmup_steps)
+
+
+def default_peak(fit: Fit) -> float:
+    """The peak lr of the fitted curves; UserError where they have several."""
+    peaks = {curve.peak_lr for curve in fit.curves}
+    if len(peaks) != 1:
+        raise UserError(f"the fit has curves of {len(peaks)} peak lrs: say --peak-lr (or --constraint peak_lr=...)")
+    return peaks.pop()
+
+
+def default_warmup(fit: Fit) -> int:
+    """The warm-up of the fitted curves: the shortest."""
+    return min((curve.warmup_steps for curve in fit.curves), default=0)
+
+
+def schedule_warnings(fit: Fit, schedule: Schedule) -> tuple[str, ...]:
+    """Where a schedule lies beyond what the fit saw."""
+    if not fit.curves:
+        return ()
+    warnings = []
+    peaks = [curve.peak_lr for curve in fit.curves]
+    if not 0.99 * min(peaks) <= schedule.peak <= 1.01 * max(peaks):
+        warnings.append(
+            f"the peak lr {schedule.peak:.3g} is not within those of the fit ({min(peaks):.3g} to {max(peaks):.3g}); "
+            "a law fitted at one peak says little of another"
+        )
+    longest = max(curve.steps for curve in fit.curves)
+    if schedule.steps > 4 * longest:
+        warnings.append(f"{schedule.steps} steps are over four times the longest curve of the fit ({longest})")
+    lowest = min(curve.last_lr for curve in fit.curves)
+    if schedule.lr[-1] < 0.5 * lowest:
+        warnings.append(f"the last lr {schedule.lr[-1]:.3g} is below what any curve of the fit reached ({lowest:.3g})")
+    return tuple(warnings)
+
+
+class ConstraintSettings(Settings):
+    """What `--constraint key=value` may set."""
+
+    peak_lr: float | None = None
+    warmup_steps: int | None = None
+    min_lr: float | None = None
+    max_decay_share: float = 1.0
+    families: tuple[str, ...] = FAMILY_NAMES
+    free_form: bool = True
+
+
+def read_constraints(fit: Fit, items: Sequence[str], *, parameters: float | None) -> Constraints:
+    """From `key=value` texts; the defaults are the fit's: its peak, its warm-up, the lowest lr it saw."""
+    plain: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--constraint {item!r} must have the form key=value")
+        if key not in ConstraintSettings.model_fields:
+            raise UserError(f'--constraint: unknown key "{key}"{nearest(key, ConstraintSettings.model_fields)}')
+        plain[key] = tuple(filter(None, value.split(","))) if key == "families" else _value(value)
+    given = parse(ConstraintSettings, plain, source="--constraint")
+    peak = default_peak(fit) if given.peak_lr is None else given.peak_lr
+    lowest = min((curve.last_lr for curve in fit.curves), default=0.0)
+    return Constraints(
+        peak_lr=peak,
+        warmup_steps=default_warmup(fit) if given.warmup_steps is None else given.warmup_steps,
+        min_lr=min(lowest, peak) if given.min_lr is None else given.min_lr,
+        families=given.families,
+        free_form=given.free_form,
+        max_decay_share=given.max_decay_share,
+        parameters=parameters,
+    )
+
+
+def _from_config(path: Path, steps: int, peak_lr: float, warmup_steps: int) -> Schedule:
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--schedule {path} cannot be read: {' '.join(str(error).split())}") from None
+    section = plain.get("schedule") if isinstance(plain, dict) else None
+    if not isinstance(section, str | dict):
+        raise UserError(f"--schedule {path} has no `schedule` section")
+    optim = plain.get("optim")
+    peak = optim.get("lr", peak_lr) if isinstance(optim, dict) else peak_lr
+    if not isinstance(peak, int | float):
+        raise UserError(f"--schedule {path}: optim.lr = {peak!r} must be a number")
+    return _family({"name": section} if isinstance(section, str) else section, steps, float(peak), warmup_steps)
+
+
+def _family(plain: dict[str, Any], steps: int, peak_lr: float, warmup_steps: int) -> Schedule:
+    name = plain.get("name")
+    if not isinstance(name, str):
+        raise UserError("--schedule: the `schedule` section needs a `name`")
+    known = FAMILIES[name].model_fields
+    if "warmup_steps" in known:
+        plain = {"warmup_steps": warmup_steps, **plain}
+    return parse(FAMILIES[name], plain, source="--schedule").build(peak_lr=peak_lr, total_steps=steps)
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if not _is_float(text) else float(text) if not text.isdigit() else int(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)  # YAML reads 3e-4 as a word
+    except ValueError:
+        return False
+    return True

@@ -27,7 +27,7 @@ class Falls:
 
     fall_g: Floats
     lr_g: Floats  # weighted by the size of the falls
-    start_g: Floats  # in steps: the fall at step k covers k - 1/2 to k + 1/2
+    start_g: Floats  # in steps: a fall at step k covers k - 1/2 to k + 1/2; alone, it stands at k
     end_g: Floats
 
 
@@ -39,11 +39,13 @@ def gather_falls(schedule: Schedule) -> Falls:
     starts = np.nonzero(np.diff(_group_numbers(fall_n[steps], lr_n[steps], peak), prepend=-1))[0]
     size_k = np.abs(fall_n[steps])
     mean_lr_g = np.add.reduceat(size_k * lr_n[steps], starts) / np.add.reduceat(size_k, starts)
+    first_g, last_g = steps[starts], steps[np.append(starts[1:], steps.size) - 1]
+    half_g = np.where(first_g == last_g, 0.0, 0.5)
     return Falls(
         fall_g=np.add.reduceat(fall_n[steps], starts),
         lr_g=np.maximum(mean_lr_g, SMALLEST_OF_PEAK * peak),
-        start_g=steps[starts].astype(np.float64) - 0.5,
-        end_g=steps[np.append(starts[1:], steps.size) - 1].astype(np.float64) + 0.5,
+        start_g=first_g.astype(np.float64) - half_g,
+        end_g=last_g.astype(np.float64) + half_g,
     )
 
 
@@ -86,3 +88,25 @@ def power_integral(x: Floats, beta: float) -> tuple[Floats, Floats, Floats]:
         total = (raised - 1) / exponent
         by_beta = (grown * raised - total) / exponent
     return x - total, by_beta, 1 - rest
+
+
+def mean_kernel(x_kg: Floats, y_kg: Floats, width_g: Floats, beta: float) -> tuple[Floats, Floats, Floats]:
+    """The mean of G over each group: (mean, by beta, by the log of what scales x, y and the width), all [k, g].
+
+    x and y are what lies from the start and the end of a group to each place, 0 before; `width_g` from start to end.
+    A group of width 0 (a jump) has the kernel itself.
+    """
+    upper, upper_by_beta, upper_kernel = power_integral(x_kg, beta)
+    lower, lower_by_beta, lower_kernel = power_integral(y_kg, beta)
+    (jumps,) = np.nonzero(width_g == 0)
+    divisor_g = np.where(width_g == 0, 1.0, width_g)
+    mean = (upper - lower) / divisor_g
+    by_beta = (upper_by_beta - lower_by_beta) / divisor_g
+    by_log_scale = (upper_kernel * x_kg - lower_kernel * y_kg) / divisor_g - mean
+    if jumps.size:
+        x = x_kg[:, jumps]
+        rest = (1 + x) ** -beta
+        mean[:, jumps] = 1 - rest
+        by_beta[:, jumps] = np.log1p(x) * rest
+        by_log_scale[:, jumps] = beta * rest * x / (1 + x)
+    return mean, by_beta, by_log_scale

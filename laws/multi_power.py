@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from laws.curve import Floats, Places, Schedule
-from laws.falls import SMALLEST_OF_PEAK, elapsed, gather_falls, power_integral
+from laws.falls import SMALLEST_OF_PEAK, elapsed, gather_falls, mean_kernel
 from laws.law import LAWS, Coefficient, CurveLaw, Shape
 
 
@@ -101,15 +101,11 @@ class MultiPowerConfig(CurveLaw):
 def _drop(run: FallFeatures, beta: float, gamma: float, speed: float) -> tuple[Floats, Floats]:
     """The sum over the falls [k], and its derivatives by beta, gamma and speed [k, 3]."""
     scale_g = speed * np.exp(-gamma * run.log_lr_g)
-    x_kg, y_kg = run.from_start_kg * scale_g, run.from_end_kg * scale_g
-    upper, upper_by_beta, upper_kernel = power_integral(x_kg, beta)
-    lower, lower_by_beta, lower_kernel = power_integral(y_kg, beta)
-    share_g = run.fall_g / (run.width_g * scale_g)
-    mean_kg = upper - lower
-    by_log_scale_kg = (upper_kernel * x_kg - lower_kernel * y_kg - mean_kg) * share_g
-    by_beta_k = (upper_by_beta - lower_by_beta) @ share_g
-    by_speed_k = by_log_scale_kg.sum(axis=1) / speed
-    return mean_kg @ share_g, np.stack([by_beta_k, -by_log_scale_kg @ run.log_lr_g, by_speed_k], axis=1)
+    mean, by_beta, by_log_scale = mean_kernel(
+        run.from_start_kg * scale_g, run.from_end_kg * scale_g, run.width_g * scale_g, beta
+    )
+    by_gamma_k = -by_log_scale @ (run.fall_g * run.log_lr_g)
+    return mean @ run.fall_g, np.stack([by_beta @ run.fall_g, by_gamma_k, by_log_scale @ run.fall_g / speed], axis=1)
 
 
 def _features(at: Places) -> FallFeatures:
@@ -121,7 +117,7 @@ def _features(at: Places) -> FallFeatures:
         s1_k=clock_n[at.steps - 1],
         from_start_kg=elapsed(clock_n, falls.start_g, at.steps),
         from_end_kg=elapsed(clock_n, falls.end_g, at.steps),
-        width_g=np.maximum(at_edges[1] - at_edges[0], 1e-12 * clock_n[-1]),
+        width_g=at_edges[1] - at_edges[0],
         log_lr_g=np.log(falls.lr_g),
         fall_g=falls.fall_g,
     )

@@ -129,7 +129,8 @@ def schedule_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, war
     """The lr of every step from the lr seen at some of them.
 
     Between rows the lr is linear, except where it jumps: a change between two rows that is over ten times as large as
-    the changes on either side is a step in the schedule, put in the middle. Steps before the first row are a linear
+    the changes on either side is a step in the schedule. It is put in the middle, or at the second row where that comes
+    sooner than rows do (a run that was branched off there logs its first step). Steps before the first row are a linear
     warm-up up to `warmup_steps`, then the first row's lr; those after the last row have the last row's.
 
     `steps` [k]: the 0-based step whose lr the row gives, ascending; lr [k].
@@ -141,9 +142,10 @@ def schedule_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, war
     around[1:] = change[:-1]
     around[:-1] = np.maximum(around[:-1], change[1:])
     jumps = np.nonzero((change > 10 * around) & (change > 1e-3 * seen.max()))[0] if at.size > 2 else np.array([], int)
-    middle = (at[jumps] + at[jumps + 1]) / 2
-    # Two knots half a step apart around each jump: np.interp then holds the lr on either side.
-    knots = np.concatenate([at, middle - 0.5, middle - 0.25])
+    soon = np.diff(at)[jumps] < 0.9 * np.median(np.diff(at)) if jumps.size else np.array([], bool)
+    place = np.where(soon, at[jumps + 1], np.ceil((at[jumps] + at[jumps + 1]) / 2))
+    # Two knots within a step around each jump: np.interp then holds the lr on either side.
+    knots = np.concatenate([at, place - 0.75, place - 0.25])
     values = np.concatenate([seen, seen[jumps], seen[jumps + 1]])
     order = np.argsort(knots, kind="stable")
     dense = np.interp(np.arange(total_steps, dtype=np.float64), knots[order], values[order])

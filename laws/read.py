@@ -110,9 +110,9 @@ def _applied(rows: Mapping[int, Mapping[str, Any]], trained: list[int]) -> tuple
 
 def _read_csv(path: Path, warmup_steps: int | None, last_step: int | None) -> Reading:
     columns = _csv_columns(path)
-    keep = columns["step"] >= 1
-    if last_step is not None:
-        keep &= columns["step"] <= last_step
+    within = columns["step"] <= (math.inf if last_step is None else last_step)
+    columns = {name: column[within] for name, column in columns.items()}
+    keep = columns["step"] >= 1  # a row of step 0 says its lr, but nothing of training
     if not keep.any():
         raise UserError(f"{path}: no row has a step from 1 to {last_step or 'any'}")
     steps = columns["step"][keep].astype(np.int64)
@@ -125,9 +125,8 @@ def _read_csv(path: Path, warmup_steps: int | None, last_step: int | None) -> Re
         _check_tokens(path, steps, columns["tokens"][keep])
     warmup, notes = (warmup_steps, ()) if warmup_steps is not None else _csv_warmup(path, columns, steps)
     try:
-        schedule = schedule_from_rows(
-            columns["step"][keep], columns["lr"][keep], total_steps=int(steps[-1]), warmup_steps=warmup
-        )
+        total_steps = int(steps[-1])
+        schedule = schedule_from_rows(columns["step"], columns["lr"], total_steps=total_steps, warmup_steps=warmup)
         curve = Curve(schedule, steps, loss=columns["loss"][keep], name=path.stem)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

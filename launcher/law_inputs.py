@@ -49,11 +49,12 @@ def read_schedule(text: str, *, steps: int, peak_lr: float, warmup_steps: int) -
 
 
 def default_peak(fit: Fit) -> float:
-    """The peak lr of the fitted curves; UserError where they have several."""
-    peaks = {curve.peak_lr for curve in fit.curves}
-    if len(peaks) != 1:
-        raise UserError(f"the fit has curves of {len(peaks)} peak lrs: say --peak-lr (or --constraint peak_lr=...)")
-    return peaks.pop()
+    """The peak lr of the fitted curves; UserError where they have several (over a hundredth apart)."""
+    peaks = [curve.peak_lr for curve in fit.curves]
+    if not peaks or min(peaks) < 0.99 * max(peaks):
+        shown = ", ".join(f"{peak:.4g}" for peak in peaks) or "none"
+        raise UserError(f"the fit has curves of several peak lrs ({shown}): say --peak-lr, or --constraint peak_lr=...")
+    return max(peaks)
 
 
 def default_warmup(fit: Fit) -> int:

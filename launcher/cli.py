@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -57,7 +58,16 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _quiet_libraries()
     make_app(arguments)(args=list(arguments), prog_name="lehr")
+
+
+def _quiet_libraries() -> None:
+    """No notices of optional extensions that are not installed: `lehr doctor` says what is missing."""
+    for notice in ("Transformer Engine and Apex are not installed", "Apex is not installed"):
+        warnings.filterwarnings("ignore", message=notice, category=UserWarning)
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(torch|megatron|deepspeed)\b")
 
 
 def _show_version(wanted: bool) -> None:

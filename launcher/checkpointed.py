@@ -1,0 +1,71 @@
+"""A finished or stopped run, opened to be looked at: its newest checkpoint in one process, whatever layout wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.checks import model_with_vocabulary
+from launcher.config import RunConfig
+from launcher.environment import SINGLE, prepare_process
+from launcher.rendezvous import open_store
+from model.config import ModelConfig
+from parallel.build import Arithmetic, Parts, build
+from parallel.config import ParallelConfig
+from parallel.mesh import Mesh, make_mesh, start_processes
+from settings import UserError, compose
+from train.checkpoints import Checkpoints, latest_checkpoint
+from train.run_folder import RunFolder
+from train.state import TrainState
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's config and model, and an engine that holds its weights."""
+
+    folder: RunFolder
+    config: RunConfig
+    model: ModelConfig
+    mesh: Mesh
+    parts: Parts
+    state: TrainState
+
+
+def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> OpenRun:
+    """Load the newest whole checkpoint of a run folder. Raises UserError where there is none, or no run.
+
+    `data_shards` replaces the folder that the run recorded, where its shards were moved.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise UserError(f"{path} is no run folder: it has no config.yaml; runs are in the folder that run.folder names")
+    overrides = [] if data_shards is None else [f"data.shards={data_shards}"]
+    config = compose(RunConfig, folder.config, overrides)
+    latest = latest_checkpoint(folder.checkpoints)
+    if latest is None:
+        raise UserError(f"{path} has no checkpoint yet; train it with: lehr train {folder.config}")
+    prepare_process(SINGLE)
+    timeout_seconds = config.train.timeout_seconds
+    start_processes(
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        timeout_seconds=timeout_seconds,
+        store=open_store(SINGLE, timeout_seconds=timeout_seconds),
+    )
+    parallel = ParallelConfig()
+    mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
+    model = model_with_vocabulary(config)
+    parts = build(
+        model,
+        parallel,
+        config.optim,
+        mesh,
+        arithmetic=Arithmetic(config.train.precision, config.train.attention),
+        seq_length=config.train.seq_length,
+        micro_batches=1,
+        seed=config.run.seed,
+    )
+    checkpoints = Checkpoints(folder.checkpoints, mesh, keep_last=1, model=model.to_plain())
+    state = checkpoints.load(parts.engine, latest)
+    return OpenRun(folder, config, model, mesh, parts, state)

@@ -1,0 +1,48 @@
+"""`lehr generate`: go on with a text, by a run's newest checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher.errors import user_errors
+
+
+@user_errors
+def generate_text(
+    run: Annotated[Path, typer.Argument(help="a run folder, such as runs/demo", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="the text to go on with", show_default=False)] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="How many at most.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest that reach this.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+) -> None:
+    """Go on with a text, sampled from a run's newest checkpoint."""
+    from data.open import shard_tokenizer
+    from data.tokenizer import load_tokenizer
+    from launcher.checkpointed import open_run_for_reading
+    from settings import UserError
+    from train.generate import generate
+
+    opened = open_run_for_reading(run)
+    info = shard_tokenizer(opened.config.data)
+    tokenizer = load_tokenizer(opened.config.data.shards / info.path)
+    encoded = tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else [info.eos_id]
+    if not encoded:
+        raise UserError(f"the prompt {prompt!r} has no tokens")
+    produced = list(
+        generate(
+            opened.parts.stages[0].transformer,
+            encoded,
+            seq_length=opened.config.train.seq_length,
+            entries=info.vocab_size,
+            tokens=tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            end=info.eos_id,
+        )
+    )
+    print(prompt + tokenizer.decode(produced))

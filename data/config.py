@@ -48,6 +48,11 @@ class DeduplicateConfig(Settings):
     buckets: int = Field(14, ge=1)
     hashes_per_bucket: int = Field(8, ge=1)
 
+    @property
+    def any(self) -> bool:
+        """Whether documents are compared at all."""
+        return self.exact or self.minhash
+
 
 class SlurmConfig(Settings):
     """How the steps of a build are submitted where `data.executor` is slurm; their names are sbatch's."""

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from settings import Settings, UserError, parse
 
-SPLITS = ("train", "held_out")
 Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = ("train", "held_out")
 FILE_NAME = "dataset.json"
 
 

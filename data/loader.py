@@ -83,6 +83,11 @@ class Loader:
         """(source numbers, sample numbers) [rows_per_step_global] of a step's global batch; reads no tokens."""
         return self._mixture.rows(step * self.rows_per_step_global, self.rows_per_step_global)
 
+    @property
+    def ready(self) -> int:
+        """Batches that are made and wait to be asked for; 0 again and again means that training waits for data."""
+        return sum(future.done() for future in self._pending.values())
+
     def close(self) -> None:
         """Stop the background threads. Batches that were handed out stay valid."""
         self._pool.shutdown(wait=True, cancel_futures=True)

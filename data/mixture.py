@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Mixture:
         self._stages = tuple(stages)
         self._first_rows = np.array(first_rows, dtype=np.int64)
         self._tables: list[_Table] = []  # made when first asked for, in order
+        self._lock = threading.Lock()  # the loader's threads ask at the same time
 
     def rows(self, first_row: int, count: int) -> tuple[Int16s, Int64s]:
         """For rows first_row to first_row + count of the run: source numbers [count], sample numbers [count]."""
@@ -94,16 +96,20 @@ class Mixture:
         return sources, samples
 
     def _table(self, number: int) -> _Table:
-        while len(self._tables) <= number:
-            stage = self._stages[len(self._tables)]
-            if self._tables:
-                before, owed = self._tables[-1].at(stage.first_row)
-            else:
-                before, owed = np.zeros(len(stage.weights), dtype=np.int64), (Fraction(0),) * len(stage.weights)
-            following = self._stages[len(self._tables) + 1 :][:1]
-            rows = following[0].first_row - stage.first_row if following else None
-            self._tables.append(_Table(stage, before, owed, rows))
-        return self._tables[number]
+        with self._lock:
+            while len(self._tables) <= number:
+                self._tables.append(self._next_table())
+            return self._tables[number]
+
+    def _next_table(self) -> _Table:
+        number = len(self._tables)
+        stage = self._stages[number]
+        rows = self._stages[number + 1].first_row - stage.first_row if number + 1 < len(self._stages) else None
+        if number:
+            before, owed = self._tables[-1].at(stage.first_row)
+        else:
+            before, owed = np.zeros(len(stage.weights), dtype=np.int64), (Fraction(0),) * len(stage.weights)
+        return _Table(stage, before, owed, rows)
 
 
 class _Table:

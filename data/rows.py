@@ -137,9 +137,8 @@ def _number_documents(rows: Rows, cells: Int64s) -> None:
         rows.positions[...] = np.arange(seq_length)
         return
     row_starts = cells - cells % seq_length
-    previous = np.maximum(
-        np.concatenate([[0], cells[:-1]]), row_starts
-    )  # where the document before it began, in its row
+    # Where the document before began, in the row.
+    previous = np.maximum(np.concatenate([[0], cells[:-1]]), row_starts)
     rows.documents.reshape(-1)[cells] = 1
     np.cumsum(rows.documents, axis=1, out=rows.documents)
     # Positions as running sums: one up at each token, and back to 0 where a document begins.
@@ -163,6 +162,6 @@ def batch_hash(rows: Rows, *, first_row: int) -> int:
     for part in (rows.sources.astype(np.uint64), rows.samples.astype(np.uint64)):
         hashes = mix64(hashes) + part
     hashes = mix64(hashes)
-    hashes += rows.tokens.astype(np.uint64) @ multipliers[:seq_length]
-    hashes += rows.targets.astype(np.uint64) @ multipliers[seq_length:]
+    hashes += rows.tokens.view(np.uint64) @ multipliers[:seq_length]
+    hashes += rows.targets.view(np.uint64) @ multipliers[seq_length:]
     return int(mix64(hashes).sum(dtype=np.uint64).astype(np.int64))

@@ -103,6 +103,11 @@ class Transformer(nn.Module):
             if not config.tied_embeddings:
                 self.head = layers.column(config.hidden_size, config.vocabulary, bias=False)
 
+    def compile_blocks(self) -> None:
+        """Compile each block with torch.compile."""
+        for block in self.layers.values():
+            block.compile()
+
     def forward(
         self, tokens_BT: Tensor, documents: Documents | None, positions_BT: Tensor, x_tBD: Tensor | None = None
     ) -> Tensor:

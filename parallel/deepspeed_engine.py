@@ -101,8 +101,8 @@ class DeepSpeedEngine:
         return slices
 
     def loaded(self, *, optimizer_steps: int) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         for shard in self._shards:
             weight = self._loading[f"model.{shard.name}"].tensor

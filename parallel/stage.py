@@ -123,7 +123,7 @@ def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         cuda_graph_scope=[],
         # The loss is weighted by its caller, so that every unmasked token of the global batch counts the same.
         calculate_per_token_loss=True,
-        # Where two stages are each other's next and previous, batched sends and receives would be taken for one another.
+        # Where two stages are each other's next and previous, batched messages would be taken for one another.
         batch_p2p_comm=not interleaved,
         **options,
     )

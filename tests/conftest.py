@@ -1,4 +1,4 @@
-"""One thread a process (tests run side by side, and rounding must not depend on cores), set before torch is imported."""
+"""One thread a process, set before torch is imported: tests run side by side, rounding must not depend on cores."""
 
 import os
 

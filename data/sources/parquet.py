@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -75,7 +75,7 @@ class ParquetConfig(SourceConfig):
             return BadDocument("invalid_utf8", where, str(error))
 
 
-def _as_bytes(column: object) -> list[object]:
+def _as_bytes(column: Any) -> list[object]:
     """Strings as bytes, since parquet does not promise that they are UTF-8; other types as they are."""
     import pyarrow as pa
 

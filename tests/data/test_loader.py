@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -264,7 +265,12 @@ def test_batches_are_made_in_the_background(folder: Path) -> None:
     before = threading.active_count()
     loader = Loader(config(folder, prefetch_batches=3), seed=0, seq_length=32, rows_per_step_global=6, workers=2)
     assert before < threading.active_count() <= before + 2
-    loader.batch(0)
+    for step in (0, 1, 7, 2):
+        loader.batch(step)
+        deadline = time.monotonic() + 30
+        while loader.ready < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert loader.ready == 3
     loader.close()
     assert threading.active_count() == before
 
@@ -299,7 +305,7 @@ def grow(source: Path, tokens: np.ndarray) -> None:
 
 
 def test_hash_tells_batches_apart(folder: Path) -> None:
-    """Any token, target, source, sample number or place that differs changes the hash; equal batches have equal ones."""
+    """Any token, target, source, sample number or place that differs changes the hash; equal batches have one."""
     with Loader(config(folder), seed=0, seq_length=32, rows_per_step_global=6) as loader:
         rows = loader.batch(0)
         assert batch_hash(loader.batch(0), first_row=0) == batch_hash(rows, first_row=0)

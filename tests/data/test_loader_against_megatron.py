@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ class Tokenizer:
     """What GPTDataset asks of a tokenizer; tokens of 16 bits."""
 
     vocab_size, eod, pad, bos = 1000, 0, 999_999, None
-    unique_identifiers: dict[str, str] = {}
+    unique_identifiers: ClassVar[dict[str, str]] = {}
 
 
 def dataset(prefixes: list[Path], weights: list[float] | None, samples: int | None, length: int) -> Any:
@@ -100,7 +100,7 @@ def test_blends_have_the_same_proportions(tmp_path: Path, weights: tuple[int, ..
 
 
 def test_a_long_blend_has_the_same_counts(tmp_path: Path) -> None:
-    """Megatron makes a blend's list for a whole run at once; lehr looks rows up, and agrees at the end of each period."""
+    """Megatron lists a blend's rows for a whole run; lehr looks rows up, and agrees at the end of each period."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core.datasets import helpers_cpp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_a_stage_that_is_added_later_does_not_change_what_was_seen() -> None:
         assert np.array_equal(before.rows(0, 1501)[part], after.rows(0, 1501)[part])
 
 
+def test_threads_may_ask_at_the_same_time() -> None:
+    """Tables are made when they are first asked for; each is made once."""
+    stages = [Stage(100 * number, (number + 1, 7, 1000)) for number in range(40)]
+    expected, shared = Mixture(stages), Mixture(stages)
+    first_rows = np.random.default_rng(0).integers(0, 5000, 200).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        for first, (sources, samples) in zip(
+            first_rows, pool.map(lambda first: shared.rows(first, 50), first_rows), strict=True
+        ):
+            assert np.array_equal(sources, expected.rows(first, 50)[0])
+            assert np.array_equal(samples, expected.rows(first, 50)[1])
+
+
 def test_decimals_are_exact() -> None:
     assert integer_weights([0.7, 0.2, 0.1]) == (7, 2, 1)
     assert integer_weights([1, 1.0, 2]) == (1, 1, 2)
@@ -120,11 +134,20 @@ def test_decimals_are_exact() -> None:
     assert integer_weights([0.0, 3e-5]) == (0, 1)
 
 
+def test_the_largest_remainders_get_the_parts_that_are_left() -> None:
+    assert integer_weights([0.5000001, 0.3, 0.1999999], longest=11) == (6, 3, 2)  # 5.5, 3.3, 2.2
+    assert integer_weights([0.9, 0.0999999, 1e-7], longest=100) == (90, 9, 1)  # a positive weight keeps a part
+
+
 @given(weights=st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=30), longest=st.integers(100, 70_000))
 @settings(max_examples=80, deadline=None)
 def test_other_weights_are_rounded_to_parts(weights: list[float], longest: int) -> None:
     parts = integer_weights(weights, longest=longest)
-    assert sum(parts) <= longest
+    exact = [Fraction(str(weight)) for weight in weights]
+    if math.lcm(*((weight / sum(exact)).denominator for weight in exact)) <= longest:
+        assert all(Fraction(part, sum(parts)) == weight / sum(exact) for part, weight in zip(parts, exact, strict=True))
+    else:
+        assert longest % sum(parts) == 0, "all parts are given out"
     assert min(parts) >= 1
     shares = np.array(weights) / sum(weights)
     assume(shares.min() * longest >= 1)  # otherwise tiny weights get more than their share

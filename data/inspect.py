@@ -1,0 +1,83 @@
+"""What is in a folder of shards: counts, hashes, a sample in text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.dataset import FILE_NAME, DatasetInfo, SplitInfo, read_dataset
+from data.tokenizer import load_tokenizer
+from settings import UserError
+from settings.files import file_sha256
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """One split of a source."""
+
+    name: str
+    documents: int
+    tokens: int
+    bytes_per_token: float
+    verdict: str  # ok, or which file is missing or altered
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """One source of a folder of shards."""
+
+    name: str
+    language: str
+    licence: str
+    splits: tuple[SplitView, ...]
+    sample: str
+
+
+def inspect(shards: Path, *, sample_tokens: int) -> list[SourceView]:
+    """Every source of `shards`, in order of name. Raises UserError where the folder holds none."""
+    folders = sorted(path.parent for path in shards.glob(f"*/{FILE_NAME}"))
+    if not folders:
+        raise UserError(f"{shards} holds no shards; build them with `lehr data build`")
+    return [_view(folder, read_dataset(folder), shards, sample_tokens) for folder in folders]
+
+
+def _view(folder: Path, info: DatasetInfo, shards: Path, sample_tokens: int) -> SourceView:
+    splits = tuple(
+        SplitView(
+            name=name,
+            documents=split.documents,
+            tokens=split.tokens,
+            bytes_per_token=split.text_bytes / split.tokens if split.tokens else 0.0,
+            verdict=_verdict(folder, split),
+        )
+        for name, split in info.splits.items()
+    )
+    return SourceView(info.source, info.language, info.licence, splits, _sample(folder, info, shards, sample_tokens))
+
+
+def _verdict(folder: Path, split: SplitInfo) -> str:
+    for file in split.files:
+        hashes = {file.path: file.sha256, f"{file.path}.index": file.index_sha256}
+        if file.loss_sha256:
+            hashes[f"{file.path}.loss"] = file.loss_sha256
+        for path, wanted in hashes.items():
+            if not (folder / path).is_file():
+                return f"{path} is missing"
+            if file_sha256(folder / path) != wanted:
+                return f"{path} was altered"
+    return "ok"
+
+
+def _sample(folder: Path, info: DatasetInfo, shards: Path, tokens: int) -> str:
+    """The first tokens of the first training file that is there, decoded."""
+    train = info.splits.get("train")
+    path = shards / info.tokenizer.path
+    if not tokens or train is None or not train.files or not path.is_file():
+        return ""
+    first = folder / train.files[0].path
+    if not first.is_file():
+        return ""
+    ids = np.fromfile(first, dtype="<u2" if info.token_bytes == 2 else "<u4", count=tokens)
+    return str(load_tokenizer(path).decode(ids.tolist(), skip_special_tokens=False))

@@ -17,6 +17,7 @@ ROOMS := launcher train parallel model optim data settings laws
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
 	$(BIN)/lehr train $(CONFIG)
+	$(BIN)/lehr eval runs/demo
 	$(BIN)/lehr generate runs/demo "KING:" --tokens 120
 	@echo
 	@echo "curves: $(BIN)/tensorboard --logdir runs     numbers: runs/demo/metrics.jsonl     config: runs/demo/config.yaml"

@@ -18,19 +18,24 @@ def evaluate_run(
     ] = None,
     shards: Annotated[Path | None, typer.Option(help="The run's shards, where they were moved.")] = None,
 ) -> None:
-    """The held-out loss of a run's newest checkpoint, source by source: nats a token, and bits a byte."""
+    """The held-out loss of a run's newest checkpoint, source by source: nats a token, and bits a byte.
+
+    Beside it the loss of a model that knows only how often each token occurs in the source's training split.
+    """
     from rich.console import Console
     from rich.table import Table
 
     from data.held_out import HeldOut
+    from data.unigram import unigram_loss
     from launcher.checkpointed import open_run_for_reading
     from train.evaluate import evaluate
 
     opened = open_run_for_reading(run, data_shards=shards)
     config = opened.config
+    held_out = HeldOut(config.data, seq_length=config.train.seq_length)
     evaluation = evaluate(
         opened.parts.engine,
-        HeldOut(config.data, seq_length=config.train.seq_length),
+        held_out,
         opened.mesh,
         micro_batch_size=config.train.micro_batch_size,
         micro_batches=1,
@@ -38,8 +43,13 @@ def evaluate_run(
         documents=opened.parts.documents,
     )
     assert evaluation is not None
-    table = Table("source", "tokens", "loss", "bits per byte", title=f"{run}, step {opened.state.step}, held out")
+    table = Table(
+        "source", "tokens", "loss", "unigram loss", "bits per byte", title=f"{run}, step {opened.state.step}, held out"
+    )
     for name, source in evaluation.sources.items():
-        table.add_row(name, f"{source.tokens:,}", f"{source.loss:.4f}", f"{source.bits_per_byte:.4f}")
-    table.add_row("all", "", f"{evaluation.loss:.4f}", "")
+        unigrams = unigram_loss(held_out.shards, name)
+        table.add_row(
+            name, f"{source.tokens:,}", f"{source.loss:.4f}", f"{unigrams:.4f}", f"{source.bits_per_byte:.4f}"
+        )
+    table.add_row("all", "", f"{evaluation.loss:.4f}", "", "")
     Console().print(table)

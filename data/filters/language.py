@@ -24,6 +24,4 @@ class LanguageConfig(FilterConfig):
     def build(self) -> BaseFilter:
         from data.steps.language import OfflineLanguageFilter
 
-        return OfflineLanguageFilter(
-            languages=list(self.languages), language_threshold=self.threshold, characters=self.characters
-        )
+        return OfflineLanguageFilter(self.languages, self.threshold, self.characters)

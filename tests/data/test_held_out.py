@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shards import TEXT_BYTES_PER_TOKEN, documents, write_source
+from made_shards import TEXT_BYTES_PER_TOKEN, documents, write_source
 
 from data.config import DataConfig
 from data.held_out import HeldOut

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 from datatrove.utils.dataset import DatatroveFolderDataset
-from shards import EOS, documents, write_source
+from made_shards import EOS, documents, write_source
 
 from data.config import DataConfig, MixtureStage
 from data.loader import Loader, Rows, batch_hash

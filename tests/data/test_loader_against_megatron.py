@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from shards import documents, write_source
+from made_shards import documents, write_source
 
 from data.config import DataConfig
 from data.loader import Loader

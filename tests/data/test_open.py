@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shards import documents, write_source
+from made_shards import documents, write_source
 
 from data.config import DataConfig, MixtureStage
 from data.loader import Loader

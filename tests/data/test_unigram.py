@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+from made_shards import write_source
 
 from data.config import DataConfig
 from data.open import open_shards
 from data.unigram import unigram_loss
-from shards import write_source
 
 
 def test_counts_of_train_price_the_held_out_tokens(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import sys
 
     sys.path.append(str(Path(__file__).parents[1] / "data"))
-    from shards import write_source
+    from made_shards import write_source
 
     folder = tmp_path_factory.mktemp("corpus") / "shards"
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Small shards for tests, written by datatrove's own writer; imported as `shards`, this folder being on the path."""
+"""Small shards for tests, by datatrove's own writer; imported as `made_shards`, this folder being on the path."""
 
 from __future__ import annotations
 

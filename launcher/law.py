@@ -28,7 +28,7 @@ from settings import UserError
 
 law_app = typer.Typer(no_args_is_help=True, help="Fit loss laws to runs, forecast, choose schedules and sizes.")
 
-DEFAULT_LAW = "annealing"
+DEFAULT_LAW = "relaxation"
 FitFile = Annotated[Path, typer.Argument(metavar="FIT", help="A fit file of `lehr law fit -o`.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of the run to come.")]
 PeakLr = Annotated[float | None, typer.Option("--peak-lr", help="Default: that of the fitted curves.")]

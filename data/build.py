@@ -31,6 +31,7 @@ from settings.files import flush_folder
 
 _WORK_FORMAT = 1  # another number makes unfinished builds of older code start afresh
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 _SECONDS_FOR_THE_LOCK = 5.0
 
 
@@ -81,6 +82,8 @@ def build(
                 _run(config, plan, work, inputs, stop=stop, report=report)
                 found = _publish(config, work)
     except OSError as error:
+        if error.errno in _NOT_WRITABLE:
+            raise UserError(f"data.shards = {config.shards}: {work.path} cannot be written: {error.strerror}") from None
         if error.errno not in _DISK_FULL:
             raise
         raise UserError(
@@ -172,9 +175,14 @@ def _run(
     if config.tokenizer.path:
         shutil.copyfile(config.tokenizer.path, work.tokenizer)
     stages = make_stages(config, plan, work, inputs)
-    workers = config.workers or (len(os.sched_getaffinity(0)) if config.executor == "local" else len(plan.tasks))
+    workers = config.workers or (_cores() if config.executor == "local" else len(plan.tasks))
     watcher = Watcher(work, stages, workers=workers, stop=stop, report=report)
     EXECUTORS[config.executor](stages, work, config, watcher, workers)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _publish(config: DataConfig, work: WorkFolder) -> dict[str, SourceReport]:

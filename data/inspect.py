@@ -50,11 +50,18 @@ def _view(folder: Path, info: DatasetInfo, shards: Path, sample_tokens: int) -> 
             documents=split.documents,
             tokens=split.tokens,
             bytes_per_token=split.text_bytes / split.tokens if split.tokens else 0.0,
-            verdict=_verdict(folder, split),
+            verdict=_tokenizer_verdict(info, shards) or _verdict(folder, split) or "ok",
         )
         for name, split in info.splits.items()
     )
     return SourceView(info.source, info.language, info.licence, splits, _sample(folder, info, shards, sample_tokens))
+
+
+def _tokenizer_verdict(info: DatasetInfo, shards: Path) -> str:
+    path = shards / info.tokenizer.path
+    if not path.is_file():
+        return f"{info.tokenizer.path} is missing"
+    return "" if file_sha256(path) == info.tokenizer.sha256 else f"{info.tokenizer.path} was altered"
 
 
 def _verdict(folder: Path, split: SplitInfo) -> str:
@@ -67,7 +74,7 @@ def _verdict(folder: Path, split: SplitInfo) -> str:
                 return f"{path} is missing"
             if file_sha256(folder / path) != wanted:
                 return f"{path} was altered"
-    return "ok"
+    return ""
 
 
 def _sample(folder: Path, info: DatasetInfo, shards: Path, tokens: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.config import DataConfig
@@ -22,7 +22,7 @@ _SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Task:
-    """What one task reads: pieces of one source, up to `max_bytes` of text (0: all of it)."""
+    """What one task reads: pieces of one source, and no more once it has `max_bytes` of text (0: all of it)."""
 
     source: str
     number: int  # within its source, and the name of its shard files
@@ -65,9 +65,11 @@ def make_plan(config: DataConfig) -> Plan:
     tasks: list[Task] = []
     for name, source in config.sources.items():
         with _naming(name):
-            groups = list(_groups(source.pieces(task_bytes), task_bytes))
-        share = -(-source.max_bytes // len(groups)) if source.max_bytes else 0
-        tasks += [Task(name, number, tuple(group), share) for number, group in enumerate(groups)]
+            own = [Task(name, *numbered) for numbered in enumerate(_groups(source.pieces(task_bytes), task_bytes))]
+        size = sum(task.bytes for task in own)
+        if 0 < source.max_bytes < size:  # the same share of every task, so that all parts of the input are seen
+            own = [replace(task, max_bytes=max(1, source.max_bytes * task.bytes // size)) for task in own]
+        tasks += own
     return Plan(tuple(tasks))
 
 
@@ -93,17 +95,17 @@ def _sampled_hash(file: Path) -> str:
     return f"{size}:{digest.hexdigest()}"
 
 
-def _groups(pieces: Iterable[Piece], task_bytes: int) -> Iterable[list[Piece]]:
+def _groups(pieces: Iterable[Piece], task_bytes: int) -> Iterable[tuple[Piece, ...]]:
     """Neighbouring pieces together until they make a task: at least one group, at least one piece in each."""
     group: list[Piece] = []
     size = 0
     for piece in pieces:
         if group and size + piece.bytes / 2 > task_bytes:
-            yield group
+            yield tuple(group)
             group, size = [], 0
         group.append(piece)
         size += piece.bytes
-    yield group
+    yield tuple(group)
 
 
 class _naming:  # noqa: N801  # reads as a verb: with _naming(source)

@@ -31,14 +31,15 @@ class SourceReport(Settings):
 
     def line(self, name: str) -> str:
         """One line for the console."""
-        parts = [f"{self.read:,} documents read ({self.read_bytes / 1e6:,.1f} MB)"]
+        parts = ["left out, no document stays"] if self.is_empty else []
+        parts.append(f"{self.read:,} documents read ({self.read_bytes / 1e6:,.1f} MB)")
         for kind, counts in (("bad", self.bad), ("filtered", self.filtered), ("duplicate", self.duplicates)):
             if sum(counts.values()):
                 shown = sorted(((n, reason) for reason, n in counts.items() if n), reverse=True)
                 details = ", ".join(f"{reason} {n:,}" for n, reason in shown[:4]) + (", ..." if len(shown) > 4 else "")
                 parts.append(f"{sum(counts.values()):,} {kind} ({details})")
         labels: dict[Split, str] = {"train": "to train on", "held_out": "held out"}
-        for split, label in labels.items():
+        for split, label in labels.items() if not self.is_empty else ():
             parts.append(f"{self.documents[split]:,} {label} ({self.tokens[split]:,} tokens)")
         return f"{name}: " + "; ".join(parts)
 
@@ -59,6 +60,9 @@ def read_build_file(shards: Path) -> BuildFile | None:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        above = next(parent for parent in (shards, *shards.parents) if parent.exists())
+        raise UserError(f"data.shards = {shards}: {above} is not a folder") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     return parse(BuildFile, plain, source=str(path))

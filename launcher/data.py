@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -64,33 +65,31 @@ def inspect_shards(
     sample_tokens: Annotated[int, typer.Option(min=0, help="How much text of each source to show.")] = 60,
 ) -> None:
     """Sources, licences, documents, tokens, whether the files are those that were built, and a sample in text."""
-    from rich.console import Console
-    from rich.table import Table
-
     from data.inspect import inspect
 
-    console = Console()
-    table = Table("source", "language", "licence", "split", "documents", "tokens", "bytes/token", "files")
     sources = inspect(shards, sample_tokens=sample_tokens)
+    rows = [("source", "language", "licence", "split", "documents", "tokens", "bytes/token", "files")]
     for source in sources:
         for split in source.splits:
-            table.add_row(
-                source.name,
-                source.language,
-                source.licence,
-                split.name,
-                f"{split.documents:,}",
-                f"{split.tokens:,}",
-                f"{split.bytes_per_token:.2f}",
-                split.verdict,
-            )
-    console.print(table)
+            counts = (f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes_per_token:.2f}")
+            rows.append((source.name, source.language, source.licence, split.name, *counts, split.verdict))
+    _print_columns(rows, numbers=range(4, 7))
     for source in sources:
         if source.sample:
-            console.print(f"\n{source.name}:", highlight=False)
-            console.print(source.sample, highlight=False, markup=False)
+            print(f"\n{source.name}:\n{source.sample}")
     if any(split.verdict != "ok" for source in sources for split in source.splits):
         raise SystemExit(1)
+
+
+def _print_columns(rows: Sequence[Sequence[str]], *, numbers: range) -> None:
+    """Never cut off, whatever the terminal's width: counts are there to be read."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 class _StopOnSignal:

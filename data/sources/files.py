@@ -8,14 +8,18 @@ import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import zstandard
 
 from settings import UserError
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 # What a damaged or misnamed file raises while it is read.
 UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+_BUFFER_BYTES = 1 << 20
 _COMPRESSIONS = {".gz": 4, ".zst": 4}  # about how much text a compressed byte holds
 
 
@@ -61,6 +65,48 @@ def open_binary(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        stream = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)  # the stream itself cannot read lines
-    return path.open("rb", buffering=1 << 20)
+        return io.BufferedReader(_ZstdReader(path.open("rb")), _BUFFER_BYTES)
+    return path.open("rb", buffering=_BUFFER_BYTES)
+
+
+class _ZstdReader(io.RawIOBase):
+    """The text of a .zst file, frame after frame. The library's own reader takes a file cut short for a whole one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._compressed = b""
+        self._text = memoryview(b"")
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._within_frame = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Raises EOFError where the file ends within a frame."""
+        while not self._text and self._advance():
+            pass
+        target = memoryview(buffer).cast("B")
+        count = min(len(target), len(self._text))
+        target[:count], self._text = self._text[:count], self._text[count:]
+        return count
+
+    def _advance(self) -> bool:
+        """Decompress some more; False at the end."""
+        if self._frame.eof:
+            self._compressed = self._frame.unused_data
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._within_frame = False
+        self._compressed = self._compressed or self._file.read(_BUFFER_BYTES)
+        if not self._compressed:
+            if self._within_frame:
+                raise EOFError("the file ends within a compressed frame")
+            return False
+        self._within_frame = True
+        self._text = memoryview(self._frame.decompress(self._compressed))
+        self._compressed = b""
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

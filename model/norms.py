@@ -5,7 +5,7 @@ Shapes: `...D` any leading dims and D features (hidden_size, or the head size fo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -41,9 +41,35 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _RMSNorm.apply(x, _at_least_fp32(self.weight) * self.scale, self.eps)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _RMSNorm(torch.autograd.Function):
+    """With r = 1 / sqrt(mean(x²) + eps) and g the gradient of y = gain · r · x:
+
+        dx = r · (gain · g - x · r² · mean(gain · g · x)),    dgain = sum over rows of g · x · r.
+
+    Both sums are products of one matrix, g · x, with a vector. On CPUs that takes a fifth of the time of what autograd
+    makes of torch's rms_norm (benchmarks/train_speed.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         wide = _at_least_fp32(x)
-        gain = _at_least_fp32(self.weight) * self.scale
-        return nn.functional.rms_norm(wide, self.weight.shape, gain, self.eps).to(x.dtype)
+        root = (torch.linalg.vecdot(wide, wide)[..., None] / x.shape[-1] + eps).rsqrt()
+        ctx.save_for_backward(x, gain, root)
+        out: Tensor = (wide * root).mul_(gain).to(x.dtype)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gain, root = ctx.saved_tensors
+        wide, wide_grad = _at_least_fp32(x), _at_least_fp32(grad)
+        product = wide_grad * wide
+        pull = (product @ gain)[..., None] * root.pow(3) / -x.shape[-1]
+        grad_x = (wide_grad * gain).mul_(root).addcmul_(wide, pull)
+        return grad_x.to(x.dtype), root.flatten() @ product.flatten(0, -2), None
 
 
 class LayerNorm(nn.Module):

@@ -5,7 +5,7 @@ Shapes: T sequence, B batch, H heads, K head size, D hidden_size.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from settings import Registry, Settings
 
 
 class Rotation(NamedTuple):
-    """cos and sin of each position's angles, fp32, [T, B, 1, K/2]: made once a micro-batch, shared by all layers."""
+    """cos and sin of each feature's angle, fp32, [T, B, 1, K]: made once a micro-batch, shared by all layers."""
 
     cos: Tensor
     sin: Tensor
@@ -48,7 +48,7 @@ class RoPEConfig(PositionConfig):
     def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation:
         index = torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32)
         speed = 1.0 / (self.theta ** (index / head_size))
-        angles = positions_BT.transpose(0, 1)[..., None, None].float() * speed
+        angles = positions_BT.transpose(0, 1)[..., None, None].float() * torch.cat((speed, speed))
         return Rotation(angles.cos(), angles.sin())
 
 
@@ -82,8 +82,28 @@ class LearnedPositions(nn.Module):
 
 def rotate(x_TBHK: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair (i, i + K/2) of every head by its position's angle, in fp32; the dtype stays."""
-    first, second = x_TBHK.float().chunk(2, dim=-1)
-    turned = torch.cat(
-        (first * rotation.cos - second * rotation.sin, second * rotation.cos + first * rotation.sin), dim=-1
-    )
-    return turned.to(x_TBHK.dtype)
+    out: Tensor = _Rotate.apply(x_TBHK, *rotation)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back: nothing of x is kept, and half the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TBHK: Tensor, cos_TB1K: Tensor, sin_TB1K: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_TB1K, sin_TB1K)
+        return _turn(x_TBHK, cos_TB1K, sin_TB1K, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_TBHK: Tensor) -> tuple[Tensor, None, None]:
+        cos_TB1K, sin_TB1K = ctx.saved_tensors
+        return _turn(grad_TBHK, cos_TB1K, sin_TB1K, -1.0), None, None
+
+
+def _turn(x_TBHK: Tensor, cos_TB1K: Tensor, sin_TB1K: Tensor, sense: float) -> Tensor:
+    wide_TBHK = x_TBHK.to(torch.promote_types(x_TBHK.dtype, torch.float32))
+    half = x_TBHK.shape[-1] // 2
+    out_TBHK = wide_TBHK * cos_TB1K
+    out_TBHK[..., :half].addcmul_(wide_TBHK[..., half:], sin_TB1K[..., :half], value=-sense)
+    out_TBHK[..., half:].addcmul_(wide_TBHK[..., :half], sin_TB1K[..., half:], value=sense)
+    return out_TBHK.to(x_TBHK.dtype)

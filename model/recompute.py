@@ -27,13 +27,18 @@ def keeping(x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[No
     return nullcontext()
 
 
-@contextmanager
-def forgetting(x: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
+def forgetting(x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]:
     """What the body saves of x (itself or a view) is dropped, and made again when the backward pass asks for it.
 
     `again` must give x to the bit, from tensors that are kept anyway. Works under any layer that saves its input by
-    autograd's `save_for_backward`: nothing runs twice but `again`, no collective does.
+    autograd's `save_for_backward`: nothing runs twice but `again`, no collective does. Under torch.compile this
+    does nothing: its partitioner makes cheap things again by itself.
     """
+    return nullcontext() if torch.compiler.is_compiling() else _forgetting(x, again)
+
+
+@contextmanager
+def _forgetting(x: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
     recipe = _Recipe(again)
     address = x.untyped_storage().data_ptr()
 

@@ -35,7 +35,7 @@ class Arithmetic:
     """How forward and backward are computed."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "sdpa", "flash"] = "auto"
+    attention: Literal["auto", "sdpa", "blocked", "flash"] = "auto"
     recompute: Literal["none", "selective", "full"] = "none"
     compile: bool = False
 
@@ -89,7 +89,7 @@ def build(
     )
     if arithmetic.compile:
         for stage in stages:
-            stage.transformer.compile()
+            stage.transformer.compile_blocks()
     offload = parallel.offload == "optimizer"
     engine: Engine
     if parallel.zero >= 2:

@@ -36,6 +36,7 @@ class Trial:
     optimizer: OptimizerConfig = AdamWConfig(lr=2e-3, weight_decay=0.1, clip_grad_norm=0.5)  # noqa: RUF009 (frozen)
     steps: int = 10
     micro_batch_size: int = 2
+    all_tokens: bool = False  # else 16 of them: learned in ten steps, and gradients of the first layer of rank 16
 
     def model_config(self) -> ModelConfig:
         """Four layers, grouped queries, QK-norm."""
@@ -63,12 +64,12 @@ class GlobalBatch:
     documents: Tensor
 
 
-def global_batches() -> Iterator[GlobalBatch]:
+def global_batches(*, all_tokens: bool = False) -> Iterator[GlobalBatch]:
     """The same endless sequence for every run."""
     for step in itertools.count():
         generator = torch.Generator().manual_seed(step)
         tokens = torch.randint(0, VOCABULARY, (ROWS, SEQ_LENGTH + 1), generator=generator)
-        tokens = tokens % 16 * 3  # few of the tokens occur: something that can be learned in ten steps
+        tokens = tokens if all_tokens else tokens % 16 * 3
         border = torch.randint(4, SEQ_LENGTH - 4, (ROWS, 1), generator=generator)
         documents = (torch.arange(SEQ_LENGTH)[None] >= border).int()
         positions = torch.arange(SEQ_LENGTH)[None] - documents * border
@@ -95,7 +96,7 @@ def oracle(trial: Trial) -> Trajectory:
         eps=optimizer_config.eps,
     )
     losses, norms = [], []
-    for batch in itertools.islice(global_batches(), trial.steps):
+    for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
         documents = Documents.of(batch.documents, kernel="sdpa", dtype=torch.float32)
         hidden_TBD = model(batch.tokens, documents, batch.positions)
         logits_BTV = model.logits(hidden_TBD).transpose(0, 1)
@@ -149,7 +150,7 @@ def on_a_rank(trial: Trial) -> Trajectory:
     """The run as one rank of a layout. To be given to `processes.run_ranks`."""
     mesh, parts = start(trial)
     losses, norms = [], []
-    for batch in itertools.islice(global_batches(), trial.steps):
+    for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
         micro_batches = local_micro_batches(batch, trial, mesh, parts)
         result = parts.engine.train_step(micro_batches, lr=trial.optimizer.lr)
         assert not result.skipped

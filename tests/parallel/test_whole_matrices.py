@@ -1,9 +1,8 @@
 """Optimizers that need whole matrices: under tensor, pipeline and data parallelism they equal one process.
 
 The one process is the engine with whole matrices on one rank; that its optimizers follow their rules is
-tests/optim's affair, where Conda's slices are compared too. Conda is not here: where singular values of the momentum
-nearly meet, its basis turns with the last bits of the gradient, and the losses of two layouts drift apart (by 1.3e-4
-over these 10 steps, data parallelism alone included), which is more than the bounds below.
+tests/optim's affair. Conda's runs see all tokens: with few of them the gradients of the first layer have a null space,
+where singular vectors are free, and two layouts drift apart as far as that freedom goes (losses by 1e-3 in 30 steps).
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ from optim.optimizer import OPTIMIZERS
 
 OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
     "adamp": {"lr": 1e-3},
+    "conda": {"lr": 2e-3, "refresh_interval": 7},
     "muon": {"lr": 2e-3},
     "sgdp": {"lr": 1e-2},
 }
+TRIAL_SETTINGS: dict[str, dict[str, Any]] = {"conda": {"steps": 30, "all_tokens": True}}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tensor2-sequence": {"tensor": 2, "sequence": True},
     "data2-zero0": {"data": 2, "zero": 0},
@@ -32,7 +33,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def test_every_whole_matrix_optimizer_is_here() -> None:
     whole_matrix = {name for name in OPTIMIZERS.names() if not OPTIMIZERS[name].elementwise}
-    assert {*OPTIMIZER_SETTINGS, "conda"} == whole_matrix
+    assert OPTIMIZER_SETTINGS.keys() == whole_matrix
 
 
 @cache
@@ -40,7 +41,8 @@ def run(name: str, layout: str) -> Trajectory:
     parallel = LAYOUTS.get(layout, {})
     optimizer = OPTIMIZERS.parse({"name": name, "clip_grad_norm": 0.5, **OPTIMIZER_SETTINGS[name]})
     ranks = parallel.get("tensor", 1) * parallel.get("pipeline", 1) * parallel.get("data", 1)
-    return merged(run_ranks(ranks, on_a_rank, Trial(parallel=parallel, optimizer=optimizer), timeout=120))
+    trial = Trial(parallel=parallel, optimizer=optimizer, **TRIAL_SETTINGS.get(name, {}))
+    return merged(run_ranks(ranks, on_a_rank, trial, timeout=240))
 
 
 @pytest.mark.slow

@@ -73,18 +73,26 @@ def torch_class(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer
 
 
 def conda_loop(names: list[str], *, refresh: bool) -> Step:
-    """The published steps, one matrix after the other: momentum in the original basis, three products, an SVD."""
+    """The published steps, one parameter after the other: momentum in the original basis, three products, an SVD.
+
+    What is no matrix of a layer gets Adam in the same loop, as in the authors' class.
+    """
     b1, b2, eps, scale, lr = 0.9, 0.99, 1e-8, 0.25, 1e-3
-    states = [(w, g, torch.zeros_like(w), torch.zeros_like(w)) for _, w, g in fresh(names)]
-    bases = [torch.eye(min(w.shape)) for w, _, _, _ in states]
+    states = [(is_matrix(name), w, g, torch.zeros_like(w), torch.zeros_like(w)) for name, w, g in fresh(names)]
+    bases = [torch.eye(min(w.shape)) if matrix else torch.empty(0) for matrix, w, _, _, _ in states]
     count = 0
 
     def step() -> None:
         nonlocal count
         count += 1
-        for i, (w, g, m, v) in enumerate(states):
-            tall = w.shape[0] >= w.shape[1]
+        for i, (matrix, w, g, m, v) in enumerate(states):
+            size = lr * math.sqrt(1 - b2**count) / (1 - b1**count)
             m.mul_(b1).add_(g, alpha=1 - b1)
+            if not matrix:
+                v.mul_(b2).addcmul_(g, g, value=1 - b2)
+                w.addcdiv_(m, v.sqrt().add_(eps), value=-size)
+                continue
+            tall = w.shape[0] >= w.shape[1]
             if refresh:
                 u, _, vh = torch.linalg.svd(m, full_matrices=False)
                 bases[i] = vh if tall else u
@@ -94,7 +102,7 @@ def conda_loop(names: list[str], *, refresh: bool) -> Step:
             v.mul_(b2).addcmul_(rotated_g, rotated_g, value=1 - b2)
             n = rotated_m / v.sqrt().add_(eps)
             n = (n @ basis if tall else basis @ n) * scale
-            w.add_(n, alpha=-lr * math.sqrt(1 - b2**count) / (1 - b1**count))
+            w.add_(n, alpha=-size)
 
     return step
 
@@ -153,6 +161,10 @@ def comparisons() -> dict[str, tuple[str, list[Contender]]]:
         "conda": ("matrices, between refreshes", [
             Contender("lehr conda", lambda: ours("conda", matrices, **never)),
             Contender("plain loop", lambda: conda_loop(matrices, refresh=False)),
+        ]),
+        "conda-model": ("all parameters, between refreshes", [
+            Contender("lehr conda", lambda: ours("conda", every, **never)),
+            Contender("plain loop", lambda: conda_loop(every, refresh=False)),
         ]),
         "conda-refresh": ("matrices, a step with a refresh", [
             Contender("lehr conda", lambda: ours("conda", matrices, **often), slow=True),

@@ -127,9 +127,9 @@ class WsdConfig(_DecayingConfig):
 
 @SCHEDULES.register
 class InfiniteConfig(_DecayingConfig):
-    """Warm-up, cool-down to a constant, constant, exponential anneal (arXiv 2403.08763; ratios of arXiv 2503.02844).
+    """Warm-up, cool-down to a constant, constant, exponential anneal (arXiv 2403.08763).
 
-    New data goes on from the end of the constant phase, without a new warm-up.
+    The default phases are those of a third party's code for the follow-up, arXiv 2503.02844. New data goes on from the end of the constant phase, without a new warm-up.
     """
 
     name: Literal["infinite"] = "infinite"
@@ -201,7 +201,7 @@ def exponential(first: float, last: float, done: float) -> float:
 
 
 def inverse_sqrt(first: float, last: float, done: float) -> float:
-    """h(u) = 1/sqrt(1 + 10 u) - 1, scaled to the ends: the time scale 10 is that of arXiv 2503.02844."""
+    """h(u) = 1/sqrt(1 + 10 u) - 1, scaled to the ends; the time scale 10 is also of that code."""
     return first + (last - first) * (1 / math.sqrt(1 + 10 * done) - 1) / (1 / math.sqrt(11) - 1)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model.attention import sdpa
+from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
 from model.layers import WholeLayers
@@ -40,7 +40,7 @@ def lehr(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, LossOf]:
         ffn_size=shape.ffn,
         vocab_size=shape.vocab,
     )
-    model = Transformer(config, seq_length=shape.seq, layers=WholeLayers(), attend=sdpa)
+    model = Transformer(config, seq_length=shape.seq, layers=WholeLayers(), attend=KERNELS["blocked"])
     initialise(model.named_parameters(), config, seed=0)
     if compiled:
         model.compile_blocks()
@@ -131,7 +131,7 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.seconds.append(time.perf_counter() - start)
-        return float(loss)
+        return float(loss.detach())
 
 
 def main() -> None:

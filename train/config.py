@@ -20,7 +20,7 @@ class TrainConfig(Settings):
         "float32", description="bfloat16: forward and backward in it; masters, gradient sums and state in float32"
     )
     recompute: Literal["none", "selective", "full"] = Field("none", description="activations computed twice")
-    attention: Literal["auto", "sdpa", "flash"] = Field("auto", description="the kernel; auto: flash on CUDA if there")
+    attention: Literal["auto", "sdpa", "blocked", "flash"] = Field("auto", description="auto: the fastest that can run")
     compile: bool = Field(False, description="torch.compile the forward pass")
     max_skipped_steps: int = Field(10, ge=1, description="steps in a row without a finite gradient that end the run")
     timeout_seconds: float = Field(600, gt=0, description="of every collective: a hang becomes an error")

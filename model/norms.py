@@ -20,6 +20,15 @@ class NormConfig(Settings):
     name: str
     eps: float = Field(1e-5, gt=0)
 
+    @property
+    def statistics(self) -> int:
+        """Numbers in fp32 that it keeps of each row for the backward pass."""
+        return 1
+
+    def parameters(self, size: int, *, bias: bool) -> int:
+        """How many parameters the built module has."""
+        return size
+
     def build(self, size: int, *, bias: bool, scale: float = 1.0) -> nn.Module:
         """A module [..., size] -> [..., size] of the same dtype: normalise, times `weight`, plus `bias`, times `scale`.
 
@@ -83,10 +92,31 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(size)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = _at_least_fp32(x)
         gain = _at_least_fp32(self.weight) * self.scale
         shift = None if self.bias is None else _at_least_fp32(self.bias) * self.scale
-        return nn.functional.layer_norm(wide, self.weight.shape, gain, shift, self.eps).to(x.dtype)
+        out: Tensor = _LayerNorm.apply(x, gain, shift, self.eps)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _LayerNorm(torch.autograd.Function):
+    """torch's own layer_norm in fp32, which keeps x in its own dtype for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None, eps: float) -> Tensor:
+        wide = _at_least_fp32(x)
+        out, mean, root = torch.native_layer_norm(wide, gain.shape, gain, shift, eps)
+        ctx.save_for_backward(x, gain, shift, mean, root)
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        x, gain, shift, mean, root = ctx.saved_tensors
+        wide, wide_grad = _at_least_fp32(x), _at_least_fp32(grad)
+        mask = [True, True, shift is not None]
+        grad_x, grad_gain, grad_shift = torch.ops.aten.native_layer_norm_backward(
+            wide_grad, wide, gain.shape, mean, root, gain, shift, mask
+        )
+        return grad_x.to(x.dtype), grad_gain, grad_shift, None
 
 
 @NORMS.register
@@ -100,6 +130,13 @@ class RMSNormConfig(NormConfig):
 @NORMS.register
 class LayerNormConfig(NormConfig):
     name: Literal["layernorm"] = "layernorm"
+
+    @property
+    def statistics(self) -> int:
+        return 2
+
+    def parameters(self, size: int, *, bias: bool) -> int:
+        return 2 * size if bias else size
 
     def build(self, size: int, *, bias: bool, scale: float = 1.0) -> nn.Module:
         return LayerNorm(size, eps=self.eps, scale=scale, bias=bias)

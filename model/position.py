@@ -34,6 +34,14 @@ class PositionConfig(Settings):
         """By which angles queries and keys are turned, or None."""
         return None
 
+    def parameters(self, seq_length: int, hidden_size: int) -> int:
+        """How many parameters the table has."""
+        return 0
+
+    def kept_per_token(self, head_size: int) -> int:
+        """Numbers in fp32 that the rotation has of each token, for all layers together."""
+        return 0
+
 
 POSITIONS = Registry("position", room="model", base=PositionConfig)
 
@@ -51,6 +59,9 @@ class RoPEConfig(PositionConfig):
         angles = positions_BT.transpose(0, 1)[..., None, None].float() * torch.cat((speed, speed))
         return Rotation(angles.cos(), angles.sin())
 
+    def kept_per_token(self, head_size: int) -> int:
+        return 2 * head_size
+
 
 @POSITIONS.register
 class LearnedConfig(PositionConfig):
@@ -60,6 +71,9 @@ class LearnedConfig(PositionConfig):
 
     def table(self, seq_length: int, hidden_size: int) -> nn.Module:
         return LearnedPositions(seq_length, hidden_size)
+
+    def parameters(self, seq_length: int, hidden_size: int) -> int:
+        return seq_length * hidden_size
 
 
 @POSITIONS.register

@@ -43,9 +43,11 @@ def _forgetting(x: Tensor, again: Callable[[], Tensor]) -> Iterator[None]:
     address = x.untyped_storage().data_ptr()
 
     def pack(saved: Tensor) -> Tensor | _View:
-        if saved.untyped_storage().data_ptr() != address:
-            return saved
-        return _View(recipe, saved)
+        if saved.untyped_storage().data_ptr() == address:
+            return _View(recipe, saved)
+        # What an operator saves of its own output must not lead back to the operator: such a cycle is freed late. A
+        # parameter stays itself, since ZeRO 3 exchanges what it holds.
+        return saved if saved.is_leaf else saved.detach()
 
     def unpack(packed: Tensor | _View) -> Tensor:
         return packed if isinstance(packed, Tensor) else packed.tensor()

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.norms import LayerNormConfig
-from model.position import LearnedConfig
 from model.recompute import Recompute
 
 BYTES_FLOAT32, BYTES_BFLOAT16 = 4, 2
@@ -25,12 +23,7 @@ def matrix_parameters_per_layer(config: ModelConfig) -> int:
 
 def parameters(config: ModelConfig, *, seq_length: int) -> int:
     """All parameters; a tied head counts once. `seq_length` matters for learned positions only."""
-    hidden, vocabulary = config.hidden_size, config.vocabulary
-    norm = hidden * (2 if isinstance(config.norm, LayerNormConfig) and config.bias else 1)
-    tables = vocabulary * hidden * (1 if config.tied_embeddings else 2)
-    if isinstance(config.position, LearnedConfig):
-        tables += seq_length * hidden
-    return config.num_layers * (matrix_parameters_per_layer(config) + 2 * norm + _vectors(config)) + norm + tables
+    return round(_stage_parameters(config, LayoutSizes(), 0, seq_length))
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
@@ -51,11 +44,22 @@ class LayoutSizes:
 
     tensor: int = 1
     pipeline: int = 1
+    virtual_stages: int = 1
     data: int = 1
     zero: int = 1
     sequence: bool = False
     recompute: Recompute = "none"
     bfloat16: bool = False
+
+    @property
+    def element(self) -> int:
+        """Bytes of a weight or an activation."""
+        return BYTES_BFLOAT16 if self.bfloat16 else BYTES_FLOAT32
+
+    @property
+    def uncut(self) -> float:
+        """The share that a rank holds of what is not between cut matrices: all, or a slice of the sequence."""
+        return 1 / self.tensor if self.sequence else 1.0
 
 
 @dataclass(frozen=True)
@@ -64,68 +68,114 @@ class RankBytes:
 
     weights: int
     gradients: int
-    optimizer: int  # masters where weights are bfloat16, and two moments
-    activations: int  # of the micro-batches that are in flight
+    optimizer: int  # masters where weights are bfloat16, and the moments
+    activations: int  # kept for the backward pass, of the micro-batches in flight
 
     @property
     def total(self) -> int:
-        """All of it; the allocator's own losses come on top."""
+        """All of it; a layer's passing buffers, document masks and the allocator's own losses come on top."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def rank_bytes(
-    config: ModelConfig, layout: LayoutSizes, *, seq_length: int, micro_batch_size: int, moments: int = 2
+    config: ModelConfig,
+    layout: LayoutSizes,
+    *,
+    seq_length: int,
+    micro_batch_size: int,
+    micro_batches: int | None = None,
+    moments: int = 2,
 ) -> RankBytes:
-    """Bytes of the fullest rank, the first stage's or the last's, for an optimizer of `moments` moments.
+    """Bytes of the fullest rank, whichever stage's that is, for an optimizer that keeps `moments` numbers a weight.
 
-    Gradients are float32 sums; ZeRO 1 shares out optimizer state, 2 gradients too, 3 weights too.
+    `micro_batches` a step, where fewer than the stages leave some of them empty. Gradients are float32 sums; ZeRO 1
+    shares out optimizer state, 2 gradients too, 3 weights too.
     """
-    tables = parameters(config, seq_length=seq_length) - config.num_layers * _layer_parameters(config)
-    on_a_stage = tables if layout.pipeline == 1 or config.tied_embeddings else tables / 2
-    held = (-(-config.num_layers // layout.pipeline) * _layer_parameters(config) + on_a_stage) / layout.tensor
-    weight = BYTES_BFLOAT16 if layout.bfloat16 else BYTES_FLOAT32
-    state = BYTES_FLOAT32 * (moments + layout.bfloat16)
 
-    def shared(bytes_per_parameter: int, from_zero: int) -> int:
-        return round(held * bytes_per_parameter / (layout.data if layout.zero >= from_zero else 1))
+    def of_stage(stage: int) -> RankBytes:
+        held = _stage_parameters(config, layout, stage, seq_length)
+        shares = [layout.data if layout.zero >= level else 1 for level in (3, 2, 1)]
+        return RankBytes(
+            weights=round(held * layout.element / shares[0]),
+            gradients=round(held * BYTES_FLOAT32 / shares[1]),
+            optimizer=round(held * BYTES_FLOAT32 * (moments + layout.bfloat16) / shares[2]),
+            activations=round(
+                _activations(config, layout, stage, seq_length * micro_batch_size, micro_batches=micro_batches)
+            ),
+        )
 
-    in_flight = layout.pipeline  # 1F1B: the first stage holds as many micro-batches as there are stages
-    layers = -(-config.num_layers // layout.pipeline)
-    per_token = layers * activation_elements_per_token(config, layout) * weight
-    return RankBytes(
-        weights=shared(weight, 3),
-        gradients=shared(BYTES_FLOAT32, 2),
-        optimizer=shared(state, 1),
-        activations=round(per_token * seq_length * micro_batch_size * in_flight),
-    )
+    return max((of_stage(stage) for stage in range(layout.pipeline)), key=lambda rank: rank.total)
 
 
-def activation_elements_per_token(config: ModelConfig, layout: LayoutSizes) -> float:
-    """Numbers a block keeps of one token for its backward pass, on one rank.
+def block_bytes_per_token(config: ModelConfig, layout: LayoutSizes) -> float:
+    """What one block keeps of one token for its backward pass, on one rank.
 
     none: the inputs of both norms, of every matrix product, of attention, and of the MLP's activation. selective:
     without the norms' and the activation's outputs. full: the block's input. What stands between the cut matrices is
     shared by the tensor ranks; what stands outside them only under sequence parallelism.
     """
     hidden, kv, ffn = config.hidden_size, config.kv_heads * config.head_size, config.ffn_size
-    outside = 1 / layout.tensor if layout.sequence else 1.0
     if layout.recompute == "full":
-        return hidden * outside
-    attention = (hidden + 2 * kv + hidden) / layout.tensor  # q, k, v (after rotation) and what attention gives
-    mlp_inputs = (config.mlp.matrices() - 1) * ffn / layout.tensor  # gate and up, or up
-    kept = 2 * hidden * outside + attention + mlp_inputs
+        return hidden * layout.uncut * layout.element
+    inputs = config.mlp.matrices() - 1  # gate and up, or up
+    cut = hidden + 2 * kv + hidden + inputs * ffn  # q, k, v (after rotation) and what attention gives; gate and up
+    outside = 2 * hidden
     if layout.recompute == "none":
-        kept += 2 * hidden * outside + (config.mlp.matrices() - 1) * ffn / layout.tensor
+        cut += inputs * ffn
+        outside += 2 * hidden
+    statistics = config.num_heads / layout.tensor + 2 * config.norm.statistics * layout.uncut
+    if config.qk_norm:
+        cut += hidden + kv
+        statistics += (config.num_heads + config.kv_heads) * config.norm.statistics / layout.tensor
+    return (cut / layout.tensor + outside * layout.uncut) * layout.element + statistics * BYTES_FLOAT32
+
+
+def _activations(
+    config: ModelConfig, layout: LayoutSizes, stage: int, tokens: int, *, micro_batches: int | None
+) -> float:
+    """Of a stage's blocks for the micro-batches in flight (1F1B, interleaved 1F1B), and of the model's end."""
+    chunks_in_flight = layout.pipeline - stage
+    if layout.virtual_stages > 1:
+        chunks_in_flight = 2 * (layout.pipeline - stage - 1) + (layout.virtual_stages - 1) * layout.pipeline + 1
+    if micro_batches is not None:
+        chunks_in_flight = min(chunks_in_flight, micro_batches * layout.virtual_stages)
+    layers = _stage_layers(config, layout, stage) / layout.virtual_stages
+    position = config.position.kept_per_token(config.head_size) * BYTES_FLOAT32
+    kept = chunks_in_flight * tokens * (layers * block_bytes_per_token(config, layout) + position)
+    if layout.recompute == "full":  # the block whose backward pass runs has all of its own
+        kept += tokens * block_bytes_per_token(config, _without_recomputation(layout))
+    if stage == layout.pipeline - 1:
+        # The final norm's input; the gradients that the loss has made of its output and of the head.
+        kept += tokens * config.hidden_size * (layout.uncut + 1) * layout.element
+        kept += config.vocabulary * config.hidden_size / layout.tensor * layout.element
     return kept
 
 
-def _layer_parameters(config: ModelConfig) -> int:
-    norm = config.hidden_size * (2 if isinstance(config.norm, LayerNormConfig) and config.bias else 1)
-    return matrix_parameters_per_layer(config) + 2 * norm + _vectors(config)
+def _without_recomputation(layout: LayoutSizes) -> LayoutSizes:
+    return LayoutSizes(tensor=layout.tensor, sequence=layout.sequence, bfloat16=layout.bfloat16)
 
 
-def _vectors(config: ModelConfig) -> int:
-    """Biases of one block's matrices, and the gains of QK-norm."""
+def _stage_layers(config: ModelConfig, layout: LayoutSizes, stage: int) -> int:
+    """Layers are dealt to chunks as evenly as can be, the first chunks taking the rest; chunks go round the stages."""
+    chunks = layout.pipeline * layout.virtual_stages
+    sizes = [config.num_layers // chunks + (chunk < config.num_layers % chunks) for chunk in range(chunks)]
+    return sum(sizes[stage :: layout.pipeline])
+
+
+def _stage_parameters(config: ModelConfig, layout: LayoutSizes, stage: int, seq_length: int) -> float:
+    """Parameters that one tensor rank of a stage holds."""
+    first, last = stage == 0, stage == layout.pipeline - 1
     hidden, kv = config.hidden_size, config.kv_heads * config.head_size
-    biases = (2 * hidden + 2 * kv + (config.mlp.matrices() - 1) * config.ffn_size + hidden) if config.bias else 0
-    return biases + (2 * config.head_size if config.qk_norm else 0)
+    norm = config.norm.parameters(hidden, bias=config.bias)
+    whole, cut = 2 * norm, matrix_parameters_per_layer(config)
+    if config.bias:  # of what is cut over outputs, the bias is cut too
+        cut += hidden + 2 * kv + (config.mlp.matrices() - 1) * config.ffn_size
+        whole += 2 * hidden
+    if config.qk_norm:
+        whole += 2 * config.norm.parameters(config.head_size, bias=False)
+    layers = _stage_layers(config, layout, stage)
+    tables = first + (last and not (first and config.tied_embeddings))
+    held = layers * (whole + cut / layout.tensor) + tables * config.vocabulary * hidden / layout.tensor
+    if first:
+        held += config.position.parameters(seq_length, hidden)
+    return held + (norm if last else 0)

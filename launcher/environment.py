@@ -5,13 +5,14 @@ A process is a rank of lehr's own launch (launcher/spawn.py), of torchrun, or of
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,12 +70,11 @@ def read_ranks(environ: Mapping[str, str] | None = None) -> Ranks:
     return SINGLE
 
 
-def child_environment(ranks: Ranks, *, console_columns: int | None = None) -> dict[str, str]:
-    """The environment of a rank that lehr starts itself: this process's, with the rank's place added.
+def become_rank(ranks: Ranks, *, console_columns: int | None = None) -> None:
+    """Put the rank's place into this process's environment: for what runs in it from now on.
 
     `console_columns`: the rank's output is forwarded to a terminal of this width, so it may draw as on a terminal.
     """
-    child = dict(os.environ)
     place = {
         "RANK": ranks.rank,
         "LOCAL_RANK": ranks.local_rank,
@@ -88,21 +88,41 @@ def child_environment(ranks: Ranks, *, console_columns: int | None = None) -> di
         place |= {_PARENT_PID: ranks.parent.pid, _REPORT_FD: ranks.parent.report_fd}
         if ranks.parent.store_fd is not None:
             place[_STORE_FD] = ranks.parent.store_fd
-    child.update({name: str(value) for name, value in place.items()})
-    child["PYTHONUNBUFFERED"] = "1"
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ["PYTHONUNBUFFERED"] = "1"
     if Path("/sys/class/net/lo").exists():  # all ranks are on this machine, whatever its name resolves to
-        child.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if console_columns is not None:
-        child.update({"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(console_columns)})
-    return child
+        os.environ.update({"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(console_columns)})
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For imports before a fork: libraries start no threads, which a fork would lose. `prepare_process` gives more."""
+    told = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if told is not None:
+            os.environ["OMP_NUM_THREADS"] = told
 
 
 def prepare_process(ranks: Ranks) -> None:
-    """Set what the libraries read when they are imported. Call it before torch is imported.
+    """Set what the libraries read when they are imported, and torch's threads.
 
-    Threads: each rank gets its share of the cores unless OMP_NUM_THREADS is set. Without CUDA, DeepSpeed is told so.
+    Each rank gets its share of the cores unless OMP_NUM_THREADS is set.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // ranks.local_world_size)))
+    prepare_imports()
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
+
+
+def prepare_imports() -> None:
+    """What does not depend on the rank. Without CUDA, DeepSpeed is told so."""
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron overlaps by the order in one queue
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warns when a process forks
     # Four lines a rank about optional extensions that are not used here.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 
@@ -12,7 +14,7 @@ import typer
 
 from launcher import reports
 from launcher.console import rank_output
-from launcher.environment import Ranks, prepare_process, read_ranks
+from launcher.environment import Ranks, one_thread, prepare_imports, prepare_process, read_ranks
 from launcher.errors import FAILED, USER_MISTAKE, user_errors
 from launcher.signals import STOP_SIGNALS, die_with_parent, hold_back
 from launcher.spawn import run_ranks
@@ -36,11 +38,13 @@ def train(
     """
     ranks = read_ranks()
     if ranks.source == "single":
-        run_config = _load(config, overrides or [], None)
+        with one_thread():
+            run_config = _load(config, overrides or [], None)
         if run_config.parallel.ranks > 1:
             command = [sys.executable, "-m", "launcher", "train", str(config), *(overrides or [])]
-            count = run_config.parallel.ranks
-            raise SystemExit(run_ranks(command, count=count, log_folder=run_config.run.path / "logs"))
+            start = _starter(run_config, command)
+            log_folder = run_config.run.path / "logs"
+            raise SystemExit(run_ranks(start, count=run_config.parallel.ranks, log_folder=log_folder))
         hold_back(signal.SIGTERM, signal.SIGUSR1)  # not Ctrl-C: it may end what has nothing to save yet
         _be_a_rank(ranks, run_config)
     if ranks.parent is not None:
@@ -79,6 +83,23 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     return run_config
 
 
+def _starter(run_config: RunConfig, command: list[str]) -> Callable[[Ranks], NoReturn]:
+    """How a forked process becomes a rank.
+
+    Importing torch, Megatron and DeepSpeed takes seconds, most of them of computing. On a CPU it is done once, before
+    the fork. What CUDA has begun in a process does not survive a fork, nor do threads: then a rank starts afresh.
+    """
+    prepare_imports()
+    import torch
+
+    if not torch.cuda.is_available():
+        with one_thread():
+            importlib.import_module("launcher.train")
+        if len(os.listdir("/proc/self/task")) == 1:
+            return lambda ranks: _be_a_rank(ranks, run_config)
+    return lambda ranks: os.execv(command[0], command)
+
+
 def _be_a_rank(ranks: Ranks, run_config: RunConfig) -> NoReturn:
     """Run one rank's part in this process, and end the process."""
     prepare_process(ranks)
@@ -102,8 +123,8 @@ def _fail(ranks: Ranks, error: Exception, console: TextIO) -> NoReturn:
         print(f"rank {ranks.rank} failed: {report.message}", file=console)
     elif ranks.rank == 0:
         print(f"error: {report.message}", file=sys.stderr)
-    elif ranks.local_rank == 0:  # another node may lack what rank 0's has
-        print(f"error on node {ranks.node}: {report.message}", file=console)
+    elif ranks.local_rank == 0:  # another node may lack what rank 0's has; the details are rank 0's
+        print(f"error on node {ranks.node}: {report.message.splitlines()[0]}", file=console)
     for stream in (sys.stdout, sys.stderr, console):
         stream.flush()
     os._exit(USER_MISTAKE if report.kind == "user" else FAILED)

@@ -11,20 +11,20 @@ import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, NoReturn
 
 from launcher import reports
 from launcher.console import Tee, last_lines, log_path
-from launcher.environment import Parent, Ranks, child_environment
+from launcher.environment import Parent, Ranks, become_rank
 from launcher.errors import DONE, FAILED, STOPPED_EARLY, USER_MISTAKE
-from launcher.signals import STOP_SIGNALS
+from launcher.signals import STOP_SIGNALS, die_with_parent
 
 # After one rank has failed, the others have this long to say what they saw.
 GRACE_SECONDS = 2.0
@@ -35,7 +35,7 @@ _SHOWN_LINES = 25
 @dataclass
 class _Rank:
     number: int
-    process: subprocess.Popen[bytes]
+    pid: int
     report_fd: int
     log: IO[bytes]
     code: int | None = None
@@ -43,17 +43,18 @@ class _Rank:
     seconds: float = 0.0  # when it ended or failed, as near as is known
 
 
-def run_ranks(command: Sequence[str], *, count: int, log_folder: Path) -> int:
-    """Run `count` processes of `command`, rank 0 on this console, and return the run's exit code.
+def run_ranks(start: Callable[[Ranks], NoReturn], *, count: int, log_folder: Path) -> int:
+    """Fork `count` processes, each of which calls `start`, and return the run's exit code. Rank 0 has this console.
 
-    The signals that ask to stop are passed on to the ranks; a second Ctrl-C kills them.
+    `start` trains and exits, or replaces the process by another program; the rank's place is in its environment. The
+    signals that ask to stop are passed on to the ranks; a second Ctrl-C kills them.
     """
-    return _Launch(command, count=count, log_folder=log_folder).run()
+    return _Launch(start, count=count, log_folder=log_folder).run()
 
 
 class _Launch:
-    def __init__(self, command: Sequence[str], *, count: int, log_folder: Path) -> None:
-        self._command = list(command)
+    def __init__(self, start: Callable[[Ranks], NoReturn], *, count: int, log_folder: Path) -> None:
+        self._start_rank = start
         self._count = count
         self._log_folder = log_folder
         self._ranks: list[_Rank] = []
@@ -99,22 +100,55 @@ class _Launch:
         port = listener.getsockname()[1]
         parent = Parent(pid=os.getpid(), report_fd=write_fd, store_fd=store_fd)
         place = Ranks(number, number, self._count, self._count, 0, "127.0.0.1", port, "own", parent)
-        columns = shutil.get_terminal_size().columns if number == 0 and sys.stdout.isatty() else None
-        process = subprocess.Popen(
-            self._command,
-            env=child_environment(place, console_columns=columns),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if number == 0 else log,
-            stderr=subprocess.PIPE if number == 0 else subprocess.STDOUT,
-            pass_fds=[write_fd] if store_fd is None else [write_fd, store_fd],
-            start_new_session=True,
-        )
-        os.close(write_fd)
-        if process.stdout is not None and process.stderr is not None:
-            for pipe, console in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-                os.set_blocking(pipe.fileno(), False)
-                self._selector.register(pipe, selectors.EVENT_READ, Tee(getattr(console, "buffer", None), log))
-        return _Rank(number, process, read_fd, log)
+        out, err = self._console_pipes(log) if number == 0 else (log.fileno(), log.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._be_a_child(place, out, err, listener)
+        for descriptor in {write_fd, out, err} - {log.fileno()}:
+            os.close(descriptor)
+        return _Rank(number, pid, read_fd, log)
+
+    def _console_pipes(self, log: IO[bytes]) -> tuple[int, int]:
+        """Ends to write to, for standard output and error; what arrives goes to the console and the log."""
+        ends = []
+        for console in (sys.stdout, sys.stderr):
+            read_fd, write_fd = os.pipe()
+            os.set_blocking(read_fd, False)
+            self._selector.register(read_fd, selectors.EVENT_READ, Tee(getattr(console, "buffer", None), log))
+            ends.append(write_fd)
+        return ends[0], ends[1]
+
+    def _be_a_child(self, place: Ranks, out: int, err: int, listener: socket.socket) -> NoReturn:
+        """What a rank does before `start`; it never comes back to what the parent was doing."""
+        code = FAILED
+        try:
+            os.setsid()
+            assert place.parent is not None
+            die_with_parent(place.parent.pid)
+            for number in (*STOP_SIGNALS, signal.SIGHUP):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            columns = shutil.get_terminal_size().columns if place.rank == 0 and sys.stdout.isatty() else None
+            become_rank(place, console_columns=columns)
+            null = os.open(os.devnull, os.O_RDONLY)
+            for descriptor, standard in ((null, 0), (out, 1), (err, 2)):
+                os.dup2(descriptor, standard)
+            sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
+            if place.parent.store_fd is None:
+                listener.close()
+            for kept in (place.parent.report_fd, place.parent.store_fd):
+                if kept is not None:
+                    os.set_inheritable(kept, True)
+            self._start_rank(place)
+        except SystemExit as exit:
+            code = exit.code if isinstance(exit.code, int) else FAILED
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(code)
 
     def _watch(self) -> None:
         """Until every rank has ended, by itself or, once one has failed, killed after the grace."""
@@ -133,11 +167,10 @@ class _Launch:
 
     def _look_at(self, rank: _Rank) -> None:
         """See whether the rank has ended. Its group is killed before it is waited for: until then its id is its own."""
-        pid = rank.process.pid
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
-        _kill_group(pid)
-        rank.code = rank.process.wait()
+        _kill_group(rank.pid)
+        rank.code = os.waitstatus_to_exitcode(os.waitpid(rank.pid, 0)[1])
         rank.report = reports.receive(rank.report_fd)
         # Without a report the moment is only known to one look's precision.
         rank.seconds = rank.report.seconds if rank.report else time.time() - 5 * _POLL_SECONDS
@@ -150,7 +183,8 @@ class _Launch:
             key.data.write(piece)
             if not piece:
                 key.data.end()
-                self._selector.unregister(key.fileobj)
+                self._selector.unregister(key.fd)
+                os.close(key.fd)
 
     def _pass_signals_on(self) -> None:
         while self._signals:
@@ -162,12 +196,12 @@ class _Launch:
                     print("\nstopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
             for rank in self._ranks:
                 if rank.code is None:
-                    rank.process.send_signal(number)
+                    os.kill(rank.pid, number)
 
     def _kill_all(self) -> None:
         for rank in self._ranks:
             if rank.code is None:
-                _kill_group(rank.process.pid)
+                _kill_group(rank.pid)
 
     def _verdict(self) -> int:
         """The run's exit code; where it failed, the message that says why, on stderr."""
@@ -206,12 +240,12 @@ class _Launch:
     def _end(self) -> None:
         self._kill_all()
         for rank in self._ranks:
-            rank.process.wait()
-            for pipe in (rank.process.stdout, rank.process.stderr):
-                if pipe is not None:
-                    pipe.close()
+            if rank.code is None:
+                os.waitpid(rank.pid, 0)
             rank.log.close()
             os.close(rank.report_fd)
+        for key in self._selector.get_map().values():  # a process that left its rank's group holds the other end
+            os.close(key.fd)
         self._selector.close()
 
 

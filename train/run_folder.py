@@ -44,6 +44,7 @@ MAY_CHANGE = {
     "data.workers": "how shards are built",
     "data.slurm.*": "how shards are built",
 }
+_MOST_DIFFERENCES = 12
 _PACKAGES = (
     "lehr",
     "torch",
@@ -111,6 +112,8 @@ def check_run(path: Path, config: Settings) -> RunFolder:
     changes = _differences(_recorded(folder.config, type(config)), config.to_plain())
     if changes:
         lines = [f"  {key}: {there} there, {here} here" for key, (there, here) in changes.items()]
+        if len(lines) > _MOST_DIFFERENCES:
+            lines[_MOST_DIFFERENCES:] = [f"  and {len(lines) - _MOST_DIFFERENCES} more keys"]
         raise UserError(
             "\n".join([f"run folder {path} holds a run of another config:", *lines])
             + f"\nchoose another run.name for a new run, or go on with this one: lehr train {folder.config}"
@@ -144,12 +147,15 @@ def _recorded(path: Path, schema: type[Settings]) -> object:
 
 
 def _differences(there: object, here: object) -> dict[str, tuple[str, str]]:
+    """Keys that differ and may not. Of two methods with different names the name says it all."""
     old, new = flatten(there), flatten(here)
+    keys = [key for key in dict.fromkeys([*new, *old]) if not (key in old and key in new and old[key] == new[key])]
+    renamed = [key.removesuffix("name") for key in keys if key.endswith(".name") and key in old and key in new]
     return {
         key: (_shown(old, key), _shown(new, key))
-        for key in dict.fromkeys([*new, *old])
-        if not (key in old and key in new and old[key] == new[key])
-        and not any(fnmatch.fnmatchcase(key, pattern) for pattern in MAY_CHANGE)
+        for key in keys
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in MAY_CHANGE)
+        and not any(key.startswith(method) and key != f"{method}name" for method in renamed if method != "run.")
     }
 
 

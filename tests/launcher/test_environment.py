@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from launcher.environment import SINGLE, Parent, Ranks, child_environment, cores, first_host, read_ranks
+from launcher.environment import SINGLE, Parent, Ranks, become_rank, cores, first_host, one_thread, read_ranks
 from settings import UserError
 
 TORCHRUN = {
@@ -128,12 +129,33 @@ def test_contradictions_are_told(environ: dict[str, str], said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_a_child_reads_what_its_parent_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SRUN.items():  # a launch within a Slurm job is lehr's own all the same
-        monkeypatch.setenv(name, value)
-    for store_fd in (None, 8):
+@pytest.fixture
+def environment_is_put_back() -> Iterator[None]:
+    kept = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+@pytest.mark.usefixtures("environment_is_put_back")
+def test_a_child_reads_what_its_parent_wrote() -> None:
+    os.environ.update(SRUN)  # a launch within a Slurm job is lehr's own all the same
+    for store_fd in (8, None):
         place = Ranks(2, 2, 4, 4, 0, "127.0.0.1", 1234, "own", Parent(pid=77, report_fd=7, store_fd=store_fd))
-        assert read_ranks(child_environment(place)) == place
+        os.environ.pop("LEHR_STORE_FD", None)
+        become_rank(place)
+        assert read_ranks() == place
+
+
+@pytest.mark.usefixtures("environment_is_put_back")
+@pytest.mark.parametrize("told", [None, "3"])
+def test_one_thread_leaves_what_was_told(told: str | None) -> None:
+    os.environ.pop("OMP_NUM_THREADS", None)
+    if told is not None:
+        os.environ["OMP_NUM_THREADS"] = told
+    with one_thread():
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert os.environ.get("OMP_NUM_THREADS") == told
 
 
 def run_python(code: str, environ: dict[str, str]) -> str:

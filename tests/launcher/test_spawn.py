@@ -9,14 +9,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+# A rank is a program of its own, or the forked process itself: both must keep every promise.
 LAUNCH = """
-import sys
+import os, sys
 from pathlib import Path
 from launcher.spawn import run_ranks
-sys.exit(run_ranks([sys.executable, "-c", sys.argv[1]], count=int(sys.argv[2]), log_folder=Path(sys.argv[3])))
+way, program, count, log_folder = sys.argv[1:]
+start = {
+    "exec": lambda ranks: os.execv(sys.executable, [sys.executable, "-c", program]),
+    "fork": lambda ranks: (exec(program, {"__name__": "rank"}), sys.exit(0)),
+}[way]
+sys.exit(run_ranks(start, count=int(count), log_folder=Path(log_folder)))
 """
 # What every rank of these tests does first. A pid file tells the test whom to look for afterwards.
 BEGIN = """
@@ -49,11 +56,11 @@ def on_stop(code):
 class Launched:
     """One launch in a process of its own."""
 
-    def __init__(self, folder: Path, program: str, count: int) -> None:
+    def __init__(self, folder: Path, way: str, program: str, count: int) -> None:
         self.folder = folder
         self.logs = folder / "logs"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, BEGIN + program, str(count), str(self.logs)],
+            [sys.executable, "-c", LAUNCH, way, BEGIN + program, str(count), str(self.logs)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,6 +98,17 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+class Launch(Protocol):
+    """Launches `count` ranks of a program."""
+
+    def __call__(self, program: str, count: int) -> Launched: ...
+
+
+@pytest.fixture(params=["exec", "fork"])
+def launch(request: pytest.FixtureRequest, tmp_path: Path) -> Launch:
+    return lambda program, count: Launched(tmp_path, request.param, program, count)
+
+
 @pytest.fixture(autouse=True)
 def nothing_outlives_a_test(tmp_path: Path) -> Iterator[None]:
     yield
@@ -100,9 +118,8 @@ def nothing_outlives_a_test(tmp_path: Path) -> Iterator[None]:
     assert not left
 
 
-def test_every_rank_has_its_place_and_its_log(tmp_path: Path) -> None:
-    launched = Launched(
-        tmp_path,
+def test_every_rank_has_its_place_and_its_log(launch: Launch) -> None:
+    launched = launch(
         'print("rank", ranks.rank, "of", ranks.world_size, ranks.local_rank, ranks.source)\n'
         'print("trouble ahead", file=sys.stderr)\n'
         'print("\\x1b[31mred\\x1b[0m\\r\\x1b[2Kdone")',
@@ -122,9 +139,8 @@ def test_every_rank_has_its_place_and_its_log(tmp_path: Path) -> None:
     assert "\x1b" not in launched.log(0)
 
 
-def test_ranks_meet_at_a_port_nobody_can_take(tmp_path: Path) -> None:
-    launched = Launched(
-        tmp_path,
+def test_ranks_meet_at_a_port_nobody_can_take(launch: Launch) -> None:
+    launched = launch(
         "from launcher.rendezvous import open_store\n"
         "store = open_store(ranks, timeout_seconds=30)\n"
         "store.set(f'from {ranks.rank}', 'hello')\n"
@@ -138,10 +154,9 @@ def test_ranks_meet_at_a_port_nobody_can_take(tmp_path: Path) -> None:
     assert "hello True" in launched.log(1)
 
 
-def test_a_failed_rank_ends_the_run_with_its_message(tmp_path: Path) -> None:
+def test_a_failed_rank_ends_the_run_with_its_message(launch: Launch) -> None:
     started = time.monotonic()
-    launched = Launched(
-        tmp_path,
+    launched = launch(
         "try:\n    if ranks.rank == 2: raise RuntimeError('no oil in the lamp')\n"
         "except RuntimeError as error: fail(error)\ntime.sleep(1000)",
         3,
@@ -156,9 +171,8 @@ def test_a_failed_rank_ends_the_run_with_its_message(tmp_path: Path) -> None:
     launched.assert_no_process_left()
 
 
-def test_the_earliest_failure_is_blamed_not_the_first_exit(tmp_path: Path) -> None:
-    launched = Launched(
-        tmp_path,
+def test_the_earliest_failure_is_blamed_not_the_first_exit(launch: Launch) -> None:
+    launched = launch(
         "folder.joinpath(f'{ranks.rank}').touch()\n"
         "while len(list(folder.glob('[01]'))) < 2: time.sleep(0.01)\n"
         "if ranks.rank == 1:\n"
@@ -174,9 +188,8 @@ def test_the_earliest_failure_is_blamed_not_the_first_exit(tmp_path: Path) -> No
     assert "the consequence" in launched.log(0)
 
 
-def test_a_killed_rank_is_blamed_before_those_that_lost_it(tmp_path: Path) -> None:
-    launched = Launched(
-        tmp_path,
+def test_a_killed_rank_is_blamed_before_those_that_lost_it(launch: Launch) -> None:
+    launched = launch(
         "print('was doing step 7', flush=True)\n"
         "if ranks.rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
         "while (folder / 'rank-1.pid').exists() is False or Path(f\"/proc/{(folder / 'rank-1.pid').read_text()}/stat\")"
@@ -190,16 +203,16 @@ def test_a_killed_rank_is_blamed_before_those_that_lost_it(tmp_path: Path) -> No
     assert "was doing step 7" in err
 
 
-def test_an_exit_without_a_report_shows_the_end_of_the_log(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, "print('terminate called'); sys.exit(9 if ranks.rank == 1 else 0)", 2)
+def test_an_exit_without_a_report_shows_the_end_of_the_log(launch: Launch) -> None:
+    launched = launch("print('terminate called'); sys.exit(9 if ranks.rank == 1 else 0)", 2)
     code, _, err = launched.end()
     assert code == 1
     assert "rank 1 ended with exit code 9" in err
     assert "terminate called" in err
 
 
-def test_the_users_mistake_is_told_once(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, "fail(UserError('train.steps = 0 must be at least 1'))", 4)
+def test_the_users_mistake_is_told_once(launch: Launch) -> None:
+    launched = launch("fail(UserError('train.steps = 0 must be at least 1'))", 4)
     code, out, err = launched.end()
     assert code == 2
     assert err == "error: train.steps = 0 must be at least 1\n"
@@ -207,8 +220,8 @@ def test_the_users_mistake_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
-def test_signals_reach_every_rank_and_early_stop_is_75(tmp_path: Path, number: signal.Signals) -> None:
-    launched = Launched(tmp_path, "on_stop(75)\nmark(f'ready-{ranks.rank}', os.getpid())\ntime.sleep(1000)", 3)
+def test_signals_reach_every_rank_and_early_stop_is_75(launch: Launch, number: signal.Signals) -> None:
+    launched = launch("on_stop(75)\nmark(f'ready-{ranks.rank}', os.getpid())\ntime.sleep(1000)", 3)
     for rank in range(3):
         launched.wait_for(f"ready-{rank}")
     launched.process.send_signal(number)
@@ -219,8 +232,8 @@ def test_signals_reach_every_rank_and_early_stop_is_75(tmp_path: Path, number: s
     launched.assert_no_process_left()
 
 
-def test_a_signal_before_a_rank_can_take_it_is_not_lost(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, "time.sleep(1.0)\non_stop(75)\ntime.sleep(1000)", 2)
+def test_a_signal_before_a_rank_can_take_it_is_not_lost(launch: Launch) -> None:
+    launched = launch("time.sleep(1.0)\non_stop(75)\ntime.sleep(1000)", 2)
     launched.wait_for("rank-0")
     launched.wait_for("rank-1")
     launched.process.send_signal(signal.SIGUSR1)
@@ -228,9 +241,8 @@ def test_a_signal_before_a_rank_can_take_it_is_not_lost(tmp_path: Path) -> None:
     assert code == 75, err
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    launched = Launched(
-        tmp_path,
+def test_a_second_ctrl_c_ends_at_once(launch: Launch) -> None:
+    launched = launch(
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "import subprocess\n"
         "mark(f'helper-{ranks.rank}', subprocess.Popen(['sleep', '1000']).pid)\ntime.sleep(1000)",
@@ -248,17 +260,15 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     launched.assert_no_process_left()
 
 
-def test_what_a_rank_started_ends_with_it(tmp_path: Path) -> None:
-    launched = Launched(
-        tmp_path, "import subprocess\nmark(f'helper-{ranks.rank}', subprocess.Popen(['sleep', '1000']).pid)", 2
-    )
+def test_what_a_rank_started_ends_with_it(launch: Launch) -> None:
+    launched = launch("import subprocess\nmark(f'helper-{ranks.rank}', subprocess.Popen(['sleep', '1000']).pid)", 2)
     code, _, _ = launched.end()
     assert code == 0
     launched.assert_no_process_left()
 
 
-def test_ranks_die_with_a_killed_parent(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, "mark(f'ready-{ranks.rank}', os.getpid())\ntime.sleep(1000)", 2)
+def test_ranks_die_with_a_killed_parent(launch: Launch) -> None:
+    launched = launch("mark(f'ready-{ranks.rank}', os.getpid())\ntime.sleep(1000)", 2)
     for rank in range(2):
         launched.wait_for(f"ready-{rank}")
     launched.process.kill()
@@ -266,10 +276,8 @@ def test_ranks_die_with_a_killed_parent(tmp_path: Path) -> None:
     launched.assert_no_process_left()
 
 
-def test_a_closed_console_does_not_end_the_run(tmp_path: Path) -> None:
-    launched = Launched(
-        tmp_path, "mark('ready', os.getpid())\ntime.sleep(0.5)\nfor i in range(2000): print('line', i)", 1
-    )
+def test_a_closed_console_does_not_end_the_run(launch: Launch) -> None:
+    launched = launch("mark('ready', os.getpid())\ntime.sleep(0.5)\nfor i in range(2000): print('line', i)", 1)
     assert launched.process.stdout is not None
     launched.process.stdout.close()
     launched.process.stdout = None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import Field
 
 from launcher.config import RunSettings
 from parallel.config import ParallelConfig
@@ -166,3 +167,34 @@ def test_a_record_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     open_run(tmp_path / "try", make(), world_size=1)
     assert folder.record.with_suffix(".unreadable").read_text() == "{"
     assert len(json.loads(folder.record.read_text())["starts"]) == 1
+
+
+class Optimizer(Settings):
+    """A method, as a registry's configs are."""
+
+    name: str
+    lr: float = 1.0
+    options: dict[str, int] = Field({})
+
+
+class Methods(Settings):
+    """Sections with methods."""
+
+    optim: Optimizer
+    filters: tuple[Optimizer, ...] = ()
+
+
+def test_another_method_is_told_by_its_name_alone(tmp_path: Path) -> None:
+    open_run(tmp_path / "try", Methods(optim=Optimizer(name="adamw")), world_size=1)
+    other = Methods(optim=Optimizer(name="muon", lr=2.0, options={"a": 1}))
+    with pytest.raises(UserError) as caught:
+        check_run(tmp_path / "try", other)
+    shown = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
+    assert shown == ['  optim.name: "adamw" there, "muon" here']
+
+
+def test_a_long_list_of_differences_is_cut(tmp_path: Path) -> None:
+    open_run(tmp_path / "try", Methods(optim=Optimizer(name="adamw")), world_size=1)
+    other = Methods(optim=Optimizer(name="adamw", options={str(number): number for number in range(30)}))
+    with pytest.raises(UserError, match="and 19 more keys"):
+        check_run(tmp_path / "try", other)

@@ -129,7 +129,8 @@ class WsdConfig(_DecayingConfig):
 class InfiniteConfig(_DecayingConfig):
     """Warm-up, cool-down to a constant, constant, exponential anneal (arXiv 2403.08763).
 
-    The default phases are those of a third party's code for the follow-up, arXiv 2503.02844. New data goes on from the end of the constant phase, without a new warm-up.
+    The default phases are those of a third party's code for the follow-up, arXiv 2503.02844. New data goes on from the
+    end of the constant phase, without a new warm-up.
     """
 
     name: Literal["infinite"] = "infinite"

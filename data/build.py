@@ -169,7 +169,8 @@ def _run(
     stop: Callable[[], bool],
     report: Callable[[Progress], None],
 ) -> None:
-    from data.steps.executors import EXECUTORS
+    from data.steps.executors import run_here
+    from data.steps.slurm import run_on_slurm
     from data.steps.stages import make_stages
 
     if config.tokenizer.path:
@@ -177,7 +178,8 @@ def _run(
     stages = make_stages(config, plan, work, inputs)
     workers = config.workers or (_cores() if config.executor == "local" else len(plan.tasks))
     watcher = Watcher(work, stages, workers=workers, stop=stop, report=report)
-    EXECUTORS[config.executor](stages, work, config, watcher, workers)
+    run = {"local": run_here, "slurm": run_on_slurm}[config.executor]
+    run(stages, work, config, watcher, workers)
 
 
 def _cores() -> int:

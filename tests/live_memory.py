@@ -17,6 +17,7 @@ class LiveMemory(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0  # bytes alive after whichever operator left the most
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -27,11 +28,13 @@ class LiveMemory(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
                 storage = tensor.untyped_storage()
                 self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.most = max(self.most, self.alive())
         return result
 
     def alive(self) -> int:
         """Bytes of the tensors that were made and are still held by anything."""
-        return sum(size for reference, size in self._made.values() if not reference.expired())
+        self._made = {key: made for key, made in self._made.items() if not made[0].expired()}
+        return sum(size for _, size in self._made.values())
 
 
 def bytes_kept(forward: Callable[[], Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""datatrove's executors, as a build runs them: one process a task here, or Slurm.
+"""A build on this machine: datatrove's executor with one process a task.
 
 datatrove's own local executor runs a pool behind a manager process: a killed worker leaves it waiting for ever, a
 killed parent leaves the manager behind, and nothing can look in while it works. This one forks a process for each
@@ -12,22 +12,20 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
-from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from data.build import StoppedError
-from data.config import DataConfig, SlurmConfig
+from data.config import DataConfig
 from data.progress import Watcher
 from data.steps.stages import Stage
-from data.steps.work_folder import WorkFolder, read_report, write_report
+from data.steps.work_folder import WorkFolder, write_report
 from settings import UserError
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -107,93 +105,6 @@ class LocalExecutor(TellsErrors, LocalPipelineExecutor):  # type: ignore[misc]
         self._run_for_rank(rank, local_rank=1)  # 0 would log to the console too
 
 
-class SlurmExecutor(TellsErrors, SlurmPipelineExecutor):  # type: ignore[misc]
-    """Submits a stage as an array of jobs that waits for the stage before it."""
-
-    def __init__(
-        self,
-        pipeline: Sequence[PipelineStep],
-        *,
-        work: WorkFolder,
-        stage: str,
-        tasks: int,
-        workers: int,
-        slurm: SlurmConfig,
-        depends: SlurmExecutor | None,
-    ) -> None:
-        if not slurm.partition:
-            raise UserError(
-                'data.slurm.partition is needed with data.executor = "slurm": name a partition of the cluster'
-            )
-        super().__init__(
-            list(pipeline),
-            tasks=tasks,
-            workers=workers or -1,
-            time=slurm.time,
-            partition=slurm.partition,
-            qos=slurm.qos,
-            cpus_per_task=slurm.cpus_per_task,
-            mem_per_cpu_gb=slurm.mem_per_cpu_gb,
-            max_array_size=slurm.max_array_size,
-            env_command=slurm.env_command or f'export PATH="{Path(sys.executable).parent}:$PATH"',
-            sbatch_args=dict(slurm.sbatch),
-            job_name=f"lehr-data-{stage}",
-            logging_dir=str(work.logs(stage)),
-            depends=depends,
-        )
-        self.work, self.stage = work, stage
-
-
-def submit(executors: Sequence[SlurmExecutor], work: WorkFolder) -> None:
-    """Submit what is not complete, unless jobs of an earlier call still wait or run."""
-    record = work.path / "slurm_jobs.json"
-    if record.exists() and _active(read_report(record)):
-        return
-    for executor in executors:
-        for rank in executor.get_incomplete_ranks():
-            work.error(executor.stage, rank).unlink(missing_ok=True)
-    try:
-        executors[-1].launch_job()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f'data.executor = "slurm": sbatch failed: {error}') from None
-    jobs = [str(executor.job_id) for executor in executors if executor.job_id not in (None, -1)]
-    write_report(record, jobs)
-
-
-def watch(executors: Sequence[SlurmExecutor], work: WorkFolder, look: Callable[[int], bool], seconds: float) -> None:
-    """Wait until every task is complete. `look` is told the number of the stage at work; True stops the waiting.
-
-    Raises StoppedError (the jobs stay in the queue), or as LocalExecutor.run where a task failed.
-    """
-    jobs = read_report(work.path / "slurm_jobs.json")
-    next_look = 0.0
-    while True:
-        incomplete = [executor.get_incomplete_ranks() for executor in executors]
-        if not any(incomplete):
-            return
-        stage = next(number for number, ranks in enumerate(incomplete) if ranks)
-        if look(stage):
-            raise StoppedError
-        if time.monotonic() >= next_look:
-            next_look = time.monotonic() + seconds
-            if not _active(jobs) and executors[stage].get_incomplete_ranks():
-                ranks = executors[stage].get_incomplete_ranks()
-                raise task_failure(work, executors[stage].stage, ranks[0], "its job ended")
-        time.sleep(min(seconds, 0.5))
-
-
-def _active(jobs: Sequence[str]) -> bool:
-    """Whether Slurm still knows one of the jobs as waiting or running."""
-    if not jobs:
-        return False
-    command = ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(jobs)}"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UserError(f'data.executor = "slurm": squeue failed: {error}') from None
-    return answer.returncode == 0 and bool(answer.stdout.strip())  # squeue fails where it has forgotten all of them
-
-
 def task_failure(work: WorkFolder, stage: str, rank: int, what: str) -> Exception:
     """The error to raise for a task that ended without being complete."""
     logs = f"see {work.logs(stage)}"
@@ -235,36 +146,3 @@ def run_here(stages: Sequence[Stage], work: WorkFolder, config: DataConfig, watc
         executor = LocalExecutor(stage.pipeline, work=work, stage=stage.name, tasks=stage.tasks, workers=workers)
         watcher.enter(number, sorted(set(range(stage.tasks)).difference(executor.get_incomplete_ranks())))
         executor.run(watcher.look)
-
-
-def run_on_slurm(stages: Sequence[Stage], work: WorkFolder, config: DataConfig, watcher: Watcher, workers: int) -> None:
-    """Submit all stages, each waiting for the one before, and watch them."""
-    executors: list[SlurmExecutor] = []
-    for stage in stages:
-        depends = executors[-1] if executors else None
-        executors.append(
-            SlurmExecutor(
-                stage.pipeline,
-                work=work,
-                stage=stage.name,
-                tasks=stage.tasks,
-                workers=config.workers,
-                slurm=config.slurm,
-                depends=depends,
-            )
-        )
-    submit(executors, work)
-    at_work = -1
-
-    def look(number: int) -> bool:
-        nonlocal at_work
-        incomplete = executors[number].get_incomplete_ranks()
-        if number != at_work:
-            at_work = number
-            watcher.enter(number, sorted(set(range(stages[number].tasks)).difference(incomplete)))
-        return watcher.look(incomplete)
-
-    watch(executors, work, look, config.slurm.poll_seconds)
-
-
-EXECUTORS = {"local": run_here, "slurm": run_on_slurm}

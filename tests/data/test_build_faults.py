@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from datatrove.utils.dataset import DatatroveFolderDataset
-from processes import start_lehr
+from made_text import config_file, hashes, make_config, make_text, write_jsonl
 
 from data import build as build_module
 from data.build import StoppedError, build
@@ -27,40 +21,6 @@ from data.plan import fingerprint
 from data.progress import Progress
 from data.steps.work_folder import WorkFolder
 from settings import UserError
-from settings.files import file_sha256
-
-WORDS = ["the", "kiln", "and", "that", "fire", "have", "been", "with", "glass", "long", "night", "to", "be", "of"]
-
-
-def make_text(seed: int, words: int = 120) -> str:
-    return " ".join(random.Random(seed).choices(WORDS, k=words)) + "."
-
-
-def write_jsonl(path: Path, texts: list[str]) -> None:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-
-
-def make_config(folder: Path, shards: str = "shards", **more: Any) -> DataConfig:
-    plain: dict[str, Any] = {
-        "shards": str(folder / shards),
-        "tokenizer": {"vocab_size": 300},
-        "deduplicate": {"minhash": True},
-        "held_out_fraction": 0.1,
-        "workers": 2,
-        "task_bytes": 40_000,
-        "sources": {"made": {"name": "jsonl", "paths": [str(folder / "made.jsonl")]}},
-    }
-    return DataConfig.model_validate({**plain, **more})
-
-
-def hashes(shards: Path) -> dict[str, str]:
-    return {str(path.relative_to(shards)): file_sha256(path) for path in sorted(shards.rglob("*")) if path.is_file()}
-
-
-def config_file(folder: Path, config: DataConfig) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(json.dumps({"data": config.to_plain()}))
-    return path
 
 
 @pytest.fixture
@@ -275,55 +235,3 @@ def test_a_source_may_have_filters_of_its_own(folder: Path) -> None:
     result = build(make_config(folder, sources=sources, filters=filters, deduplicate={"exact": False}))
     assert sum(result.sources["strict"].documents.values()) == 0
     assert sum(result.sources["free"].documents.values()) == 400
-
-
-def wait_for_task(process: subprocess.Popen[str]) -> psutil.Process:
-    """A task of a running build, once it is at work."""
-    parent = psutil.Process(process.pid)
-    for _ in range(2000):
-        children = [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
-        if children and time.time() - children[0].create_time() > 0.3:
-            return children[0]
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError("no task came up")
-
-
-@pytest.fixture
-def long_build(folder: Path) -> Path:
-    """The config of a build that takes some seconds."""
-    write_jsonl(folder / "made.jsonl", [make_text(seed, words=400) for seed in range(6000)])
-    return config_file(folder, make_config(folder, filters=["gopher_repetition"], task_bytes=4_000_000))
-
-
-@pytest.mark.slow
-def test_a_killed_task_ends_the_build_with_its_name(folder: Path, long_build: Path) -> None:
-    process = start_lehr("data", "build", long_build)
-    wait_for_task(process).kill()
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode not in (0, 2, 75)
-    assert "task" in errors
-    assert "of stage documents ended without a word (exit code -9)" in errors
-    assert not (folder / "shards").exists()
-
-
-@pytest.mark.slow
-def test_tasks_end_with_a_killed_build(folder: Path, long_build: Path) -> None:
-    process = start_lehr("data", "build", long_build)
-    task = wait_for_task(process)
-    os.kill(process.pid, signal.SIGKILL)  # the parent alone
-    process.communicate()
-    gone, alive = psutil.wait_procs([task], timeout=5)
-    assert gone
-    assert not alive
-
-
-@pytest.mark.slow
-def test_ctrl_c_reaches_every_process_and_ends_in_good_order(folder: Path, long_build: Path) -> None:
-    process = start_lehr("data", "build", long_build)
-    task = wait_for_task(process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 75, errors
-    assert "Traceback" not in errors
-    assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE

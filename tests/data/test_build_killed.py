@@ -1,0 +1,66 @@
+"""Builds as real processes that are killed or interrupted: they end at once, and no task outlives them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from made_text import config_file, make_config, make_text, write_jsonl
+from processes import start_lehr
+
+
+def wait_for_task(process: subprocess.Popen[str]) -> psutil.Process:
+    """A task of a running build, once it is at work."""
+    parent = psutil.Process(process.pid)
+    for _ in range(2000):
+        children = [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
+        if children and time.time() - children[0].create_time() > 0.3:
+            return children[0]
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("no task came up")
+
+
+@pytest.fixture
+def long_build(tmp_path: Path) -> Path:
+    """The config of a build that takes some seconds."""
+    write_jsonl(tmp_path / "made.jsonl", [make_text(seed, words=400) for seed in range(6000)])
+    return config_file(tmp_path, make_config(tmp_path, filters=["gopher_repetition"], task_bytes=4_000_000))
+
+
+@pytest.mark.slow
+def test_a_killed_task_ends_the_build_with_its_name(tmp_path: Path, long_build: Path) -> None:
+    process = start_lehr("data", "build", long_build)
+    wait_for_task(process).kill()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode not in (0, 2, 75)
+    assert "task" in errors
+    assert "of stage documents ended without a word (exit code -9)" in errors
+    assert not (tmp_path / "shards").exists()
+
+
+@pytest.mark.slow
+def test_tasks_end_with_a_killed_build(tmp_path: Path, long_build: Path) -> None:
+    process = start_lehr("data", "build", long_build)
+    task = wait_for_task(process)
+    os.kill(process.pid, signal.SIGKILL)  # the parent alone
+    process.communicate()
+    gone, alive = psutil.wait_procs([task], timeout=5)
+    assert gone
+    assert not alive
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_every_process_and_ends_in_good_order(tmp_path: Path, long_build: Path) -> None:
+    process = start_lehr("data", "build", long_build)
+    task = wait_for_task(process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE

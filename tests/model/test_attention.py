@@ -1,0 +1,173 @@
+"""Attention kernels against the formula in float64; document masks; which kernel is chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import model.blocked
+from model.attention import KERNELS, Attention, Documents, Kernel, choose_kernel
+from model.layers import WholeLayers
+from model.norms import RMSNormConfig
+from model.position import RoPEConfig
+from settings import UserError
+
+CPU_KERNELS: list[Kernel] = ["sdpa", "blocked"]
+SHAPES = [(2, 4, 4, 64, 16), (2, 6, 2, 150, 8), (1, 2, 1, 200, 16), (3, 1, 1, 1, 4), (2, 2, 2, 129, 8)]  # B, H, G, T, K
+
+
+def qkv(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """As attention makes them: [B, heads, T, K], laid out as [T, B, heads, K]."""
+    rows, heads, kv_heads, length, size = shape
+    generator = torch.Generator().manual_seed(1)
+
+    def made(count: int) -> Tensor:
+        x = torch.randn(length, rows, count, size, generator=generator, dtype=torch.float64)
+        return x.to(dtype).permute(1, 2, 0, 3).requires_grad_()
+
+    return made(heads), made(kv_heads), made(kv_heads)
+
+
+def document_numbers(rows: int, length: int, every: float = 0.05) -> Tensor:
+    return (torch.rand(rows, length, generator=torch.Generator().manual_seed(2)) < every).cumsum(1)
+
+
+def formula(q: Tensor, k: Tensor, v: Tensor, documents_BT: Tensor | None) -> Tensor:
+    """softmax(q·k / sqrt(K)) · v over earlier tokens of the same document."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril()
+    if documents_BT is not None:
+        seen = seen & (documents_BT[:, None, :, None] == documents_BT[:, None, None, :])
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("several", [False, True])
+def test_outputs_and_gradients_are_the_formulas(kernel: Kernel, shape: tuple[int, ...], several: bool) -> None:
+    documents_BT = document_numbers(shape[0], shape[3]) if several else torch.zeros(shape[0], shape[3])
+    inputs, wide = qkv(shape), qkv(shape, torch.float64)
+    out = KERNELS[kernel](*inputs, Documents.of(documents_BT, kernel=kernel, dtype=torch.float32))
+    wanted = formula(*wide, documents_BT)
+    pull = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
+    gradients = torch.autograd.grad(out, inputs, pull)
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-5)
+    for got, right in zip(gradients, torch.autograd.grad(wanted, wide, pull.double()), strict=True):
+        torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_blocks_of_few_heads_give_what_blocks_of_many_give(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long sequences are done a few heads at a time."""
+    shape = (2, 6, 2, 150, 8)
+    documents_BT = document_numbers(2, 150) if several else torch.zeros(2, 150)
+    documents = Documents.of(documents_BT, kernel="blocked", dtype=torch.float32)
+
+    def results() -> list[Tensor]:
+        inputs = qkv(shape)
+        out = KERNELS["blocked"](*inputs, documents)
+        return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+    many = results()
+    monkeypatch.setattr(model.blocked, "SCORES_AT_ONCE", 1)
+    for few, all_at_once in zip(results(), many, strict=True):
+        torch.testing.assert_close(few, all_at_once, rtol=1e-6, atol=1e-6)
+
+
+def test_blocked_is_a_lawful_operator() -> None:
+    """Its shapes without values are right, its gradient is registered, it changes no input: for torch.compile."""
+    q, k, v = (each.flatten(0, 1).detach().requires_grad_() for each in qkv((2, 4, 2, 70, 8)))
+    torch.library.opcheck(model.blocked._attend, (q, k, v, None, None))
+    documents = Documents.of(document_numbers(2, 70), kernel="blocked", dtype=torch.float32)
+    assert documents is not None
+    assert documents.mask_B1TT is not None
+    torch.library.opcheck(model.blocked._attend, (q, k, v, documents.mask_B1TT[:, 0], documents.first_BT))
+
+
+@pytest.mark.parametrize("kernel", CPU_KERNELS)
+def test_large_scores_do_not_overflow(kernel: Kernel) -> None:
+    q, k, v = (each.detach() * 100 for each in qkv((1, 2, 2, 70, 16)))
+    wanted = formula(q.double(), k.double(), v.double(), None)
+    torch.testing.assert_close(KERNELS[kernel](q, k, v, None).double(), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_documents_are_built_for_each_kernel() -> None:
+    documents_BT = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
+    one = torch.zeros(2, 5, dtype=torch.int32)
+    kernels: list[Kernel] = ["sdpa", "blocked", "flash"]
+    assert all(Documents.of(one, kernel=kernel, dtype=torch.float32) is None for kernel in kernels)
+    flash = Documents.of(documents_BT, kernel="flash", dtype=torch.bfloat16)
+    assert flash is not None
+    assert flash.starts is not None
+    assert (flash.starts.tolist(), flash.starts.dtype, flash.longest) == ([0, 2, 5, 10], torch.int32, 5)
+    blocked = Documents.of(documents_BT, kernel="blocked", dtype=torch.float32)
+    assert blocked is not None
+    assert blocked.first_BT is not None
+    assert blocked.first_BT.tolist() == [[0, 0, 2, 2, 2], [0, 0, 0, 0, 0]]
+    sdpa = Documents.of(documents_BT, kernel="sdpa", dtype=torch.bfloat16)
+    assert sdpa is not None
+    assert sdpa.mask_B1TT is not None
+    assert sdpa.mask_B1TT.dtype == torch.bfloat16
+    assert (sdpa.mask_B1TT[0, 0] == 0).int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 1],
+    ]
+
+
+def test_the_kernel_is_chosen_by_device_and_precision() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_kernel("auto", device=cpu, dtype=torch.float32) == "blocked"
+    assert choose_kernel("auto", device=cpu, dtype=torch.bfloat16) == "sdpa"
+    assert choose_kernel("sdpa", device=cpu, dtype=torch.float32) == "sdpa"
+    assert choose_kernel("auto", device=cuda, dtype=torch.float32) == "sdpa"
+    with pytest.raises(UserError, match=r"train.attention = flash cannot be used: it needs a CUDA device"):
+        choose_kernel("flash", device=cpu, dtype=torch.bfloat16)
+    with pytest.raises(UserError, match=r"train.precision = bfloat16"):
+        choose_kernel("flash", device=cuda, dtype=torch.float32)
+    with pytest.raises(UserError, match=r"train.attention = blocked is for the CPU"):
+        choose_kernel("blocked", device=cuda, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": RMSNormConfig()}])
+def test_tokens_do_not_see_later_ones(options: dict[str, Any]) -> None:
+    attention = Attention(
+        32, 4, 2, **{"bias": True, "qk_norm": None, "layers": WholeLayers(), "attend": KERNELS["sdpa"], **options}
+    )
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    x_TBD = torch.randn(9, 2, 32, generator=torch.Generator().manual_seed(2))
+    rotation = RoPEConfig().rotation(torch.arange(9).expand(2, 9), 8)
+    changed_TBD = x_TBD.clone()
+    changed_TBD[5:] += 1
+    before, after = attention(x_TBD, rotation, None), attention(changed_TBD, rotation, None)
+    torch.testing.assert_close(before[:5], after[:5], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before[5:], after[5:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 256, 64), (2, 8, 2, 300, 64)])
+def test_flash_is_sdpa(shape: tuple[int, ...], several: bool) -> None:
+    pytest.importorskip("flash_attn")
+    documents_BT = document_numbers(shape[0], shape[3]) if several else torch.zeros(shape[0], shape[3])
+    pull = torch.randn(shape[0], shape[1], shape[3], shape[4], generator=torch.Generator().manual_seed(3))
+    results = {}
+    kernels: list[Kernel] = ["sdpa", "flash"]
+    for kernel in kernels:
+        inputs = [each.detach().to("cuda", torch.bfloat16).requires_grad_() for each in qkv(shape)]
+        documents = Documents.of(documents_BT, kernel=kernel, dtype=torch.bfloat16, device="cuda")
+        out = KERNELS[kernel](*inputs, documents)
+        results[kernel] = [out, *torch.autograd.grad(out, inputs, pull.to("cuda", torch.bfloat16))]
+    for flash, sdpa in zip(results["flash"], results["sdpa"], strict=True):
+        error = (flash.float() - sdpa.float()).norm() / sdpa.float().norm()
+        assert error < 1e-2, f"flash differs from sdpa by {error:.1e} of its norm"

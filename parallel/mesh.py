@@ -46,7 +46,7 @@ class Mesh:
 def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seconds: float, store: Store) -> None:
     """Join the process group: NCCL where there is CUDA, gloo otherwise. Every group made later has the same timeout."""
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(device_of(local_rank, torch.cuda.device_count()))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         rank=rank,
@@ -54,6 +54,11 @@ def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seco
         timeout=timedelta(seconds=timeout_seconds),
         store=store,
     )
+
+
+def device_of(local_rank: int, visible_devices: int) -> int:
+    """The number of a rank's CUDA device among those it sees: all of its node's, or only its own (as srun can do)."""
+    return local_rank % visible_devices
 
 
 def make_mesh(config: ParallelConfig, *, timeout_seconds: float) -> Mesh:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from data.loader import Rows
+from data.loader import Loader, Rows, batch_hash
 from model.attention import Documents
 from parallel.mesh import Mesh
 from parallel.stage import MicroBatch
@@ -17,22 +17,25 @@ from parallel.stage import MicroBatch
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """This data rank's micro-batches, and the unmasked tokens of all data ranks'."""
+    """This data rank's micro-batches; the unmasked tokens and the hash of all data ranks' rows."""
 
     micro_batches: list[MicroBatch]
     tokens_global: int
+    hash: str  # 16 hex digits, of the global batch: the same for every layout and cut
 
 
 def to_local_batch(
     rows: Rows, mesh: Mesh, *, micro_batch_size: int, documents: Callable[[torch.Tensor], Documents | None]
 ) -> LocalBatch:
-    """Cut rows into micro-batches in their order. The count of unmasked tokens is summed over the data ranks.
+    """Cut rows into micro-batches in their order. Unmasked tokens and the batch's hash are summed over the data ranks.
 
-    `documents` makes the masks of a micro-batch from its document numbers [B, T].
+    The global batch is dealt to data ranks by contiguous blocks of equal size. `documents` makes the masks of a
+    micro-batch from its document numbers [B, T].
     """
-    count = torch.tensor(int(rows.loss_mask.sum()), dtype=torch.int64, device=mesh.device)
-    dist.all_reduce(count, group=mesh.data.group)
-    tokens_global = int(count)
+    hash_of_part = batch_hash(rows, first_row=mesh.data.rank * len(rows))
+    sums = torch.tensor([int(rows.loss_mask.sum()), hash_of_part], dtype=torch.int64, device=mesh.device)
+    dist.all_reduce(sums, group=mesh.data.group)  # int64 wraps around, as the hash is meant to be summed
+    tokens_global, batch_sum = sums.tolist()
     weight = 1.0 / max(tokens_global, 1)
     micro_batches = []
     for start in range(0, len(rows.tokens), micro_batch_size):
@@ -46,7 +49,14 @@ def to_local_batch(
                 documents=documents(torch.from_numpy(np.ascontiguousarray(rows.documents[part]))),
             )
         )
-    return LocalBatch(micro_batches, tokens_global)
+    return LocalBatch(micro_batches, tokens_global, f"{batch_sum % 2**64:016x}")
+
+
+def name_samples(loader: Loader, step: int) -> dict[str, list[int]]:
+    """The sample numbers of a step's global batch, by the names of their sources."""
+    sources, samples = loader.sample_numbers(step)
+    names = loader.shards.names
+    return {names[number]: samples[sources == number].tolist() for number in np.unique(sources).tolist()}
 
 
 def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], mesh: Mesh) -> torch.Tensor:

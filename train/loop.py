@@ -14,7 +14,7 @@ from model.attention import Documents
 from parallel.engine import Engine, StepResult
 from parallel.mesh import Mesh
 from settings import Settings
-from train.batches import to_local_batch
+from train.batches import name_samples, to_local_batch
 from train.checkpoints import Checkpoints
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.evaluate import Evaluation, evaluate
@@ -68,7 +68,8 @@ def train(run: Run) -> bool:
         lr = run.schedule(step)
         result = run.engine.train_step(batch.micro_batches, lr=lr)
         run.state = _advanced(run.state, result, batch.tokens_global, run.engine.optimizer_steps)
-        run.metrics.step(run.state, result, lr=lr, tokens=batch.tokens_global, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        run.metrics.step(run.state, result, lr=lr, tokens=batch.tokens_global, seconds=seconds, batch_hash=batch.hash)
         _check_divergence(run, result)
         if run.stop.agreed():
             break
@@ -112,11 +113,11 @@ def _evaluate(run: Run) -> Evaluation | None:
 
 def _check_divergence(run: Run, result: StepResult) -> None:
     if run.state.skipped_in_a_row > run.config.train.max_skipped_steps:
-        numbers = run.loader.sample_numbers(run.state.step - 1)
+        samples = name_samples(run.loader, run.state.step - 1)
         raise DivergedError(
             f"{run.state.skipped_in_a_row} steps in a row had no finite loss or gradient "
             f"(train.max_skipped_steps = {run.config.train.max_skipped_steps}); the last was step "
-            f"{run.state.step} with gradient norm {result.grad_norm}, of samples {numbers}"
+            f"{run.state.step} with gradient norm {result.grad_norm}, of samples {samples}"
         )
 
 

@@ -55,8 +55,13 @@ class Metrics:
         self._board = _open_board(folder, from_step)
         self._lines = StepLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
 
-    def step(self, state: TrainState, result: StepResult, *, lr: float, tokens: int, seconds: float) -> None:
-        """After a training step: `state` counts it already; `tokens`, unmasked, and `seconds` are the step's own."""
+    def step(
+        self, state: TrainState, result: StepResult, *, lr: float, tokens: int, seconds: float, batch_hash: str
+    ) -> None:
+        """After a training step: `state` counts it already; `tokens`, unmasked, and `seconds` are the step's own.
+
+        `batch_hash`: of the global batch, so that two runs' lines tell whether they saw the same.
+        """
         if self._file is None:
             return
         values: dict[str, float | int] = {
@@ -72,7 +77,7 @@ class Metrics:
             "skipped_steps": state.skipped_steps,
         }
         values |= {f"optim/{name}": value for name, value in result.diagnostics.items()}
-        self._write(state.step, values)
+        self._write(state.step, values, batch_hash=batch_hash)
         self._lines.step(values)
 
     def evaluation(self, state: TrainState, evaluation: Evaluation) -> None:
@@ -91,9 +96,9 @@ class Metrics:
             self._board.close()
             self._lines.close()
 
-    def _write(self, step: int, values: Mapping[str, float | int]) -> None:
+    def _write(self, step: int, values: Mapping[str, float | int], **texts: str) -> None:
         assert self._file is not None
-        self._file.append(values)
+        self._file.append({**values, **texts})
         for name, value in values.items():
             if name != "step":
                 self._board.add_scalar(name, value, step)

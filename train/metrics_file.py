@@ -20,7 +20,7 @@ class MetricsFile:
         drop_past(path, step=from_step)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def append(self, values: Mapping[str, float | int]) -> None:
+    def append(self, values: Mapping[str, float | int | str]) -> None:
         """One line; floats in full, so that they read back equal; what is not finite becomes null."""
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -57,14 +57,22 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
 
 
+def batch_hashes(run: Path) -> list[str]:
+    return [line["batch_hash"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
 def test_layouts_agree_and_the_run_folder_holds_all(config: Path) -> None:
     runs = config.parent / "runs"
     one = lehr("train", config, "run.name=one")
     assert one.returncode == 0, one.stderr
-    two = lehr("train", config, "run.name=two", "parallel.tensor=2", "parallel.sequence=true")
+    two = lehr(
+        "train", config, "run.name=two", "parallel.tensor=2", "parallel.sequence=true", "train.micro_batch_size=4"
+    )
     assert two.returncode == 0, two.stderr
     assert losses(runs / "two") == pytest.approx(losses(runs / "one"), rel=1e-5)
     assert len(losses(runs / "one")) == 8
+    assert batch_hashes(runs / "two") == batch_hashes(runs / "one")
+    assert len(set(batch_hashes(runs / "one"))) == 8
     for name in (
         "config.yaml",
         "run.json",

@@ -41,7 +41,14 @@ def open_metrics(folder: Path, console: Console | None = None, **options: Any) -
 def take_steps(metrics: Metrics, first: int, last: int) -> None:
     for step in range(first, last + 1):
         result = StepResult(nll=200.0 / step, grad_norm=0.1 + step, skipped=False, diagnostics={"fire_rate": 0.5})
-        metrics.step(TrainState(step=step, tokens=100 * step), result, lr=1e-3 / 3, tokens=100, seconds=2.0)
+        metrics.step(
+            TrainState(step=step, tokens=100 * step),
+            result,
+            lr=1e-3 / 3,
+            tokens=100,
+            seconds=2.0,
+            batch_hash=f"{step:016x}",
+        )
 
 
 def read_board(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -68,6 +75,7 @@ def test_a_line_a_step_with_floats_in_full(tmp_path: Path) -> None:
     assert last["seconds_per_step"] == 2.0
     assert last["memory_bytes"] == 3 * 1024**3
     assert last["optim/fire_rate"] == 0.5
+    assert last["batch_hash"] == "0000000000000003"
 
 
 def test_lines_are_there_as_soon_as_the_step_is_over(tmp_path: Path) -> None:
@@ -210,7 +218,7 @@ def test_a_step_that_was_skipped_says_so(tmp_path: Path) -> None:
     out = io.StringIO()
     metrics = open_metrics(tmp_path, Console(file=out))
     result = StepResult(nll=math.nan, grad_norm=math.nan, skipped=True)
-    metrics.step(TrainState(step=1, skipped_steps=1), result, lr=1e-3, tokens=100, seconds=1.0)
+    metrics.step(TrainState(step=1, skipped_steps=1), result, lr=1e-3, tokens=100, seconds=1.0, batch_hash="0" * 16)
     metrics.close()
     assert "not finite" in out.getvalue()
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["skipped_steps"] == 1

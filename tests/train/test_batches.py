@@ -1,0 +1,83 @@
+"""The hash of a global batch: one number for every layout and cut, and another for any other batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from made_shards import documents, write_source
+from processes import run_ranks
+
+from data.config import DataConfig
+from data.loader import Loader, Rows, batch_hash
+from parallel.config import ParallelConfig
+from parallel.mesh import make_mesh
+from train.batches import name_samples, to_local_batch
+
+ROWS, SEQ_LENGTH, STEPS = 8, 16, 5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(3)
+    for name in ("alpha", "beta"):
+        write_source(folder, name, train=[documents(rng, tokens=2000)])
+    return {"shards": str(folder), "mixture": {"alpha": 0.7, "beta": 0.3}}
+
+
+def open_loader(data: dict[str, Any], **place: Any) -> Loader:
+    return Loader(DataConfig.model_validate(data), seed=5, seq_length=SEQ_LENGTH, rows_per_step_global=ROWS, **place)
+
+
+def hashes_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], micro_batch_size: int, workers: int) -> list[str]:
+    mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
+    with open_loader(data, data_rank=mesh.data.rank, data_size=mesh.data.size, workers=workers) as loader:
+        return [
+            to_local_batch(
+                loader.batch(step), mesh, micro_batch_size=micro_batch_size, documents=lambda documents_BT: None
+            ).hash
+            for step in range(STEPS)
+        ]
+
+
+def whole(rows: Rows) -> str:
+    return np.array([batch_hash(rows, first_row=0)], dtype=np.int64).view(np.uint64)[0].item().to_bytes(8, "big").hex()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parallel", "micro_batch_size", "workers"),
+    [(1, {}, 2, 1), (1, {}, 8, 3), (2, {"data": 2}, 1, 1), (2, {"tensor": 2}, 4, 1), (4, {"data": 4, "zero": 0}, 2, 2)],
+)
+def test_every_layout_has_the_hash_of_the_whole_batch(
+    data: dict[str, Any], ranks: int, parallel: dict[str, Any], micro_batch_size: int, workers: int
+) -> None:
+    with open_loader(data) as loader:
+        expected = [whole(loader.batch(step)) for step in range(STEPS)]
+    assert len(set(expected)) == STEPS
+    assert run_ranks(ranks, hashes_on_a_rank, data, parallel, micro_batch_size, workers) == [expected] * ranks
+
+
+def test_any_other_batch_has_another_hash(data: dict[str, Any]) -> None:
+    with open_loader(data) as loader:
+        rows = loader.batch(0)
+    found = {whole(rows)}
+    swapped = [1, 0, *range(2, ROWS)]
+    found.add(whole(Rows(**{field.name: getattr(rows, field.name)[swapped] for field in dataclasses.fields(rows)})))
+    for field in ("tokens", "targets", "samples", "sources"):
+        array = getattr(rows, field).copy()
+        array.reshape(-1)[3] += 1
+        found.add(whole(dataclasses.replace(rows, **{field: array})))
+    assert len(found) == 6
+
+
+def test_samples_are_told_by_source(data: dict[str, Any]) -> None:
+    with open_loader(data) as loader:
+        samples = name_samples(loader, 2)
+        rows = loader.batch(2)
+    assert set(samples) == {"alpha", "beta"}
+    assert sorted(samples["alpha"] + samples["beta"]) == sorted(rows.samples.tolist())
+    for number, name in enumerate(("alpha", "beta")):
+        assert samples[name] == rows.samples[rows.sources == number].tolist()

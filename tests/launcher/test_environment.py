@@ -193,6 +193,8 @@ def test_ranks_of_torchrun_meet(tmp_path: Path) -> None:
         "dist.all_reduce(total)\n"
         "said = f'{ranks.source} {ranks.local_world_size} {total}'\n"
         f"Path({str(tmp_path)!r}, str(ranks.rank)).write_text(said)\n"
+        "dist.barrier()\n"  # rank 0 holds the store: it goes last
+        "dist.destroy_process_group()\n"  # gloo's threads may not outlive the interpreter
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*command, str(program)], capture_output=True, text=True, timeout=90)

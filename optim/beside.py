@@ -53,14 +53,14 @@ class BesideConfig(OptimizerConfig):
 
 
 class Pair(Optimizer):
-    """Both step together, and count together."""
+    """Both step together, and count together. AdamW's large and quickly updated tables are done first."""
 
     def __init__(self, own: Optimizer, beside: AdamW) -> None:
-        self._parts = (own, beside)
+        self._parts = (beside, own)
 
-    def step(self, *, lr: float) -> None:
+    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
         for part in self._counting():
-            part.step(lr=lr)
+            yield from part.updates(lr=lr)
         self.step_count += 1
 
     def state(self) -> dict[str, StateTensor]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -83,9 +83,9 @@ class Conda(Optimizer):
         ]
 
     @torch.no_grad()
-    def step(self, *, lr: float) -> None:
+    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
         for group in self._groups:
-            group.step(self.step_count, lr)
+            yield from group.updates(self.step_count, lr)
         self.step_count += 1
 
     def state(self) -> dict[str, StateTensor]:
@@ -130,7 +130,7 @@ class _Group:
             state[f"{param.name}.basis"] = StateTensor(self._basis[position])
         return state
 
-    def step(self, steps_before: int, lr: float) -> None:
+    def updates(self, steps_before: int, lr: float) -> Iterator[Sequence[Param]]:
         config = self._config
         lr = lr * self._rule.lr_multiplier
         correction2 = math.sqrt(1 - config.beta2 ** (steps_before + 1))
@@ -164,6 +164,7 @@ class _Group:
             torch._foreach_add_(weights, update.unbind())
             if keep != 1 and config.decay_order == "after":
                 torch._foreach_mul_(weights, keep)
+            yield params
 
     def _is_due(self, steps_before: int, offset: int) -> bool:
         return steps_before == 0 or (steps_before + offset) % self._config.refresh_interval == 0

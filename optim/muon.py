@@ -7,7 +7,7 @@ u/|u| towards the orthogonal factor U V' of u;  w <- w (1 - lr wd) - lr s O,  s 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -72,12 +72,13 @@ class Muon(Optimizer):
         self._groups = grouped(params, lambda p: (p.shape, p.dim, p.weight.device, rule_of(config.table, p.name)))
 
     @torch.no_grad()
-    def step(self, *, lr: float) -> None:
+    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
         self.step_count += 1
         for group in self._groups:
             whole_bytes = math.prod(group[0].shape) * group[0].weight.element_size()
             for run in runs([whole_bytes] * len(group), scratch_bytes(group[0].weight.device) * self._ranks.ways):
                 self._step(group[run], lr)
+                yield group[run]
 
     def state(self) -> dict[str, StateTensor]:
         return {f"{name}.momentum": StateTensor(b, self._dims[name]) for name, b in self._buffers.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -93,8 +93,17 @@ class Optimizer(ABC):
     step_count: int = 0
 
     @abstractmethod
+    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
+        """Update every parameter's weight from its grad, in place, yielding those that are done, each of them once.
+
+        What is done can be sent to other ranks while the rest is computed. The step is over when the iterator is.
+        `lr` is the schedule's value for this step.
+        """
+
     def step(self, *, lr: float) -> None:
-        """Update every parameter's weight from its grad, in place. `lr` is the schedule's value for this step."""
+        """All updates of one step."""
+        for _ in self.updates(lr=lr):
+            pass
 
     @abstractmethod
     def state(self) -> dict[str, StateTensor]:
@@ -104,7 +113,10 @@ class Optimizer(ABC):
         """
 
     def diagnostics(self) -> dict[str, float]:
-        """Scalars of the last step worth logging (a fire rate, say), by name."""
+        """Scalars of the last step worth logging, by `WHAT/NAME` of a parameter: a fire rate, say.
+
+        The keys are the same before the first step as after it.
+        """
         return {}
 
 

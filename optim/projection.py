@@ -118,18 +118,20 @@ class Projected(Optimizer):
         return rule.decay(self._config.weight_decay)
 
     @torch.no_grad()
-    def step(self, *, lr: float) -> None:
+    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
         views = self._views()
         self.step_count += 1
         for bucket in self._buckets:
             bucket_lr, decay = lr * bucket[0].rule.lr_multiplier, self.decay(bucket[0].rule)
             plain = [member for member in bucket if member.param.name not in views]
             projected = [member for member in bucket if member.param.name in views]
+            for members in self._runs(projected, scratch_bytes if self._ranks.ways == 1 else lambda _: _REDUCE_BYTES):
+                self._step_projected(members, [views[m.param.name] for m in members], bucket_lr, decay)
+                yield [member.param for member in members]
             for members in self._runs(plain, scratch_bytes):
                 weights = [member.param.weight for member in members]
                 self.descend(weights, members, lr=bucket_lr, weight_decay=decay)
-            for members in self._runs(projected, scratch_bytes if self._ranks.ways == 1 else lambda _: _REDUCE_BYTES):
-                self._step_projected(members, [views[m.param.name] for m in members], bucket_lr, decay)
+                yield [member.param for member in members]
 
     def state(self) -> dict[str, StateTensor]:
         state = {}

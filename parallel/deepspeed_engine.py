@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,10 +40,7 @@ class DeepSpeedEngine:
         dtype: torch.dtype,
         micro_batches: int,
     ) -> None:
-        import deepspeed  # here, since it takes seconds and only ZeRO 2 and 3 need it
-        from deepspeed.utils import logger
-
-        logger.setLevel(logging.WARNING)
+        deepspeed = _import_deepspeed()
         self._stage = stage
         self._shards = shards
         self._mesh = mesh
@@ -235,6 +233,19 @@ class _ModelParallelUnit:
 
     def get_data_parallel_world_size(self) -> int:
         return self._mesh.data.size
+
+
+def _import_deepspeed() -> ModuleType:
+    """Here, since it takes seconds and only ZeRO 2 and 3 need it."""
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    # Its sums through shared memory are for inference. To build them takes a compiler and half a minute at the first
+    # start on a machine, and a rank that is killed within leaves a lock behind, for which every later run would wait.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed  # type: ignore[no-any-return]
 
 
 def _deepspeed_config(

@@ -18,7 +18,7 @@ class StepResult:
     nll: float  # summed over the unmasked tokens of the global batch
     grad_norm: float  # before clipping
     skipped: bool  # not finite: no weight was changed
-    diagnostics: dict[str, float] = field(default_factory=dict)  # the optimizer's, of the parameters this rank owns
+    diagnostics: dict[str, float] = field(default_factory=dict)  # the optimizer's, of all parameters
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A step: micro-batches through Megatron's schedule, gradients adding up in one flat float32 buffer; the few gradients
 that tensor ranks hold in parts are summed; each owner's segment is reduced to it (ZeRO 1) or to all (ZeRO 0); one
-all-reduce gives every rank the same loss and norm; owners clip and update; each owner's segment is sent to the others.
+all-reduce gives every rank the same loss and norm; owners clip and update, and what they have updated travels to the
+others while they go on with the rest.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optim.optimizer import Optimizer, OptimizerConfig, Param
+from parallel.diagnostics import Diagnostics
 from parallel.engine import Slice, StepResult
 from parallel.mesh import Mesh
-from parallel.owners import FlatLayout, assign_owners, move_into_flat_buffers, view_of
+from parallel.owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
 from parallel.schedule import run_micro_batches
 from parallel.shards import Shard
 from parallel.stage import MicroBatch, Stage
 from parallel.tensor_ranks import TensorAxisRanks
+from parallel.weight_messages import WeightMessages
 
 
 class OwnerEngine:
@@ -44,8 +47,10 @@ class OwnerEngine:
         self._shared = zero == 1  # each data rank owns a share; else each owns all
         owner_count = mesh.data.size if self._shared else 1
         self._me = mesh.data.rank if self._shared else 0
-        owners = assign_owners([optimizer.cost(shard.shape, shard.name) for shard in shards], owner_count)
-        self._layout = FlatLayout.of(shards, owners, owner_count)
+        costs = [optimizer.cost(shard.shape, shard.name) for shard in shards]
+        owners = assign_owners(costs, owner_count)
+        order = sending_order(shards, costs)
+        self._layout = FlatLayout.of([shards[i] for i in order], [owners[i] for i in order], owner_count)
         masters = self._masters(torch.device("cpu") if offload else mesh.device, dtype)
         self._weights, self._gradients = move_into_flat_buffers(self._layout, dtype, mesh.device)
         own = slice(*self._layout.segments[self._me])
@@ -68,10 +73,15 @@ class OwnerEngine:
             shard.name: view_of(self._gradients, offset, shard)
             for shard, offset in zip(self._layout.order, self._layout.offsets, strict=True)
         }
+        self._messages = WeightMessages(self._layout, mesh.data, weights=self._weights, own_master=masters)
+        reports = mesh.tensor.rank == 0 and (self._shared or mesh.data.rank == 0)
+        copies = {shard.name for shard in shards if shard.copy}
+        self._diagnostics = Diagnostics(self._optimizer, reports=reports, without=copies)
         self._counted = [
             self._views[shard.name]
-            for shard, _ in self._owned
-            if not shard.copy
+            for shard, owner in zip(shards, owners, strict=True)
+            if owner == self._me
+            and not shard.copy
             and (shard.dim is not None or mesh.tensor.rank == 0)
             and (self._shared or mesh.data.rank == 0)
         ]
@@ -90,7 +100,7 @@ class OwnerEngine:
         if finite:
             self._update(lr, norm)
         self._gradients.zero_()
-        return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._optimizer.diagnostics())
+        return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._diagnostics.of_all_ranks())
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
         nll = run_micro_batches(self._stages, micro_batches, backward=False)
@@ -113,7 +123,7 @@ class OwnerEngine:
 
     def loaded(self, *, optimizer_steps: int) -> None:
         self._optimizer.step_count = optimizer_steps
-        self._send_weights()
+        self._messages.exchange_all()
 
     def _masters(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Own float32 weights apart from the model's, or None where the model's own serve."""
@@ -176,20 +186,4 @@ class OwnerEngine:
             self._own_gradients.mul_(self._clip / norm)
         if self._master_gradients is not self._own_gradients:
             self._master_gradients.copy_(self._own_gradients)
-        self._optimizer.step(lr=lr)
-        self._send_weights()
-
-    def _send_weights(self) -> None:
-        """From each owner to the other data ranks."""
-        if self._master is not self._own_weights:
-            self._own_weights.copy_(self._master)
-        data = self._mesh.data
-        if data.size == 1 or not self._shared:
-            return
-        pending = [
-            dist.broadcast(self._weights[start:end], group_src=owner, group=data.group, async_op=True)
-            for owner, (start, end) in enumerate(self._layout.segments)
-            if end > start
-        ]
-        for work in pending:
-            work.wait()
+        self._messages.exchange(self._optimizer.updates(lr=lr))

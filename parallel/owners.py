@@ -8,6 +8,7 @@ owner lie side by side in one flat buffer of weights and one of gradients: a red
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,20 @@ def assign_owners(costs: Sequence[float], owners: int) -> list[int]:
     return chosen
 
 
+def sending_order(shards: Sequence[Shard], costs: Sequence[float]) -> list[int]:
+    """The places of the shards in the order in which owners should lay them out and finish them.
+
+    What costs little per element first: its messages, large for the work, then travel behind the costly work of the
+    rest. Shapes together, as optimizers take them together.
+    """
+
+    def key(index: int) -> tuple[float, tuple[int, ...], int, int]:
+        shard = shards[index]
+        return costs[index] / math.prod(shard.shape), shard.shape, -1 if shard.dim is None else shard.dim, index
+
+    return sorted(range(len(shards)), key=key)
+
+
 @dataclass(frozen=True)
 class FlatLayout:
     """Where each shard lies in a flat buffer: `order` lists shards owner by owner, `offsets` their first elements."""
@@ -44,7 +59,7 @@ class FlatLayout:
 
     @classmethod
     def of(cls, shards: Sequence[Shard], owners: Sequence[int], owner_count: int) -> FlatLayout:
-        """Lay out `shards`, each owned by the rank at the same place in `owners`."""
+        """Lay out `shards`, each owned by the rank at the same place in `owners`; an owner's keep their order."""
         order: list[Shard] = []
         offsets: list[int] = []
         segments: list[tuple[int, int]] = []
@@ -64,11 +79,16 @@ class FlatLayout:
         """Elements of a whole buffer."""
         return self.segments[-1][1]
 
+    def placed(self, owner: int) -> list[tuple[Shard, int, int]]:
+        """The shards of one owner, each with its first element in the buffer and its end, the padding included."""
+        own = [place for place, its_owner in enumerate(self.owners) if its_owner == owner]
+        ends = [*(self.offsets[place] for place in own[1:]), self.segments[owner][1]]
+        return [(self.order[place], self.offsets[place], end) for place, end in zip(own, ends, strict=False)]
+
     def owned_by(self, owner: int) -> list[tuple[Shard, int]]:
         """The shards of one owner, each with its offset from the start of the owner's segment."""
         start = self.segments[owner][0]
-        placed = zip(self.order, self.offsets, self.owners, strict=True)
-        return [(shard, offset - start) for shard, offset, its_owner in placed if its_owner == owner]
+        return [(shard, offset - start) for shard, offset, _ in self.placed(owner)]
 
 
 def view_of(buffer: Tensor, offset: int, shard: Shard) -> Tensor:

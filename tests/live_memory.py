@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -46,3 +47,14 @@ def bytes_kept(forward: Callable[[], Tensor]) -> int:
     del output
     assert memory.alive() == 0, "something outlives the graph"
     return kept
+
+
+def bytes_of_tensors() -> int:
+    """Bytes of all storages that a tensor object of this process holds now, each once."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (Tensor, nn.Parameter) and thing.device.type != "meta":
+            storage = thing.untyped_storage()
+            storages[storage._cdata] = storage.nbytes()
+    return sum(storages.values())

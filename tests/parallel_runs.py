@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from optim_oracles import rule_for
 from torch import Tensor, nn
 
 from model.attention import KERNELS, Documents
@@ -18,8 +19,10 @@ from model.transformer import Transformer
 from optim.adamw import AdamWConfig
 from optim.groups import rule_of
 from optim.optimizer import OptimizerConfig
+from optim.projection import ProjectedConfig
 from parallel.build import Arithmetic, Parts, build
 from parallel.config import ParallelConfig
+from parallel.engine import Slice
 from parallel.mesh import Mesh, make_mesh
 from parallel.stage import MicroBatch
 
@@ -51,6 +54,7 @@ class Trajectory:
     losses: list[float]
     grad_norms: list[float]
     weights: dict[str, Tensor]
+    diagnostics: dict[str, float]  # of the last step
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,13 @@ def global_batches(*, all_tokens: bool = False) -> Iterator[GlobalBatch]:
 
 
 def oracle(trial: Trial) -> Trajectory:
-    """Plain torch: whole matrices, full logits, torch's cross-entropy, clipping and AdamW."""
+    """Plain torch: whole matrices, full logits, torch's cross-entropy, clipping and AdamW, else the plain rules."""
     config = trial.model_config()
-    optimizer_config = trial.optimizer
-    assert isinstance(optimizer_config, AdamWConfig)
     model = Transformer(config, seq_length=SEQ_LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
     initialise(model.named_parameters(), config, seed=SEED)
-    groups = []
-    for name, parameter in model.named_parameters():
-        rule = rule_of(optimizer_config.table, name)
-        groups.append({"params": [parameter], "weight_decay": rule.decay(optimizer_config.weight_decay)})
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=optimizer_config.lr,
-        betas=(optimizer_config.beta1, optimizer_config.beta2),
-        eps=optimizer_config.eps,
-    )
+    parameters = dict(model.named_parameters())
+    adamw = torch_adamw(parameters, trial.optimizer) if isinstance(trial.optimizer, AdamWConfig) else None
+    optimizer = adamw or Plain(parameters, trial)
     losses, norms = [], []
     for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
         documents = Documents.of(batch.documents, kernel="sdpa", dtype=torch.float32)
@@ -102,17 +97,51 @@ def oracle(trial: Trial) -> Trajectory:
         logits_BTV = model.logits(hidden_TBD).transpose(0, 1)
         loss = nn.functional.cross_entropy(logits_BTV[batch.mask], batch.targets[batch.mask])
         loss.backward()
-        norms.append(nn.utils.clip_grad_norm_(model.parameters(), optimizer_config.clip_grad_norm).item())
+        norms.append(nn.utils.clip_grad_norm_(parameters.values(), trial.optimizer.clip_grad_norm).item())
         losses.append(loss.item())
         optimizer.step()
-        optimizer.zero_grad()
-    return Trajectory(losses, norms, {name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+        model.zero_grad()
+    weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    return Trajectory(losses, norms, weights, optimizer.diagnostics() if isinstance(optimizer, Plain) else {})
 
 
-def start(trial: Trial) -> tuple[Mesh, Parts]:
-    """This rank's engine."""
+def torch_adamw(parameters: Mapping[str, nn.Parameter], config: AdamWConfig) -> torch.optim.AdamW:
+    groups = []
+    for name, parameter in parameters.items():
+        groups.append({"params": [parameter], "weight_decay": rule_of(config.table, name).decay(config.weight_decay)})
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+class Plain:
+    """The plain rules, in float64: singular vectors as exact as can be."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], trial: Trial) -> None:
+        self._parameters = parameters
+        self._lr = trial.optimizer.lr
+        self._rules = {name: rule_for(trial.optimizer, name) for name in parameters}
+        self._weights = {name: parameter.detach().double() for name, parameter in parameters.items()}
+        self._states = {name: self._rules[name].start(weight) for name, weight in self._weights.items()}
+        self._projects = isinstance(trial.optimizer, ProjectedConfig)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for name, parameter in self._parameters.items():
+            assert parameter.grad is not None
+            weight, grad = self._weights[name], parameter.grad.double()
+            self._weights[name] = self._rules[name].step(weight, grad, self._states[name], self._lr)
+            parameter.copy_(self._weights[name])
+
+    def diagnostics(self) -> dict[str, float]:
+        """As the optimizers': the share of steps in which a matrix was projected, by `fire_rate/NAME`."""
+        if not self._projects:
+            return {}
+        return {f"fire_rate/{name}": state.fired / state.t for name, state in self._states.items() if state.m.ndim > 1}
+
+
+def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
+    """This rank's engine; on a mesh that is there already where one is given."""
     parallel = ParallelConfig(**trial.parallel)
-    mesh = make_mesh(parallel, timeout_seconds=60)
+    mesh = mesh or make_mesh(parallel, timeout_seconds=60)
     parts = build(
         trial.model_config(),
         parallel,
@@ -146,32 +175,57 @@ def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Par
     return micro_batches
 
 
-def on_a_rank(trial: Trial) -> Trajectory:
+def on_a_rank(trial: Trial, mesh: Mesh | None = None) -> Trajectory:
     """The run as one rank of a layout. To be given to `processes.run_ranks`."""
-    mesh, parts = start(trial)
+    mesh, parts = start(trial, mesh)
     losses, norms = [], []
+    diagnostics: dict[str, float] = {}
     for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
         micro_batches = local_micro_batches(batch, trial, mesh, parts)
         result = parts.engine.train_step(micro_batches, lr=trial.optimizer.lr)
         assert not result.skipped
         losses.append(result.nll / int(batch.mask.sum()))
         norms.append(result.grad_norm)
-    weights = {}
-    for name, part in parts.engine.state(saving=True).items():
-        if name.startswith("model."):
-            whole = part.tensor.detach()
-            if part.dim is not None:
-                slices = [torch.empty_like(whole).contiguous() for _ in range(mesh.tensor.size)]
-                torch.distributed.all_gather(slices, whole.contiguous(), group=mesh.tensor.group)
-                whole = torch.cat(slices, part.dim)
-            weights[name.removeprefix("model.")] = whole.clone()
-    return Trajectory(losses, norms, weights)
+        diagnostics = result.diagnostics
+    weights = {
+        name.removeprefix("model."): whole(part, mesh)
+        for name, part in parts.engine.state(saving=True).items()
+        if name.startswith("model.")
+    }
+    return Trajectory(losses, norms, weights, diagnostics)
+
+
+def whole(part: Slice, mesh: Mesh) -> Tensor:
+    """A copy of a tensor of an engine's state, the tensor ranks' slices put together."""
+    tensor = part.tensor.detach().contiguous()
+    if part.dim is None:
+        return tensor.clone()
+    slices = [torch.empty_like(tensor) for _ in range(mesh.tensor.size)]
+    torch.distributed.all_gather(slices, tensor, group=mesh.tensor.group)
+    return torch.cat(slices, part.dim)
+
+
+def all_on_a_rank(trials: Mapping[str, Trial]) -> dict[str, Trajectory]:
+    """Several runs in one layout, one after the other in the same processes."""
+    mesh = make_mesh(ParallelConfig(**next(iter(trials.values())).parallel), timeout_seconds=60)
+    return {name: on_a_rank(trial, mesh) for name, trial in trials.items()}
+
+
+def ranks_of(parallel: Mapping[str, Any]) -> int:
+    """How many ranks a layout has."""
+    return ParallelConfig(**parallel).ranks
 
 
 def merged(trajectories: list[Trajectory]) -> Trajectory:
-    """All ranks' view as one: losses and norms must be the same on all; weights are put together."""
+    """All ranks' view as one: losses, norms, diagnostics must be the same on all; weights are put together."""
     for other in trajectories[1:]:
         assert other.losses == trajectories[0].losses
         assert other.grad_norms == trajectories[0].grad_norms
-    weights = {name: weight for part in reversed(trajectories) for name, weight in part.weights.items()}
-    return Trajectory(trajectories[0].losses, trajectories[0].grad_norms, weights)
+        assert other.diagnostics == trajectories[0].diagnostics
+    weights = merged_weights([part.weights for part in trajectories])
+    return replace(trajectories[0], weights=weights)
+
+
+def merged_weights(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What the ranks hold, put together; of several copies, the lowest rank's."""
+    return {name: weight for part in reversed(parts) for name, weight in part.items()}

@@ -1,0 +1,117 @@
+"""What it saves to send updated weights while their owners go on working: two data ranks, ZeRO 1.
+
+    python -W ignore benchmarks/bench_owners.py [--repeats 7] [--only conda muon] [--ranks 2]
+
+The parameters of the 60M Llama of bench_optimizers.py, owned by ranks with one thread each that talk over gloo. A step
+is the owners' updates and the exchange of weights: with messages that leave as soon as their parameters are done, with
+one message an owner after all work, and the work alone. The variants take turns; times are the slowest rank's, and the
+fastest of the repeats counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+from bench_optimizers import fresh, shapes
+from torch import nn
+
+from optim.optimizer import OPTIMIZERS, OneRank, Param
+from parallel import weight_messages
+from parallel.mesh import Axis
+from parallel.owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
+from parallel.shards import Shard
+from parallel.weight_messages import WeightMessages
+
+SETTINGS: dict[str, dict[str, Any]] = {"conda": {"refresh_interval": 10**9}}
+VARIANTS = ("as they are done", "after all work", "work alone")
+
+
+def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
+    """(a step by variant, figures of this layout) for one optimizer."""
+    config = OPTIMIZERS.parse({"name": name, "lr": 1e-3, **SETTINGS.get(name, {})})
+    shards, gradients = [], {}
+    for key, weight, gradient in fresh(list(shapes())):
+        shards.append(Shard(key, nn.Parameter(weight), tuple(weight.shape), None, False, False))
+        gradients[key] = gradient
+    costs = [config.cost(shard.shape, shard.name) for shard in shards]
+    owners = assign_owners(costs, data.size)
+    order = sending_order(shards, costs)
+    layout = FlatLayout.of([shards[i] for i in order], [owners[i] for i in order], data.size)
+    weights, _ = move_into_flat_buffers(layout, torch.float32, torch.device("cpu"))
+    start = layout.segments[data.rank][0]
+    params = [
+        Param(shard.name, view_of(weights, start + offset, shard), shard.shape, grad=gradients[shard.name])
+        for shard, offset in layout.owned_by(data.rank)
+    ]
+    optimizer = config.build(params, OneRank())
+    by_size = {}
+    for label, size in (("as they are done", weight_messages.MESSAGE_BYTES), ("after all work", 1 << 40)):
+        default, weight_messages.MESSAGE_BYTES = weight_messages.MESSAGE_BYTES, size
+        by_size[label] = WeightMessages(layout, data, weights=weights, own_master=None)
+        weight_messages.MESSAGE_BYTES = default
+    steps: dict[str, Callable[[], None]] = {
+        label: lambda messages=messages: messages.exchange(optimizer.updates(lr=1e-3))
+        for label, messages in by_size.items()
+    }
+    steps["work alone"] = lambda: optimizer.step(lr=1e-3)
+    by_owner = [sum(c for c, owner in zip(costs, owners, strict=True) if owner == i) for i in range(data.size)]
+    state = sum(value.tensor.nbytes for value in optimizer.state().values())
+    return steps, {"balance": max(by_owner) * data.size / sum(by_owner), "state": state / 2**20}
+
+
+def be_a_rank(rank: int, ranks: int, folder: str, names: list[str], repeats: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", ranks), rank=rank, world_size=ranks)
+    assert dist.group.WORLD is not None
+    data = Axis(ranks, rank, dist.group.WORLD)
+    for name in names:
+        steps, figures = prepare(name, data)
+        seconds: dict[str, list[float]] = {label: [] for label in VARIANTS}
+        for repeat in range(repeats + 1):
+            for label in VARIANTS:
+                dist.barrier()
+                begun = time.perf_counter()
+                steps[label]()
+                taken = torch.tensor(time.perf_counter() - begun)
+                dist.all_reduce(taken, op=dist.ReduceOp.MAX)
+                if repeat:
+                    seconds[label].append(float(taken))
+        state = torch.tensor(figures["state"])
+        dist.all_reduce(state, op=dist.ReduceOp.MAX)
+        if rank == 0:
+            sent, after, alone = (min(seconds[label]) * 1e3 for label in VARIANTS)
+            saved = (after - sent) / (after - alone) if after > alone else 0.0
+            print(
+                f"| {name} | {sent:.0f} | {after:.0f} | {alone:.0f} | {after / sent:.2f} | {100 * saved:.0f}% "
+                f"| {figures['balance']:.3f} | {float(state):.0f} |",
+                flush=True,
+            )
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=OPTIMIZERS.names())
+    arguments = parser.parse_args()
+    print(f"torch {torch.__version__}, {arguments.ranks} ranks of one thread, gloo\n")
+    print(
+        "| optimizer | as they are done (ms) | after all work (ms) | work alone (ms) | after / as done "
+        "| of the exchange hidden | work, max / mean | state, largest (MiB) |\n|---|---:|---:|---:|---:|---:|---:|---:|"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        rest = (arguments.ranks, str(Path(folder)), arguments.only, arguments.repeats)
+        processes.spawn(be_a_rank, rest, nprocs=arguments.ranks)
+
+
+if __name__ == "__main__":
+    main()

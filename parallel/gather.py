@@ -1,0 +1,24 @@
+"""Plain values of all ranks on every rank."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's value, by rank, as JSON bytes (nothing that is received is ever unpickled)."""
+    payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([payload.numel()]), group=group)
+    most = max(int(size) for size in sizes)
+    padded = torch.zeros(most, dtype=torch.uint8)
+    padded[: payload.numel()] = payload
+    gathered = [torch.zeros(most, dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(gathered, padded, group=group)
+    return [
+        json.loads(part[: int(size)].numpy().tobytes().decode()) for part, size in zip(gathered, sizes, strict=True)
+    ]

@@ -1,0 +1,45 @@
+"""ZeRO 2 and 3 with an optimizer of whole matrices are refused, with the reason and what can be."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.config import ModelConfig
+from optim.optimizer import OPTIMIZERS
+from parallel.config import ParallelConfig
+from parallel.layout import Workload, check_layout
+from settings import UserError
+
+MODEL = ModelConfig(num_layers=2, hidden_size=32, num_heads=4, ffn_size=48, vocab_size=64)
+
+
+def workload(name: str) -> Workload:
+    return Workload(
+        world_size=4,
+        seq_length=16,
+        micro_batch_size=1,
+        global_batch_size=4,
+        whole_matrices=not OPTIMIZERS[name].elementwise,
+        optimizer=name,
+    )
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_flat_parts_are_for_elementwise_optimizers(name: str, zero: int) -> None:
+    parallel = ParallelConfig.model_validate({"tensor": 2, "data": 2, "zero": zero})
+    if OPTIMIZERS[name].elementwise:
+        check_layout(parallel, MODEL, workload(name))
+        return
+    with pytest.raises(UserError) as refusal:
+        check_layout(parallel, MODEL, workload(name))
+    said = str(refusal.value)
+    assert f"parallel.zero = {zero} cuts matrices into flat parts, and optim.name = {name} needs them whole" in said
+    assert "parallel.tensor=2 parallel.pipeline=1 parallel.data=2 parallel.zero=1" in said
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_owners_are_for_all(name: str, zero: int) -> None:
+    for layout in ({"tensor": 2, "data": 2}, {"pipeline": 2, "data": 2}, {"data": 4}, {"tensor": 2, "pipeline": 2}):
+        check_layout(ParallelConfig.model_validate({**layout, "zero": zero}), MODEL, workload(name))

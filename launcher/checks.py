@@ -17,7 +17,7 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     """Warnings, a line each, of a config that can be trained on `world_size` ranks.
 
     Raises UserError for the first mistake: in the layout, in what the optimizer's table covers, in the schedule, in
-    the shards (their hashes too, where `data.verify_hashes`), in the vocabulary.
+    the shards (their hashes too, where `data.verify_hashes`), in the vocabulary, in the forecast's fit file.
     """
     check_layout(config.parallel, config.model, workload(config, world_size))
     config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
@@ -25,7 +25,12 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
     config.optim.check(parameter_shapes(model, config.train.seq_length))
-    return model.warnings()
+    warnings = list(model.warnings())
+    if config.train.forecast is not None:
+        from launcher.forecast import check_forecast  # brings scipy
+
+        warnings += check_forecast(config, model)
+    return warnings
 
 
 def workload(config: RunConfig, world_size: int) -> Workload:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +21,10 @@ from launcher.law_inputs import (
     read_schedule,
     schedule_warnings,
 )
+from launcher.law_origin import check_one_origin, run_origin
 from laws.curve import every_step, last_step
 from laws.fit import Fit, fit_curves, load_fit
+from laws.law import DEFAULT_LAW
 from laws.read import DEFAULT_LOSS, Reading, read_curve
 from laws.schedule_search import search
 from laws.schedules import write_table
@@ -28,7 +32,6 @@ from settings import UserError
 
 law_app = typer.Typer(no_args_is_help=True, help="Fit loss laws to runs, forecast, choose schedules and sizes.")
 
-DEFAULT_LAW = "relaxation"
 FitFile = Annotated[Path, typer.Argument(metavar="FIT", help="A fit file of `lehr law fit -o`.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of the run to come.")]
 PeakLr = Annotated[float | None, typer.Option("--peak-lr", help="Default: that of the fitted curves.")]
@@ -53,10 +56,14 @@ def fit_command(
     console = Console()
     readings = [read_curve(path, loss=loss, warmup_steps=warmup_steps, last_step=last_step) for path in curves]
     readings = _with_sizes(readings, parameters or [])
+    chosen = curve_law(law)
+    origins = [run_origin(path, loss=loss) for path in curves]
+    check_one_origin(list(zip(map(str, curves), origins, strict=True)), sizes=chosen.spans_sizes)
     for reading in readings:
         for note in reading.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
-    found = fit_curves(curve_law(law), [reading.curve for reading in readings], samples=samples)
+    known = [replace(reading.curve, origin=origin) for reading, origin in zip(readings, origins, strict=True)]
+    found = fit_curves(chosen, known, samples=samples)
     console.print(_parameter_table(found))
     console.print(_curve_table(found))
     if output is not None:
@@ -141,7 +148,7 @@ def schedule_command(
         table.add_row(candidate.name, f"{candidate.loss:.4f}", f"{low:.4f} to {high:.4f}", shown)
     console.print(table)
     best = candidates[0]
-    fragment = best.config(None if output is None else output / "schedule.json")
+    fragment = {"train": {"steps": steps}, **best.config(None if output is None else output / "schedule.json")}
     if output is not None:
         from launcher.law_plots import plot_candidates
 
@@ -154,10 +161,15 @@ def schedule_command(
         plot_candidates(found, candidates, output / "schedule.png", parameters=parameters)
     console.print(f"the best, {best.name}, as a config:", highlight=False)
     print(yaml.safe_dump(fragment, sort_keys=False), end="")
+    if output is None and best.section is None:
+        console.print("its table is written with -o FOLDER", highlight=False)
+        return
+    # A section in one piece takes the place of the config's own, whatever that one holds.
+    whole = yaml.safe_dump(fragment["schedule"], default_flow_style=True, sort_keys=False, width=10**6).strip()
+    overrides = (f"train.steps={steps}", f"optim.lr={fragment['optim']['lr']!r}", f"schedule={whole}")
+    print("and as a run:\nlehr train CONFIG " + shlex.join(overrides))
     if output is not None:
         console.print(f"written to {output}: config.yaml, schedule.json, schedule.png", highlight=False, soft_wrap=True)
-    elif best.section is None:
-        console.print("its table is written with -o FOLDER", highlight=False)
 
 
 def _with_sizes(readings: list[Reading], parameters: list[float]) -> list[Reading]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
@@ -14,6 +15,7 @@ from launcher.config import RunConfig
 from launcher.environment import Ranks
 from launcher.errors import DONE, STOPPED_EARLY
 from launcher.rendezvous import open_store
+from model.config import ModelConfig
 from model.size import flops_per_token
 from parallel.build import Arithmetic, build
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
@@ -24,6 +26,9 @@ from train.metrics import Metrics
 from train.run_folder import RunFolder, open_run
 from train.state import TrainState
 from train.stop import Stop
+
+if TYPE_CHECKING:
+    from train.forecast import RunForecast
 
 
 def run_rank(config: RunConfig, ranks: Ranks) -> int:
@@ -101,6 +106,7 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder) -> Run:
             peak_flops=_peak_flops(config, mesh),
             memory_bytes=lambda: memory_bytes(mesh.device),
             log_every_steps=train_config.log_every_steps,
+            forecast=_forecast(config, model) if mesh.rank == 0 else None,
         ),
         stop=stop,
         state=state,
@@ -112,10 +118,21 @@ def _peak_flops(config: RunConfig, mesh: Mesh) -> float:
     return peak_flops(mesh.device, config.train.precision) * mesh.world_size if mesh.rank == 0 else math.nan
 
 
+def _forecast(config: RunConfig, model: ModelConfig) -> RunForecast | None:
+    """Of the held-out loss, where `train.forecast` asks for it."""
+    if config.train.forecast is None:
+        return None
+    from launcher.forecast import run_forecast  # brings scipy
+
+    return run_forecast(config, model)
+
+
 def _say_goodbye(run: Run, folder: RunFolder, done: bool) -> None:
     steps = run.config.train.steps
     if done:
         print(f"done: {run.state.step} steps, {run.state.tokens:,} tokens; everything is in {folder.path}")
+        if (verdict := run.metrics.verdict()) is not None:
+            print(verdict)
     else:
         print(
             f"stopped at step {run.state.step} of {steps} with a checkpoint; the same command goes on from there",

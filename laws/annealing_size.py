@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class AnnealingSizeConfig(AnnealedConfig):
     """Needs curves of at least three sizes, each with its `parameters`. Unverified."""
 
     name: Literal["annealing_size"] = "annealing_size"
+    spans_sizes: ClassVar[bool] = True
 
     def coefficients(self) -> tuple[Coefficient, ...]:
         """L0, A, C, B."""

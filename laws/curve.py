@@ -6,8 +6,9 @@ Legend of shapes: n steps of the schedule, k losses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,6 +76,7 @@ class Curve(Places):
 
     loss: Floats = field(kw_only=True)  # [k]
     name: str = "curve"
+    origin: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # keys of the run's config, where known
 
     def __post_init__(self) -> None:
         super().__post_init__()

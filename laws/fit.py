@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from statistics import NormalDist
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -30,6 +31,7 @@ class FittedCurve(Settings):
     last_lr: float
     warmup_steps: int
     mean_error: float = Field(description="relative, of the fit on this curve")
+    origin: dict[str, Any] = Field({}, description="keys of the run's config: what the loss is of, where known")
 
 
 class Fit(Settings):
@@ -67,7 +69,7 @@ class Fit(Settings):
         The spread of the parameters, of single losses, and what the law itself misses (`law_error`), as independent.
         """
         predicted_k = self.predict(places)
-        lean = np.sqrt(self.noise**2 + self.law_error**2) * _normal_quantile(level)
+        lean = np.sqrt(self.noise**2 + self.law_error**2) * normal_quantile(level)
         if not self.samples:
             return predicted_k * np.exp(-lean), predicted_k * np.exp(lean)
         features = self.law.features([places])
@@ -100,9 +102,11 @@ def load_fit(path: Path) -> Fit:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"fit file {path} does not exist; `lehr law fit RUN... -o {path}` writes one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"fit file {path} cannot be read: {error}") from None
-    return parse(Fit, plain, source=str(path))
+    if not isinstance(plain, dict) or not {"law", "values"} <= set(plain):
+        raise UserError(f"{path} is no fit file: it names no law and its values; `lehr law fit RUN... -o` writes one")
+    return parse(Fit, plain, source=f"fit file {path}")
 
 
 def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, seed: int = 0) -> Fit:
@@ -141,13 +145,13 @@ def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, se
                 last_lr=float(curve.schedule.lr[curve.steps[-1] - 1]),
                 warmup_steps=curve.schedule.warmup_steps,
                 mean_error=float(part.mean()),
+                origin=dict(curve.origin),
             )
             for curve, part in zip(used, parts, strict=True)
         ),
     )
 
 
-def _normal_quantile(level: float) -> float:
-    from scipy.stats import norm
-
-    return float(norm.ppf((1 + level) / 2))
+def normal_quantile(level: float) -> float:
+    """Half the width of the central interval of a level, in standard deviations."""
+    return NormalDist().inv_cdf((1 + level) / 2)

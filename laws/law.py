@@ -48,6 +48,7 @@ class LawConfig(Settings):
     """A law: its parameters, and its terms as functions of the features of the data."""
 
     name: str
+    spans_sizes: ClassVar[bool] = False  # its places need the number of parameters of the model
     costly: ClassVar[bool] = False  # an evaluation takes milliseconds: the bootstrap then uses the tangent
 
     def coefficients(self) -> tuple[Coefficient, ...]:
@@ -110,6 +111,7 @@ class CurveLaw(LawConfig):
 
 
 LAWS = Registry("law", room="laws", base=CurveLaw)
+DEFAULT_LAW = "relaxation"  # the best on the public curves (docs/laws.md)
 
 
 def check_annealed(curves: Sequence[Curve]) -> None:

@@ -79,7 +79,7 @@ def _read_run(path: Path, loss: str, warmup_steps: int | None, last_step: int | 
         _check_tokens(path, np.array(trained), np.array([float(rows[step]["tokens"]) for step in trained]))
     seen = sorted(step for step, row in rows.items() if _is_number(row.get(loss)) and step <= trained[-1])
     if not seen:
-        known = sorted({key for row in rows.values() for key in row if key.endswith("loss")})
+        known = sorted({key for row in rows.values() for key in row if key.endswith("loss") and "forecast" not in key})
         raise UserError(
             f"{path}: metrics.jsonl holds no {loss}; set evaluate.every_steps in the run's config"
             + (f", or name another loss ({', '.join(known)})" if known else "")

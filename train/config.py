@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -24,6 +25,9 @@ class TrainConfig(Settings):
     compile: bool = Field(False, description="torch.compile the forward pass")
     max_skipped_steps: int = Field(10, ge=1, description="steps in a row without a finite gradient that end the run")
     timeout_seconds: float = Field(600, gt=0, description="of every collective: a hang becomes an error")
+    forecast: Literal["auto"] | Path | None = Field(
+        None, description="of the held-out loss: a fit file of `lehr law fit`, or auto: by this run's own losses so far"
+    )
     log_every_steps: int = Field(1, ge=1, description="console lines; metrics.jsonl has every step")
 
 

@@ -58,11 +58,15 @@ def evaluate(
 ) -> Evaluation | None:
     """Held-out loss over at most `max_windows` rows of each source. None where `stopped` said so on the way.
 
-    Rounds are of `micro_batches` micro-batches a data rank, as the training steps are, so that a pipeline is filled.
+    Rounds are of at most `micro_batches` micro-batches a data rank, as the training steps are, so that a pipeline is
+    filled; of fewer where a source's windows need fewer.
     """
     sums: dict[str, tuple[float, int]] = {}
+    most_windows = max((min(held_out.windows(source), max_windows) for source in held_out.sources), default=0)
+    micro_batch_rows = mesh.data.size * micro_batch_size
     rounds = held_out.rounds(
-        rows_per_round_global=mesh.data.size * micro_batch_size * micro_batches,
+        rows_per_round_global=micro_batch_rows
+        * fewest_micro_batches(-(-most_windows // micro_batch_rows), micro_batches, stages=mesh.pipeline.size),
         data_rank=mesh.data.rank,
         data_size=mesh.data.size,
         max_windows=max_windows,
@@ -79,3 +83,11 @@ def evaluate(
         loss = nll / tokens
         losses[source] = SourceLoss(loss, loss / math.log(2) / held_out.bytes_per_token(source), tokens)
     return Evaluation(losses)
+
+
+def fewest_micro_batches(needed: int, most: int, *, stages: int) -> int:
+    """How many micro-batches a round has: those needed, in whole turns of the pipeline, at most those of a step.
+
+    Rows that only fill up a round cost as much as others: of a global batch of 512 and 32 windows a source, 15 of 16.
+    """
+    return max(min(-(-needed // stages) * stages, most), 1)

@@ -13,14 +13,23 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from parallel.engine import StepResult
 from train.evaluate import Evaluation
-from train.metrics_file import MetricsFile
+from train.metrics_file import MetricsFile, read_metrics
 from train.run_folder import RunFolder
 from train.state import TrainState
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from train.forecast import RunForecast
+
 _STEPS_FOR_TIME_LEFT = 20
+# TensorBoard's page of custom scalars: forecast and fact in one chart.
+_BESIDE_THE_FACT = {
+    "forecast": {
+        "held-out loss": ["Multiline", ["held_out/loss", "forecast/loss", "forecast/low", "forecast/high"]],
+        "final loss": ["Multiline", ["forecast/final", "forecast/final_low", "forecast/final_high", "held_out/loss"]],
+    }
+}
 
 
 class Metrics:
@@ -37,6 +46,7 @@ class Metrics:
         peak_flops: float,
         memory_bytes: Callable[[], int],
         log_every_steps: int = 1,
+        forecast: RunForecast | None = None,
         console: Console | None = None,
     ) -> None:
         """`from_step`: steps taken so far; what a crashed run wrote past it is dropped.
@@ -54,6 +64,11 @@ class Metrics:
         self._file = MetricsFile(folder.metrics, from_step=from_step)
         self._board = _open_board(folder, from_step)
         self._lines = StepLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
+        self._forecast = forecast
+        if forecast is not None:
+            forecast.recall(read_metrics(folder.metrics), step=from_step)
+            self._board.add_custom_scalars(_BESIDE_THE_FACT)
+            self._lines.say(forecast.opening())
 
     def step(
         self, state: TrainState, result: StepResult, *, lr: float, tokens: int, seconds: float, batch_hash: str
@@ -79,15 +94,23 @@ class Metrics:
         values |= {f"optim/{name}": value for name, value in result.diagnostics.items()}
         self._write(state.step, values, batch_hash=batch_hash)
         self._lines.step(values)
+        if self._forecast is not None:
+            self._forecast.step(state.step, lr=lr, skipped=result.skipped)
 
     def evaluation(self, state: TrainState, evaluation: Evaluation) -> None:
         """After an evaluation: a line of its own in the file, of the same step."""
         if self._file is None:
             return
         values = evaluation.metrics()
-        self._write(state.step, {"step": state.step, **values})
+        seen = None if self._forecast is None else self._forecast.evaluation(state.step, evaluation.loss)
+        self._write(state.step, {"step": state.step, **values, **(seen.metrics() if seen else {})})
         self._board.flush()
-        self._lines.evaluation(state.step, values)
+        self._lines.evaluation(state.step, values, forecast=seen.line() if seen else None)
+        self._lines.say(seen.notice() if seen else None)
+
+    def verdict(self) -> str | None:
+        """Forecast, fact and error of a run that has come to its end; None of any other, and without a forecast."""
+        return None if self._file is None or self._forecast is None else self._forecast.verdict()
 
     def close(self) -> None:
         """Flush everything to disk."""
@@ -148,12 +171,18 @@ class StepLines:
             parts.append("skipped: not finite")
         self._print("  ".join(parts if self._progress is not None else [*parts, left]))
 
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """A line for the held-out loss, with every source's bits a byte."""
+    def evaluation(self, step: int, values: Mapping[str, float], *, forecast: str | None = None) -> None:
+        """A line for the held-out loss, its forecast, and every source's bits a byte."""
         bits = [
             f"{name.split('/')[1]} {value:.4f}" for name, value in values.items() if name.endswith("/bits_per_byte")
         ]
-        self._print(f"step {step}  held-out loss {values['held_out/loss']:.4f}  bits per byte: {', '.join(bits)}")
+        parts = [f"step {step}", f"held-out loss {values['held_out/loss']:.4f}", forecast]
+        self._print("  ".join([*filter(None, parts), f"bits per byte: {', '.join(bits)}"]))
+
+    def say(self, line: str | None) -> None:
+        """A line of its own, if there is one."""
+        if line is not None:
+            self._print(line)
 
     def close(self) -> None:
         """Take the progress away."""

@@ -36,6 +36,7 @@ MAY_CHANGE = {
     "train.max_skipped_steps": "a guard",
     "train.timeout_seconds": "a guard",
     "train.log_every_steps": "the console",
+    "train.forecast": "looks at the run, does not change it",
     "evaluate.*": "looks at the run, does not change it",
     "checkpoint.*": "looks at the run, does not change it",
     "data.verify_hashes": "a guard",

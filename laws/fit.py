@@ -134,7 +134,7 @@ def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, se
         law=law,
         values=dict(zip(names, best.theta_p.tolist(), strict=True)),
         objective=best.objective,
-        noise=float(1.4826 * np.median(np.abs(residual_n))),
+        noise=robust_spread(residual_n, parameters=len(names)),
         samples=tuple(tuple(row) for row in sampled.tolist()),
         curves=tuple(
             FittedCurve(
@@ -150,6 +150,16 @@ def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, se
             for curve, part in zip(used, parts, strict=True)
         ),
     )
+
+
+def robust_spread(residual_n: Floats, *, parameters: int) -> float:
+    """The standard deviation of a fit's residuals, by their median size.
+
+    A robust fit of p parameters passes through about p of the losses, which say nothing of the noise: the p - 1
+    smallest residuals are left out, as is customary in robust regression.
+    """
+    size_n = np.sort(np.abs(residual_n))[parameters - 1 :]
+    return float(1.4826 * np.median(size_n))
 
 
 def normal_quantile(level: float) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 
 from laws.bootstrap import LEVEL, correlation_steps
 from laws.curve import Curve, Floats, Places, Schedule
-from laws.fit import LAW_ERROR, Fit, normal_quantile
+from laws.fit import LAW_ERROR, Fit, normal_quantile, robust_spread
 from laws.fitting import fit_points
 from laws.law import SMALLEST_LOSS, CurveLaw
 from settings import UserError
@@ -130,9 +130,7 @@ class _Refit:
         self._scale_p = np.where(logs_p, self._theta_p, 1.0)
         loss_n, slope_np = self._log_slopes(features)
         residual_n = np.log(used.loss) - np.log(loss_n)
-        spare = max(loss_n.size - self._theta_p.size, 1)
-        spread = 1.4826 * float(np.median(np.abs(residual_n))) * math.sqrt(loss_n.size / spare)
-        self.noise = max(spread, NOISE_FLOOR)
+        self.noise = max(robust_spread(residual_n, parameters=self._theta_p.size), NOISE_FLOOR)
         precision = slope_np.T @ slope_np / (self.noise**2 * correlation_steps(residual_n))
         priors = [0.0] * count + [0.0 if shape.prior is None else shape.prior[1] ** -2.0 for shape in shapes]
         precision += np.diag(priors)
@@ -142,7 +140,11 @@ class _Refit:
 
     def is_of(self, curve: Curve) -> bool:
         """Whether these are the losses it was fitted on."""
-        return curve.steps.size == self._curve.steps.size and bool(curve.steps[-1] == self._curve.steps[-1])
+        return (
+            np.array_equal(curve.steps, self._curve.steps)
+            and np.array_equal(curve.loss, self._curve.loss)
+            and np.array_equal(curve.schedule.lr, self._curve.schedule.lr)
+        )
 
     def outlook(self, place: Places, *, far: bool) -> Outlook | str:
         """The interval adds the spread of the parameters, of single losses, and what the law misses."""

@@ -42,7 +42,8 @@ def standing(run: Curve, losses: int) -> Standing:
     return Standing(run.schedule, Curve(applied, run.steps[:losses], loss=run.loss[:losses]))
 
 
-def inside(outlook: Outlook, fact: float) -> bool:
+def inside(outlook: Outlook | str, fact: float) -> bool:
+    assert isinstance(outlook, Outlook)
     return outlook.low <= fact <= outlook.high
 
 
@@ -70,20 +71,20 @@ def test_a_fits_band_holds_single_losses_at_its_rate() -> None:
     """The true law is the one fitted, so `law_error` is left out: 90% of a fresh run's losses lie within."""
     law = AnnealingConfig()
     planned = schedule({"name": "wsd", "decay_steps": 1200})
+    places = every_step(planned, most=30)
     held = []
     for seed in range(12):
         runs = [
-            noisy_run(law, ANNEALING, schedule({"name": n}), 2e-3, 10 * seed + i)
-            for i, n in enumerate(("cosine", "constant"))
+            noisy_run(law, ANNEALING, schedule({"name": name}), 2e-3, 10 * seed + number)
+            for number, name in enumerate(("cosine", "constant"))
         ]
         forecast = FittedForecast(fit_curves(law, runs, samples=100).model_copy(update={"law_error": 0.0}))
-        fresh = noisy_run(law, ANNEALING, planned, 2e-3, 1000 + seed, losses=30)
-        for step, fact in zip(fresh.steps.tolist(), fresh.loss.tolist(), strict=True):
-            if step > 100:
-                outlook = forecast.outlook(Standing(planned, None), step)
-                assert isinstance(outlook, Outlook)
-                held.append(inside(outlook, fact))
-    assert 0.86 < np.mean(held) < 0.94  # 348 losses: two standard deviations are 3%
+        told = [forecast.outlook(Standing(planned, None), step) for step in places.steps.tolist()[1:]]
+        for fresh in range(20):
+            facts = noisy_run(law, ANNEALING, planned, 2e-3, 1000 + 100 * seed + fresh, losses=30).loss.tolist()[1:]
+            held += [inside(outlook, fact) for outlook, fact in zip(told, facts, strict=True)]
+    # A fit's noise is known to 9% or so, which moves the rate by 3%, and the mean over 12 fits by 1%.
+    assert 0.87 < np.mean(held) < 0.93
 
 
 FAMILIES_FORECAST = (

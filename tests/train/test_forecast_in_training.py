@@ -14,7 +14,7 @@ from rich.console import Console
 
 from laws.curve import Curve, Places, Schedule, every_step, last_step
 from laws.fit import Fit, fit_curves
-from laws.forecast import FittedForecast, Forecaster, OwnForecast
+from laws.forecast import FittedForecast, Forecaster, Outlook, OwnForecast
 from laws.law import DEFAULT_LAW, LAWS
 from laws.schedules import FAMILIES
 from parallel.engine import StepResult
@@ -185,23 +185,26 @@ def test_a_skipped_step_does_not_count(fit: Fit, tmp_path: Path) -> None:
     assert rows[200]["forecast/loss"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_step_taken_anew_takes_the_place_of_what_followed(fit: Fit, tmp_path: Path) -> None:
+@KINDS
+def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit) -> None:
     forecasts = []
     for repeated in (False, True):
-        planned = RunForecast(
-            FittedForecast(fit), promised=True, lr=lambda s: float(PLANNED.lr[s]), total_steps=STEPS, warmup_steps=20
+        running = RunForecast(
+            forecaster(kind, fit), promised=True, lr=lambda s: float(PLANNED.lr[s]), total_steps=STEPS, warmup_steps=20
         )
-        for step in range(1, 101):
-            planned.step(step, lr=float(PLANNED.lr[step - 1]), skipped=repeated and step > 60)
-            if step % EVERY == 0:
-                planned.evaluation(step, 9.0 if repeated and step > 60 else true_loss(step))
-        if repeated:
-            for step in range(61, 101):
-                planned.step(step, lr=float(PLANNED.lr[step - 1]), skipped=False)
+
+        def take(first: int, last: int, *, broken: bool, running: RunForecast = running) -> None:
+            for step in range(first, last + 1):
+                running.step(step, lr=float(PLANNED.lr[step - 1]), skipped=broken)
                 if step % EVERY == 0:
-                    planned.evaluation(step, true_loss(step))
-        planned.step(101, lr=float(PLANNED.lr[100]), skipped=False)
-        forecasts.append(planned.evaluation(101, true_loss(101)))
+                    running.evaluation(step, 1.05 * true_loss(step) if broken else true_loss(step))
+
+        take(1, 300, broken=False)
+        if repeated:
+            take(301, 320, broken=True)
+        take(301, 320, broken=False)
+        forecasts.append(running.evaluation(320, true_loss(320)))
+    assert isinstance(forecasts[0].final, Outlook)
     assert forecasts[0] == forecasts[1]
 
 

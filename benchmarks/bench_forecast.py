@@ -1,0 +1,125 @@
+"""What a forecast costs: held-out evaluations often enough for one, as a share of training, and the forecast itself.
+
+The evaluation is measured on a run's own config, in one process on the CPU: the seconds of a step, and of an evaluation
+of several numbers of windows. The forecast is timed at an evaluation after so many held-out losses, in a run of 24,000
+steps: by a fit file (200 bootstrap samples), and refitted on the run's own losses.
+
+    python benchmarks/bench_forecast.py [CONFIG] [KEY=VALUE ...]      (default: configs/demo.yaml, its shards built)
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from laws.curve import Curve, Schedule, every_step
+from laws.fit import fit_curves
+from laws.forecast import FittedForecast, Forecaster, OwnForecast, Standing
+from laws.law import DEFAULT_LAW, LAWS
+from laws.schedules import FAMILIES
+
+WINDOWS, EVERY = (8, 16, 32, 64), (20, 25, 50, 100)
+VALUES = {"L0": 2.6, "A": 0.55, "B": 0.19, "alpha": 0.48, "C": 0.02}
+
+
+def seconds_of(call: Callable[[], object], *, repeats: int) -> float:
+    """The median of some calls, after one that warms up."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
+
+
+def both(forecaster: Forecaster, standing: Standing, last: int) -> None:
+    """The forecasts that an evaluation asks for: of the next loss, and of the end."""
+    for step in (last + 1, standing.schedule.steps):
+        forecaster.outlook(standing, step)
+
+
+def forecasts() -> None:
+    """A table of both kinds."""
+    law = LAWS.parse(DEFAULT_LAW)
+    planned = FAMILIES.parse({"name": "cosine", "warmup_steps": 100}).build(peak_lr=3e-4, total_steps=24000)
+    print("\n| held-out losses so far | by a fit file | auto |\n|---|---|---|")
+    for losses in (10, 40, 80, 400):
+        places = every_step(planned, most=2 * losses)
+        wobble = np.random.default_rng(losses).normal(scale=1e-3, size=places.steps.size)
+        run = Curve(planned, places.steps, loss=law.predict(VALUES, places) * np.exp(wobble))
+        fitted = FittedForecast(fit_curves(law, [run], samples=200))
+        last = int(run.steps[losses - 1])
+        seen = Curve(Schedule(planned.lr[:last], 100), run.steps[:losses], loss=run.loss[:losses])
+        standing = Standing(planned, seen)
+
+        by_fit = seconds_of(lambda at=(fitted, standing, last): both(*at), repeats=9)
+        auto = seconds_of(lambda at=(standing, last): both(OwnForecast(law), *at), repeats=9)
+        print(f"| {losses} | {1e3 * by_fit:.0f} ms | {1e3 * auto:.0f} ms |")
+
+
+def evaluations(path: Path, overrides: list[str]) -> None:
+    """A step, evaluations of several sizes, and their share of the run at several distances."""
+    from launcher.config import RunConfig
+    from launcher.environment import SINGLE, prepare_process
+    from launcher.rendezvous import open_store
+    from launcher.train import build_run
+    from parallel.mesh import make_mesh, start_processes, stop_processes
+    from settings import compose
+    from train.batches import to_local_batch
+    from train.evaluate import evaluate
+    from train.run_folder import RunFolder
+
+    config = compose(RunConfig, path, ["parallel={}", *overrides])
+    prepare_process(SINGLE)
+    start_processes(
+        rank=0, world_size=1, local_rank=0, timeout_seconds=600, store=open_store(SINGLE, timeout_seconds=600)
+    )
+    mesh = make_mesh(config.parallel, timeout_seconds=600)
+    with tempfile.TemporaryDirectory() as folder:
+        run = build_run(config, mesh, RunFolder(Path(folder)))
+        train = config.train
+
+        def step() -> None:
+            batch = to_local_batch(
+                run.loader.batch(0), mesh, micro_batch_size=train.micro_batch_size, documents=run.documents
+            )
+            run.engine.train_step(batch.micro_batches, lr=1e-6)
+
+        def look(windows: int) -> None:
+            evaluate(
+                run.engine,
+                run.held_out,
+                mesh,
+                micro_batch_size=train.micro_batch_size,
+                micro_batches=train.global_batch_size // train.micro_batch_size,
+                max_windows=windows,
+                documents=run.documents,
+            )
+
+        a_step = seconds_of(step, repeats=9)
+        rows = f"{train.global_batch_size} rows of {train.seq_length} tokens, {len(run.held_out.sources)} sources"
+        print(
+            f"\nA step of {path}: {a_step:.2f} s ({rows}). An evaluation, and its share of training time, one every:\n"
+        )
+        print("| max_windows | seconds | in steps |" + "".join(f" {every} steps |" for every in EVERY))
+        print("|---|---|---|" + "---|" * len(EVERY))
+        for windows in WINDOWS:
+            taken = seconds_of(lambda windows=windows: look(windows), repeats=3)
+            shares = "".join(f" {100 * taken / (taken + every * a_step):.1f}% |" for every in EVERY)
+            print(f"| {windows} | {taken:.2f} | {taken / a_step:.2f} |{shares}", flush=True)
+        run.loader.close()
+        run.metrics.close()
+    stop_processes()
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:] or ["configs/demo.yaml"]
+    forecasts()
+    evaluations(Path(given[0]), given[1:])

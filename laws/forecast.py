@@ -108,7 +108,10 @@ class OwnForecast:
         if not _fall_is_known(standing.schedule, int(after.steps[-1]), step):
             return "the lr has not fallen yet"
         if self._refit is None or not self._refit.is_of(curve):
-            self._refit = _Refit(self._law, curve, after.thinned(MOST_LOSSES_OWN))
+            try:
+                self._refit = _Refit(self._law, curve, after.thinned(MOST_LOSSES_OWN))
+            except np.linalg.LinAlgError:
+                return "the law cannot be fitted to them"
         ahead = step - int(curve.steps[-1])
         return self._refit.outlook(standing.place(step), far=ahead > _spacing(after))
 
@@ -116,7 +119,7 @@ class OwnForecast:
 class _Refit:
     """A law's parameters by one run's losses, and their covariance near the optimum.
 
-    In the coordinates of the search the covariance is (J'J b / noise^2 + 1 / width^2)^-1: J the slopes of log loss, b
+    In the coordinates of the search the covariance is (J'J / (b noise^2) + 1 / width^2)^-1: J the slopes of log loss, b
     over how many losses residuals hang together, width that of the priors.
     """
 
@@ -131,7 +134,9 @@ class _Refit:
         loss_n, slope_np = self._log_slopes(features)
         residual_n = np.log(used.loss) - np.log(loss_n)
         self.noise = max(robust_spread(residual_n, parameters=self._theta_p.size), NOISE_FLOOR)
-        precision = slope_np.T @ slope_np / (self.noise**2 * correlation_steps(residual_n))
+        # A spike's few residuals, far out and side by side, say nothing of how the others hang together.
+        together = correlation_steps(np.clip(residual_n, -3 * self.noise, 3 * self.noise))
+        precision = slope_np.T @ slope_np / (self.noise**2 * together)
         priors = [0.0] * count + [0.0 if shape.prior is None else shape.prior[1] ** -2.0 for shape in shapes]
         precision += np.diag(priors)
         unit_p = 1 / np.sqrt(np.maximum(np.diag(precision), 1e-30))

@@ -15,6 +15,7 @@ import numpy as np
 
 from laws.curve import Curve, Floats, Schedule, detect_warmup
 from laws.forecast import Departure, Forecaster, Outlook, Standing, Watch
+from settings import UserError
 
 HELD_OUT_LOSS = "held_out/loss"
 
@@ -174,7 +175,10 @@ class RunForecast:
         if not lr_n[:step].any():
             return "no step has changed the weights"
         schedule = Schedule(lr_n, min(self._warmup_steps, lr_n.size))
-        return self._forecaster.outlook(Standing(schedule, self._losses(applied_n)), step)
+        try:
+            return self._forecaster.outlook(Standing(schedule, self._losses(applied_n)), step)
+        except UserError as error:  # the run itself is in order: it goes on without a forecast
+            return str(error)
 
     def _losses(self, applied_n: Floats) -> Curve | None:
         """The losses so far, on the lr applied so far. A step that was skipped gives no new one."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,14 @@ import pytest
 import yaml
 from processes import lehr
 
+from launcher.checks import check_config
+from launcher.config import RunConfig
+from launcher.law_inputs import name_and_options
+from settings import UserError, compose, read_yaml
 from train.metrics_file import read_metrics
 
 STEPS = 120
+OF_THE_MACHINE = {"seconds_per_step", "tokens_per_second", "mfu", "memory_bytes"}
 
 
 def document(rng: np.random.Generator) -> list[int]:
@@ -99,8 +107,6 @@ def test_a_fit_says_what_it_was_fitted_on(fit: Path) -> None:
 )
 def test_the_schedule_a_law_predicts_is_the_one_a_run_takes(base: Path, fit: Path, schedule: str) -> None:
     """The forecast in training is `lehr law predict`'s, of the same schedule given in either way."""
-    from launcher.law_inputs import name_and_options
-
     section = yaml.safe_dump(name_and_options(schedule, option=""), default_flow_style=True).strip()
     name = schedule.partition(":")[0]
     predicted = final_loss(run("law", "predict", fit, "--schedule", schedule, "--steps", str(STEPS)).stdout)
@@ -126,63 +132,81 @@ def test_a_chosen_schedule_trains_as_it_was_written(base: Path, fit: Path) -> No
     best = base.parent / "best"
     out = run("law", "schedule", fit, "--steps", str(STEPS), "-o", best).stdout
     line = next(line for line in out.splitlines() if line.startswith("lehr train CONFIG "))
-    import shlex
-
     overrides = shlex.split(line)[3:]
     table = [f"schedule={{name: table, file: {best / 'schedule.json'}}}"]
     lr = json.loads((best / "schedule.json").read_text())
     runs = base.parent / "runs"
     for name, given in (("fragment", overrides), ("table", [*table, f"optim.lr={max(lr)}"])):
-        run("train", base, f"run.name={name}", f"train.forecast={fit}", *given)
+        run("train", base, f"run.name={name}", *given)
         rows = read_metrics(runs / name / "metrics.jsonl")
         assert [row["lr"] for row in rows] == pytest.approx(lr, rel=1e-12)
     fragment = yaml.safe_load((best / "config.yaml").read_text())
-    merged = {**yaml.safe_load(base.read_text())}
-    merged["schedule"], merged["optim"] = fragment["schedule"], {**merged["optim"], **fragment["optim"]}
-    merged["train"] |= fragment["train"]
-    (best / "merged.yaml").write_text(json.dumps(merged))
-    run("train", best / "merged.yaml", "run.name=merged")
-    losses = [row["loss"] for row in read_metrics(runs / "fragment" / "metrics.jsonl")]
-    assert [row["loss"] for row in read_metrics(runs / "merged" / "metrics.jsonl")] == losses
+    assert fragment["train"] == {"steps": STEPS}
+    plain = read_yaml(base, overrides)
+    assert plain["schedule"] == fragment["schedule"]
+    assert plain["optim"]["lr"] == fragment["optim"]["lr"]
 
 
 @pytest.mark.slow
-def test_auto_forecasts_from_the_runs_own_losses_and_a_stop_changes_nothing(base: Path) -> None:
-    runs = base.parent / "runs"
-    whole = run("train", base, "run.name=auto", "train.forecast=auto")
-    assert "not yet, " in whole.stdout
+def test_auto_says_the_same_after_a_crash(base: Path) -> None:
+    """Gone on with from the checkpoint at half: every line of both halves is as it was, forecasts to the bit."""
+    run_folder = base.parent / "runs" / "auto"
+    arguments = ("train", base, "run.name=auto", "train.forecast=auto", "checkpoint.every_steps=60")
+    whole = run(*arguments)
+    assert "final: not yet, 5 of 8 held-out losses" in whole.stdout
     assert whole.stdout.splitlines()[-1].startswith("held-out loss")
-    run("train", base, "run.name=auto_cut", "train.forecast=auto", "train.steps=60")
-    # The schedule is drawn over the new length, so only the keys are compared with those of the whole run.
-    run("train", base, "run.name=auto_cut", "train.forecast=auto")
-    rows = read_metrics(runs / "auto_cut" / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert any("forecast/loss" in row for row in rows)
+    rows = read_metrics(run_folder / "metrics.jsonl")
+    assert any("forecast/loss" in row for row in rows[:60])
+    shutil.rmtree(run_folder / "checkpoints" / f"step-{STEPS:08d}")
+    (run_folder / "checkpoints" / "latest").write_text(f"step-{STEPS // 2:08d}\n")
+    again = run(*arguments)
+    assert f"step {STEPS // 2} " not in again.stdout
+    for before, after in zip(rows, read_metrics(run_folder / "metrics.jsonl"), strict=True):
+        assert {key: value for key, value in after.items() if key not in OF_THE_MACHINE} == {
+            key: value for key, value in before.items() if key not in OF_THE_MACHINE
+        }
+    assert again.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+
+
+@pytest.fixture
+def mistake(base: Path) -> Callable[..., str]:
+    """What is said of a config before anything starts."""
+
+    def checked(*overrides: str) -> str:
+        with pytest.raises(UserError) as caught:
+            check_config(compose(RunConfig, base, overrides), world_size=1)
+        return str(caught.value)
+
+    return checked
 
 
 @pytest.mark.slow
-def test_mistakes_are_said_before_anything_starts(base: Path, fit: Path) -> None:
-    def mistake(*overrides: str) -> str:
-        message = run("train", base, "run.name=wrong", *overrides, expect=2).stderr
-        assert not (base.parent / "runs" / "wrong").exists()
-        return message
-
-    folder = base.parent
-    (folder / "other.json").write_text('{"a": 1}')
-    (folder / "garbage.json").write_text("{]")
+def test_what_is_no_fit_file_is_refused(base: Path, fit: Path, mistake: Callable[..., str]) -> None:
     plain = json.loads(fit.read_text())
-    (folder / "nan.json").write_text(json.dumps({**plain, "values": {**plain["values"], "L0": float("nan")}}))
-    (folder / "few.json").write_text(json.dumps({**plain, "values": {"L0": 1.0}}))
-    assert "does not exist" in mistake("train.forecast=no.json")
-    assert "is no fit file" in mistake(f"train.forecast={folder / 'other.json'}")
-    assert "cannot be read" in mistake(f"train.forecast={folder / 'garbage.json'}")
-    assert "values.L0" in mistake(f"train.forecast={folder / 'nan.json'}")
-    assert "has the parameters" in mistake(f"train.forecast={folder / 'few.json'}")
+    texts = {
+        "other": '{"a": 1}',
+        "garbage": "{]",
+        "nan": json.dumps({**plain, "values": {**plain["values"], "L0": float("nan")}}),
+        "few": json.dumps({**plain, "values": {"L0": 1.0}}),
+    }
+    for name, text in texts.items():
+        (base.parent / f"{name}.json").write_text(text)
+    assert "is no fit file" in mistake(f"train.forecast={base.parent / 'other.json'}")
+    assert "cannot be read" in mistake(f"train.forecast={base.parent / 'garbage.json'}")
+    assert "values.L0" in mistake(f"train.forecast={base.parent / 'nan.json'}")
+    assert "has the parameters" in mistake(f"train.forecast={base.parent / 'few.json'}")
+    done = run("train", base, "run.name=wrong", "train.forecast=no.json", expect=2)
+    assert "fit file no.json does not exist" in done.stderr
+    assert not (base.parent / "runs" / "wrong").exists()
+
+
+@pytest.mark.slow
+def test_a_fit_of_another_model_or_data_is_refused(base: Path, fit: Path, mistake: Callable[..., str]) -> None:
     named = f"train.forecast={fit}"
     assert "model.hidden_size: 32 there, 64 here" in mistake(named, "model.hidden_size=64")
     assert "train.global_batch_size: 8 there, 16 here" in mistake(named, "train.global_batch_size=16")
     assert "evaluate.max_windows: 16 there, 8 here" in mistake(named, "evaluate.max_windows=8")
-    other = made_shards(folder / "other_shards", seed=1)
+    other = made_shards(base.parent / "other_shards", seed=1)
     assert "shards: held-out split" in mistake(named, f"data.shards={other}")
     stages = "data.stages=[{from_step: 50, mixture: {plays: 1}}]"
     assert "changes the mix of data at step 50" in mistake("train.forecast=auto", stages)
@@ -190,17 +214,28 @@ def test_mistakes_are_said_before_anything_starts(base: Path, fit: Path) -> None
 
 @pytest.mark.slow
 def test_doubts_are_warnings(base: Path, fit: Path) -> None:
-    short = ("train.steps=12", "evaluate.every_steps=0")
-    done = run("train", base, "run.name=decay", f"train.forecast={fit}", "optim.weight_decay=0.3", *short)
-    assert "optim.weight_decay: 0.1 there, 0.3 here" in done.stderr
-    done = run("train", base, "run.name=rare", "train.forecast=auto", *short)
-    assert "a forecast needs 8" in done.stderr
-    assert "there was no forecast of it" in done.stdout.splitlines()[-1]
+    def warnings(*overrides: str) -> str:
+        return "\n".join(check_config(compose(RunConfig, base, overrides), world_size=1))
+
+    named = f"train.forecast={fit}"
+    assert warnings(named) == ""
+    moved = shutil.copytree(base.parent / "shards", base.parent / "moved", dirs_exist_ok=True)
+    assert warnings(named, f"data.shards={moved}", "parallel.tensor=1", "run.seed=5") == ""
+    assert "optim.weight_decay: 0.1 there, 0.3 here" in warnings(named, "optim.weight_decay=0.3")
+    assert "the peak lr 0.006 is not within those of the fit" in warnings(named, "optim.lr=6e-3")
+    plain = json.loads(fit.read_text())
+    for curve in plain["curves"]:
+        curve["origin"] = {}
+    (base.parent / "unknown.json").write_text(json.dumps(plain))
+    assert "does not say what its curves are of" in warnings(f"train.forecast={base.parent / 'unknown.json'}")
+    assert "a forecast needs 8: set it to 4" in warnings("train.forecast=auto", "evaluate.every_steps=50")
 
 
 @pytest.mark.slow
-def test_runs_of_two_models_are_not_fitted_together(base: Path, fit: Path) -> None:
+def test_runs_of_two_batches_are_not_fitted_together(base: Path, fit: Path) -> None:
     runs = base.parent / "runs"
-    run("train", base, "run.name=wide", "model.hidden_size=64", "train.steps=60", "evaluate.every_steps=5")
-    message = run("law", "fit", runs / "cosine", runs / "wide", expect=2).stderr
-    assert "model.hidden_size: 32 there, 64 here" in message
+    shutil.copytree(runs / "cosine", runs / "batch", ignore=shutil.ignore_patterns("checkpoints"))
+    text = (runs / "batch" / "config.yaml").read_text()
+    (runs / "batch" / "config.yaml").write_text(text.replace("global_batch_size: 8", "global_batch_size: 16"))
+    message = run("law", "fit", runs / "cosine", runs / "batch", expect=2).stderr
+    assert "train.global_batch_size: 8 there, 16 here" in message

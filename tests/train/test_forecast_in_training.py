@@ -226,7 +226,8 @@ def test_tensorboard_has_forecast_and_fact_in_one_chart(fit: Fit, tmp_path: Path
     board.Reload()
     tags = board.Tags()
     assert {"held_out/loss", "forecast/loss", "forecast/low", "forecast/high", "forecast/final"} <= set(tags["scalars"])
-    assert [event.step for event in board.Scalars("forecast/final")] == list(range(30, 101, 10))
+    assert [event.step for event in board.Scalars("forecast/final")] == list(range(10, 101, 10))
+    assert [event.step for event in board.Scalars("forecast/loss")] == list(range(30, 101, 10))
     assert "custom_scalars__config__" in tags["tensors"]
 
 
@@ -234,3 +235,11 @@ def test_without_lines_of_the_past_the_plan_stands_in(fit: Fit, tmp_path: Path) 
     run = Run(tmp_path / "run", FittedForecast(fit), from_step=200)
     rows = {row["step"]: row for row in run.go(210).end()}
     assert rows[210]["forecast/loss"] == float(fit.predict(Places(PLANNED, np.array([210])))[0])
+
+
+def test_a_run_that_could_not_be_forecast_says_so_in_the_end(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", OwnForecast(LAW), steps=60).go(60)
+    run.end()
+    assert run.verdict is not None
+    assert run.verdict.endswith("there was no forecast of it: 4 of 8 held-out losses")
+    assert "final: not yet, no held-out loss after the warm-up yet" in run.out.getvalue()

@@ -100,7 +100,7 @@ class OwnForecast:
         if curve is None or step <= standing.schedule.warmup_steps:
             return "no held-out loss after the warm-up yet"
         try:
-            after = curve.after_warmup()
+            after = curve.between(max(standing.schedule.warmup_steps, 1))
         except UserError:
             return "no held-out loss after the warm-up yet"
         if after.steps.size < self.least_losses:

@@ -103,7 +103,7 @@ class Problem:
             tried_mp = np.clip(search_mp + step_mp, self._lower_p, self._upper_p)
             tried_m, tried_gradient, tried_curvature = self._expand(tried_mp)
             better = tried_m < value_m
-            # A step that overshot says nothing of the place it left: it is tried again, shorter, and is no sign of rest.
+            # A step that overshot is tried again, shorter: no sign that the place it left is one to rest at.
             still = np.abs(value_m - tried_m) < 1e-9 * np.abs(value_m)
             quiet_m = np.where(still, quiet_m + 1, np.where(better, 0, quiet_m))
             search_mp[better] = tried_mp[better]

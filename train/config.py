@@ -35,7 +35,7 @@ class EvaluateConfig(Settings):
     """The held-out split, source by source."""
 
     every_steps: int = Field(25, ge=0, description="0: only at the end; a fit wants some 20 or more in a run")
-    max_windows: int = Field(32, ge=1, description="rows of each source; the same ones every time")
+    max_windows: int = Field(16, ge=1, description="rows of each source; the same ones every time")
 
 
 class CheckpointConfig(Settings):

@@ -206,7 +206,7 @@ def run_config(spec: Spec, task: Task, *, shards: Path, folder: Path) -> RunConf
 
 
 def digest(config: RunConfig) -> str:
-    """Of all that decides a run's numbers: a line of another config is no result of this one."""
-    plain = config.to_plain()
+    """Of all that is set in a run: a line of another config is no result of this one. Defaults are left out."""
+    plain = config.model_dump(mode="json", serialize_as_any=True, exclude_unset=True)  # a new field changes no run
     del plain["run"]["folder"], plain["data"]["shards"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -127,6 +127,11 @@ class DataConfig(Settings):
             raise ValueError(f"stages: from_step must grow from stage to stage, not {starts}")
         return self
 
+    def held_out_fraction_of(self, source: str) -> float:
+        """The source's own fraction, or that of all."""
+        own = self.sources[source].held_out_fraction
+        return self.held_out_fraction if own is None else own
+
     def recipe(self) -> dict[str, Any]:
         """What decides the bytes of the shards, as plain data: two configs of one recipe build the same shards."""
         return {key: value for key, value in self.to_plain().items() if key not in _NOT_OF_THE_RECIPE}

@@ -53,6 +53,9 @@ class SourceConfig(Settings):
     filters: tuple[Annotated[FilterConfig, FILTERS.field], ...] | None = Field(
         None, description="instead of data.filters; [] keeps every document"
     )
+    held_out_fraction: float | None = Field(
+        None, ge=0, le=0.5, description="instead of data.held_out_fraction: a source of few documents wants more"
+    )
 
     def files(self) -> Sequence[Path]:
         """Every input file, in a fixed order. Raises UserError where one is missing."""

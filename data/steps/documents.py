@@ -12,6 +12,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 
+from data.config import DataConfig
 from data.plan import Task
 from data.sources import BadDocument, SourceConfig, Text
 from data.sources.files import open_binary
@@ -128,14 +129,15 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
     type = "writer"
     name = "documents"
 
-    def __init__(self, work: WorkFolder, *, sample: float, held_out: float) -> None:
+    def __init__(self, work: WorkFolder, tasks: tuple[Task, ...], config: DataConfig, *, sample: float) -> None:
         super().__init__()
-        self.work, self.sample, self.held_out = work, sample, held_out
+        self.work, self.tasks, self.config, self.sample = work, tasks, config, sample
 
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
         """Yields nothing."""
         counts = Counts()
         level = _COMPRESSION_LEVEL
+        held_out = self.config.held_out_fraction_of(self.tasks[rank].source)
         with (
             zstandard.open(self.work.documents(rank), "wb", cctx=zstandard.ZstdCompressor(level)) as documents,
             zstandard.open(self.work.sample(rank), "wb", cctx=zstandard.ZstdCompressor(level)) as sample,
@@ -144,7 +146,7 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
                 line = orjson.dumps([document.metadata["hash"], document.text], option=orjson.OPT_APPEND_NEWLINE)
                 documents.write(line)
                 hash_ = document.metadata["hash"]
-                if is_sampled(hash_, self.sample) and not is_held_out(hash_, self.held_out):
+                if is_sampled(hash_, self.sample) and not is_held_out(hash_, held_out):
                     sample.write(orjson.dumps([number, document.text], option=orjson.OPT_APPEND_NEWLINE))
                 counts["documents"] += 1
                 counts["bytes"] += document.metadata["bytes"]

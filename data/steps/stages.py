@@ -40,9 +40,7 @@ def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[s
         on_bad_document=config.on_bad_document,
         max_document_bytes=config.max_document_bytes,
     )
-    write = WriteDocuments(
-        work, sample=0.0 if config.tokenizer.path else trained / max(size, 1), held_out=config.held_out_fraction
-    )
+    write = WriteDocuments(work, plan.tasks, config, sample=0.0 if config.tokenizer.path else trained / max(size, 1))
     sign = (SignDocuments(work, config.deduplicate),) if config.deduplicate.any else ()
     filter_ = FilterDocuments(work, plan.tasks, filters)
     cost = 0.02 + 0.1 * max(map(len, filters.values())) + 0.15 * config.deduplicate.minhash

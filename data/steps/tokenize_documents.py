@@ -117,12 +117,11 @@ class TokenizeDocuments(PipelineStep):  # type: ignore[misc]
         end = end_of_text_id(encoder.tokenizer, self.config.tokenizer.end_of_text, self.work.tokenizer)
         folder = self.work.shards / task.source
         shards = {split: _Shard(folder / split, task.number, encoder, encoder.pack([end])) for split in SPLITS}
+        fraction = self.config.held_out_fraction_of(task.source)
         progress = ProgressNote(self.work.progress(STAGE, rank))
         for batch in batched(data, _DOCUMENTS_AT_ONCE):
             for document, tokens in zip(batch, encoder.encode([d.text for d in batch]), strict=True):
-                split: Split = (
-                    "held_out" if is_held_out(document.metadata["hash"], self.config.held_out_fraction) else "train"
-                )
+                split: Split = "held_out" if is_held_out(document.metadata["hash"], fraction) else "train"
                 text_bytes = len(document.text.encode())
                 shards[split].add(tokens, text_bytes)
                 progress.add(text_bytes)

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from data.build import build
 from data.config import DataConfig
-from data.dataset import read_dataset
+from data.dataset import DatasetInfo, read_dataset
 from data.inspect import inspect
 from data.tokenizer import load_tokenizer
 from settings import UserError
@@ -197,6 +197,27 @@ def test_the_held_out_documents_stay_when_a_source_grows(folder: Path) -> None:
     after = held_out("after")
     assert before
     assert before == {each for each in after if each in {text(seed) for seed in range(200)}}
+
+
+def test_a_source_with_a_held_out_fraction_of_its_own(folder: Path) -> None:
+    """Its documents are held out by the same rule, so those of the smaller fraction are among them."""
+
+    def held_out(shards: str, **own: float) -> tuple[DatasetInfo, DatasetInfo]:
+        write_jsonl(folder / "other.jsonl", [text(seed) for seed in range(1000, 1200)])
+        sources = {
+            name: {"name": "jsonl", "paths": [str(folder / f"{name}.jsonl")], **more}
+            for name, more in (("made", {}), ("other", own))
+        }
+        build(config(folder, shards, sources=sources))
+        return read_dataset(folder / shards / "made"), read_dataset(folder / shards / "other")
+
+    made_before, other_before = held_out("before")
+    made_after, other_after = held_out("after", held_out_fraction=0.4)
+    assert made_after.splits["held_out"].documents == made_before.splits["held_out"].documents
+    assert 0 < other_before.splits["held_out"].documents < 0.2 * 200
+    assert 0.3 * 200 < other_after.splits["held_out"].documents < 0.5 * 200
+    for split in (other_before, other_after):
+        assert sum(part.documents for part in split.splits.values()) == 200
 
 
 def test_compressed_lines_and_folders_of_text(folder: Path) -> None:

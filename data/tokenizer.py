@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from settings import UserError
 
@@ -81,3 +82,41 @@ def train_tokenizer(texts: Iterable[Sequence[str]], *, size: int, end_of_text: s
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def tokenizer_differences(one: Path, other: Path) -> list[str]:
+    """Where two tokenizers would give other numbers for some text: the key of tokenizer.json, what each has.
+
+    What says nothing of that is left out: padding, truncation, what is added around a text, and how tokens decode.
+    """
+    first, second = (flat_tokenizer(path) for path in (one, other))
+    found = []
+    for key in dict.fromkeys([*first, *second]):
+        mine, theirs = first.get(key), second.get(key)
+        if mine == theirs:
+            continue
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            others = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+            name = others[0]
+            found.append(
+                f"{key}: {len(mine)} and {len(theirs)} entries, {len(others)} of them different, such as {name!r}: "
+                f"{mine.get(name)} and {theirs.get(name)}"
+            )
+        elif isinstance(mine, list) and isinstance(theirs, list):
+            place = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
+            place = min(len(mine), len(theirs)) if place is None else place
+            found.append(f"{key}: {len(mine)} and {len(theirs)} items, the first different one is item {place}")
+        else:
+            found.append(f"{key}: {json.dumps(mine)[:60]} and {json.dumps(theirs)[:60]}")
+    return found
+
+
+def flat_tokenizer(path: Path) -> dict[str, Any]:
+    """What decides which numbers a text becomes, by key; `model.vocab` and `added_tokens` are mappings to numbers."""
+    plain = json.loads(load_tokenizer(path).to_str())
+    flat = {key: plain.get(key) for key in ("normalizer", "pre_tokenizer")}
+    flat["added_tokens"] = {token["content"]: token["id"] for token in plain.get("added_tokens") or ()}
+    flat |= {f"model.{key}": value for key, value in plain["model"].items()}
+    if isinstance(vocab := flat.get("model.vocab"), list):  # Unigram: [token, score] by number
+        flat["model.vocab"] = {token: [number, score] for number, (token, score) in enumerate(vocab)}
+    return flat

@@ -31,19 +31,36 @@ class OpenRun:
     state: TrainState
 
 
+def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[RunFolder, RunConfig]:
+    """A run folder and its recorded config, `data_shards` in place of its shards. Raises UserError if it is no run."""
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise UserError(f"{path} is no run folder: it has no config.yaml; runs are in the folder that run.folder names")
+    overrides = [] if data_shards is None else [f"data.shards={data_shards}"]
+    return folder, compose(RunConfig, folder.config, overrides)
+
+
+def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
+    """The checkpoint of a step, or the newest. Raises UserError where there is none, with the steps that there are."""
+    latest = latest_checkpoint(folder.checkpoints)
+    if latest is None:
+        raise UserError(f"{folder.path} has no checkpoint yet; train it with: lehr train {folder.config}")
+    if step is None:
+        return latest
+    path = folder.checkpoints / f"step-{step:08d}"
+    if not path.is_dir():
+        there = sorted(int(found.name.removeprefix("step-")) for found in folder.checkpoints.glob("step-*"))
+        raise UserError(f"{folder.path} has no checkpoint of step {step}; it has {', '.join(map(str, there))}")
+    return path
+
+
 def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> OpenRun:
     """Load the newest whole checkpoint of a run folder. Raises UserError where there is none, or no run.
 
     `data_shards` replaces the folder that the run recorded, where its shards were moved.
     """
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        raise UserError(f"{path} is no run folder: it has no config.yaml; runs are in the folder that run.folder names")
-    overrides = [] if data_shards is None else [f"data.shards={data_shards}"]
-    config = compose(RunConfig, folder.config, overrides)
-    latest = latest_checkpoint(folder.checkpoints)
-    if latest is None:
-        raise UserError(f"{path} has no checkpoint yet; train it with: lehr train {folder.config}")
+    folder, config = read_run_config(path, data_shards=data_shards)
+    latest = chosen_checkpoint(folder)
     prepare_process(SINGLE)
     timeout_seconds = config.train.timeout_seconds
     start_processes(

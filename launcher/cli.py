@@ -28,6 +28,8 @@ COMMANDS = (
     Command("eval", "launcher.eval", "evaluate_run", "The held-out loss of a run's checkpoint, source by source."),
     Command("generate", "launcher.generate", "generate_text", "Go on with a text, sampled from a run's checkpoint."),
     Command("plot", "launcher.plot", "plot_runs", "Draw the curves of runs: loss, held-out loss, forecast, lr."),
+    Command("export", "launcher.export", "export_run", "Write a run's checkpoint as a Hugging Face folder."),
+    Command("import", "launcher.import_folder", "import_folder", "Start a run from a Hugging Face folder."),
     Command("law", "launcher.law", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."),
     Command("doctor", "launcher.doctor", "doctor", "What this machine has, what is missing, and what mends it."),
 )

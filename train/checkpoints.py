@@ -85,6 +85,9 @@ class Checkpoints:
         """Read a whole checkpoint into the engine, whatever layout wrote it. Raises UserError where it does not fit."""
         manifest = read_manifest(path)
         slices = engine.state(saving=False)
+        if not any(name.startswith("optimizer.") for name in manifest.tensors):
+            # Weights that were imported: the optimizer starts afresh.
+            slices = {name: part for name, part in slices.items() if not name.startswith("optimizer.")}
         self._check_fit(manifest, slices, path)
         load(
             {name: self._described(part, copy=False) for name, part in slices.items()},

@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from launcher.environment import SINGLE, cores, prepare_process
 from launcher.errors import DONE, FAILED
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 State = Literal["ok", "note", "missing"]
 _GIB = 1024**3
@@ -29,6 +32,16 @@ _OPEN_FILES = 4096
 _SHARED_MEMORY_GIB = 1.0
 _FREE_DISK_GIB = 10.0
 _MEMORY_GIB = 4.0
+# Packages whose import alone says whether they were built for this machine, and the module to import.
+_ENGINES = {
+    "torch": "torch",
+    "megatron-core": "megatron.core",
+    "deepspeed": "deepspeed",
+    "datatrove": "datatrove",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "tensorboard": "tensorboard",
+}
 _SLURM_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 
 
@@ -86,17 +99,10 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Every package that training needs: there, importable, and of a version that pyproject.toml allows."""
-    wanted = {
-        "torch": "torch",
-        "megatron-core": "megatron.core",
-        "deepspeed": "deepspeed",
-        "datatrove": "datatrove",
-        "safetensors": "safetensors",
-        "tokenizers": "tokenizers",
-        "tensorboard": "tensorboard",
-    }
-    for package, module in wanted.items():
+    """Every package that lehr requires: there, of a version that it allows, and the great ones importable."""
+    if _version("lehr") is None:
+        yield Finding("lehr", "note", "runs from its folder, not installed", "pip install -c constraints.txt -e .")
+    for package, module in _ENGINES.items():
         version = _version(package)
         if version is None:
             yield Finding(package, "missing", "not installed", _install(package))
@@ -108,6 +114,16 @@ def _packages() -> Iterator[Finding]:
             yield Finding(package, "note", f"{version}, outside the range that lehr asks for", _install(package))
         else:
             yield Finding(package, "ok", version)
+    others = sorted(set(_requirements()) - set(_ENGINES))
+    absent = [package for package in others if _version(package) is None]
+    for package in absent:
+        yield Finding(package, "missing", "not installed", _install(package))
+    unfit = [package for package in others if (there := _version(package)) and not _is_allowed(package, there)]
+    for package in unfit:
+        yield Finding(package, "note", f"{_version(package)}, outside the range that lehr asks for", _install(package))
+    fit = len(others) - len(absent) - len(unfit)
+    if fit:
+        yield Finding("other packages", "ok", f"{fit} that lehr requires")
 
 
 def _devices() -> Iterator[Finding]:
@@ -208,15 +224,22 @@ def _import_failure(module: str) -> str | None:
     return None
 
 
-def _is_allowed(package: str, version: str) -> bool:
-    """Whether the version is in the range that lehr's own metadata names."""
+def _requirements() -> dict[str, Requirement]:
+    """What lehr's own metadata asks for, by package; nothing where lehr is not installed."""
     from packaging.requirements import Requirement
 
-    for text in metadata.requires("lehr") or ():
-        requirement = Requirement(text)
-        if requirement.name == package and requirement.marker is None:
-            return requirement.specifier.contains(version, prereleases=True)
-    return True
+    try:
+        texts = metadata.requires("lehr") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    requirements = map(Requirement, texts)
+    return {requirement.name: requirement for requirement in requirements if requirement.marker is None}
+
+
+def _is_allowed(package: str, version: str) -> bool:
+    """Whether the version is in the range that lehr asks for."""
+    requirement = _requirements().get(package)
+    return requirement is None or requirement.specifier.contains(version, prereleases=True)
 
 
 def _install(package: str) -> str:

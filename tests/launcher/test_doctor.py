@@ -50,6 +50,30 @@ def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "datatrove" in finding.mend
 
 
+def test_a_small_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "zstandard" else real(name))
+    findings = {finding.name: finding for finding in doctor._packages()}
+    assert findings["zstandard"].state == "missing"
+    assert "pip install" in findings["zstandard"].mend
+    assert findings["other packages"].state == "ok"
+
+
+def test_lehr_itself_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be run from its folder: the engines are looked at all the same."""
+    real = doctor._version
+
+    def requires(name: str) -> list[str]:
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "lehr" else real(name))
+    monkeypatch.setattr(doctor.metadata, "requires", requires)
+    findings = {finding.name: finding for finding in doctor._packages()}
+    assert findings["lehr"].state == "note"
+    assert findings["torch"].state == "ok"
+    assert all(finding.state != "missing" for finding in findings.values())
+
+
 def test_a_version_outside_the_range_is_noted() -> None:
     assert doctor._is_allowed("megatron-core", "0.16.1")
     assert not doctor._is_allowed("megatron-core", "0.3.0")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -104,6 +105,7 @@ def check_run(path: Path, config: Settings) -> RunFolder:
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"run folder {path} is a file; choose another run.name or run.folder")
+    _check_place(path)
     if not folder.config.exists():
         if folder.checkpoints.exists() or folder.metrics.exists():
             raise UserError(
@@ -120,6 +122,15 @@ def check_run(path: Path, config: Settings) -> RunFolder:
             + f"\nchoose another run.name for a new run, or go on with this one: lehr train {folder.config}"
         )
     return folder
+
+
+def _check_place(path: Path) -> None:
+    """Raises UserError where the folder is not there and cannot be made, or is there and not ours to write in."""
+    place = next(parent for parent in (path, *path.absolute().parents) if os.path.exists(parent))
+    if not place.is_dir():
+        raise UserError(f"run folder {path} cannot be made: {place} is a file; choose another run.folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"run folder {path}: there is no right to write in {place}; choose another run.folder")
 
 
 def open_run(path: Path, config: Settings, *, world_size: int, command: Sequence[str] | None = None) -> RunFolder:

@@ -37,6 +37,8 @@ class SourceView:
 
 def inspect(shards: Path, *, sample_tokens: int) -> list[SourceView]:
     """Every source of `shards`, in order of name. Raises UserError where the folder holds none."""
+    if not shards.is_dir():
+        raise UserError(f"{shards} {'is a file' if shards.exists() else 'does not exist'}; name a folder of shards")
     folders = sorted(path.parent for path in shards.glob(f"*/{FILE_NAME}"))
     if not folders:
         raise UserError(f"{shards} holds no shards; build them with `lehr data build`")

@@ -28,11 +28,16 @@ def evaluate_run(
     from data.held_out import HeldOut
     from data.unigram import unigram_loss
     from launcher.checkpointed import open_run_for_reading
+    from settings import UserError
     from train.evaluate import evaluate
 
     opened = open_run_for_reading(run, data_shards=shards)
     config = opened.config
     held_out = HeldOut(config.data, seq_length=config.train.seq_length)
+    if not held_out.sources:
+        raise UserError(
+            f"no source in {config.data.shards} has held-out documents; build shards with data.held_out_fraction > 0"
+        )
     evaluation = evaluate(
         opened.parts.engine,
         held_out,

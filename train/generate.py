@@ -18,8 +18,10 @@ def sample_next(logits_V: Tensor, *, temperature: float, top_p: float, generator
     if temperature == 0:
         return int(logits_V.argmax())
     probabilities_V, tokens_V = torch.softmax(logits_V.float() / temperature, dim=-1).sort(descending=True)
-    before_V = probabilities_V.cumsum(-1) - probabilities_V  # of likelier tokens; the first is always kept
-    kept_V = probabilities_V.masked_fill(before_V >= top_p, 0.0)
+    before_V = probabilities_V.cumsum(-1) - probabilities_V  # of likelier tokens
+    beyond_V = before_V >= top_p
+    beyond_V[0] = False
+    kept_V = probabilities_V.masked_fill(beyond_V, 0.0)
     return int(tokens_V[torch.multinomial(kept_V, 1, generator=generator)])
 
 

@@ -73,7 +73,8 @@ def train(run: Run) -> bool:
         _check_divergence(run, result)
         if run.stop.agreed():
             break
-        if _due(run.config.evaluate.every_steps, run.state.step) or run.state.step == steps:
+        looked_at = _due(run.config.evaluate.every_steps, run.state.step) or run.state.step == steps
+        if looked_at and run.held_out.sources:
             evaluation = _evaluate(run)
             if evaluation is None:
                 break

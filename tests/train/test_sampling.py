@@ -8,7 +8,7 @@ import torch
 from train.generate import sample_next
 
 LOGITS = torch.tensor([2.0, 0.0, 3.0, 1.0, -1.0])
-DRAWS = 20_000
+DRAWS = 3_000
 
 
 def frequencies(*, temperature: float, top_p: float) -> torch.Tensor:
@@ -30,7 +30,7 @@ def test_top_p_keeps_the_fewest_that_reach_it() -> None:
         found = frequencies(temperature=1.0, top_p=top_p)
         assert set(found.nonzero().flatten().tolist()) == kept, top_p
         wanted = torch.softmax(LOGITS, 0)[sorted(kept)]
-        assert torch.allclose(found[sorted(kept)], wanted / wanted.sum(), atol=0.02)
+        assert torch.allclose(found[sorted(kept)], wanted / wanted.sum(), atol=0.05)
 
 
 def test_temperature_0_is_the_likeliest() -> None:

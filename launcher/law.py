@@ -203,10 +203,12 @@ def _curve_table(fit: Fit) -> Table:
 def _add_advice() -> None:
     """The commands on sizes and hyperparameters stand in a file of their own."""
     from launcher.law_advice import batch_command, compute_command, hyperparameters_command
+    from launcher.law_width import width_command
 
     law_app.command("compute")(compute_command)
     law_app.command("hyperparameters")(hyperparameters_command)
     law_app.command("batch")(batch_command)
+    law_app.command("width")(width_command)
 
 
 _add_advice()

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from laws.compute import ChinchillaConfig, PowerConstantConfig, Runs, average_parameters, compute_optimal
+from laws.compute import (
+    AverageParametersConfig,
+    ChinchillaConfig,
+    PowerConstantConfig,
+    Runs,
+    average_parameters,
+    compute_optimal,
+)
 from laws.compute_fit import fit_runs, read_runs
 from laws.critical_batch import BatchRun, batch_over_loss, critical_batch
 from laws.hyperparameters import non_embedding_parameters, singular_value_scale, step_law, transfer_width
@@ -93,6 +100,40 @@ def test_average_parameters_of_a_pruned_run() -> None:
     tau = np.clip((np.arange(100000) + 0.5) / 50000 - 0.5, 0, 1)
     parameters = 1e9 * (1 - 0.5 * (1 - (1 - tau) ** 3))
     assert average_parameters(parameters, np.ones(100000)) == pytest.approx(0.6875e9, rel=1e-4)
+
+
+def test_sparse_and_dense_runs_lie_on_one_curve_of_the_average_count() -> None:
+    """Fitted together with dense ones, pruned runs give the truth back if they count with N_avg, not the last N."""
+    dense, rng = grid_of_runs(0.0), np.random.default_rng(0)
+    begin, end = np.repeat([1e8, 6e8, 2e9], 4), np.tile([0.4, 0.6, 0.8, 0.5], 3)
+    tau = np.clip((np.arange(2000) + 0.5) / 1000 - 0.5, 0, 1)
+    average = np.array([
+        average_parameters(n * (1 - sparsity * (1 - (1 - tau) ** 3)), np.ones(2000))
+        for n, sparsity in zip(begin, end, strict=True)
+    ])  # fmt: skip
+    np.testing.assert_allclose(average, begin * (1 - 0.625 * end), rtol=1e-4)
+    tokens = rng.choice([2e9, 1e10, 8e10], size=12)
+    loss = HOFFMANN["E"] + HOFFMANN["A"] * average ** -HOFFMANN["alpha"] + HOFFMANN["B"] * tokens ** -HOFFMANN["beta"]
+
+    def together(parameters: np.ndarray) -> Runs:
+        columns = ((dense.parameters, parameters), (dense.tokens, tokens), (dense.loss, loss))
+        return Runs(*(np.concatenate(pair) for pair in columns))
+
+    fit = fit_runs(AverageParametersConfig(), together(average), samples=0)
+    assert fit.values == pytest.approx(HOFFMANN, rel=1e-3)
+    assert fit_runs(AverageParametersConfig(), together(begin * (1 - end)), samples=0).objective > 100 * fit.objective
+
+
+def test_intervals_of_a_compute_law_hold_the_truth_at_their_rate() -> None:
+    """90% intervals of a new run's loss over 60 noisy grids: the count lies where 90% gives with probability 0.999."""
+    truth = HOFFMANN["E"] + HOFFMANN["A"] * 6e8 ** -HOFFMANN["alpha"] + HOFFMANN["B"] * 3e10 ** -HOFFMANN["beta"]
+    inside = 0
+    for seed in range(60):
+        _, low, high = fit_runs(ChinchillaConfig(), grid_of_runs(2e-3, seed), samples=100).predict(
+            parameters=6e8, tokens=3e10
+        )
+        inside += low <= truth * np.exp(2e-3 * np.random.default_rng(1000 + seed).normal()) <= high
+    assert 45 <= inside <= 60
 
 
 def test_runs_from_a_csv(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -2,7 +2,7 @@
 
 Both start from the lr of every step of three curves and end with the four parameters. Single-threaded.
 
-    python benchmarks/bench_law_fit.py [--loss-curves DIR] [--repeats N]
+    OMP_NUM_THREADS=1 python benchmarks/bench_law_fit.py [--loss-curves DIR] [--repeats N]
 """
 
 from __future__ import annotations
@@ -88,17 +88,23 @@ def timed(fit: Callable[[list[Curve]], float], curves: list[Curve], repeats: int
 
 
 def main() -> None:
-    """Print both times, their ratio, and both objectives."""
+    """Read the arguments; compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--loss-curves", type=Path, help="folder of the public loss curves; default: curves made here")
+    parser.add_argument("--loss-curves", type=Path, help="folder of the public loss curves; also fit these")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    curves = made_curves() if arguments.loss_curves is None else public_curves(arguments.loss_curves)
     np.seterr(all="ignore")  # the plain way strays where powers overflow
-    lehr_fit(curves)  # the first call imports
-    ours_seconds, ours = timed(lehr_fit, curves, 5 * arguments.repeats)
-    plain_seconds, plain = timed(plain_fit, curves, arguments.repeats)
-    print(f"{len(curves)} curves, {sum(curve.loss.size for curve in curves)} losses")
+    lehr_fit(made_curves())  # the first call imports
+    compare("made here by the law, noise of a thousandth", made_curves(), arguments.repeats)
+    if arguments.loss_curves is not None:
+        compare("public, 100M parameters", public_curves(arguments.loss_curves), arguments.repeats)
+
+
+def compare(what: str, curves: list[Curve], repeats: int) -> None:
+    """Print both times, their ratio, and both objectives."""
+    ours_seconds, ours = timed(lehr_fit, curves, 5 * repeats)
+    plain_seconds, plain = timed(plain_fit, curves, repeats)
+    print(f"{len(curves)} curves ({what}), {sum(curve.loss.size for curve in curves)} losses")
     print(f"lehr   {1e3 * ours_seconds:9.2f} ms   objective {ours:.9e}")
     print(f"plain  {1e3 * plain_seconds:9.2f} ms   objective {plain:.9e}")
     print(f"ratio  {plain_seconds / ours_seconds:9.1f}      objective ours / plain - 1 = {ours / plain - 1:.1e}")

@@ -221,6 +221,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds must be at least 2: one seed has no spread")
     from launcher.config import RunConfig
 
     config = compose(RunConfig, arguments.config, arguments.overrides)

@@ -71,10 +71,11 @@ class _Tangent(LawConfig):
 
     def evaluate(self, theta_mp: Floats, features: Any) -> tuple[Floats, Floats]:
         log_p = np.array([False] * len(self.coefficients()) + [shape.log for shape in self.shapes()])
-        ratio = np.where(log_p, theta_mp, 1.0) / np.where(log_p, self._theta_p, 1.0)
-        away_mp = np.where(log_p, self._theta_p * np.log(ratio), theta_mp - self._theta_p)
+        # Only what is searched by its logarithm is above 0 for sure: the quotients are of that alone.
+        ratio_mp = np.where(log_p, theta_mp, 1.0) / np.where(log_p, self._theta_p, 1.0)
+        away_mp = np.where(log_p, self._theta_p * np.log(ratio_mp), theta_mp - self._theta_p)
         loss_mn = self._loss_n * np.exp(np.clip(away_mp @ self._slope_np.T, -5, 5))
-        chain_mp = np.where(log_p, self._theta_p / theta_mp, 1.0)
+        chain_mp = 1 / ratio_mp
         return loss_mn, loss_mn[:, :, None] * self._slope_np * chain_mp[:, None, :]
 
 

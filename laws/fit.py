@@ -115,6 +115,7 @@ def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, se
     Raises UserError where the curves cannot identify the law's parameters.
     """
     law.check(curves)
+    law = law.suited(curves)
     used = [curve.after_warmup().thinned(MOST_LOSSES) for curve in curves]
     loss_n = np.concatenate([curve.loss for curve in used])
     names = law.parameter_names()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -98,6 +98,10 @@ class CurveLaw(LawConfig):
     def check(self, curves: Sequence[Curve]) -> None:
         """Refuse, with a UserError, curves that cannot identify the parameters."""
         check_annealed(curves)
+
+    def suited(self, curves: Sequence[Places]) -> Self:
+        """The law in the units of the curves to be fitted: what a prior says must not hang on the lr's unit."""
+        return self
 
     def predict(self, values: Mapping[str, float], places: Places) -> Floats:
         """The loss at each place [k]."""

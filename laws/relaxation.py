@@ -2,7 +2,8 @@
 
     L(t) = L0 + A S(t)^-alpha - B S(t)^-rho sum_{k<=t} (u_{k-1}^q - u_k^q) G(C T_k(t)),   G(x) = 1 - (1 + x)^-beta
 
-S is the sum of the lr, warm-up included, u = lr / 3e-4 and T_k the sum of u^p from step k on. So the loss is progress
+S is the sum of the lr, warm-up included, u the lr over that of reference (a fit's is the largest lr of its curves) and
+T_k the sum of u^p from step k on. So the loss is progress
 plus noise: at a constant lr the noise settles at B S^-rho u^q; after a change of the lr it relaxes to its new level,
 fast at first and with a long tail, by a clock that runs slower at a low lr. Re-warming raises it again.
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -28,7 +29,7 @@ from laws.curve import Floats, Places, Schedule
 from laws.falls import SMALLEST_OF_PEAK, elapsed, gather_falls, mean_kernel, mean_kernel_value
 from laws.law import LAWS, Coefficient, CurveLaw, Shape
 
-REFERENCE_LR = 3e-4
+REFERENCE_LR = 3e-4  # of a law that was not fitted
 SLOWEST, FASTEST = 1e-5, 10.0  # of C, per step at the reference lr
 TYPICAL = 0.02
 _NODES = np.linspace(math.log(SLOWEST), math.log(FASTEST), 35)
@@ -37,12 +38,14 @@ _NODES = np.linspace(math.log(SLOWEST), math.log(FASTEST), 35)
 class RelaxationFeatures:
     """Of n points: S, and the sum over the falls as a function of C."""
 
-    def __init__(self, places: Sequence[Places], *, level_power: float, clock_power: float, beta: float) -> None:
+    def __init__(
+        self, places: Sequence[Places], *, level_power: float, clock_power: float, beta: float, reference_lr: float
+    ) -> None:
         self._beta = beta
         self._runs: list[tuple[Floats, Floats, Floats, Floats]] = []
         s1: list[Floats] = []
         for at in places:
-            falls, u_n = gather_falls(at.schedule), scaled_lr(at.schedule)
+            falls, u_n = gather_falls(at.schedule), scaled_lr(at.schedule, reference_lr)
             clock_n = np.cumsum(u_n**clock_power)
             edges = np.interp(
                 np.stack([falls.start_g, falls.end_g]), np.arange(clock_n.size + 1.0), np.append(0.0, clock_n)
@@ -85,9 +88,9 @@ class RelaxationFeatures:
         return np.concatenate(values), np.concatenate(slopes)
 
 
-def scaled_lr(schedule: Schedule) -> Floats:
-    """u = lr / 3e-4 of every step [n]; a vanishing lr is held at 1e-4 of the peak, where powers have slopes."""
-    return np.maximum(schedule.lr, SMALLEST_OF_PEAK * schedule.peak) / REFERENCE_LR
+def scaled_lr(schedule: Schedule, reference_lr: float) -> Floats:
+    """u of every step [n]; a vanishing lr is held at 1e-4 of the peak, where powers have slopes."""
+    return np.maximum(schedule.lr, SMALLEST_OF_PEAK * schedule.peak) / reference_lr
 
 
 @LAWS.register
@@ -99,13 +102,18 @@ class RelaxationConfig(CurveLaw):
     clock_power: float = Field(0.35, ge=0, le=2, description="p: how the speed of relaxation goes with the lr")
     beta: float = Field(0.5, gt=0, le=5, description="of the kernel's tail")
     rho: float = Field(0.1, ge=0, le=1, description="how the noise sinks with progress")
+    reference_lr: float = Field(REFERENCE_LR, gt=0, description="of B and C; a fit takes the largest of its curves")
+
+    def suited(self, curves: Sequence[Places]) -> Self:
+        """With the largest lr of the curves as the reference."""
+        return self.model_copy(update={"reference_lr": max(curve.schedule.peak for curve in curves)})
 
     def coefficients(self) -> tuple[Coefficient, ...]:
         """L0, A, B."""
         return (
             Coefficient("L0", 1, "the loss that is left"),
             Coefficient("A", 1, "of progress"),
-            Coefficient("B", -1, "of noise: its level at an lr of 3e-4 and S = 1"),
+            Coefficient("B", -1, "of noise: its level at reference_lr and S = 1"),
         )
 
     def shapes(self) -> tuple[Shape, ...]:
@@ -114,12 +122,18 @@ class RelaxationConfig(CurveLaw):
         prior = (math.log(TYPICAL), 1.0)
         return (
             Shape("alpha", 0.0, 4.0, (0.15, 0.3, 0.4, 0.5, 0.6, 0.8, 1.1), "of progress"),
-            Shape("C", SLOWEST, FASTEST, speeds, "speed of relaxation, a step at an lr of 3e-4", log=True, prior=prior),
+            Shape("C", SLOWEST, FASTEST, speeds, "speed of relaxation, a step at reference_lr", log=True, prior=prior),
         )
 
     def features(self, places: Sequence[Places]) -> RelaxationFeatures:
         """S, and the falls seen from every point."""
-        return RelaxationFeatures(places, level_power=self.level_power, clock_power=self.clock_power, beta=self.beta)
+        return RelaxationFeatures(
+            places,
+            level_power=self.level_power,
+            clock_power=self.clock_power,
+            beta=self.beta,
+            reference_lr=self.reference_lr,
+        )
 
     def terms(self, shape_mq: Floats, features: RelaxationFeatures) -> tuple[Floats, Floats]:
         """1, S^-alpha, and S^-rho times the sum over the falls."""
@@ -137,7 +151,7 @@ class RelaxationConfig(CurveLaw):
     def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
         """The sum at its last step only: O(n)."""
         l0, a, b, alpha, speed = (float(x) for x in theta_p)
-        u_n, s1 = scaled_lr(schedule), float(schedule.lr.sum())
+        u_n, s1 = scaled_lr(schedule, self.reference_lr), float(schedule.lr.sum())
         level_n = u_n**self.level_power
         x_n = speed * np.cumsum((u_n**self.clock_power)[::-1])[::-1]
         fall_n = -np.diff(level_n, prepend=0.0)
@@ -149,4 +163,4 @@ class RelaxationConfig(CurveLaw):
         slope_n = by_level_n * self.level_power * level_n / u_n
         slope_n += np.cumsum(fall_n * by_x_n) * speed * self.clock_power * u_n ** (self.clock_power - 1)
         by_s1 = -alpha * a * s1 ** (-alpha - 1) + self.rho * noise * relaxed / s1
-        return l0 + a * s1**-alpha - noise * relaxed, by_s1 - noise * slope_n / REFERENCE_LR
+        return l0 + a * s1**-alpha - noise * relaxed, by_s1 - noise * slope_n / self.reference_lr

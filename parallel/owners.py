@@ -37,13 +37,14 @@ def assign_owners(costs: Sequence[float], owners: int) -> list[int]:
 def sending_order(shards: Sequence[Shard], costs: Sequence[float]) -> list[int]:
     """The places of the shards in the order in which owners should lay them out and finish them.
 
-    What costs little per element first: its messages, large for the work, then travel behind the costly work of the
-    rest. Shapes together, as optimizers take them together.
+    What costs little per element first, and of that the large: its messages, large for the work, then travel behind the
+    work on the rest, and what is finished last is a small message. Shapes together, as optimizers take them together.
     """
 
-    def key(index: int) -> tuple[float, tuple[int, ...], int, int]:
+    def key(index: int) -> tuple[float, int, tuple[int, ...], int, int]:
         shard = shards[index]
-        return costs[index] / math.prod(shard.shape), shard.shape, -1 if shard.dim is None else shard.dim, index
+        size = math.prod(shard.shape)
+        return costs[index] / size, -size, shard.shape, -1 if shard.dim is None else shard.dim, index
 
     return sorted(range(len(shards)), key=key)
 

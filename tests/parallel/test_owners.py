@@ -100,6 +100,7 @@ def test_what_is_cheap_for_its_size_is_sent_first_and_shapes_stay_together() -> 
     names = list(LLAMA)
     made = [Shard(name, nn.Parameter(torch.empty(0)), LLAMA[name], None, False, False) for name in names]
     ordered = [names[i] for i in sending_order(made, [config.cost(LLAMA[name], name) for name in names])]
+    assert ordered[:2] == ["embedding.weight", "head.weight"]
     matrices = [name for name in ordered if config.own(name)]
     assert ordered[-len(matrices) :] == matrices
     assert [shape for shape, _ in itertools.groupby(LLAMA[name] for name in matrices)] == [

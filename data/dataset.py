@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from settings import Settings, UserError, parse
 
 Split = Literal["train", "held_out"]
@@ -23,8 +25,8 @@ class ShardFile(Settings):
     """One `.ds` file with its index (and loss mask), named relative to the source's folder."""
 
     path: str
-    tokens: int
-    documents: int
+    tokens: int = Field(ge=0)
+    documents: int = Field(ge=0)
     sha256: str
     index_sha256: str
     loss_sha256: str | None = None
@@ -33,9 +35,9 @@ class ShardFile(Settings):
 class SplitInfo(Settings):
     """One split of a source, in the order in which its files are read."""
 
-    documents: int
-    tokens: int
-    text_bytes: int  # of UTF-8, so that losses convert to bits per byte
+    documents: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    text_bytes: int = Field(ge=0)  # of UTF-8, so that losses convert to bits per byte
     files: tuple[ShardFile, ...]
 
 
@@ -44,7 +46,7 @@ class TokenizerInfo(Settings):
 
     path: str
     sha256: str
-    vocab_size: int
+    vocab_size: int = Field(ge=1, le=2**31)
     eos_id: int
 
 
@@ -68,6 +70,6 @@ def read_dataset(folder: Path) -> DatasetInfo:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no shards in {folder}: {path} does not exist; build them with `lehr data build`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     return parse(DatasetInfo, plain, source=str(path))

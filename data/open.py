@@ -13,7 +13,7 @@ from data.mixture import Mixture, Stage, integer_weights
 from data.stream import Stream
 from settings import UserError
 from settings.errors import nearest
-from settings.files import file_sha256
+from settings.files import file_sha256, is_folder
 
 # Weights in proportion to tokens are no decimals that somebody chose: parts of this many are close enough, and their
 # table is made in a twentieth of a second.
@@ -51,7 +51,7 @@ def open_shards(config: DataConfig) -> Shards:
     that were tokenized by different tokenizers.
     """
     folder = config.shards
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"data.shards = {folder}: there is no such folder; build the shards with `lehr data build`")
     available = sorted(path.parent.name for path in folder.glob(f"*/{FILE_NAME}"))
     if not available:
@@ -135,7 +135,9 @@ def check_shards(config: DataConfig, seq_length: int) -> Shards:
     mixture_of(config, shards, split="train", rows_per_step_global=1)  # says so where there is nothing to draw from
     for name, dataset in shards.datasets.items():
         for split in dataset.splits:
-            shards.stream(name, split)
+            stream = shards.stream(name, split)
+            if config.verify_hashes:
+                stream.check_documents()
     tokenizer = next(iter(shards.datasets.values())).tokenizer
     _check_hash(shards.folder / tokenizer.path, tokenizer.sha256)
     if config.verify_hashes:

@@ -25,6 +25,7 @@ UInt64s: TypeAlias = NDArray[np.uint64]
 Array: TypeAlias = NDArray[Any]
 
 _TOKEN_TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_PIECE = 2**20  # of an index, looked at together
 _END_TYPE: np.dtype[Any] = np.dtype("<u8")
 
 
@@ -37,6 +38,7 @@ class Stream:
         for file in split.files:
             _check_sizes(folder, file, token_bytes)
         self.token_type = _TOKEN_TYPES[token_bytes]
+        self._paths = [folder / file.path for file in files]
         self._tokens = [_map(folder / file.path, self.token_type) for file in files]
         self._ends = [_map(folder / f"{file.path}.index", _END_TYPE) for file in files]
         self._loss = [
@@ -53,6 +55,16 @@ class Stream:
         self._file_starts = self._file_ends - np.array([file.tokens for file in files], dtype=np.int64)
         self.tokens = int(self._file_ends[-1]) if files else 0
         self.has_loss_mask = any(loss is not None for loss in self._loss)
+
+    def check_documents(self) -> None:
+        """Raise UserError where an index does not ascend. Reads all of it, a piece at a time."""
+        for path, ends in zip(self._paths, self._ends, strict=True):
+            for first in range(0, len(ends), _PIECE):
+                piece = ends[first : first + _PIECE + 1]
+                if np.any(piece[1:] < piece[:-1]):
+                    raise UserError(
+                        f"{path}.index does not ascend: it is garbled; build the shards again with `lehr data build`"
+                    )
 
     def read(self, starts: Int64s, length: int) -> Array:
         """Tokens [k, length] in the shards' own type, from positions `starts` [k]; 0 past the end of the stream."""

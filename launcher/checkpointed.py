@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.open import shard_tokenizer
 from launcher.checks import model_with_vocabulary
 from launcher.config import RunConfig
 from launcher.environment import SINGLE, prepare_process
@@ -14,7 +16,9 @@ from parallel.build import Arithmetic, Parts, build
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh, start_processes
 from settings import UserError, compose
-from train.checkpoints import Checkpoints, latest_checkpoint
+from train.checkpoint_folder import candidates, latest_checkpoint, problems_of, step_folders, step_of
+from train.checkpoints import Checkpoints
+from train.manifest import NotWholeError
 from train.run_folder import RunFolder
 from train.state import TrainState
 
@@ -41,17 +45,23 @@ def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[Run
 
 
 def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
-    """The checkpoint of a step, or the newest. Raises UserError where there is none, with the steps that there are."""
-    latest = latest_checkpoint(folder.checkpoints)
-    if latest is None:
-        raise UserError(f"{folder.path} has no checkpoint yet; train it with: lehr train {folder.config}")
+    """The checkpoint of a step, or the newest whole one, every byte of it checked.
+
+    Raises UserError where there is none, with the steps that there are, or where that of the step is not whole.
+    """
+    there = {step_of(path): path for path in step_folders(folder.checkpoints)}
+    if not there:
+        raise _no_checkpoint(folder)
     if step is None:
+        latest = latest_checkpoint(folder.checkpoints, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+        assert latest is not None, "a checkpoint was there a moment ago"
         return latest
-    path = folder.checkpoints / f"step-{step:08d}"
-    if not path.is_dir():
-        there = sorted(int(found.name.removeprefix("step-")) for found in folder.checkpoints.glob("step-*"))
+    if step not in there:
         raise UserError(f"{folder.path} has no checkpoint of step {step}; it has {', '.join(map(str, there))}")
-    return path
+    problems = problems_of(there[step])
+    if problems:
+        raise NotWholeError(there[step], problems)
+    return there[step]
 
 
 def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> OpenRun:
@@ -60,7 +70,8 @@ def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> Open
     `data_shards` replaces the folder that the run recorded, where its shards were moved.
     """
     folder, config = read_run_config(path, data_shards=data_shards)
-    latest = chosen_checkpoint(folder)
+    if not candidates(folder.checkpoints)[0]:
+        raise _no_checkpoint(folder)
     prepare_process(SINGLE)
     timeout_seconds = config.train.timeout_seconds
     start_processes(
@@ -83,6 +94,13 @@ def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> Open
         micro_batches=1,
         seed=config.run.seed,
     )
-    checkpoints = Checkpoints(folder.checkpoints, mesh, keep_last=1, model=model.to_plain())
-    state = checkpoints.load(parts.engine, latest)
+    checkpoints = Checkpoints(
+        folder.checkpoints, mesh, model=model.to_plain(), tokenizer=shard_tokenizer(config.data).sha256
+    )
+    state = checkpoints.load_latest(parts.engine)
+    assert state is not None, "a checkpoint was there a moment ago"
     return OpenRun(folder, config, model, mesh, parts, state)
+
+
+def _no_checkpoint(folder: RunFolder) -> UserError:
+    return UserError(f"{folder.path} has no checkpoint yet; train it with: lehr train {folder.config}")

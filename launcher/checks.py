@@ -11,6 +11,7 @@ from model.config import ModelConfig
 from model.layers import WholeLayers
 from model.transformer import Transformer
 from parallel.layout import Workload, check_layout
+from settings import UserError
 
 
 def check_config(config: RunConfig, *, world_size: int) -> list[str]:
@@ -21,6 +22,7 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     """
     check_layout(config.parallel, config.model, workload(config, world_size))
     config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
+    _check_best(config)
     check_shards(config.data, config.train.seq_length)
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
@@ -31,6 +33,17 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
 
         warnings += check_forecast(config, model)
     return warnings
+
+
+def _check_best(config: RunConfig) -> None:
+    """The best checkpoints can be told only where each is evaluated."""
+    every, evaluated = config.checkpoint.every_steps, config.evaluate.every_steps
+    if config.checkpoint.keep_best and every and (not evaluated or every % evaluated):
+        raise UserError(
+            f"checkpoint.keep_best = {config.checkpoint.keep_best} needs an evaluation at every checkpoint: "
+            f"checkpoint.every_steps = {every} must be divisible by evaluate.every_steps = {evaluated}; "
+            f"set evaluate.every_steps={every}"
+        )
 
 
 def workload(config: RunConfig, world_size: int) -> Workload:

@@ -30,6 +30,7 @@ COMMANDS = (
     Command("plot", "launcher.plot", "plot_runs", "Draw the curves of runs: loss, held-out loss, forecast, lr."),
     Command("export", "launcher.export", "export_run", "Write a run's checkpoint as a Hugging Face folder."),
     Command("import", "launcher.import_folder", "import_folder", "Start a run from a Hugging Face folder."),
+    Command("checkpoint", "launcher.checkpoint", "checkpoint_app", "List a run's checkpoints, and check every byte."),
     Command("law", "launcher.law", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."),
     Command("doctor", "launcher.doctor", "doctor", "What this machine has, what is missing, and what mends it."),
 )

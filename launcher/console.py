@@ -39,16 +39,19 @@ class Tee:
             except OSError:  # the console was closed (a pager quit, ssh went away): the run goes on, the log too
                 self._console = None
         *lines, self._line = (self._line + piece).split(b"\n")
-        for line in lines:
-            self._log.write(plain(line) + b"\n")
-        self._log.flush()
+        self._write_log(lines)
 
     def end(self) -> None:
         """Write what stands on the last line."""
         if self._line:
-            self._log.write(plain(self._line) + b"\n")
-            self._log.flush()
+            self._write_log([self._line])
             self._line = b""
+
+    def _write_log(self, lines: list[bytes]) -> None:
+        with contextlib.suppress(OSError):  # a log that cannot be written (the disk is full) is no reason to end
+            for line in lines:
+                self._log.write(plain(line) + b"\n")
+            self._log.flush()
 
 
 def plain(line: bytes) -> bytes:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from settings import UserError
+from settings import RunError, UserError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,7 +19,7 @@ FAILED = 1
 
 
 def user_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a command: a UserError is printed as it is, and the process exits with 2."""
+    """Decorates a command: a UserError is printed as it is and the process exits with 2; with 1 for a RunError."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -28,5 +28,8 @@ def user_errors(command: Callable[P, R]) -> Callable[P, R]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(USER_MISTAKE) from None
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(FAILED) from None
 
     return run

@@ -39,7 +39,7 @@ def export_run(
     from model.huggingface import ARCHITECTURES, architecture_of
     from settings import parse
     from settings.files import write_json
-    from train.checkpoints import read_manifest, verify_hashes
+    from train.manifest import read_manifest
     from train.weights_only import Weights
 
     run_folder, config = read_run_config(run, data_shards=shards)
@@ -50,7 +50,6 @@ def export_run(
     seq_length = config.train.seq_length
     tokenizer = tokenizer_files(config.data, longest=seq_length)
     with new_folder(folder) as aside:
-        verify_hashes(checkpoint, manifest)
         weights = Weights(checkpoint, manifest)
         entries = architecture.entries(weights.shapes)
         parameters = _write_weights(aside, weights, entries, model, dtype=dtype, max_file_bytes=max_file_bytes)

@@ -39,6 +39,7 @@ def import_folder(
         _print_section(source)
         return
     run_config = _run_config(source, config, overrides or [])
+    from data.open import shard_tokenizer
     from launcher.checks import check_config, model_with_vocabulary, parameter_shapes
     from train.run_folder import RunFolder, open_run
     from train.weights_only import write_first_checkpoint
@@ -52,10 +53,15 @@ def import_folder(
     with new_folder(path) as aside:
         weights = open_weights(source, entries, tied=model.tied_embeddings)
         shapes = {name: shape for entry in entries for name, shape in entry.ours}
-        open_run(aside, run_config, world_size=1)
+        claim = open_run(aside, run_config, world_size=1)
         write_first_checkpoint(
-            RunFolder(aside).checkpoints, shapes, (tensor for _, tensor in weights), model=model.to_plain()
+            RunFolder(aside).checkpoints,
+            shapes,
+            (tensor for _, tensor in weights),
+            model=model.to_plain(),
+            tokenizer=shard_tokenizer(run_config.data).sha256,
         )
+        claim.release()
     print(f"{path}: {source.architecture.name} from {folder}; go on with it: lehr train {path / 'config.yaml'}")
 
 

@@ -119,7 +119,8 @@ def _fail(ranks: Ranks, error: Exception, console: TextIO) -> NoReturn:
     if ranks.parent is not None:
         reports.send(report, ranks.parent.report_fd)
     elif report.kind == "failure":
-        print(report.traceback, file=sys.stderr)
+        if report.traceback:
+            print(report.traceback, file=sys.stderr)
         print(f"rank {ranks.rank} failed: {report.message}", file=console)
     elif ranks.rank == 0:
         print(f"error: {report.message}", file=sys.stderr)

@@ -40,7 +40,8 @@ def _matrices(run: Path) -> dict[str, Matrix]:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    from train.checkpoints import latest_checkpoint, read_manifest
+    from train.checkpoint_folder import latest_checkpoint
+    from train.manifest import read_manifest
     from train.run_folder import RunFolder
 
     latest = latest_checkpoint(RunFolder(run).checkpoints)

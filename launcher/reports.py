@@ -9,7 +9,7 @@ import traceback
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from settings import UserError
+from settings import RunError, UserError
 
 # A pipe holds 64 KiB: within it a rank never waits for its parent to read.
 _MOST_CHARACTERS = 7_000  # of a message and of a traceback: 4 bytes each at most
@@ -29,6 +29,8 @@ def describe(error: BaseException) -> Report:
     """The report of an exception."""
     if isinstance(error, UserError):
         return Report("user", str(error)[:_MOST_CHARACTERS], "", time.time())
+    if isinstance(error, RunError):  # explained in full: where in the program it was found tells nobody more
+        return Report("failure", str(error)[:_MOST_CHARACTERS], "", time.time())
     message = " ".join(f"{type(error).__name__}: {error}".split())
     text = "".join(traceback.format_exception(error))
     return Report("failure", message[:1000], text[-_MOST_CHARACTERS:], time.time())

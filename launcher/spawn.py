@@ -234,8 +234,8 @@ class _Launch:
             detail = last_lines(path, _SHOWN_LINES)
         else:
             headline, detail = f"ended with exit code {rank.code}", last_lines(path, _SHOWN_LINES)
-        shown = "\n".join(f"  {line}" for line in detail.splitlines()[-_SHOWN_LINES:])
-        return f"rank {rank.number} {headline}\n{shown}\n  its log: {path}"
+        shown = [f"  {line}" for line in detail.splitlines()[-_SHOWN_LINES:]]
+        return "\n".join([f"rank {rank.number} {headline}", *shown, f"  its log: {path}"])
 
     def _end(self) -> None:
         self._kill_all()

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from data.held_out import HeldOut
 from data.loader import Loader
+from data.open import shard_tokenizer
 from launcher.checks import model_with_vocabulary
 from launcher.config import RunConfig
 from launcher.environment import Ranks
@@ -19,7 +20,8 @@ from model.config import ModelConfig
 from model.size import flops_per_token
 from parallel.build import Arithmetic, build
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
-from train.checkpoints import Checkpoints, latest_checkpoint
+from train.checkpoints import Checkpoints
+from train.claim import Claim
 from train.hardware import memory_bytes, peak_flops
 from train.loop import LoopConfig, Run, train
 from train.metrics import Metrics
@@ -43,10 +45,9 @@ def run_rank(config: RunConfig, ranks: Ranks) -> int:
     )
     mesh = make_mesh(config.parallel, timeout_seconds=timeout_seconds)
     folder = RunFolder(config.run.path)
-    if mesh.rank == 0:
-        open_run(config.run.path, config, world_size=mesh.world_size)
+    claim = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
     dist.barrier()
-    run = build_run(config, mesh, folder)
+    run = build_run(config, mesh, folder, claim)
     try:
         done = train(run)
     finally:
@@ -54,12 +55,14 @@ def run_rank(config: RunConfig, ranks: Ranks) -> int:
         run.metrics.close()
     if mesh.rank == 0:
         _say_goodbye(run, folder, done)
+    if claim is not None:
+        claim.release()
     stop_processes()
     return DONE if done else STOPPED_EARLY
 
 
-def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder) -> Run:
-    """Every part of a run, the newest checkpoint loaded if there is one."""
+def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, claim: Claim | None) -> Run:
+    """Every part of a run, the newest whole checkpoint loaded if there is one. `claim`: rank 0's, to write with."""
     train_config = config.train
     model = model_with_vocabulary(config)
     stop = Stop(mesh)
@@ -76,9 +79,16 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder) -> Run:
         micro_batches=train_config.global_batch_size // (train_config.micro_batch_size * mesh.data.size),
         seed=config.run.seed,
     )
-    checkpoints = Checkpoints(folder.checkpoints, mesh, keep_last=config.checkpoint.keep_last, model=model.to_plain())
-    latest = latest_checkpoint(folder.checkpoints)
-    state = TrainState() if latest is None else checkpoints.load(parts.engine, latest)
+    checkpoints = Checkpoints(
+        folder.checkpoints,
+        mesh,
+        model=model.to_plain(),
+        tokenizer=shard_tokenizer(config.data).sha256,
+        layout={**config.parallel.to_plain(), "data": mesh.data.size},
+        retention=config.checkpoint,
+        claim=claim,
+    )
+    state = checkpoints.load_latest(parts.engine) or TrainState()
     rows = train_config.global_batch_size
     return Run(
         config=LoopConfig(train=train_config, evaluate=config.evaluate, checkpoint=config.checkpoint),
@@ -107,6 +117,7 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder) -> Run:
             memory_bytes=lambda: memory_bytes(mesh.device),
             log_every_steps=train_config.log_every_steps,
             forecast=_forecast(config, model) if mesh.rank == 0 else None,
+            claim=claim,
         ),
         stop=stop,
         state=state,

@@ -21,6 +21,8 @@ from laws.curve import Curve, Floats, Ints, Schedule, detect_warmup, schedule_fr
 from settings import UserError
 
 DEFAULT_LOSS = "held_out/loss"
+_LARGEST = 2**63  # of integers: more fits no array
+_MOST_STEPS_A_ROW = 100_000  # further apart, the rows are not those of one run
 _TOKENS_CHANGE = 0.1  # of the tokens a step; masks make them waver by less
 
 
@@ -73,6 +75,8 @@ def _read_run(path: Path, loss: str, warmup_steps: int | None, last_step: int | 
     trained = sorted(step for step, row in rows.items() if _is_number(row.get("lr")))
     if not trained:
         raise UserError(f"{path}: metrics.jsonl holds no step with an lr")
+    if trained[-1] > _MOST_STEPS_A_ROW * len(trained):
+        raise UserError(f"{path}: metrics.jsonl is garbled: step {trained[-1]} in {len(trained)} lines with an lr")
     config = _config(path / "config.yaml")
     _check_stages(path, config, trained[-1])
     if all(_is_number(rows[step].get("tokens")) for step in trained):
@@ -103,7 +107,7 @@ def _applied(rows: Mapping[int, Mapping[str, Any]], trained: list[int]) -> tuple
     """The lr of every step that changed the weights, and how many of these there were by each step."""
     steps = np.arange(1, trained[-1] + 1)
     lr_n = np.interp(steps, trained, [float(rows[step]["lr"]) for step in trained])
-    skipped = np.interp(steps, trained, [float(rows[step].get("skipped_steps") or 0) for step in trained])
+    skipped = np.interp(steps, trained, [_number_or_zero(rows[step].get("skipped_steps")) for step in trained])
     took = np.diff(skipped, prepend=0.0) < 0.5
     return lr_n[took], dict(zip(steps.tolist(), np.cumsum(took).tolist(), strict=True))
 
@@ -181,7 +185,7 @@ def _metrics(path: Path) -> dict[int, dict[str, Any]]:
     for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the last line of a run that is being written, or was cut off
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.setdefault(row["step"], {}).update(row)
@@ -226,5 +230,11 @@ def _check_tokens(path: Path, steps: Ints, tokens: Floats) -> None:
         )
 
 
+def _number_or_zero(value: Any) -> float:
+    return float(value) if _is_number(value) else 0.0
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < _LARGEST if isinstance(value, int) else math.isfinite(value)

@@ -19,12 +19,14 @@ VOCABULARY_MULTIPLE = 128  # so that it can be cut over many ranks, and matrix p
 class ModelConfig(Settings):
     """A decoder-only transformer. The defaults are Llama's; GPT-2's are layernorm, gelu, learned, bias, tied."""
 
-    num_layers: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    num_kv_heads: int | None = Field(None, gt=0, description="key-value heads; empty: as many as num_heads")
-    ffn_size: int = Field(gt=0)
-    vocab_size: int | None = Field(None, gt=1, description="empty: the tokenizer's, rounded up to a multiple of 128")
+    num_layers: int = Field(gt=0, le=4096)
+    hidden_size: int = Field(gt=0, le=2**20)
+    num_heads: int = Field(gt=0, le=2**16)
+    num_kv_heads: int | None = Field(None, gt=0, le=2**16, description="key-value heads; empty: as many as num_heads")
+    ffn_size: int = Field(gt=0, le=2**24)
+    vocab_size: int | None = Field(
+        None, gt=1, le=2**31, description="empty: the tokenizer's, rounded up to a multiple of 128"
+    )
     norm: Annotated[NormConfig, NORMS.field] = RMSNormConfig()
     mlp: Annotated[MLPConfig, MLPS.field] = SwiGLUConfig()
     position: Annotated[PositionConfig, POSITIONS.field] = RoPEConfig()

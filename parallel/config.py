@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from settings import Settings
+
+_MOST_RANKS = 2**20  # a number beyond it is a slip
 
 
 class ParallelConfig(Settings):
@@ -21,6 +23,12 @@ class ParallelConfig(Settings):
     data: int = Field(1, ge=1, description="data ranks that `lehr train` starts; torchrun and srun say it themselves")
     zero: Literal[0, 1, 2, 3] = Field(1, description="what data ranks share: 1 optimizer state, 2 gradients, 3 weights")
     offload: Literal["none", "optimizer"] = Field("none", description="where optimizer state lives: device or host")
+
+    @model_validator(mode="after")
+    def _machine_exists(self) -> ParallelConfig:
+        if self.ranks > _MOST_RANKS:
+            raise ValueError(f"tensor x pipeline x data = {self.ranks} must be at most {_MOST_RANKS} ranks")
+        return self
 
     @property
     def ranks(self) -> int:

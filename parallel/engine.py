@@ -28,6 +28,13 @@ class Slice:
     tensor: Tensor
     dim: int | None
 
+    def whole_shape(self, ways: int) -> tuple[int, ...]:
+        """Of the tensor that `ways` tensor ranks hold together."""
+        shape = list(self.tensor.shape)
+        if self.dim is not None:
+            shape[self.dim] *= ways
+        return tuple(shape)
+
 
 class Engine(Protocol):
     """Weights, gradients and optimizer of this rank, whatever the layout."""

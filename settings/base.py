@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -22,12 +23,17 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _yes_is_no_number(cls, values: Any) -> Any:
-        """pydantic takes true for 1; in a config it is a slip."""
+    def _no_slips(cls, values: Any) -> Any:
+        """pydantic takes true for 1, integers of any length, and text that no file can be called by."""
         if isinstance(values, Mapping):
             for name, field in cls.model_fields.items():
-                if isinstance(values.get(name), bool) and field.annotation in (int, float, int | None, float | None):
-                    raise ValueError(f"{name} = {str(values[name]).lower()} must be a number")
+                value = values.get(name)
+                if isinstance(value, bool) and field.annotation in (int, float, int | None, float | None):
+                    raise ValueError(f"{name} = {str(value).lower()} must be a number")
+                if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                    raise ValueError(f"{name} must be a number of at most 64 bits")
+                if field.annotation in (Path, Path | None) and isinstance(value, str) and "\0" in value:
+                    raise ValueError(f"{name} must not hold a null character")
         return values
 
     def to_plain(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one error type that is shown to the user as a message, without a traceback."""
+"""The two error types that are shown as a message, without a traceback: the user's mistake, and a failure explained."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ class UserError(ValueError):
     """A mistake the user can mend: the command line prints it and exits with 2.
 
     The text says which key, what value, which rule, and what to do.
+    """
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, for a reason outside the program: a full disk, a folder taken over by another process.
+
+    The text says what and where, and what to do; the command line exits with 1, as for every failure.
     """
 
 

@@ -1,22 +1,40 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what is said where they cannot."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from settings.errors import RunError
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or ask for a larger quota",
+    errno.EROFS: "mount it for writing",
+    errno.EACCES: "give this user the right to",
+    errno.EPERM: "give this user the right to",
+}
 
 
 def write_text(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename over."""
     aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with naming(path), aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
     flush_folder(path.parent)
 
 
@@ -38,3 +56,37 @@ def file_sha256(path: Path) -> str:
     """Hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name; a name that no folder can have is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError that comes from an open file (the disk is full) the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn what the file system refuses within into a RunError: `doing` (writing a checkpoint), the path, the reason.
+
+    The same command goes on with a run once the reason is gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" {error.filename}:" if error.filename else ""
+        remedy = _REMEDIES.get(error.errno or 0, "see to it")
+        raise RunError(
+            f"{doing} failed:{where} {error.strerror or error}; {remedy}, then run the same command again"
+        ) from error

@@ -28,6 +28,35 @@ from parallel.stage import MicroBatch
 
 ROWS, SEQ_LENGTH, VOCABULARY, SEED = 8, 32, 256, 11
 
+# Every kind of layout that gives the same run.
+PARITY_LAYOUTS: dict[str, dict[str, Any]] = {
+    "one": {},
+    "tensor2": {"tensor": 2},
+    "tensor2-sequence": {"tensor": 2, "sequence": True},
+    "pipeline2": {"pipeline": 2},
+    "pipeline2-interleaved": {"pipeline": 2, "virtual_stages": 2},
+    "data2-zero0": {"data": 2, "zero": 0},
+    "data2-zero1": {"data": 2, "zero": 1},
+    "data2-zero2": {"data": 2, "zero": 2},
+    "data2-zero3": {"data": 2, "zero": 3},
+    "data2-zero1-offload": {"data": 2, "zero": 1, "offload": "optimizer"},
+    "data2-zero2-offload": {"data": 2, "zero": 2, "offload": "optimizer"},
+    "tensor2-data2-zero1": {"tensor": 2, "data": 2, "zero": 1},
+    "tensor2-data2-zero2": {"tensor": 2, "data": 2, "zero": 2},
+    "tensor2-data2-zero3": {"tensor": 2, "data": 2, "zero": 3},
+    "pipeline2-data2-zero1": {"pipeline": 2, "data": 2, "zero": 1},
+    "pipeline4": {"pipeline": 4},
+    "tensor2-pipeline2-sequence": {"tensor": 2, "pipeline": 2, "sequence": True},
+    "tensor2-pipeline2-data2-zero1": {"tensor": 2, "pipeline": 2, "data": 2, "zero": 1},
+}
+# Of the optimizers that need whole matrices.
+OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
+    "adamp": {"lr": 1e-3},
+    "conda": {"lr": 2e-3, "refresh_interval": 7},
+    "muon": {"lr": 2e-3},
+    "sgdp": {"lr": 1e-2},
+}
+
 
 @dataclass(frozen=True)
 class Trial:

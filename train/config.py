@@ -42,4 +42,6 @@ class CheckpointConfig(Settings):
     """When, and how many are kept."""
 
     every_steps: int = Field(500, ge=0, description="0: only at the end")
-    keep_last: int = Field(2, ge=1)
+    keep_last: int = Field(2, ge=1, description="newest ones; the others below are kept beside them")
+    keep_every_steps: int = Field(0, ge=0, description="keep those of steps divisible by it; 0: none")
+    keep_best: int = Field(0, ge=0, description="keep so many of the lowest held-out loss")

@@ -71,6 +71,7 @@ def train(run: Run) -> bool:
         seconds = time.perf_counter() - started
         run.metrics.step(run.state, result, lr=lr, tokens=batch.tokens_global, seconds=seconds, batch_hash=batch.hash)
         _check_divergence(run, result)
+        run.checkpoints.check()
         if run.stop.agreed():
             break
         looked_at = _due(run.config.evaluate.every_steps, run.state.step) or run.state.step == steps
@@ -79,6 +80,7 @@ def train(run: Run) -> bool:
             if evaluation is None:
                 break
             run.metrics.evaluation(run.state, evaluation)
+            run.state = run.state.evaluated(evaluation.loss)
         if _due(run.config.checkpoint.every_steps, run.state.step):
             run.checkpoints.save(run.engine, run.state)
             saved_step = run.state.step

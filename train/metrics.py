@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from parallel.engine import StepResult
+from settings.files import explained
+from train.claim import Claim
 from train.evaluate import Evaluation
 from train.metrics_file import MetricsFile, read_metrics
 from train.run_folder import RunFolder
@@ -48,6 +52,7 @@ class Metrics:
         log_every_steps: int = 1,
         forecast: RunForecast | None = None,
         console: Console | None = None,
+        claim: Claim | None = None,
     ) -> None:
         """`from_step`: steps taken so far; what a crashed run wrote past it is dropped.
 
@@ -61,7 +66,7 @@ class Metrics:
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
         self._memory_bytes = memory_bytes
-        self._file = MetricsFile(folder.metrics, from_step=from_step)
+        self._file = MetricsFile(folder.metrics, from_step=from_step, claim=claim)
         self._board = _open_board(folder, from_step)
         self._lines = StepLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
         self._forecast = forecast
@@ -104,7 +109,8 @@ class Metrics:
         values = evaluation.metrics()
         seen = None if self._forecast is None else self._forecast.evaluation(state.step, evaluation.loss)
         self._write(state.step, {"step": state.step, **values, **(seen.metrics() if seen else {})})
-        self._board.flush()
+        with explained("writing TensorBoard's file"):
+            self._board.flush()
         self._lines.evaluation(state.step, values, forecast=seen.line() if seen else None)
         self._lines.say(seen.notice() if seen else None)
 
@@ -116,15 +122,17 @@ class Metrics:
         """Flush everything to disk."""
         if self._file is not None:
             self._file.close()
-            self._board.close()
+            with contextlib.suppress(OSError):  # a copy of what metrics.jsonl has
+                self._board.close()
             self._lines.close()
 
     def _write(self, step: int, values: Mapping[str, float | int], **texts: str) -> None:
         assert self._file is not None
         self._file.append({**values, **texts})
-        for name, value in values.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        with explained("writing TensorBoard's file"):
+            for name, value in values.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, step)
 
 
 class StepLines:
@@ -217,4 +225,17 @@ def count(value: float, *, base: int = 1000) -> str:
 def _open_board(folder: RunFolder, from_step: int) -> SummaryWriter:
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and of use on one rank only
 
-    return SummaryWriter(str(folder.tensorboard), purge_step=from_step + 1 if from_step else None)
+    _leave_writer_errors_to_the_caller()
+    with explained("opening TensorBoard's file"):
+        return SummaryWriter(str(folder.tensorboard), purge_step=from_step + 1 if from_step else None)
+
+
+def _leave_writer_errors_to_the_caller() -> None:
+    """What TensorBoard's thread meets (the disk is full) its next call raises again: no traceback of the thread."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            before(args)
+
+    threading.excepthook = hook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -9,16 +10,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from settings.files import write_text
+from settings.files import explained, naming, write_text
+from train.claim import Claim
 
 
 class MetricsFile:
     """Appends lines. Each is one write of its own, so a reader sees whole lines, whenever it looks."""
 
-    def __init__(self, path: Path, *, from_step: int) -> None:
-        """Lines past `from_step` (steps taken so far) are dropped: the run takes those steps anew."""
-        drop_past(path, step=from_step)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def __init__(self, path: Path, *, from_step: int, claim: Claim | None = None) -> None:
+        """Lines past `from_step` (steps taken so far) are dropped: the run takes those steps anew.
+
+        With a claim, nothing is written once a newer one was made. The file is made anew at each start, so that what an
+        earlier owner holds open leads nowhere. Raises RunError.
+        """
+        self._path = path
+        self._claim = claim
+        self._descriptor = -1
+        self.rewind(from_step)
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines past `step`: those steps are taken anew."""
+        self.close()
+        self._check()
+        with explained("writing metrics"):
+            drop_past(self._path, step=step)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, values: Mapping[str, float | int | str]) -> None:
         """One line; floats in full, so that they read back equal; what is not finite becomes null."""
@@ -27,25 +43,33 @@ class MetricsFile:
             for key, value in values.items()
         }
         line = json.dumps(finite, allow_nan=False).encode() + b"\n"
-        written = os.write(self._descriptor, line)
-        if written != len(line):
-            raise OSError(f"the disk is full: {written} of {len(line)} bytes of a line of metrics.jsonl were written")
+        self._check()
+        with explained("writing metrics"), naming(self._path):
+            written = os.write(self._descriptor, line)
+            if written != len(line):  # the disk is full: take the piece back
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Flush to disk and close."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            with explained("writing metrics"), naming(self._path):
+                os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _check(self) -> None:
+        if self._claim is not None:
+            self._claim.check()
 
 
 def drop_past(path: Path, *, step: int) -> None:
-    """Rewrite the file without lines past `step` and without a last line that was cut off. The file appears whole."""
+    """Rewrite the file without lines past `step` and without a last line that was cut off. The file is a new one."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= step)
-    if kept != text:
-        write_text(path, kept)
+    write_text(path, "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= step))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -67,7 +91,7 @@ def _step_of(line: str) -> float:
     """The step of a line; infinite where the line is not one."""
     try:
         plain = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return math.inf
     step = plain.get("step") if isinstance(plain, dict) else None
-    return step if isinstance(step, int) else math.inf
+    return step if type(step) is int and 0 <= step < 2**63 else math.inf

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from settings import Settings, UserError, parse, read_yaml, to_yaml
-from settings.files import write_json, write_text
+from settings.files import explained, write_json, write_text
+from train.claim import Claim, check_not_running
 
 # What may change when a run goes on. All else makes another run of it: the losses would not be those of one run.
 MAY_CHANGE = {
@@ -100,12 +101,12 @@ class RunFolder:
 def check_run(path: Path, config: Settings) -> RunFolder:
     """The folder of a run that does not exist yet, or that this config goes on with. Writes nothing.
 
-    Raises UserError where the folder holds a run of another config (see MAY_CHANGE), with every key that differs.
+    Raises UserError where the folder holds a run of another config (see MAY_CHANGE), with every key that differs, where
+    a process is at it already, and where it cannot be written to.
     """
     folder = RunFolder(path)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"run folder {path} is a file; choose another run.name or run.folder")
-    _check_place(path)
+    _check_writable(path)
+    check_not_running(folder.checkpoints)
     if not folder.config.exists():
         if folder.checkpoints.exists() or folder.metrics.exists():
             raise UserError(
@@ -124,29 +125,47 @@ def check_run(path: Path, config: Settings) -> RunFolder:
     return folder
 
 
-def _check_place(path: Path) -> None:
-    """Raises UserError where the folder is not there and cannot be made, or is there and not ours to write in."""
-    place = next(parent for parent in (path, *path.absolute().parents) if os.path.exists(parent))
-    if not place.is_dir():
-        raise UserError(f"run folder {path} cannot be made: {place} is a file; choose another run.folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"run folder {path}: there is no right to write in {place}; choose another run.folder")
+def _check_writable(path: Path) -> None:
+    """Raise UserError unless `path` is, or can become, a folder that this user can write to."""
+    try:
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise UserError(f"run folder {path}: {error.strerror}; choose another run.name or run.folder") from None
+    if not there.is_dir():
+        name = f"run folder {path}" if there == path else f"run folder {path}: {there}"
+        raise UserError(f"{name} is a file; choose another run.name or run.folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        reason = (
+            "is on a file system mounted read-only" if _is_read_only(there) else "cannot be written to by this user"
+        )
+        raise UserError(f"run folder {path}: {there} {reason}; choose another run.folder, or mend that")
 
 
-def open_run(path: Path, config: Settings, *, world_size: int, command: Sequence[str] | None = None) -> RunFolder:
-    """Create the folder of a run, or add a start to it. For one rank only; `check_run`'s errors apply.
+def _is_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
-    `command` is recorded as what started the run: by default this process's arguments.
+
+def open_run(path: Path, config: Settings, *, world_size: int, command: Sequence[str] | None = None) -> Claim:
+    """Create the folder of a run, or add a start to it, and claim it. For one rank only; `check_run`'s errors apply.
+
+    `command` is recorded as what started the run: by default this process's arguments. Raises RunError where the folder
+    cannot be written to.
     """
     folder = check_run(path, config)
-    for part in (folder.path, folder.checkpoints, folder.logs):
-        part.mkdir(parents=True, exist_ok=True)
-    start = _record_of_start(command or ("lehr", *sys.argv[1:]), world_size)
+    with explained("opening the run folder"):
+        for part in (folder.path, folder.checkpoints, folder.logs):
+            part.mkdir(parents=True, exist_ok=True)
+        claim = Claim.take(folder.checkpoints)
+        _record(folder, config, command or ("lehr", *sys.argv[1:]), world_size)
+    return claim
+
+
+def _record(folder: RunFolder, config: Settings, command: Sequence[str], world_size: int) -> None:
+    start = _record_of_start(command, world_size)
     starts = _starts(folder.record)
     made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
     write_text(folder.config, f"# {start['command']}\n# {made_by}\n{to_yaml(config)}")
     write_json(folder.record, {"format": 1, "starts": [*starts, start]})
-    return folder
 
 
 def _recorded(path: Path, schema: type[Settings]) -> object:
@@ -194,10 +213,11 @@ def _starts(path: Path) -> list[Any]:
     """The earlier starts. A record that is not readable is set aside, not lost: it says nothing a run needs."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(plain, allow_nan=False)
         return list(plain["starts"])
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         path.rename(path.with_suffix(".unreadable"))
         return []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from settings import Settings
@@ -15,3 +17,9 @@ class TrainState(Settings):
     optimizer_steps: int = Field(0, ge=0, description="steps that changed weights")
     skipped_steps: int = Field(0, ge=0, description="steps without a finite gradient")
     skipped_in_a_row: int = Field(0, ge=0)
+    held_out_loss: float | None = Field(None, description="nats a token, where an evaluation fell on this very step")
+
+    def evaluated(self, held_out_loss: float) -> TrainState:
+        """The same state, its held-out loss known; the next step's has none."""
+        loss = held_out_loss if math.isfinite(held_out_loss) else None
+        return self.model_copy(update={"held_out_loss": loss})

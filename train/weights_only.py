@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from settings.files import file_sha256, flush_folder, write_json, write_text
-from train.checkpoints import FileRecord, Manifest
+from train.manifest import STATE_FILE_NAME, FileRecord, Manifest, write_manifest
 from train.state import TrainState
 from train.tensor_files import Shape, TensorFiles, write_tensors
 
@@ -34,7 +34,7 @@ class Weights:
 
 
 def write_first_checkpoint(
-    folder: Path, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], *, model: Mapping[str, Any]
+    folder: Path, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], *, model: Mapping[str, Any], tokenizer: str
 ) -> None:
     """Make `folder` the checkpoints of a run that has taken no step: given weights, and no state of an optimizer.
 
@@ -52,12 +52,12 @@ def write_first_checkpoint(
         dtype=torch.float32,
         metadata={"DCP_SHARDING_INFO": json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"},
     )
-    write_json(path / "state.json", state.to_plain())
+    write_json(path / STATE_FILE_NAME, state.to_plain())
     files = {
         name: FileRecord(bytes=(path / name).stat().st_size, sha256=file_sha256(path / name))
-        for name in (_FILE, "state.json")
+        for name in (_FILE, STATE_FILE_NAME)
     }
-    manifest = Manifest(step=state.step, tensors=named, files=files, model=dict(model))
-    write_json(path / "manifest.json", manifest.to_plain())
+    manifest = Manifest(step=state.step, tensors=named, files=files, model=dict(model), tokenizer=tokenizer)
+    write_manifest(path, manifest)
     flush_folder(folder)
     write_text(folder / "latest", path.name + "\n")

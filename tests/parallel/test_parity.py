@@ -10,29 +10,10 @@ from functools import cache
 from typing import Any
 
 import pytest
+from parallel_runs import PARITY_LAYOUTS as LAYOUTS
 from parallel_runs import Trajectory, Trial, merged, on_a_rank, oracle
 from processes import run_ranks
 
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "one": {},
-    "tensor2": {"tensor": 2},
-    "tensor2-sequence": {"tensor": 2, "sequence": True},
-    "pipeline2": {"pipeline": 2},
-    "pipeline2-interleaved": {"pipeline": 2, "virtual_stages": 2},
-    "data2-zero0": {"data": 2, "zero": 0},
-    "data2-zero1": {"data": 2, "zero": 1},
-    "data2-zero2": {"data": 2, "zero": 2},
-    "data2-zero3": {"data": 2, "zero": 3},
-    "data2-zero1-offload": {"data": 2, "zero": 1, "offload": "optimizer"},
-    "data2-zero2-offload": {"data": 2, "zero": 2, "offload": "optimizer"},
-    "tensor2-data2-zero1": {"tensor": 2, "data": 2, "zero": 1},
-    "tensor2-data2-zero2": {"tensor": 2, "data": 2, "zero": 2},
-    "tensor2-data2-zero3": {"tensor": 2, "data": 2, "zero": 3},
-    "pipeline2-data2-zero1": {"pipeline": 2, "data": 2, "zero": 1},
-    "pipeline4": {"pipeline": 4},
-    "tensor2-pipeline2-sequence": {"tensor": 2, "pipeline": 2, "sequence": True},
-    "tensor2-pipeline2-data2-zero1": {"tensor": 2, "pipeline": 2, "data": 2, "zero": 1},
-}
 TIED_LAYOUTS = ("one", "tensor2", "pipeline2", "pipeline2-interleaved", "data2-zero3", "tensor2-pipeline2-sequence")
 GPT2 = {
     "norm": "layernorm",

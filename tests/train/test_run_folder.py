@@ -20,7 +20,7 @@ from launcher.config import RunSettings
 from parallel.config import ParallelConfig
 from settings import Settings, UserError, compose
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
-from train.run_folder import MAY_CHANGE, check_run, flatten, open_run
+from train.run_folder import MAY_CHANGE, RunFolder, check_run, flatten, open_run
 
 
 class Config(Settings):
@@ -38,9 +38,14 @@ def make(**train: Any) -> Config:
     return Config.model_validate({"run": {"name": "try"}, "train": plain})
 
 
+def opened(path: Path, config: Settings, **more: Any) -> RunFolder:
+    open_run(path, config, **more)
+    return RunFolder(path)
+
+
 def test_a_new_folder_holds_the_config_and_how_it_was_started(tmp_path: Path) -> None:
     config = make()
-    folder = open_run(tmp_path / "try", config, world_size=4, command=["lehr", "train", "a b.yaml", "train.steps=10"])
+    folder = opened(tmp_path / "try", config, world_size=4, command=["lehr", "train", "a b.yaml", "train.steps=10"])
     text = folder.config.read_text()
     assert text.startswith("# lehr train 'a b.yaml' train.steps=10\n")
     assert compose(Config, folder.config) == config
@@ -83,7 +88,7 @@ def test_the_commit_is_recorded_with_whether_files_differ_from_it(tmp_path: Path
 
 def test_every_start_is_added(tmp_path: Path) -> None:
     for world_size in (1, 2):
-        folder = open_run(tmp_path / "try", make(), world_size=world_size)
+        folder = opened(tmp_path / "try", make(), world_size=world_size)
     assert [start["ranks"] for start in json.loads(folder.record.read_text())["starts"]] == [1, 2]
 
 
@@ -107,7 +112,7 @@ def test_what_does_not_change_the_run_may_change(tmp_path: Path) -> None:
     changed = make(steps=20, micro_batch_size=2, recompute="full").model_copy(
         update={"parallel": ParallelConfig(tensor=2, zero=0), "evaluate": EvaluateConfig(every_steps=7)}
     )
-    folder = open_run(tmp_path / "try", changed, world_size=2)
+    folder = opened(tmp_path / "try", changed, world_size=2)
     assert compose(Config, folder.config) == changed
 
 
@@ -121,7 +126,7 @@ def test_each_pattern_of_what_may_change_names_a_key_and_says_why() -> None:
 
 
 def test_a_key_that_was_not_known_then_has_its_default(tmp_path: Path) -> None:
-    folder = open_run(tmp_path / "try", make(), world_size=1)
+    folder = opened(tmp_path / "try", make(), world_size=1)
     plain = yaml.safe_load(folder.config.read_text())
     del plain["train"]["precision"]
     folder.config.write_text(yaml.safe_dump(plain))
@@ -131,7 +136,7 @@ def test_a_key_that_was_not_known_then_has_its_default(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_known_no_more_is_named(tmp_path: Path) -> None:
-    folder = open_run(tmp_path / "try", make(), world_size=1)
+    folder = opened(tmp_path / "try", make(), world_size=1)
     plain = yaml.safe_load(folder.config.read_text())
     plain["train"]["candles"] = 3
     folder.config.write_text(yaml.safe_dump(plain))
@@ -150,7 +155,7 @@ def test_a_file_in_the_way_and_a_broken_config_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
         check_run(tmp_path / "file", make())
-    folder = open_run(tmp_path / "try", make(), world_size=1)
+    folder = opened(tmp_path / "try", make(), world_size=1)
     folder.config.write_text("a: [")
     with pytest.raises(UserError, match="not valid YAML"):
         check_run(tmp_path / "try", make())
@@ -162,7 +167,7 @@ def test_checking_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
-    folder = open_run(tmp_path / "try", make(), world_size=1)
+    folder = opened(tmp_path / "try", make(), world_size=1)
     folder.record.write_text("{")
     open_run(tmp_path / "try", make(), world_size=1)
     assert folder.record.with_suffix(".unreadable").read_text() == "{"

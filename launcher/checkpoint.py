@@ -41,7 +41,7 @@ def list_checkpoints(run: Run) -> None:
         except NotWholeError as error:
             broken[path] = "; ".join(error.problems)
     reasons = kept({step_of(path): there.held_out_loss for path, there in manifests.items()}, _retention(run))
-    rows = [("step", "tokens", "held-out loss", "size", "date", "layout", "kept as", "")]
+    rows: list[tuple[str, ...]] = [("step", "tokens", "held-out loss", "size", "date", "layout", "kept as", "")]
     for path in paths:
         mark = "latest" if path.name == latest else ""
         if path in broken:

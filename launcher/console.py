@@ -23,7 +23,10 @@ def log_path(folder: Path, rank: int) -> Path:
 
 
 class Tee:
-    """Bytes of a rank to the console as they come, and to its log line by line without what only terminals use."""
+    """Bytes of a rank to the console as they come, and to its log line by line without what only terminals use.
+
+    The log must be unbuffered.
+    """
 
     def __init__(self, console: IO[bytes] | None, log: IO[bytes]) -> None:
         self._console = console
@@ -39,19 +42,17 @@ class Tee:
             except OSError:  # the console was closed (a pager quit, ssh went away): the run goes on, the log too
                 self._console = None
         *lines, self._line = (self._line + piece).split(b"\n")
-        self._write_log(lines)
+        self._to_log(lines)
 
     def end(self) -> None:
         """Write what stands on the last line."""
         if self._line:
-            self._write_log([self._line])
+            self._to_log([self._line])
             self._line = b""
 
-    def _write_log(self, lines: list[bytes]) -> None:
-        with contextlib.suppress(OSError):  # a log that cannot be written (the disk is full) is no reason to end
-            for line in lines:
-                self._log.write(plain(line) + b"\n")
-            self._log.flush()
+    def _to_log(self, lines: list[bytes]) -> None:
+        with contextlib.suppress(OSError):  # a full disk: what the run itself cannot write will say so
+            self._log.write(b"".join(plain(line) + b"\n" for line in lines))
 
 
 def plain(line: bytes) -> bytes:

@@ -70,6 +70,12 @@ def read_ranks(environ: Mapping[str, str] | None = None) -> Ranks:
     return SINGLE
 
 
+def job_end(environ: Mapping[str, str] | None = None) -> float | None:
+    """When Slurm will end the job, on time.time()'s clock; None without a limit. Raises UserError for no number."""
+    environ = os.environ if environ is None else environ
+    return float(_number(environ, "SLURM_JOB_END_TIME")) if environ.get("SLURM_JOB_END_TIME") else None
+
+
 def become_rank(ranks: Ranks, *, console_columns: int | None = None) -> None:
     """Put the rank's place into this process's environment: for what runs in it from now on.
 

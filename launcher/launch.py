@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
@@ -16,12 +19,19 @@ from launcher import reports
 from launcher.console import rank_output
 from launcher.environment import Ranks, one_thread, prepare_imports, prepare_process, read_ranks
 from launcher.errors import FAILED, USER_MISTAKE, user_errors
+from launcher.hangs import STACKS_SIGNAL
 from launcher.signals import STOP_SIGNALS, die_with_parent, hold_back
 from launcher.spawn import run_ranks
 from settings import UserError, compose
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
     from launcher.config import RunConfig
+    from train.watchdog import Hang
+
+# So long a rank that hangs keeps its connections: those that wait for it say where they stand, not that it is gone.
+_OTHERS_SPEAK_SECONDS = 3.0
 
 
 @user_errors
@@ -103,14 +113,35 @@ def _starter(run_config: RunConfig, command: list[str]) -> Callable[[Ranks], NoR
 def _be_a_rank(ranks: Ranks, run_config: RunConfig) -> NoReturn:
     """Run one rank's part in this process, and end the process."""
     prepare_process(ranks)
+    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
     with rank_output(ranks, run_config.run.path / "logs") as console:
         try:
             from launcher.train import run_rank
 
-            code = run_rank(run_config, ranks)
+            code = run_rank(run_config, ranks, on_hang=lambda hang, store: _end_hung(ranks, hang, store, console))
+        except KeyboardInterrupt:
+            print("ended by Ctrl-C before there was anything to save", file=sys.stderr)
+            code = 128 + signal.SIGINT
         except Exception as error:
             _fail(ranks, error, console)
     raise SystemExit(code)
+
+
+def _end_hung(ranks: Ranks, hang: Hang, store: Store, console: TextIO) -> NoReturn:
+    """From the watchdog's thread, the main one hangs: its stacks to the log, where it stands to the console."""
+    line = f"rank {ranks.rank} hangs: {hang.position}"
+    print(f"{line}\n{hang.stacks}", file=sys.stderr, flush=True)
+    if ranks.parent is not None:
+        reports.send(reports.of_hang(hang.position, hang.main_stack), ranks.parent.report_fd)
+        time.sleep(_OTHERS_SPEAK_SECONDS)
+        os._exit(FAILED)
+    if ranks.rank > 0:  # rank 0's standard error is the console
+        print(f"{line}\n{hang.main_stack}", file=console, flush=True)
+    from launcher.rendezvous import silent_ranks
+
+    if said := silent_ranks(store, ranks, seconds=_OTHERS_SPEAK_SECONDS):
+        print(f"the run hangs: {said}", file=console, flush=True)
+    os._exit(FAILED)
 
 
 def _fail(ranks: Ranks, error: Exception, console: TextIO) -> NoReturn:
@@ -127,5 +158,6 @@ def _fail(ranks: Ranks, error: Exception, console: TextIO) -> NoReturn:
     elif ranks.local_rank == 0:  # another node may lack what rank 0's has; the details are rank 0's
         print(f"error on node {ranks.node}: {report.message.splitlines()[0]}", file=console)
     for stream in (sys.stdout, sys.stderr, console):
-        stream.flush()
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(USER_MISTAKE if report.kind == "user" else FAILED)

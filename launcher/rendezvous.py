@@ -1,7 +1,8 @@
-"""Where the ranks of a run first meet: the key-value store behind the process group."""
+"""Where the ranks of a run first meet, and tell each other of a hang: the key-value store behind the process group."""
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -29,3 +30,30 @@ def open_store(ranks: Ranks, *, timeout_seconds: float) -> dist.Store:  # type: 
         timeout=timeout,
         master_listen_fd=ranks.parent.store_fd if ranks.parent else None,
     )
+
+
+def silent_ranks(store: dist.Store, ranks: Ranks, *, seconds: float) -> str:  # type: ignore[name-defined]
+    """Tell the others that this rank hangs, wait, and name those that did not do the same; "" where another rank will.
+
+    For a thread beside the one that hangs. The store may be what does not answer: that takes no longer.
+    """
+    found: list[str] = []
+    asking = threading.Thread(target=lambda: found.append(_ask(store, ranks, seconds)), daemon=True)
+    asking.start()
+    asking.join(2 * seconds)
+    return found[0] if found else "the store that the ranks met at does not answer: see the rank or agent that holds it"
+
+
+def _ask(store: dist.Store, ranks: Ranks, seconds: float) -> str:  # type: ignore[name-defined]
+    store.set(f"hangs/{ranks.rank}", "yes")
+    threading.Event().wait(seconds)
+    silent = []
+    for rank in range(ranks.world_size):
+        if not store.check([f"hangs/{rank}"]):
+            silent.append(rank)
+        elif rank < ranks.rank:
+            return ""  # that one speaks for all
+    if not silent:
+        return "all ranks hang"
+    shown = ", ".join(map(str, silent[:10])) + (f" and {len(silent) - 10} more" if len(silent) > 10 else "")
+    return f"no answer from rank{'s' if len(silent) > 1 else ''} {shown}: stopped, or out of reach"

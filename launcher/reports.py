@@ -19,8 +19,8 @@ _MOST_CHARACTERS = 7_000  # of a message and of a traceback: 4 bytes each at mos
 class Report:
     """Why a rank failed."""
 
-    kind: Literal["user", "failure"]
-    message: str  # for the user's mistake all there is to say; else the exception in one line
+    kind: Literal["user", "failure", "hang"]
+    message: str  # for the user's mistake all there is to say; else the exception, or where the rank hangs, in one line
     traceback: str
     seconds: float  # when, on the machine's clock: the earliest failure is the cause of the others
 
@@ -34,6 +34,11 @@ def describe(error: BaseException) -> Report:
     message = " ".join(f"{type(error).__name__}: {error}".split())
     text = "".join(traceback.format_exception(error))
     return Report("failure", message[:1000], text[-_MOST_CHARACTERS:], time.time())
+
+
+def of_hang(position: str, stacks: str) -> Report:
+    """The report of a rank that found itself without progress."""
+    return Report("hang", position[:1000], stacks[-_MOST_CHARACTERS:], time.time())
 
 
 def send(report: Report, fd: int) -> None:

@@ -6,6 +6,7 @@ and the kernel kills it when this process is killed (launcher/signals.py).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import shutil
@@ -24,10 +25,12 @@ from launcher import reports
 from launcher.console import Tee, last_lines, log_path
 from launcher.environment import Parent, Ranks, become_rank
 from launcher.errors import DONE, FAILED, STOPPED_EARLY, USER_MISTAKE
+from launcher.hangs import Silent, ask_for_stacks, explain_hang
 from launcher.signals import STOP_SIGNALS, die_with_parent
 
 # After one rank has failed, the others have this long to say what they saw.
 GRACE_SECONDS = 2.0
+_STACKS_SECONDS = 0.5  # for ranks that are asked for their stacks
 _POLL_SECONDS = 0.1
 _SHOWN_LINES = 25
 
@@ -62,6 +65,7 @@ class _Launch:
         self._signals: list[signal.Signals] = []  # received, not yet passed on
         self._stopped_by: signal.Signals | None = None
         self._interrupts = 0
+        self._silent: list[Silent] = []  # in a hang, ranks that did not say where they stand
 
     def run(self) -> int:
         self._log_folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,7 @@ class _Launch:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
 
     def _start_one(self, number: int, listener: socket.socket) -> _Rank:
-        log = log_path(self._log_folder, number).open("ab")
+        log = log_path(self._log_folder, number).open("ab", buffering=0)
         read_fd, write_fd = os.pipe()
         store_fd = listener.fileno() if number == 0 else None
         port = listener.getsockname()[1]
@@ -134,7 +138,7 @@ class _Launch:
             null = os.open(os.devnull, os.O_RDONLY)
             for descriptor, standard in ((null, 0), (out, 1), (err, 2)):
                 os.dup2(descriptor, standard)
-            sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
+            sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
             if place.parent.store_fd is None:
                 listener.close()
             for kept in (place.parent.report_fd, place.parent.store_fd):
@@ -161,9 +165,25 @@ class _Launch:
                     self._look_at(rank)
             if deadline is None and any(rank.code not in (None, DONE, STOPPED_EARLY) for rank in self._ranks):
                 deadline = time.monotonic() + GRACE_SECONDS
-            if self._interrupts > 1 or (deadline is not None and time.monotonic() > deadline):
+            if self._interrupts > 1:
+                self._kill_all()
+            elif deadline is not None and time.monotonic() > deadline:
+                if self._hangs() and not self._silent:
+                    self._hear_the_silent()
                 self._kill_all()
         self._forward(0)
+
+    def _hangs(self) -> bool:
+        return any(rank.report is not None and rank.report.kind == "hang" for rank in self._ranks)
+
+    def _hear_the_silent(self) -> None:
+        """Have ranks that are to be killed write their stacks to their logs."""
+        for rank in self._ranks:
+            if rank.code is None:
+                self._silent.append(ask_for_stacks(rank.number, rank.pid, log_path(self._log_folder, rank.number)))
+        deadline = time.monotonic() + _STACKS_SECONDS
+        while self._silent and time.monotonic() < deadline:
+            self._forward(_POLL_SECONDS)
 
     def _look_at(self, rank: _Rank) -> None:
         """See whether the rank has ended. Its group is killed before it is waited for: until then its id is its own."""
@@ -213,16 +233,22 @@ class _Launch:
         first = min(failed, key=lambda rank: rank.seconds)
         for rank in failed:
             if rank.report is not None and rank.report.traceback:
-                rank.log.write(rank.report.traceback.encode(errors="replace"))
-                rank.log.flush()
+                with contextlib.suppress(OSError):
+                    rank.log.write(rank.report.traceback.encode(errors="replace"))
         if self._stopped_by is not None and first.report is None and first.code == -self._stopped_by:
             print(f"ended by {self._stopped_by.name} before there was anything to save", file=sys.stderr)
             return 128 + self._stopped_by
         if first.report is not None and first.report.kind == "user":
             print(f"error: {first.report.message}", file=sys.stderr)
             return USER_MISTAKE
-        print(self._explain(first), file=sys.stderr, flush=True)
+        hangs = first.report is not None and first.report.kind == "hang"
+        print(self._explain_hang() if hangs else self._explain(first), file=sys.stderr, flush=True)
         return FAILED
+
+    def _explain_hang(self) -> str:
+        silent = {rank.number for rank in self._silent}
+        spoke = {rank.number: rank.report for rank in self._ranks if rank.number not in silent}
+        return explain_hang({number: report for number, report in spoke.items() if report is not None}, self._silent)
 
     def _explain(self, rank: _Rank) -> str:
         path = log_path(self._log_folder, rank.number)

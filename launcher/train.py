@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import psutil
 import torch.distributed as dist
 
 from data.held_out import HeldOut
@@ -13,46 +15,62 @@ from data.loader import Loader
 from data.open import shard_tokenizer
 from launcher.checks import model_with_vocabulary
 from launcher.config import RunConfig
-from launcher.environment import Ranks
+from launcher.environment import Ranks, job_end
 from launcher.errors import DONE, STOPPED_EARLY
 from launcher.rendezvous import open_store
 from model.config import ModelConfig
 from model.size import flops_per_token
 from parallel.build import Arithmetic, build
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
+from train.batches import name_samples
 from train.checkpoints import Checkpoints
 from train.claim import Claim
+from train.events import Events
+from train.guards import Guards
 from train.hardware import memory_bytes, peak_flops
 from train.loop import LoopConfig, Run, train
 from train.metrics import Metrics
 from train.run_folder import RunFolder, open_run
 from train.state import TrainState
 from train.stop import Stop
+from train.watchdog import Hang, Watchdog
 
 if TYPE_CHECKING:
     from train.forecast import RunForecast
 
 
-def run_rank(config: RunConfig, ranks: Ranks) -> int:
-    """Train as one rank of `ranks.world_size`. Returns the exit code: done, or stopped early with a checkpoint."""
+def run_rank(
+    config: RunConfig,
+    ranks: Ranks,
+    *,
+    on_hang: Callable[[Hang, dist.Store], None],  # type: ignore[name-defined]
+) -> int:
+    """Train as one rank of `ranks.world_size`. Returns the exit code: done, or stopped early with a checkpoint.
+
+    `on_hang` is called from another thread when training no longer moves, and should end the process.
+    """
     timeout_seconds = config.train.timeout_seconds
+    store = open_store(ranks, timeout_seconds=timeout_seconds)
     start_processes(
         rank=ranks.rank,
         world_size=ranks.world_size,
         local_rank=ranks.local_rank,
         timeout_seconds=timeout_seconds,
-        store=open_store(ranks, timeout_seconds=timeout_seconds),
+        store=store,
     )
     mesh = make_mesh(config.parallel, timeout_seconds=timeout_seconds)
+    watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, store))
+    watchdog.start()
     folder = RunFolder(config.run.path)
     claim = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
     dist.barrier()
-    run = build_run(config, mesh, folder, claim)
+    run = build_run(config, mesh, folder, claim=claim, watchdog=watchdog)
     try:
         done = train(run)
     finally:
         run.loader.close()
         run.metrics.close()
+        watchdog.close()
     if mesh.rank == 0:
         _say_goodbye(run, folder, done)
     if claim is not None:
@@ -61,11 +79,16 @@ def run_rank(config: RunConfig, ranks: Ranks) -> int:
     return DONE if done else STOPPED_EARLY
 
 
-def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, claim: Claim | None) -> Run:
+def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, *, claim: Claim | None, watchdog: Watchdog) -> Run:
     """Every part of a run, the newest whole checkpoint loaded if there is one. `claim`: rank 0's, to write with."""
     train_config = config.train
     model = model_with_vocabulary(config)
-    stop = Stop(mesh)
+    stop = Stop(
+        mesh,
+        limit=_limit(config),
+        before_limit_seconds=train_config.stop_before_limit_seconds,
+        save_seconds=lambda: checkpoints.save_seconds,
+    )
     stop.listen()
     parts = build(
         model,
@@ -90,20 +113,21 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, claim: Claim | N
     )
     state = checkpoints.load_latest(parts.engine) or TrainState()
     rows = train_config.global_batch_size
+    loader = Loader(
+        config.data,
+        seed=config.run.seed,
+        seq_length=train_config.seq_length,
+        rows_per_step_global=rows,
+        data_rank=mesh.data.rank,
+        data_size=mesh.data.size,
+        first_step=state.batch,
+    )
     return Run(
         config=LoopConfig(train=train_config, evaluate=config.evaluate, checkpoint=config.checkpoint),
         mesh=mesh,
         engine=parts.engine,
         documents=parts.documents,
-        loader=Loader(
-            config.data,
-            seed=config.run.seed,
-            seq_length=train_config.seq_length,
-            rows_per_step_global=rows,
-            data_rank=mesh.data.rank,
-            data_size=mesh.data.size,
-            first_step=state.step,
-        ),
+        loader=loader,
         held_out=HeldOut(config.data, seq_length=train_config.seq_length),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=train_config.steps),
         checkpoints=checkpoints,
@@ -111,6 +135,7 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, claim: Claim | N
             folder,
             writes=mesh.rank == 0,
             from_step=state.step,
+            evaluated=state.evaluated_step == state.step,
             total_steps=train_config.steps,
             flops_per_step=flops_per_token(model, train_config.seq_length) * rows * train_config.seq_length,
             peak_flops=_peak_flops(config, mesh),
@@ -119,8 +144,13 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, claim: Claim | N
             forecast=_forecast(config, model) if mesh.rank == 0 else None,
             claim=claim,
         ),
+        guards=Guards(
+            train_config, Events(folder.events, writes=mesh.rank == 0), lambda batch: name_samples(loader, batch)
+        ),
         stop=stop,
+        watchdog=watchdog,
         state=state,
+        saved_step=state.step,
     )
 
 
@@ -138,14 +168,24 @@ def _forecast(config: RunConfig, model: ModelConfig) -> RunForecast | None:
     return run_forecast(config, model)
 
 
+def _limit(config: RunConfig) -> float | None:
+    """When this process will be ended from outside: the config's limit or the job's, whichever comes first."""
+    limits = [job_end()]
+    if config.train.time_limit_seconds is not None:
+        limits.append(psutil.Process().create_time() + config.train.time_limit_seconds)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _say_goodbye(run: Run, folder: RunFolder, done: bool) -> None:
     steps = run.config.train.steps
     if done:
         print(f"done: {run.state.step} steps, {run.state.tokens:,} tokens; everything is in {folder.path}")
         if (verdict := run.metrics.verdict()) is not None:
             print(verdict)
-    else:
+    elif run.state.step:
         print(
             f"stopped at step {run.state.step} of {steps} with a checkpoint; the same command goes on from there",
             file=sys.stderr,
         )
+    else:
+        print("stopped before the first step; the same command starts anew", file=sys.stderr)

@@ -67,7 +67,8 @@ def make_mesh(config: ParallelConfig, *, timeout_seconds: float) -> Mesh:
         tensor_model_parallel_size=config.tensor,
         pipeline_model_parallel_size=config.pipeline,
         virtual_pipeline_model_parallel_size=config.virtual_stages if config.virtual_stages > 1 else None,
-        distributed_timeout_minutes=max(1, round(timeout_seconds / 60)),
+        create_gloo_process_groups=False,  # second ones beside NCCL's, one of them without a timeout
+        distributed_timeout_minutes=timeout_seconds / 60,  # an int by its annotation, a timedelta's argument in fact
     )
     pipeline = _axis(parallel_state.get_pipeline_model_parallel_group())
     at_an_end = pipeline.size > 1 and pipeline.rank in (0, pipeline.size - 1)

@@ -7,6 +7,7 @@ import datetime
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +74,19 @@ class CheckpointWriter:
         self._held_out: dict[int, float | None] = {}  # of the whole checkpoints seen so far, by step
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self.save_seconds = 0.0  # of the last save, from the copy until it was whole
 
     def save(self, slices: Mapping[str, Slice], state: TrainState) -> None:
         """Copy the slices, start to write them. Waits for an earlier save: a disk that is too slow holds the loop."""
         self.wait()
+        began = time.monotonic()
         pieces, shapes = self._staged(slices)
-        self._thread = threading.Thread(
-            target=self._guarded, args=(lambda: self._write(pieces, shapes, state),), name="checkpoint-writer"
-        )
+
+        def write() -> None:
+            self._write(pieces, shapes, state)
+            self.save_seconds = time.monotonic() - began
+
+        self._thread = threading.Thread(target=self._guarded, args=(write,), name="checkpoint-writer")
         self._thread.start()
 
     def wait(self) -> None:

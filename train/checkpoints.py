@@ -85,6 +85,11 @@ class Checkpoints:
         """Until what is being written is whole. Raises what went wrong in writing, the same on all ranks."""
         self._writer.wait()
 
+    @property
+    def save_seconds(self) -> float:
+        """What the last save took, from the copy until it was whole; 0 before the first one."""
+        return self._writer.save_seconds
+
     def check(self) -> None:
         """Raise what went wrong in writing, if it did by now. Costs nothing."""
         self._writer.check()

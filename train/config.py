@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from settings import Settings
+from train.spikes import SpikeConfig
 
 
 class TrainConfig(Settings):
@@ -24,11 +25,40 @@ class TrainConfig(Settings):
     attention: Literal["auto", "sdpa", "blocked", "flash"] = Field("auto", description="auto: the fastest that can run")
     compile: bool = Field(False, description="torch.compile the forward pass")
     max_skipped_steps: int = Field(10, ge=1, description="steps in a row without a finite gradient that end the run")
+    spikes: SpikeConfig = SpikeConfig()
     timeout_seconds: float = Field(600, gt=0, description="of every collective: a hang becomes an error")
     forecast: Literal["auto"] | Path | None = Field(
         None, description="of the held-out loss: a fit file of `lehr law fit`, or auto: by this run's own losses so far"
     )
+    hang_seconds: float | None = Field(
+        None, gt=0, description="no progress for so long is a hang, and ends the run; unset: half of timeout_seconds"
+    )
+    time_limit_seconds: float | None = Field(
+        None, gt=0, description="from the start of the process; under Slurm the job's end counts too, unasked"
+    )
+    stop_before_limit_seconds: float = Field(
+        60, ge=0, description="stop so long before the time limit, besides the time that a step and a save take"
+    )
     log_every_steps: int = Field(1, ge=1, description="console lines; metrics.jsonl has every step")
+
+    @property
+    def hang_after_seconds(self) -> float:
+        """`hang_seconds`, or its default."""
+        return self.timeout_seconds / 2 if self.hang_seconds is None else self.hang_seconds
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.hang_seconds is not None and self.hang_seconds >= self.timeout_seconds:
+            raise ValueError(
+                f"hang_seconds = {self.hang_seconds:g} must be below timeout_seconds = {self.timeout_seconds:g}: "
+                "after that a collective fails by itself, with no word of where the ranks stand"
+            )
+        if self.time_limit_seconds is not None and self.time_limit_seconds <= self.stop_before_limit_seconds:
+            raise ValueError(
+                f"time_limit_seconds = {self.time_limit_seconds:g} must be above stop_before_limit_seconds = "
+                f"{self.stop_before_limit_seconds:g}: no step would be taken"
+            )
+        return self
 
 
 class EvaluateConfig(Settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from data.held_out import HeldOut
 from model.attention import Documents
 from parallel.engine import Engine
 from parallel.mesh import Mesh
+from parallel.stage import MicroBatch
 from train.batches import to_local_batch
 
 
@@ -55,8 +56,10 @@ def evaluate(
     max_windows: int,
     documents: Callable[[Tensor], Documents | None],
     stopped: Callable[[], bool] = lambda: False,
+    followed: Callable[[Sequence[MicroBatch]], Sequence[MicroBatch]] = lambda micro_batches: micro_batches,
 ) -> Evaluation | None:
     """Held-out loss over at most `max_windows` rows of each source. None where `stopped` said so on the way.
+    `followed` sees the micro-batches being taken.
 
     Rounds are of at most `micro_batches` micro-batches a data rank, as the training steps are, so that a pipeline is
     filled; of fewer where a source's windows need fewer.
@@ -75,7 +78,7 @@ def evaluate(
         if stopped():
             return None
         batch = to_local_batch(rows, mesh, micro_batch_size=micro_batch_size, documents=documents)
-        nll = engine.evaluate(batch.micro_batches)
+        nll = engine.evaluate(followed(batch.micro_batches))
         total, tokens = sums.get(source, (0.0, 0))
         sums[source] = (total + nll, tokens + batch.tokens_global)
     losses = {}

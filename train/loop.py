@@ -14,13 +14,15 @@ from model.attention import Documents
 from parallel.engine import Engine, StepResult
 from parallel.mesh import Mesh
 from settings import Settings
-from train.batches import name_samples, to_local_batch
+from train.batches import to_local_batch
 from train.checkpoints import Checkpoints
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
-from train.evaluate import Evaluation, evaluate
+from train.evaluate import evaluate
+from train.guards import Guards
 from train.metrics import Metrics
 from train.state import TrainState
 from train.stop import Stop
+from train.watchdog import SAVE_PATIENCE, Watchdog
 
 
 class LoopConfig(Settings):
@@ -44,65 +46,75 @@ class Run:
     schedule: Callable[[int], float]
     checkpoints: Checkpoints
     metrics: Metrics
+    guards: Guards
     stop: Stop
+    watchdog: Watchdog
     state: TrainState
-
-
-class DivergedError(RuntimeError):
-    """Too many steps in a row without a finite gradient."""
+    saved_step: int  # of the newest checkpoint
 
 
 def train(run: Run) -> bool:
     """Train to the last step. True when done, False when asked to stop early; either way the last step is saved."""
     steps = run.config.train.steps
-    saved_step = run.state.step
-    while run.state.step < steps:
-        step = run.state.step
-        started = time.perf_counter()
-        batch = to_local_batch(
-            run.loader.batch(step),
-            run.mesh,
-            micro_batch_size=run.config.train.micro_batch_size,
-            documents=run.documents,
-        )
-        lr = run.schedule(step)
-        result = run.engine.train_step(batch.micro_batches, lr=lr)
-        run.state = _advanced(run.state, result, batch.tokens_global, run.engine.optimizer_steps)
-        seconds = time.perf_counter() - started
-        run.metrics.step(run.state, result, lr=lr, tokens=batch.tokens_global, seconds=seconds, batch_hash=batch.hash)
-        _check_divergence(run, result)
-        run.checkpoints.check()
-        if run.stop.agreed():
-            break
-        looked_at = _due(run.config.evaluate.every_steps, run.state.step) or run.state.step == steps
-        if looked_at and run.held_out.sources:
-            evaluation = _evaluate(run)
-            if evaluation is None:
-                break
-            run.metrics.evaluation(run.state, evaluation)
-            run.state = run.state.evaluated(evaluation.loss)
+    while True:
+        if _evaluation_due(run) and not _evaluate(run):
+            break  # asked to stop within it: the next start evaluates anew
         if _due(run.config.checkpoint.every_steps, run.state.step):
-            run.checkpoints.save(run.engine, run.state)
-            saved_step = run.state.step
-    if run.state.step > saved_step:
-        run.checkpoints.save(run.engine, run.state)
+            _save(run)
+        if run.state.step >= steps or run.stop.agreed():
+            break
+        _step(run)
+    _save(run)
+    run.watchdog.doing("save", "being finished", patience=SAVE_PATIENCE)
     run.checkpoints.wait()
-    return run.state.step >= steps
+    return run.state.step >= steps and not _evaluation_due(run)
+
+
+def _step(run: Run) -> None:
+    started = time.perf_counter()
+    run.watchdog.doing("step", str(run.state.step + 1))
+    number = run.state.batch
+    batch = to_local_batch(
+        run.loader.batch(number),
+        run.mesh,
+        micro_batch_size=run.config.train.micro_batch_size,
+        documents=run.documents,
+    )
+    lr = run.schedule(run.state.step)
+    result = run.engine.train_step(run.watchdog.followed(batch.micro_batches), lr=lr)
+    run.state = _advanced(run.state, result, batch.tokens_global, run.engine.optimizer_steps)
+    seconds = time.perf_counter() - started
+    run.stop.step_took(seconds)
+    run.metrics.step(run.state, result, lr=lr, tokens=batch.tokens_global, seconds=seconds, batch_hash=batch.hash)
+    loss = result.nll / max(batch.tokens_global, 1)
+    run.state = run.guards.after_step(run.state, result, loss=loss, batch=number, go_back=lambda: _go_back(run))
+    run.checkpoints.check()
 
 
 def _advanced(state: TrainState, result: StepResult, tokens: int, optimizer_steps: int) -> TrainState:
-    return TrainState(
-        step=state.step + 1,
-        tokens=state.tokens + tokens,
-        optimizer_steps=optimizer_steps,
-        skipped_steps=state.skipped_steps + result.skipped,
-        skipped_in_a_row=state.skipped_in_a_row + 1 if result.skipped else 0,
-    )
+    changes = {
+        "step": state.step + 1,
+        "tokens": state.tokens + tokens,
+        "optimizer_steps": optimizer_steps,
+        "skipped_steps": state.skipped_steps + result.skipped,
+        "skipped_in_a_row": state.skipped_in_a_row + 1 if result.skipped else 0,
+        "held_out_loss": None,
+    }
+    return state.model_copy(update=changes)
 
 
-def _evaluate(run: Run) -> Evaluation | None:
+def _evaluation_due(run: Run) -> bool:
+    """At every so many steps and at the last one, unless it is known already, or nothing is held out."""
+    step = run.state.step
+    due = _due(run.config.evaluate.every_steps, step) or step == run.config.train.steps
+    return due and run.state.evaluated_step != step and bool(run.held_out.sources)
+
+
+def _evaluate(run: Run) -> bool:
+    """False where the run was asked to stop on the way."""
+    run.watchdog.doing("evaluation", f"after step {run.state.step}")
     train = run.config.train
-    return evaluate(
+    evaluation = evaluate(
         run.engine,
         run.held_out,
         run.mesh,
@@ -110,19 +122,34 @@ def _evaluate(run: Run) -> Evaluation | None:
         micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
         max_windows=run.config.evaluate.max_windows,
         documents=run.documents,
+        followed=run.watchdog.followed,
         stopped=run.stop.agreed,
     )
+    if evaluation is None:
+        return False
+    run.metrics.evaluation(run.state, evaluation)
+    run.state = run.state.evaluated(evaluation.loss)
+    return True
 
 
-def _check_divergence(run: Run, result: StepResult) -> None:
-    if run.state.skipped_in_a_row > run.config.train.max_skipped_steps:
-        samples = name_samples(run.loader, run.state.step - 1)
-        raise DivergedError(
-            f"{run.state.skipped_in_a_row} steps in a row had no finite loss or gradient "
-            f"(train.max_skipped_steps = {run.config.train.max_skipped_steps}); the last was step "
-            f"{run.state.step} with gradient norm {result.grad_norm}, of samples {samples}"
-        )
+def _save(run: Run) -> None:
+    if run.state.step == run.saved_step:
+        return
+    run.watchdog.doing("save", f"after step {run.state.step}", patience=SAVE_PATIENCE)
+    run.checkpoints.save(run.engine, run.state)
+    run.saved_step = run.state.step
+
+
+def _go_back(run: Run) -> TrainState | None:
+    """To the last checkpoint, which is loaded into the engine; None where there is none yet."""
+    run.watchdog.doing("rollback", f"after step {run.state.step}")
+    state = run.checkpoints.load_latest(run.engine)
+    if state is None:
+        return None
+    run.metrics.go_back(state)
+    run.saved_step = state.step
+    return state
 
 
 def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
+    return every > 0 and step > 0 and step % every == 0

@@ -45,6 +45,7 @@ class Metrics:
         *,
         writes: bool,
         from_step: int,
+        evaluated: bool = True,
         total_steps: int,
         flops_per_step: float,
         peak_flops: float,
@@ -54,7 +55,8 @@ class Metrics:
         console: Console | None = None,
         claim: Claim | None = None,
     ) -> None:
-        """`from_step`: steps taken so far; what a crashed run wrote past it is dropped.
+        """`from_step`: steps taken so far; what a crashed run wrote past it is dropped. So is the evaluation of that
+        step where it is not `evaluated`: that is made anew.
 
         `flops_per_step`: of forward and backward over a global batch, recomputation not counted. `peak_flops`: of all
         ranks together, so that mfu = flops_per_step / seconds / peak_flops.
@@ -62,11 +64,12 @@ class Metrics:
         self._file: MetricsFile | None = None
         if not writes:
             return
+        self._folder = folder
         self._total_steps = total_steps
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
         self._memory_bytes = memory_bytes
-        self._file = MetricsFile(folder.metrics, from_step=from_step, claim=claim)
+        self._file = MetricsFile(folder.metrics, from_step=from_step, evaluated=evaluated, claim=claim)
         self._board = _open_board(folder, from_step)
         self._lines = StepLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
         self._forecast = forecast
@@ -117,6 +120,14 @@ class Metrics:
     def verdict(self) -> str | None:
         """Forecast, fact and error of a run that has come to its end; None of any other, and without a forecast."""
         return None if self._file is None or self._forecast is None else self._forecast.verdict()
+
+    def go_back(self, state: TrainState) -> None:
+        """Drop what was written past a state: the run goes on from there."""
+        if self._file is None:
+            return
+        self._file.rewind(state.step, evaluated=state.evaluated_step == state.step)
+        self._board.close()
+        self._board = _open_board(self._folder, state.step)
 
     def close(self) -> None:
         """Flush everything to disk."""

@@ -17,8 +17,8 @@ from train.claim import Claim
 class MetricsFile:
     """Appends lines. Each is one write of its own, so a reader sees whole lines, whenever it looks."""
 
-    def __init__(self, path: Path, *, from_step: int, claim: Claim | None = None) -> None:
-        """Lines past `from_step` (steps taken so far) are dropped: the run takes those steps anew.
+    def __init__(self, path: Path, *, from_step: int, evaluated: bool = True, claim: Claim | None = None) -> None:
+        """Lines past `from_step` (steps taken so far) are dropped, as in `rewind`: the run takes those steps anew.
 
         With a claim, nothing is written once a newer one was made. The file is made anew at each start, so that what an
         earlier owner holds open leads nowhere. Raises RunError.
@@ -26,14 +26,14 @@ class MetricsFile:
         self._path = path
         self._claim = claim
         self._descriptor = -1
-        self.rewind(from_step)
+        self.rewind(from_step, evaluated=evaluated)
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines past `step`: those steps are taken anew."""
+    def rewind(self, step: int, *, evaluated: bool = True) -> None:
+        """Drop the lines past `step`: those steps are taken anew. So is its evaluation, where it is not `evaluated`."""
         self.close()
         self._check()
         with explained("writing metrics"):
-            drop_past(self._path, step=step)
+            drop_past(self._path, step=step, evaluated=evaluated)
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, values: Mapping[str, float | int | str]) -> None:
@@ -63,13 +63,16 @@ class MetricsFile:
             self._claim.check()
 
 
-def drop_past(path: Path, *, step: int) -> None:
+def drop_past(path: Path, *, step: int, evaluated: bool = True) -> None:
     """Rewrite the file without lines past `step` and without a last line that was cut off. The file is a new one."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    write_text(path, "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= step))
+    kept = [line for line in text.splitlines() if _step_of(line) <= step]
+    if not evaluated:
+        kept = [line for line in kept if _step_of(line) < step or "held_out/loss" not in json.loads(line)]
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -36,7 +36,11 @@ MAY_CHANGE = {
     "train.attention": "a kernel of the same function",
     "train.compile": "speed",
     "train.max_skipped_steps": "a guard",
+    "train.spikes.*": "a guard: what it did so far is in the checkpoint",
     "train.timeout_seconds": "a guard",
+    "train.hang_seconds": "a guard",
+    "train.time_limit_seconds": "when to stop, not what to do",
+    "train.stop_before_limit_seconds": "when to stop, not what to do",
     "train.log_every_steps": "the console",
     "train.forecast": "looks at the run, does not change it",
     "evaluate.*": "looks at the run, does not change it",
@@ -81,6 +85,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One line a step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """What befell the run: skipped steps, spikes, rollbacks."""
+        return self.path / "events.jsonl"
 
     @property
     def tensorboard(self) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from made_text import config_file, make_config, make_text, write_jsonl
-from processes import start_lehr
+from processes import lehr, start_lehr
 
 
 def wait_for_task(process: subprocess.Popen[str]) -> psutil.Process:
@@ -64,3 +64,20 @@ def test_ctrl_c_reaches_every_process_and_ends_in_good_order(tmp_path: Path, lon
     assert process.returncode == 75, errors
     assert "Traceback" not in errors
     assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_notice_to_stop_keeps_what_is_done(tmp_path: Path, long_build: Path, number: signal.Signals) -> None:
+    process = start_lehr("data", "build", long_build)
+    task = wait_for_task(process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 75, errors
+    assert "the same command goes on from here" in errors
+    assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE
+    assert not (tmp_path / "shards").exists()
+    again = lehr("data", "build", long_build)
+    assert again.returncode == 0, again.stderr
+    assert "going on with the unfinished build" in again.stderr
+    assert (tmp_path / "shards").is_dir()

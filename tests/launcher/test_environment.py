@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from launcher.environment import SINGLE, Parent, Ranks, become_rank, cores, first_host, one_thread, read_ranks
+from launcher.environment import (
+    SINGLE,
+    Parent,
+    Ranks,
+    become_rank,
+    cores,
+    first_host,
+    job_end,
+    one_thread,
+    read_ranks,
+)
 from settings import UserError
 
 TORCHRUN = {
@@ -177,6 +187,14 @@ def test_a_rank_takes_its_share_of_the_cores_unless_told() -> None:
     assert (told, threads) == ("1", "1")
     shared = code.replace("0, 1, 1, 0", "0, 99, 99, 0")
     assert run_python(shared, environ).split()[:2] == ["1", "1"]
+
+
+def test_the_end_of_a_slurm_job() -> None:
+    assert job_end({"SLURM_JOB_END_TIME": "1764000000"}) == 1764000000.0
+    assert job_end({}) is None
+    assert job_end({"SLURM_JOB_END_TIME": ""}) is None
+    with pytest.raises(UserError, match="SLURM_JOB_END_TIME = 'soon' must be a whole number"):
+        job_end({"SLURM_JOB_END_TIME": "soon"})
 
 
 def test_ranks_of_torchrun_meet(tmp_path: Path) -> None:

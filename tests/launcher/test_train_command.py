@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from processes import lehr, start_lehr
 
 from train.metrics_file import read_metrics
-
-
-def document(rng: np.random.Generator) -> list[int]:
-    return [*(rng.zipf(1.3, 60) % 199 + 1).tolist(), 0]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import sys
-
-    sys.path.append(str(Path(__file__).parents[1] / "data"))
-    from made_shards import write_source
-
-    folder = tmp_path_factory.mktemp("corpus") / "shards"
-    rng = np.random.default_rng(0)
-    for name in ("alpha", "beta"):
-        train, held_out = ([document(rng) for _ in range(number)] for number in (300, 40))
-        write_source(folder, name, train=[train], held_out=[held_out], vocab_size=200)
-    return folder
-
-
-@pytest.fixture
-def config(tmp_path: Path, shards: Path) -> Path:
-    plain: dict[str, Any] = {
-        "run": {"name": "try", "folder": str(tmp_path / "runs"), "seed": 1},
-        "data": {"shards": str(shards)},
-        "model": {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "ffn_size": 48},
-        "optim": {"name": "adamw", "lr": 3e-3},
-        "schedule": {"name": "cosine", "warmup_steps": 2, "min_lr": 3e-4},
-        "train": {"steps": 8, "seq_length": 32, "micro_batch_size": 2, "global_batch_size": 8},
-        "evaluate": {"every_steps": 4, "max_windows": 8},
-        "checkpoint": {"every_steps": 4},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(json.dumps(plain))
-    return path
 
 
 def losses(run: Path) -> list[float]:

@@ -86,6 +86,17 @@ def test_lines_are_there_as_soon_as_the_step_is_over(tmp_path: Path) -> None:
     metrics.close()
 
 
+def test_an_evaluation_that_is_made_anew_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": 4, "loss": 1.0}, {"step": 4, "held_out/loss": 3.0}, {"step": 5, "loss": 0.5}]
+    lines += [{"step": 5, "held_out/loss": 2.0}, {"step": 6, "loss": 0.2}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    MetricsFile(path, from_step=5).close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:4]
+    MetricsFile(path, from_step=5, evaluated=False).close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == lines[:3]
+
+
 def test_an_evaluation_joins_its_step(tmp_path: Path) -> None:
     metrics = open_metrics(tmp_path)
     take_steps(metrics, 1, 2)

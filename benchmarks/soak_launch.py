@@ -1,0 +1,165 @@
+"""Launches for the soak: the `lehr train` command, forked from one process that has the imports done.
+
+Each is the real thing: own processes, own launch of ranks, the command's exit code. Only gradients can be spoilt, by an
+engine that stands before the real one: on some steps it makes the loss of one data rank not a number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed  # noqa: F401  (so that forked launches have it)
+import psutil
+
+import launcher.train
+from launcher.cli import main
+from parallel.engine import StepResult
+from parallel.stage import MicroBatch
+from train.loop import Run
+from train.metrics_file import read_metrics
+
+_POLL_SECONDS = 0.01
+
+
+class SpoilingEngine:
+    """The real engine, but for `not_finite`, steps (0-based) at which the last data rank's loss is not a number."""
+
+    def __init__(self, run: Run, not_finite: frozenset[int]) -> None:
+        self._run, self._engine, self._not_finite = run, run.engine, not_finite
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        data = self._run.mesh.data
+        if self._run.state.step in self._not_finite and data.rank == data.size - 1:
+            first, *others = micro_batches
+            micro_batches = [dataclasses.replace(first, weights_BT=first.weights_BT * float("nan")), *others]
+        return self._engine.train_step(micro_batches, lr=lr)
+
+
+def spoil(not_finite: frozenset[int]) -> None:
+    """From now on every run of this process, and of those forked from it, has the spoiling engine."""
+    build_run = launcher.train.build_run
+
+    def build(*arguments: Any, **more: Any) -> Run:
+        run = build_run(*arguments, **more)
+        run.engine = SpoilingEngine(run, not_finite)  # type: ignore[assignment]
+        return run
+
+    launcher.train.build_run = build
+
+
+class Patience:
+    """A limit on a wait, in seconds; time in which this process itself was paused does not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left, self._looked_at = seconds, time.monotonic()
+
+    def is_over(self) -> bool:
+        """To be asked again and again."""
+        now = time.monotonic()
+        self._left -= min(now - self._looked_at, 1.0)
+        self._looked_at = now
+        return self._left < 0
+
+
+class Launch:
+    """One `lehr train`, running or ended."""
+
+    def __init__(self, arguments: Sequence[str], run_folder: Path, log: Path) -> None:
+        self.run_folder = run_folder
+        self.log = log
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be_the_command(arguments)
+        self._process = psutil.Process(self.pid)
+
+    def _be_the_command(self, arguments: Sequence[str]) -> None:
+        code = 1
+        try:
+            os.setsid()
+            descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for standard in (1, 2):
+                os.dup2(descriptor, standard)
+            sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
+            main(["train", *arguments])
+        except SystemExit as exit:
+            code = exit.code if isinstance(exit.code, int) else 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def ranks(self) -> list[int]:
+        """Process ids by rank: the forked ones, or the command itself where it trains alone."""
+        children = sorted(child.pid for child in self._process.children())
+        return children or [self.pid]
+
+    def send(self, number: int, pids: Sequence[int] | None = None) -> None:
+        """A signal to the command, or to some of its processes."""
+        for pid in pids or [self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def ended(self) -> bool:
+        """Whether it has; then `code` is known, negative where a signal ended it."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+    def wait_end(self, seconds: float) -> int:
+        """Its exit code. Raises TimeoutError, and kills it, where it does not end in time."""
+        patience = Patience(seconds)
+        while not self.ended():
+            if patience.is_over():
+                self.kill_all()
+                raise TimeoutError(f"no end after {seconds:g} s:\n{self.text()[-3000:]}")
+            time.sleep(_POLL_SECONDS)
+        assert self.code is not None
+        return self.code
+
+    def wait_step(self, step: int, seconds: float) -> bool:
+        """Until this many steps are taken; False where it ended before."""
+        patience = Patience(seconds)
+        while last_step(self.run_folder) < step:
+            if self.ended():
+                return False
+            if patience.is_over():
+                self.kill_all()
+                raise TimeoutError(f"step {step} not reached after {seconds:g} s:\n{self.text()[-3000:]}")
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def kill_all(self) -> None:
+        """The command and its ranks, which the kernel ends with it; none is left afterwards."""
+        ranks = self._process.children() if not self.ended() else []
+        self.send(signal.SIGKILL)
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        _, left = psutil.wait_procs(ranks, timeout=10)
+        assert not left, f"ranks outlive their launch: {left}"
+
+    def text(self) -> str:
+        """What it has written to the console."""
+        return self.log.read_text(errors="replace")
+
+
+def last_step(run_folder: Path) -> int:
+    """The last step in metrics.jsonl, 0 before the first."""
+    try:
+        steps = read_metrics(run_folder / "metrics.jsonl")
+    except FileNotFoundError:
+        return 0
+    return int(steps[-1]["step"]) if steps else 0

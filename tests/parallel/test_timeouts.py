@@ -1,0 +1,52 @@
+"""No process group of a run waits for ever: each has the config's timeout."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from parallel_runs import Trial
+from processes import run_ranks
+
+from parallel.build import Arithmetic, build
+from parallel.config import ParallelConfig
+from parallel.mesh import make_mesh
+
+SECONDS = 43.0
+
+
+def timeouts_on_a_rank(parallel: dict[str, Any]) -> list[timedelta]:
+    trial = Trial(parallel=parallel)
+    before = set(dist.distributed_c10d._world.pg_map)
+    mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=SECONDS)
+    build(
+        trial.model_config(),
+        ParallelConfig(**parallel),
+        trial.optimizer,
+        mesh,
+        arithmetic=Arithmetic(),
+        seq_length=32,
+        micro_batches=1,
+        seed=0,
+    )
+    made = set(dist.distributed_c10d._world.pg_map) - before
+    return [group._get_backend(torch.device("cpu")).options._timeout for group in made]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parallel"),
+    [
+        (2, {"tensor": 2, "sequence": True}),
+        (2, {"pipeline": 2}),
+        (2, {"data": 2, "zero": 1}),
+        (2, {"data": 2, "zero": 2}),
+        (2, {"data": 2, "zero": 3}),
+    ],
+)
+def test_every_group_of_a_layout(ranks: int, parallel: dict[str, Any]) -> None:
+    for found in run_ranks(ranks, timeouts_on_a_rank, parallel):
+        assert len(found) > 4
+        assert set(found) == {timedelta(seconds=SECONDS)}

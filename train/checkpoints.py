@@ -28,6 +28,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from parallel.engine import Engine, Slice
+from parallel.gather import gather_json
 from parallel.mesh import Mesh
 from settings import UserError, parse
 from settings.files import explained
@@ -35,7 +36,7 @@ from train.checkpoint_folder import candidates, first_whole
 from train.checkpoint_writer import CheckpointWriter, Origin
 from train.claim import Claim, ClaimRecord
 from train.config import CheckpointConfig
-from train.exchange import agree, gather_json
+from train.exchange import agree
 from train.manifest import STATE_FILE_NAME, Manifest, NotWholeError, check_slices, content_problems, read_manifest
 from train.state import TrainState
 

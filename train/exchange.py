@@ -1,30 +1,14 @@
-"""What ranks tell each other in JSON: nothing that is received is ever unpickled. Collectives of the group given."""
+"""Doing something on every rank, with one outcome for all."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
+from parallel.gather import gather_json
 from settings import RunError, UserError
-
-
-def gather_json(value: Any, group: dist.ProcessGroup) -> list[Any]:
-    """Every rank's value, by rank. A collective of a group on the CPU."""
-    payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(sizes, torch.tensor([payload.numel()]), group=group)
-    most = max(int(size) for size in sizes)
-    padded = torch.zeros(most, dtype=torch.uint8)
-    padded[: payload.numel()] = payload
-    gathered = [torch.zeros(most, dtype=torch.uint8) for _ in sizes]
-    dist.all_gather(gathered, padded, group=group)
-    return [
-        json.loads(part[: int(size)].numpy().tobytes().decode()) for part, size in zip(gathered, sizes, strict=True)
-    ]
 
 
 def agree(action: Callable[[], Any], group: dist.ProcessGroup) -> list[Any]:

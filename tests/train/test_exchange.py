@@ -9,7 +9,8 @@ import torch.distributed as dist
 from processes import RanksFailedError, run_ranks
 
 from settings import RunError, UserError
-from train.exchange import agree, gather_json
+from parallel.gather import gather_json
+from train.exchange import agree
 
 
 def gather_on_a_rank() -> list[Any]:

@@ -8,8 +8,8 @@ import pytest
 import torch.distributed as dist
 from processes import RanksFailedError, run_ranks
 
-from settings import RunError, UserError
 from parallel.gather import gather_json
+from settings import RunError, UserError
 from train.exchange import agree
 
 

@@ -56,7 +56,8 @@ class DeepSpeedEngine:
                 zero=zero, offload=offload, dtype=dtype, micro_batches=micro_batches, clip=optimizer.clip_grad_norm
             ),
         )
-        self._face.grad_norm = self._engine.get_global_grad_norm
+        # Of this step: the engine's own get_global_grad_norm still gives the last one's while the optimizer steps.
+        self._face.grad_norm = lambda: self._engine.optimizer._global_grad_norm
         self._allocate_state(zero)
         self._loading: dict[str, Slice] = {}
 

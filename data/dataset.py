@@ -46,7 +46,7 @@ class TokenizerInfo(Settings):
 
     path: str
     sha256: str
-    vocab_size: int = Field(ge=1, le=2**31)
+    vocab_size: int = Field(ge=1, le=2**32)  # token numbers take four bytes at most
     eos_id: int
 
 

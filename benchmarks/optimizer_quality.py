@@ -52,11 +52,11 @@ def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str 
             os.dup2(log.fileno(), descriptor)
     prepare_process(SINGLE)
     from launcher.train import run_rank
-    from train.loop import DivergedError
+    from train.nonfinite import DivergedError
 
     diverged = False
     try:
-        run_rank(config, SINGLE)
+        run_rank(config, SINGLE, on_hang=lambda hang, _: os._exit(1))
     except DivergedError:
         diverged = True
     lines = read_metrics(config.run.path / "metrics.jsonl")

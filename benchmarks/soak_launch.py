@@ -42,7 +42,8 @@ class SpoilingEngine:
         data = self._run.mesh.data
         if self._run.state.step in self._not_finite and data.rank == data.size - 1:
             first, *others = micro_batches
-            micro_batches = [dataclasses.replace(first, weights_BT=first.weights_BT * float("nan")), *others]
+            # Not by NaN, which is not above 0: its tokens would not count, and how many these are hangs on the layout.
+            micro_batches = [dataclasses.replace(first, weights_BT=first.weights_BT * float("inf")), *others]
         return self._engine.train_step(micro_batches, lr=lr)
 
 

@@ -135,8 +135,8 @@ def check_not_running(folder: Path) -> None:
     taken over, and if it comes back it is shut out.
     """
     record = read_claim(folder)
-    if record is None or record.pid == os.getpid():
-        return
+    if record is None or record.pid == os.getpid() or not _workspace(folder, record.token).is_dir():
+        return  # never claimed, by us, or released
     if (record.host, record.boot) == (platform.node(), _boot()) and _is_running(record):
         raise UserError(
             f"the run in {folder.parent} is being trained already, by {record}; "

@@ -76,7 +76,7 @@ def _write_weights(
 
     from model.fold import fold_norm_scaling
     from settings.files import write_json
-    from train.tensor_files import write_tensors
+    from train.safetensors_file import write_safetensors
 
     kind: torch.dtype = getattr(torch, dtype)
 
@@ -88,7 +88,7 @@ def _write_weights(
     for number, group in enumerate(groups, start=1):
         name = "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
         shapes: Mapping[str, Any] = {entry.name: entry.shape for entry in group}
-        write_tensors(folder / name, shapes, map(theirs, group), dtype=kind, metadata={"format": "pt"})
+        write_safetensors(folder / name, shapes, map(theirs, group), dtype=kind, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shapes, name)
     numbers = sum(entry.numel for entry in entries)
     if len(groups) > 1:

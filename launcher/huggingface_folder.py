@@ -13,7 +13,8 @@ from torch import Tensor
 
 from model.huggingface import ARCHITECTURES, Architecture, Entry, architecture_called
 from settings import UserError
-from train.tensor_files import Shape, TensorFiles
+from train.safetensors_file import Shape
+from train.tensor_files import TensorFiles
 
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

@@ -36,25 +36,20 @@ def width_command(
 
 def _matrices(run: Path) -> dict[str, Matrix]:
     """The weights of the layers' matrices in the newest checkpoint, whole, whatever layout wrote them."""
-    import torch  # slow to import, and the other laws do without it
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-    from torch.distributed.checkpoint.state_dict_loader import load
-
     from train.checkpoint_folder import latest_checkpoint
     from train.manifest import read_manifest
     from train.run_folder import RunFolder
+    from train.weights_only import Weights
 
     latest = latest_checkpoint(RunFolder(run).checkpoints)
     if latest is None:
         raise UserError(f"{run} has no checkpoint: it is no run folder, or has saved none yet")
-    shapes = read_manifest(latest).tensors
-    wanted = {
-        name: torch.empty(shape)
-        for name, shape in shapes.items()
-        if name.startswith("model.layers.") and len(shape) == 2
+    weights = Weights(latest, read_manifest(latest))
+    return {
+        name: weights.read(name).numpy()
+        for name, shape in weights.shapes.items()
+        if name.startswith("layers.") and len(shape) == 2
     }
-    load(wanted, storage_reader=HuggingFaceStorageReader(str(latest)), no_dist=True)
-    return {name: tensor.numpy() for name, tensor in wanted.items()}
 
 
 def _scale(run: Path) -> float | None:

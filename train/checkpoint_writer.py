@@ -19,7 +19,7 @@ from torch import Tensor
 
 from parallel.engine import Slice
 from parallel.mesh import Mesh
-from settings.files import explained, file_sha256, flush_folder, write_json, write_text
+from settings.files import explained, flush_folder, write_json, write_text
 from train.checkpoint_folder import LATEST, step_folders, step_of
 from train.claim import Claim
 from train.config import CheckpointConfig
@@ -34,12 +34,20 @@ from train.manifest import (
     write_manifest,
 )
 from train.retention import kept
-from train.safetensors_file import Piece, write_safetensors
+from train.safetensors_file import slices_metadata, write_safetensors
 from train.state import TrainState
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]  # of whole tensors
 
 _NICENESS = 10  # of the writer's thread: a step that wants the core gets it
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A contiguous float32 tensor on the CPU, the part of a whole one that begins at `offsets`."""
+
+    tensor: Tensor
+    offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -175,16 +183,20 @@ class CheckpointWriter:
         if not pieces:
             return {}
         name = f"shard-{self._mesh.rank + 1:05d}-model-00001-of-00001.safetensors"
-        size, sha256 = write_safetensors(aside / name, pieces)
+        size, sha256 = write_safetensors(
+            aside / name,
+            {name: tuple(piece.tensor.shape) for name, piece in pieces.items()},
+            (piece.tensor for piece in pieces.values()),
+            dtype=torch.float32,
+            metadata=slices_metadata({name: piece.offsets for name, piece in pieces.items()}),
+        )
         return {name: {"bytes": size, "sha256": sha256}}
 
     def _publish(self, aside: Path, state: TrainState, written: list[dict[str, Any]]) -> None:
         """Make a checkpoint of what all ranks have written, point `latest` to it, remove what need not be kept."""
         write_json(aside / STATE_FILE_NAME, state.to_plain())
         records = {name: FileRecord(**theirs) for part in written for name, theirs in part["files"].items()}
-        records[STATE_FILE_NAME] = FileRecord(
-            bytes=(aside / STATE_FILE_NAME).stat().st_size, sha256=file_sha256(aside / STATE_FILE_NAME)
-        )
+        records[STATE_FILE_NAME] = FileRecord.of(aside / STATE_FILE_NAME)
         manifest = Manifest(
             step=state.step,
             tokens=state.tokens,

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from settings import Settings, UserError, parse
 from settings.files import file_sha256, write_json
-from train.safetensors_header import read_header
+from train.safetensors_file import read_header
 
 FILE_NAME = "manifest.json"
 STATE_FILE_NAME = "state.json"
@@ -26,6 +27,11 @@ class FileRecord(Settings):
 
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """What a file is now. Raises OSError."""
+        return cls(bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 class Manifest(Settings):
@@ -126,6 +132,8 @@ def check_slices(path: Path, manifest: Manifest) -> None:
             whole = manifest.tensors.get(name)
             if whole is None or len(whole) != len(part.shape):
                 problems.append(f"{file}: its {name} is not the manifest's")
+            elif part.dtype != torch.float32:
+                problems.append(f"{file}: its {name} is of {part.dtype}, and a checkpoint of torch.float32")
             elif any(o + s > w for o, s, w in zip(part.offsets, part.shape, whole, strict=True)):
                 problems.append(f"{file}: its part of {name} lies outside of {list(whole)}")
             else:

@@ -1,17 +1,19 @@
-"""Safetensors files as torch's distributed checkpoint reads them: slices of tensors, each with its place in the whole.
+"""Safetensors files, written a tensor at a time and read with suspicion: whole tensors, or slices with their places.
 
-A file is an unsigned 64-bit length, a JSON header of that length, and the values. Where a slice begins in its tensor
-stands in the header's metadata, under the key of torch's HuggingFaceStorageWriter. That writer first makes the whole
-file in memory, three times over; here values go from where they lie to the disk, a piece at a time, hashed on the way.
+A file (https://huggingface.co/docs/safetensors) is an unsigned 64-bit length, a JSON header of that length, which says
+of each tensor its type, shape and place, and the values. Where a slice begins in its tensor stands in the header's
+metadata, under the key of torch's HuggingFaceStorageWriter, so that torch's distributed checkpoint reads it. That
+writer first makes the whole file in memory, three times over; here values go from where they lie to the disk, a piece
+at a time, hashed on the way.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,28 +21,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from settings import UserError
 from settings.files import naming
-from train.safetensors_header import OFFSETS_KEY, SLICES_KEY
 
-_NAMES = {torch.float32: "F32"}  # all that a checkpoint holds
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SLICES_KEY, _OFFSETS_KEY = "DCP_SHARDING_INFO", "saved_offsets"
+_MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _PIECE_BYTES = 8 * 2**20  # of one write: small enough that a step's own reads and writes get their turn
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A contiguous float32 tensor on the CPU, the part of a whole one that begins at `offsets`."""
+class SliceInfo:
+    """What a file holds of one tensor: all of it, or the part that begins at `offsets`."""
 
-    tensor: Tensor
-    offsets: tuple[int, ...]
+    dtype: torch.dtype
+    shape: Shape
+    offsets: Shape
+    start: int  # byte of the file
 
 
-def write_safetensors(path: Path, pieces: Mapping[str, Piece]) -> tuple[int, str]:
-    """Write a file, flush it to disk, and return its size in bytes and its SHA-256. Raises OSError."""
-    header = _header(pieces)
+def slices_metadata(offsets: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """The metadata by which torch's distributed checkpoint knows where each slice begins in its tensor."""
+    places = {name: {_OFFSETS_KEY: list(begin)} for name, begin in offsets.items()}
+    return {_SLICES_KEY: json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"}
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], *, dtype: torch.dtype, metadata: dict[str, str]
+) -> tuple[int, str]:
+    """Write a new file, flush it to disk, and return its size in bytes and its SHA-256. Raises OSError.
+
+    `tensors` come in the order of `shapes`, on the CPU, each taken when its turn comes and converted to `dtype`.
+    """
     digest = hashlib.sha256()
     size = 0
     with naming(path), path.open("xb", buffering=0) as file:
-        for piece in _bytes_of(header, pieces):
+        for piece in _pieces(_header(shapes, dtype, metadata), shapes, tensors, dtype):
             digest.update(piece)
             written = 0
             while written < len(piece):
@@ -50,27 +69,83 @@ def write_safetensors(path: Path, pieces: Mapping[str, Piece]) -> tuple[int, str
     return size, digest.hexdigest()
 
 
-def _header(pieces: Mapping[str, Piece]) -> bytes:
-    entries: dict[str, Any] = {}
-    end = 0
-    for name, piece in pieces.items():
-        start, end = end, end + piece.tensor.nbytes
-        entries[name] = {
-            "dtype": _NAMES[piece.tensor.dtype],
-            "shape": list(piece.tensor.shape),
-            "data_offsets": [start, end],
+def read_header(path: Path) -> dict[str, SliceInfo]:
+    """What the file holds, by name, every number checked against the file's size. Raises UserError, OSError."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, _MOST_HEADER_BYTES):
+            raise UserError(f"{path.name} is no safetensors file, or was cut short: it has no header")
+        text = file.read(length)
+    values_start = 8 + length
+    try:
+        header = json.loads(text)
+        places = json.loads(header.pop("__metadata__", {}).get(_SLICES_KEY, "null"))
+        slices = {
+            name: _slice_of(name, entry, None if places is None else places[name][_OFFSETS_KEY], values_start)
+            for name, entry in header.items()
         }
-    places = {name: {OFFSETS_KEY: list(piece.offsets)} for name, piece in pieces.items()}
-    metadata = {SLICES_KEY: json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"}
-    text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
+        spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path.name} is no safetensors file: {type(error).__name__}: {error}") from None
+    end = 0
+    for first, last in spans:
+        if first != end:
+            raise UserError(f"{path.name} is no safetensors file: its values do not lie one after the other")
+        end = last
+    if end != size - values_start:
+        raise UserError(
+            f"{path.name} is no safetensors file, or was cut short: it has {size - values_start} bytes of values, "
+            f"its header says {end}"
+        )
+    return slices
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    values: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(values)
+
+
+def _header(shapes: Mapping[str, Shape], dtype: torch.dtype, metadata: dict[str, str]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # values begin at a multiple of 8
-    return struct.pack("<Q", len(text)) + text
+    return len(text).to_bytes(8, "little") + text
 
 
-def _bytes_of(header: bytes, pieces: Mapping[str, Piece]) -> Sequence[memoryview]:
-    parts = [memoryview(header)]
-    for piece in pieces.values():
-        assert piece.tensor.is_contiguous()
-        values = piece.tensor.reshape(-1).view(torch.uint8).numpy().data
-        parts += [values[start : start + _PIECE_BYTES] for start in range(0, len(values), _PIECE_BYTES)]
-    return parts
+def _pieces(
+    header: bytes, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], dtype: torch.dtype
+) -> Iterator[memoryview]:
+    yield memoryview(header)
+    for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
+        assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)}, not {shape}"
+        values = bytes_of(tensor.to(dtype).contiguous())
+        for start in range(0, len(values), _PIECE_BYTES):
+            yield values[start : start + _PIECE_BYTES]
+
+
+def _slice_of(name: str, entry: Any, offsets: Any, values_start: int) -> SliceInfo:
+    shape = _sizes(entry["shape"])
+    begin = (0,) * len(shape) if offsets is None else _sizes(offsets)
+    first, last = entry["data_offsets"]
+    if len(shape) != len(begin):
+        raise ValueError(f"{name}: a slice's shape and place have different dimensions")
+    if set(entry) != {"dtype", "shape", "data_offsets"} or type(first) is not int or type(last) is not int:
+        raise ValueError(f"{name}: an entry has other keys or values than the format's")
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"{name} is of type {entry['dtype']}; lehr reads {', '.join(DTYPES)}")
+    dtype = DTYPES[entry["dtype"]]
+    if last - first != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{name}: a slice has more or fewer bytes than its shape")
+    return SliceInfo(dtype, shape, begin, values_start + first)
+
+
+def _sizes(values: Any) -> Shape:
+    if not isinstance(values, list) or not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError("a shape or place is not a list of sizes")
+    return tuple(values)

@@ -8,6 +8,7 @@ paused one do. Gloo and NCCL wait without Python's lock, so the thread runs whil
 from __future__ import annotations
 
 import faulthandler
+import linecache
 import sys
 import threading
 import time
@@ -122,6 +123,8 @@ def place_of(frame: FrameType | None) -> str:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(_ROOT) and not any(part.startswith(".") for part in path.relative_to(_ROOT).parts):
             where = f"{path.relative_to(_ROOT)}:{frame.f_lineno}"
+            if not collective and ".wait()" in linecache.getline(str(path), frame.f_lineno):
+                collective = "wait"  # for one that was started before: it is no Python function, and has no frame
             return f"{collective} of {where}" if collective else f"{frame.f_code.co_name} at {where}"
         # Going outwards, the last frame of a library of collectives is the one that was called.
         if any(str(part) in str(path) for part in _COLLECTIVES) and frame.f_code.co_name != "wrapper":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from settings.files import file_sha256, flush_folder, write_json, write_text
-from train.manifest import STATE_FILE_NAME, FileRecord, Manifest, write_manifest
+from settings.files import flush_folder, write_json, write_text
+from train.checkpoint_folder import LATEST
+from train.manifest import STATE_FILE_NAME, FileRecord, Manifest, folder_name, write_manifest
+from train.safetensors_file import Shape, slices_metadata, write_safetensors
 from train.state import TrainState
-from train.tensor_files import Shape, TensorFiles, write_tensors
+from train.tensor_files import TensorFiles
 
 PREFIX = "model."
 _FILE = "shard-00001-model-00001-of-00001.safetensors"  # as the first of a single rank
@@ -41,23 +42,14 @@ def write_first_checkpoint(
     `tensors` come in the order of `shapes`, and only one is in memory at a time. The folder must not be in use.
     """
     state = TrainState()
-    path = folder / f"step-{state.step:08d}"
+    path = folder / folder_name(state.step)
     path.mkdir(parents=True)
     named = {PREFIX + name: shape for name, shape in shapes.items()}
-    places = {name: {"saved_offsets": [0] * len(shape)} for name, shape in named.items()}
-    write_tensors(
-        path / _FILE,
-        named,
-        tensors,
-        dtype=torch.float32,
-        metadata={"DCP_SHARDING_INFO": json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"},
-    )
+    metadata = slices_metadata({name: [0] * len(shape) for name, shape in named.items()})
+    size, sha256 = write_safetensors(path / _FILE, named, tensors, dtype=torch.float32, metadata=metadata)
     write_json(path / STATE_FILE_NAME, state.to_plain())
-    files = {
-        name: FileRecord(bytes=(path / name).stat().st_size, sha256=file_sha256(path / name))
-        for name in (_FILE, STATE_FILE_NAME)
-    }
+    files = {_FILE: FileRecord(bytes=size, sha256=sha256), STATE_FILE_NAME: FileRecord.of(path / STATE_FILE_NAME)}
     manifest = Manifest(step=state.step, tensors=named, files=files, model=dict(model), tokenizer=tokenizer)
     write_manifest(path, manifest)
     flush_folder(folder)
-    write_text(folder / "latest", path.name + "\n")
+    write_text(folder / LATEST, path.name + "\n")

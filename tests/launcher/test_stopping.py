@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -99,11 +98,13 @@ def test_while_it_saves(config: Path) -> None:
 @pytest.mark.slow
 def test_before_the_end_of_the_slurm_job(config: Path) -> None:
     run = config.parent / "runs" / "try"
-    environment = {"SLURM_JOB_END_TIME": str(int(time.time()) + 3600)}  # and 25 s from now on it is late
-    process = start_lehr("train", config, *TWO, *ENDLESS, "train.stop_before_limit_seconds=3575", env=environment)
-    _, errors = process.communicate(timeout=150)
+    end = int(time.time()) + 60
+    environment = {"SLURM_JOB_END_TIME": str(end)}
+    process = start_lehr("train", config, *TWO, *ENDLESS, "train.stop_before_limit_seconds=20", env=environment)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors
-    assert steps_taken(run) == 0 or saved_step(run) == steps_taken(run)
+    assert time.time() < end
+    assert saved_step(run) == steps_taken(run) > 0
 
 
 @pytest.mark.slow
@@ -117,7 +118,7 @@ def test_a_second_ctrl_c_ends_at_once_what_cannot_stop(config: Path) -> None:
     time.sleep(2)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=5)
     assert process.returncode == 130, errors
     assert psutil.wait_procs(ranks, timeout=5)[1] == []
 
@@ -168,7 +169,7 @@ def test_a_stopped_rank_is_a_hang_that_names_it(config: Path) -> None:
     _, errors = process.communicate(timeout=40)
     assert process.returncode == 1, errors
     assert "the run hangs:\n  rank 0: no progress for" in errors
-    assert re.search(r" in \w+ (of|at) (parallel|train)/\w+\.py:\d+", errors)  # a collective, or where it is waited for
+    assert " of parallel/" in errors or " of train/" in errors  # in a collective, called there
     assert "rank 1 does not answer: its process is stopped" in errors
     log = (run / "logs" / "rank-00001.log").read_text()
     assert "(most recent call first)" in log

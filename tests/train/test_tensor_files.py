@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from settings import UserError
-from train.tensor_files import TensorFiles, write_tensors
+from settings.files import file_sha256
+from train.safetensors_file import slices_metadata, write_safetensors
+from train.tensor_files import TensorFiles
 
 
 def some(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -31,22 +32,23 @@ def test_against_safetensors(dtype: torch.dtype, tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         assert torch.equal(files.read(name), tensor)
         assert files.read(name).dtype == dtype
-    write_tensors(tmp_path / "ours.safetensors", files.shapes, tensors.values(), dtype=dtype, metadata={"format": "pt"})
-    again = load_file(tmp_path / "ours.safetensors")
+    path = tmp_path / "ours.safetensors"
+    written = write_safetensors(path, files.shapes, tensors.values(), dtype=dtype, metadata={"format": "pt"})
+    assert written == (path.stat().st_size, file_sha256(path))
+    again = load_file(path)
     assert list(again) == list(tensors)
     assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
 
 
 def test_float32_is_rounded_to_bfloat16_as_torch_does(tmp_path: Path) -> None:
     values = torch.randn(1000, generator=torch.Generator().manual_seed(2))
-    write_tensors(tmp_path / "x.safetensors", {"x": (1000,)}, [values], dtype=torch.bfloat16, metadata={})
+    write_safetensors(tmp_path / "x.safetensors", {"x": (1000,)}, [values], dtype=torch.bfloat16, metadata={})
     assert torch.equal(load_file(tmp_path / "x.safetensors")["x"], values.bfloat16())
 
 
 def write_piece(path: Path, name: str, piece: torch.Tensor, offset: tuple[int, ...]) -> None:
-    places = json.dumps({name: {"saved_offsets": list(offset)}})
     shapes = {name: tuple(piece.shape)}
-    write_tensors(path, shapes, [piece], dtype=torch.float32, metadata={"DCP_SHARDING_INFO": places})
+    write_safetensors(path, shapes, [piece], dtype=torch.float32, metadata=slices_metadata({name: offset}))
 
 
 @pytest.mark.parametrize("dim", [0, 1])

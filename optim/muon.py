@@ -114,8 +114,11 @@ def orthogonalised(x: Tensor, iterations: int) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / torch.linalg.matrix_norm(x).clamp_min(_SMALLEST_NORM)[:, None, None]
-    for _ in range(iterations):
-        gram = torch.bmm(x, x.mT)
-        polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
-        x = torch.baddbmm(x, polynomial, x, beta=_A)
+    gram, following = x.new_empty(*x.shape[:2], x.shape[1]), torch.empty_like(x)
+    polynomial = torch.empty_like(gram)
+    for _ in range(iterations):  # into memory that is there: fresh pages cost a tenth of it
+        torch.bmm(x, x.mT, out=gram)
+        torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C, out=polynomial)
+        torch.baddbmm(x, polynomial, x, beta=_A, out=following)
+        x, following = following, x
     return x.mT if tall else x

@@ -3,7 +3,7 @@
 One process trains in intervals of 10 steps on random tokens; after each interval a checkpoint is saved (weights and two
 moments of AdamW), by lehr and by `torch.distributed.checkpoint.async_save` in turns. Both write safetensors to the same
 disk; lehr also hashes what it writes and flushes it to disk. "Held" is how long the call keeps the loop; a step's
-slowdown is the median step while a checkpoint is being written over the median step while none is.
+slowdown is the median step that begins while a checkpoint is being written over the median one that does not.
 
     python benchmarks/bench_checkpoint_hold.py --intervals 6
 """
@@ -48,7 +48,7 @@ class Measured:
 
     held: list[float] = field(default_factory=list)
     written: list[float] = field(default_factory=list)  # from the call to a whole checkpoint
-    steps_beside: list[float] = field(default_factory=list)  # while one was being written
+    steps_beside: list[float] = field(default_factory=list)  # begun while one was being written
 
 
 def make_model(args: argparse.Namespace) -> ModelConfig:
@@ -163,10 +163,7 @@ def measure(
                 busy = not saver.done()
                 seconds = step()
                 still = not saver.done()
-                if busy and still:
-                    found[name].steps_beside.append(seconds)
-                elif not busy:
-                    alone.append(seconds)
+                (found[name].steps_beside if busy else alone).append(seconds)
                 if written is None and not still:
                     written = time.perf_counter() - start
             waiting = time.perf_counter()

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import parallel.cpu  # noqa: F401  (before megatron)
+import parallel.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core import tensor_parallel

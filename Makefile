@@ -63,7 +63,7 @@ bench: $(VENV)/.installed-dev corpora/.fetched
 
 bench-quality: $(VENV)/.installed-dev corpora/.fetched
 	$(BIN)/lehr data build configs/demo.yaml data.shards=shards/quality data.tokenizer.vocab_size=2048 \
-		data.held_out_fraction=0.02
+		data.held_out_fraction=0.02 data.sources.python.held_out_fraction=0.02
 	$(BIN)/python benchmarks/optimizer_quality.py --shards shards/quality
 
 proof: $(VENV)/.installed corpora/.fetched

@@ -2,16 +2,17 @@
 
     L(t) = L0 + A S(t)^-alpha - B S(t)^-rho sum_{k<=t} (u_{k-1}^q - u_k^q) G(C T_k(t)),   G(x) = 1 - (1 + x)^-beta
 
-S is the sum of the lr, warm-up included, u the lr over that of reference (a fit's is the largest lr of its curves) and
-T_k the sum of u^p from step k on. So the loss is progress
-plus noise: at a constant lr the noise settles at B S^-rho u^q; after a change of the lr it relaxes to its new level,
-fast at first and with a long tail, by a clock that runs slower at a low lr. Re-warming raises it again.
+u is the lr over that of reference (a fit's is the largest lr of its curves), S the reference lr times the sum of u^r,
+warm-up included, and T_k the sum of u^p from step k on. So the loss is progress plus noise: at a constant lr the noise
+settles at B S^-rho u^q; after a change of the lr it relaxes to its new level, fast at first and with a long tail, by a
+clock that runs slower at a low lr. Re-warming raises it again.
 
-It is the Multi-Power Law (arXiv 2503.12811) with three changes that the residuals of the others ask for (docs/laws.md):
-the level is concave in the lr (q < 1), the noise sinks with progress (rho > 0; laws without it promise long runs too
-much), and the clock belongs to the run, not to each fall, so that cosines and jumps share one kernel. The exponents
-q, p, beta, rho are constants, chosen by cross-validation (fits on curves of one model size, tests on the other); five
-parameters are fitted. Kindred: the functional scaling law (arXiv 2509.19189), with p = q = 1 and rho = 0.
+It is the Multi-Power Law (arXiv 2503.12811) with four changes that the residuals of the others ask for (docs/laws.md):
+progress and the level of the noise are concave in the lr (r < 1, q < 1), the noise sinks with progress (rho > 0; laws
+without it promise long runs too much), and the clock belongs to the run, not to each fall, so that cosines and jumps
+share one kernel. The exponents are constants: q, p, beta, rho chosen by cross-validation on public curves (fits on one
+model size, tests on the other), r on small runs of lehr; five parameters are fitted. Kindred: the functional scaling
+law (arXiv 2509.19189), with p = q = r = 1 and rho = 0.
 """
 
 from __future__ import annotations
@@ -36,14 +37,21 @@ _NODES = np.linspace(math.log(SLOWEST), math.log(FASTEST), 35)
 
 
 class RelaxationFeatures:
-    """Of n points: S, and the sum over the falls as a function of C."""
+    """Of n points: S ("progress"), and the sum over the falls as a function of C."""
 
     def __init__(
-        self, places: Sequence[Places], *, level_power: float, clock_power: float, beta: float, reference_lr: float
+        self,
+        places: Sequence[Places],
+        *,
+        progress_power: float,
+        level_power: float,
+        clock_power: float,
+        beta: float,
+        reference_lr: float,
     ) -> None:
         self._beta = beta
         self._runs: list[tuple[Floats, Floats, Floats, Floats]] = []
-        s1: list[Floats] = []
+        progress: list[Floats] = []
         for at in places:
             falls, u_n = gather_falls(at.schedule), scaled_lr(at.schedule, reference_lr)
             clock_n = np.cumsum(u_n**clock_power)
@@ -52,8 +60,8 @@ class RelaxationFeatures:
             )
             from_start, from_end = (elapsed(clock_n, edge_g, at.steps) for edge_g in (falls.start_g, falls.end_g))
             self._runs.append((from_start, from_end, edges[1] - edges[0], falls.of(u_n**level_power)))
-            s1.append(np.cumsum(at.schedule.lr)[at.steps - 1])
-        self.s1_n = np.concatenate(s1)
+            progress.append(reference_lr * np.cumsum(u_n**progress_power)[at.steps - 1])
+        self.progress_n = np.concatenate(progress)
 
     def relaxed(self, speed_m: Floats) -> tuple[Floats, Floats]:
         """The sum over the falls [m, n], and its derivative by the log of C. One C at a time is exact."""
@@ -98,6 +106,7 @@ class RelaxationConfig(CurveLaw):
     """L0, A, B, and the shapes alpha and C; the exponents are constants."""
 
     name: Literal["relaxation"] = "relaxation"
+    progress_power: float = Field(0.85, gt=0, le=2, description="r: how a step's progress goes with the lr")
     level_power: float = Field(0.8, gt=0, le=2, description="q: how the level of the noise goes with the lr")
     clock_power: float = Field(0.35, ge=0, le=2, description="p: how the speed of relaxation goes with the lr")
     beta: float = Field(0.5, gt=0, le=5, description="of the kernel's tail")
@@ -129,6 +138,7 @@ class RelaxationConfig(CurveLaw):
         """S, and the falls seen from every point."""
         return RelaxationFeatures(
             places,
+            progress_power=self.progress_power,
             level_power=self.level_power,
             clock_power=self.clock_power,
             beta=self.beta,
@@ -137,12 +147,12 @@ class RelaxationConfig(CurveLaw):
 
     def terms(self, shape_mq: Floats, features: RelaxationFeatures) -> tuple[Floats, Floats]:
         """1, S^-alpha, and S^-rho times the sum over the falls."""
-        log_s1 = np.log(features.s1_n)
-        phi = np.ones((shape_mq.shape[0], features.s1_n.size, 3))
+        log_s = np.log(features.progress_n)
+        phi = np.ones((shape_mq.shape[0], log_s.size, 3))
         slope = np.zeros((*phi.shape, 2))
-        phi[:, :, 1] = np.exp(-shape_mq[:, :1] * log_s1)
-        slope[:, :, 1, 0] = -phi[:, :, 1] * log_s1
-        sinking_n = np.exp(-self.rho * log_s1)
+        phi[:, :, 1] = np.exp(-shape_mq[:, :1] * log_s)
+        slope[:, :, 1, 0] = -phi[:, :, 1] * log_s
+        sinking_n = np.exp(-self.rho * log_s)
         relaxed_mn, by_log_speed = features.relaxed(shape_mq[:, 1])
         phi[:, :, 2] = sinking_n * relaxed_mn
         slope[:, :, 2, 1] = sinking_n * by_log_speed / shape_mq[:, 1:]
@@ -151,16 +161,19 @@ class RelaxationConfig(CurveLaw):
     def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
         """The sum at its last step only: O(n)."""
         l0, a, b, alpha, speed = (float(x) for x in theta_p)
-        u_n, s1 = scaled_lr(schedule, self.reference_lr), float(schedule.lr.sum())
+        u_n = scaled_lr(schedule, self.reference_lr)
+        progress_n = self.reference_lr * u_n**self.progress_power
+        s = float(progress_n.sum())
         level_n = u_n**self.level_power
         x_n = speed * np.cumsum((u_n**self.clock_power)[::-1])[::-1]
         fall_n = -np.diff(level_n, prepend=0.0)
         kernel_n = 1 - (1 + x_n) ** -self.beta
         by_x_n = self.beta * (1 + x_n) ** (-self.beta - 1)
-        relaxed, noise = float(fall_n @ kernel_n), b * s1**-self.rho
+        relaxed, noise = float(fall_n @ kernel_n), b * s**-self.rho
         by_level_n = -kernel_n  # of the sum over the falls
         by_level_n[:-1] += kernel_n[1:]
         slope_n = by_level_n * self.level_power * level_n / u_n
         slope_n += np.cumsum(fall_n * by_x_n) * speed * self.clock_power * u_n ** (self.clock_power - 1)
-        by_s1 = -alpha * a * s1 ** (-alpha - 1) + self.rho * noise * relaxed / s1
-        return l0 + a * s1**-alpha - noise * relaxed, by_s1 - noise * slope_n / self.reference_lr
+        by_s = -alpha * a * s ** (-alpha - 1) + self.rho * noise * relaxed / s
+        by_u_n = by_s * self.progress_power * progress_n / u_n - noise * slope_n
+        return l0 + a * s**-alpha - noise * relaxed, by_u_n / self.reference_lr

@@ -22,8 +22,8 @@ def written_out(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
         for k in range(count):
             fall = (u[k - 1] ** 0.8 if k else 0.0) - u[k] ** 0.8
             relaxed += fall * (1 - (1 + VALUES["C"] * (u[k:count] ** 0.35).sum()) ** -0.5)
-        s1 = schedule.lr[:count].sum()
-        losses.append(VALUES["L0"] + VALUES["A"] * s1 ** -VALUES["alpha"] - VALUES["B"] * s1**-0.1 * relaxed)
+        s = 3e-4 * (u[:count] ** 0.85).sum()
+        losses.append(VALUES["L0"] + VALUES["A"] * s ** -VALUES["alpha"] - VALUES["B"] * s**-0.1 * relaxed)
     return np.array(losses)
 
 

@@ -124,7 +124,7 @@ def _be_a_rank(ranks: Ranks, run_config: RunConfig) -> NoReturn:
             code = 128 + signal.SIGINT
         except Exception as error:
             _fail(ranks, error, console)
-    raise SystemExit(code)
+    _end_process(code, sys.stdout, sys.stderr)
 
 
 def _end_hung(ranks: Ranks, hang: Hang, store: Store, console: TextIO) -> NoReturn:
@@ -157,7 +157,12 @@ def _fail(ranks: Ranks, error: Exception, console: TextIO) -> NoReturn:
         print(f"error: {report.message}", file=sys.stderr)
     elif ranks.local_rank == 0:  # another node may lack what rank 0's has; the details are rank 0's
         print(f"error on node {ranks.node}: {report.message.splitlines()[0]}", file=console)
-    for stream in (sys.stdout, sys.stderr, console):
+    _end_process(USER_MISTAKE if report.kind == "user" else FAILED, sys.stdout, sys.stderr, console)
+
+
+def _end_process(code: int, *streams: TextIO) -> NoReturn:
+    """All is written and closed: what threads of libraries would still do at an interpreter's end can only hang."""
+    for stream in streams:
         with contextlib.suppress(OSError):
             stream.flush()
-    os._exit(USER_MISTAKE if report.kind == "user" else FAILED)
+    os._exit(code)

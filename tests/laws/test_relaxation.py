@@ -45,8 +45,8 @@ def test_jumps_and_rewarming() -> None:
     np.testing.assert_allclose(got, written_out(schedule, steps), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "most"), [("25M", 0.0012), ("100M", 0.0017)])
+@pytest.mark.parametrize(("size", "most"), [("25M", 0.00095), ("100M", 0.0008)])
 def test_public_curves_not_fitted_on(loss_curves: Path, size: str, most: float) -> None:
-    """Below the bounds asked of the Multi-Power Law, and well below the annealing law (0.164% and 0.181%)."""
+    """Well below the Multi-Power Law's (0.166% and 0.179%) and the annealing law's (0.164% and 0.181%)."""
     fit = fit_curves(RelaxationConfig(), [public_curve(loss_curves, size, name) for name in FITTED], samples=0)
     assert held_out_errors(fit, loss_curves, size).mean() < most

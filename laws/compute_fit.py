@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from laws.bootstrap import LEVEL, interval, resampled_parameters
 from laws.compute import COMPUTE_LAWS, ComputeLaw, Runs
+from laws.csv_columns import read_columns
 from laws.curve import Floats
 from laws.fitting import fit_points
 from laws.law import SMALLEST_LOSS
@@ -73,22 +73,8 @@ def fit_runs(law: ComputeLaw, runs: Runs, *, samples: int = 200, seed: int = 0) 
 
 def read_runs(path: Path) -> Runs:
     """A CSV with the columns parameters, tokens, loss; UserError where it is none."""
+    columns = read_columns(path, ("parameters", "tokens", "loss"))
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not rows:
-        raise UserError(f"{path} holds no rows; it must have the columns parameters, tokens, loss")
-    columns = []
-    for name in ("parameters", "tokens", "loss"):
-        if name not in rows[0]:
-            raise UserError(f"{path} has no column {name}; it must have parameters, tokens, loss")
-        try:
-            columns.append(np.array([float(row[name]) for row in rows]))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: column {name} must hold numbers: {error}") from None
-    try:
-        return Runs(*columns)
+        return Runs(*columns.values())
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -5,7 +5,6 @@ A law speaks of one batch size, one mix of data and the lr that was applied; a r
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import numpy as np
 import yaml
 
 from laws.critical_batch import BatchRun
+from laws.csv_columns import read_columns
 from laws.curve import Curve, Floats, Ints, Schedule, detect_warmup, schedule_from_rows
 from settings import UserError
 
@@ -113,7 +113,7 @@ def _applied(rows: Mapping[int, Mapping[str, Any]], trained: list[int]) -> tuple
 
 
 def _read_csv(path: Path, warmup_steps: int | None, last_step: int | None) -> Reading:
-    columns = _csv_columns(path)
+    columns = read_columns(path, ("step", "lr", "loss"), optional=("tokens",))
     within = columns["step"] <= (math.inf if last_step is None else last_step)
     columns = {name: column[within] for name, column in columns.items()}
     keep = columns["step"] >= 1  # a row of step 0 says its lr, but nothing of training
@@ -150,27 +150,6 @@ def _csv_warmup(path: Path, columns: Mapping[str, Floats], steps: Ints) -> tuple
         "warmup_steps says otherwise"
     )
     return int(steps[0]), (note,)
-
-
-def _csv_columns(path: Path) -> dict[str, Floats]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not rows:
-        raise UserError(f"{path}: holds no rows; it must have the columns step, lr, loss")
-    columns: dict[str, Floats] = {}
-    for name in ("step", "lr", "loss", "tokens"):
-        if name not in rows[0]:
-            if name == "tokens":
-                continue
-            raise UserError(f"{path}: has no column {name}; it must have step, lr, loss (it has {', '.join(rows[0])})")
-        try:
-            columns[name] = np.array([float(row[name]) for row in rows])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: column {name} must hold numbers: {error}") from None
-    return columns
 
 
 def _metrics(path: Path) -> dict[int, dict[str, Any]]:

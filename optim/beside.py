@@ -1,14 +1,15 @@
-"""An optimizer of matrices with AdamW beside it for the parameters that it leaves out."""
+"""An optimizer with AdamW beside it for the parameters that it leaves out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import Field
 
 from optim.adamw import AdamW, Moments
 from optim.groups import rule_of
-from optim.optimizer import Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
+from optim.optimizer import ELEMENT_COST, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
 from settings import Settings, UserError
 
 
@@ -42,8 +43,21 @@ class BesideConfig(OptimizerConfig):
         """The optimizer of the parameters with `method: own`."""
         raise AssertionError(f"{type(self).__name__} has no build_own")
 
-    def check_matrices(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """All that takes the optimizer's own rule is a matrix. Raises UserError that names the first that is not."""
+
+class MatrixConfig(BesideConfig):
+    """Its own rule is for matrices only."""
+
+    def matrix_cost(self, shape: Sequence[int]) -> float:
+        """What the own rule adds to the cost of a matrix (see `cost`)."""
+        raise AssertionError(f"{type(self).__name__} has no matrix_cost")
+
+    def cost(self, shape: Sequence[int], name: str | None = None) -> float:
+        own = self.own(name) and len(shape) == 2
+        return ELEMENT_COST * math.prod(shape) + (self.matrix_cost(shape) if own else 0.0)
+
+    def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Also: all that takes the optimizer's own rule is a matrix."""
+        super().check(shapes)
         for name, shape in shapes.items():
             if self.own(name) and len(shape) != 2:
                 raise UserError(

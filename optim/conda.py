@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -24,10 +24,9 @@ from torch import Tensor
 
 from optim.adamw import Moments, fused_adamw, gradients
 from optim.batches import Scratch, grouped, runs, scratch_bytes
-from optim.beside import AdamWBeside, BesideConfig
+from optim.beside import AdamWBeside, MatrixConfig
 from optim.groups import ADAMW_BESIDE_MATRICES, ParamRule, rule_of
 from optim.optimizer import (
-    ELEMENT_COST,
     OPTIMIZERS,
     Optimizer,
     Param,
@@ -39,7 +38,7 @@ EIGEN_FLOPS = 60.0  # of one eigh per k^3, in fp32 flop equivalents (measured: 4
 
 
 @OPTIMIZERS.register
-class CondaConfig(BesideConfig):
+class CondaConfig(MatrixConfig):
     """Defaults as in the authors' LLaMA scripts: lr 0.01 for all, times `scale` on matrices, without decay."""
 
     name: Literal["conda"] = "conda"
@@ -60,16 +59,9 @@ class CondaConfig(BesideConfig):
     def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> Conda:
         return Conda(self, params, ranks)
 
-    def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        super().check(shapes)
-        self.check_matrices(shapes)
-
-    def cost(self, shape: Sequence[int], name: str | None = None) -> float:
-        elements = ELEMENT_COST * math.prod(shape)
-        if not self.own(name) or len(shape) != 2:
-            return elements
+    def matrix_cost(self, shape: Sequence[int]) -> float:
         k = min(shape)
-        return elements + 4.0 * math.prod(shape) * k + EIGEN_FLOPS * k**3 / self.refresh_interval
+        return 4.0 * math.prod(shape) * k + EIGEN_FLOPS * k**3 / self.refresh_interval
 
 
 class Conda(Optimizer):

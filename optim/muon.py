@@ -7,7 +7,7 @@ u/|u| towards the orthogonal factor U V' of u;  w <- w (1 - lr wd) - lr s O,  s 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from optim.adamw import gradients
 from optim.batches import grouped, runs, scratch_bytes
-from optim.beside import BesideConfig
+from optim.beside import MatrixConfig
 from optim.groups import ADAMW_BESIDE_MATRICES, ParamRule, rule_of
-from optim.optimizer import ELEMENT_COST, OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
+from optim.optimizer import OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # the slope at zero is what they maximise: singular values end in about [0.7, 1.2]
 _SMALLEST_NORM = 1e-7
 
 
 @OPTIMIZERS.register
-class MuonConfig(BesideConfig):
+class MuonConfig(MatrixConfig):
     """Constants as published."""
 
     name: Literal["muon"] = "muon"
@@ -43,16 +43,9 @@ class MuonConfig(BesideConfig):
     def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> Muon:
         return Muon(self, params, ranks)
 
-    def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        super().check(shapes)
-        self.check_matrices(shapes)
-
-    def cost(self, shape: Sequence[int], name: str | None = None) -> float:
-        elements = ELEMENT_COST * math.prod(shape)
-        if not self.own(name) or len(shape) != 2:
-            return elements
+    def matrix_cost(self, shape: Sequence[int]) -> float:
         k = min(shape)
-        return elements + self.iterations * (4.0 * math.prod(shape) * k + 2.0 * k**3)
+        return self.iterations * (4.0 * math.prod(shape) * k + 2.0 * k**3)
 
     def scale(self, shape: Sequence[int]) -> float:
         """What multiplies lr for a whole matrix of this shape."""

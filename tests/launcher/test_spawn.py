@@ -111,7 +111,9 @@ def launch(request: pytest.FixtureRequest, tmp_path: Path) -> Launch:
 
 @pytest.fixture(autouse=True)
 def nothing_outlives_a_test(tmp_path: Path) -> Iterator[None]:
+    kept = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a launch would keep to that
     yield
+    signal.signal(signal.SIGHUP, kept)
     left = [path for path in tmp_path.glob("*.pid") if is_alive(int(path.read_text()))]
     for path in left:
         os.kill(int(path.read_text()), signal.SIGKILL)

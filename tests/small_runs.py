@@ -65,12 +65,12 @@ def trajectory(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in _TIMES} for line in read_metrics(run / "metrics.jsonl")]
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 120.0, pause_seconds: float = 0.02) -> None:
     """Poll until something is so. Fails after a time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(pause_seconds)
 
 
 def steps_taken(run: Path) -> int:

@@ -1,4 +1,4 @@
-"""Killed at any moment, in mid-save most of the time: what is there is whole, and the run goes on to the bit."""
+"""Killed in mid-save, or at any moment: what is there is whole, and the run goes on to the bit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from processes import lehr, start_lehr
 from small_runs import make_shards, steps_taken, trajectory, wait_until, write_config
@@ -27,18 +28,20 @@ def test_a_run_killed_in_its_saves_equals_the_unbroken_one(tmp_path: Path) -> No
     whole = lehr("train", config, "run.name=whole", layout)
     assert whole.returncode == 0, whole.stderr
     run = tmp_path / "runs" / "try"
+    checkpoints = run / "checkpoints"
     rng = random.Random(7)
-    caught_in_a_save = 0
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         before = steps_taken(run)
         with start_lehr("train", config, layout) as process:
             wait_until(lambda at=before: steps_taken(run) >= min(at + 3, STEPS - 2) or process.poll() is not None)  # type: ignore[misc]
-            time.sleep(0.2 * rng.random())
+            if kill % 2:
+                time.sleep(0.2 * rng.random())
+            else:
+                wait_until(lambda: stopped_in_a_save(process.pid, checkpoints))
             os.killpg(process.pid, signal.SIGKILL)  # the ranks die with it
             process.communicate()
         wait_until(lambda: not alive(run))
-        checkpoints = run / "checkpoints"
-        caught_in_a_save += any(path.is_dir() for path in checkpoints.glob(".claim-*/step-*"))
+        assert kill % 2 or in_a_save(checkpoints)
         for path in step_folders(checkpoints):
             assert problems_of(path) == []
         warnings: list[str] = []
@@ -47,13 +50,29 @@ def test_a_run_killed_in_its_saves_equals_the_unbroken_one(tmp_path: Path) -> No
     done = lehr("train", config, layout)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
-    assert caught_in_a_save
     assert trajectory(run) == trajectory(tmp_path / "runs" / "whole")
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         "claim.json",
         "latest",
         *(f"step-{step:08d}" for step in (STEPS - 2, STEPS - 1, STEPS)),
     ]
+
+
+def in_a_save(checkpoints: Path) -> bool:
+    return any(path.is_dir() for path in checkpoints.glob(".claim-*/step-*"))
+
+
+def stopped_in_a_save(launch: int, checkpoints: Path) -> bool:
+    """Stop the ranks of a launch while a checkpoint is being written; False, and they go on, where it was too late."""
+    wait_until(lambda: in_a_save(checkpoints), pause_seconds=0.001)
+    ranks = psutil.Process(launch).children()
+    for rank in ranks:
+        rank.suspend()
+    wait_until(lambda: all(rank.status() == psutil.STATUS_STOPPED for rank in ranks))
+    if not in_a_save(checkpoints):
+        for rank in ranks:
+            rank.resume()
+    return in_a_save(checkpoints)
 
 
 def alive(run: Path) -> bool:

@@ -8,8 +8,9 @@
     def test_total() -> None:
         assert run_ranks(2, total, 10) == [21, 21]   # each rank's result, by rank
 
-Importing torch, Megatron and DeepSpeed takes seconds. One server process does it once in a test session; each rank is
-forked from it (tens of milliseconds), so it starts with the imports done and with no state of any other test.
+Importing torch, Megatron and DeepSpeed takes seconds. One server process does it once in a test session; each rank, and
+each `lehr` that is waited for, is forked from it (tens of milliseconds), so it starts with the imports done and with no
+state of any other test. `start_lehr` starts a new interpreter, as a shell does.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ _PRELOADED = (
     "deepspeed",
     "torch.distributed.checkpoint.hf_storage",
     "torch.distributed.tensor",
+    "launcher.launch",
+    "launcher.train",
 )
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(_PRELOADED))
 
@@ -102,23 +106,33 @@ def run_ranks(
                 connection.close()
 
 
-def lehr(
-    *arguments: str | Path, timeout: float = 120.0, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run `lehr ARGUMENTS` as a process of its own, to its end."""
-    with start_lehr(*arguments, cwd=cwd, env=env) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+def lehr(*arguments: str | Path, timeout: float = 120.0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `lehr ARGUMENTS` as a process of its own, in a process group of its own, to its end.
+
+    Raises subprocess.TimeoutExpired, all that it started killed.
+    """
+    command = ["lehr", *map(str, arguments)]
+    with tempfile.TemporaryDirectory(prefix="lehr-") as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        place = (str(out), str(err), str(cwd or Path.cwd()), dict(os.environ))
+        process = _context.Process(target=_be_lehr, args=(command[1:], *place))
+        process.start()
+        process.join(timeout)
+        code = process.exitcode
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)  # what it left running, or all of it
+        process.join()
+        process.close()
+        shown = [path.read_text() if path.exists() else "" for path in (out, err)]
+    if code is None:
+        raise subprocess.TimeoutExpired(command, timeout, *shown)
+    return subprocess.CompletedProcess(command, code, *shown)
 
 
 def start_lehr(
     *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start `lehr ARGUMENTS` in a process group of its own, its outputs as pipes of text."""
+    """Start `lehr ARGUMENTS` in a new interpreter and a process group of its own, its outputs as pipes of text."""
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -129,6 +143,33 @@ def start_lehr(
         env={**os.environ, **(env or {})},
         start_new_session=True,
     )
+
+
+def _be_lehr(arguments: list[str], out: str, err: str, cwd: str, environment: dict[str, str]) -> None:
+    """The whole life of a `lehr` command, from what an interpreter of its own would have made of its surroundings."""
+    from launcher.cli import main
+
+    os.setsid()
+    for path, standard, flags in ((os.devnull, 0, os.O_RDONLY), (out, 1, _NEW), (err, 2, _NEW)):
+        descriptor = os.open(path, flags)
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    sys.stdin, sys.stdout, sys.stderr = (open(n, "rww"[n], closefd=False) for n in range(3))  # noqa: SIM115
+    sys.argv = ["lehr", *arguments]
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    code = 0
+    try:
+        main(arguments)
+    except SystemExit as exit:
+        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _collect(connections: list[Connection], deadline: float) -> list[_Outcome | None]:

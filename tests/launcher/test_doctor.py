@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import lehr
+from processes import lehr, start_lehr
 from rich.console import Console
 
 from launcher import doctor
@@ -34,12 +34,14 @@ def test_a_broken_package_is_missing_with_the_command_that_mends_it(tmp_path: Pa
     broken = tmp_path / "safetensors"
     broken.mkdir()
     (broken / "__init__.py").write_text("raise RuntimeError('built for another machine')\n")
-    done = lehr("doctor", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"})
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with start_lehr("doctor", env={"PYTHONPATH": path}) as done:
+        out, err = done.communicate()
     assert done.returncode == 1
-    assert "built for another machine" in " ".join(done.stdout.split())
-    assert "pip install" in done.stdout
-    assert "cannot train here yet" in done.stdout
-    assert "Traceback" not in done.stderr
+    assert "built for another machine" in " ".join(out.split())
+    assert "pip install" in out
+    assert "cannot train here yet" in out
+    assert "Traceback" not in err
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,12 +27,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sgdp": {"lr": 1e-2},
 }
 TIED = {"tied_embeddings": True}
+FOUR_LAYERS = {"num_layers": 4}
 LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name -> (parallel, model)
     "one": ({}, {}),
     "tensor2": ({"tensor": 2}, {}),
     "tensor2-sequence": ({"tensor": 2, "sequence": True}, {}),
     "pipeline2": ({"pipeline": 2}, {}),
-    "pipeline2-interleaved": ({"pipeline": 2, "virtual_stages": 2}, {}),
+    "pipeline2-interleaved": ({"pipeline": 2, "virtual_stages": 2}, FOUR_LAYERS),
     "data2-zero0": ({"data": 2, "zero": 0}, {}),
     "data2-zero1": ({"data": 2, "zero": 1}, {}),
     "data2-zero1-offload": ({"data": 2, "zero": 1, "offload": "optimizer"}, {}),
@@ -47,7 +48,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name -> (parall
 }
 # What a change is most likely to break; the others are not part of the inner loop.
 QUICK = ("one", "tensor2-sequence", "data2-zero1")
-SMALL = {"hidden_size": 32, "ffn_size": 48}
+SMALL = {"num_layers": 2, "hidden_size": 32, "ffn_size": 48}
 
 
 def test_every_optimizer_is_here() -> None:
@@ -66,8 +67,8 @@ def trial(name: str, parallel: dict[str, Any], model: dict[str, Any]) -> Trial:
 
 
 @cache
-def expected(name: str, tied: bool) -> Trajectory:
-    return oracle(trial(name, {}, TIED if tied else {}))
+def expected(name: str, **model: Any) -> Trajectory:
+    return oracle(trial(name, {}, model))
 
 
 @cache
@@ -80,7 +81,7 @@ def run(layout: str) -> dict[str, Trajectory]:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_oracles_clip_and_move(name: str) -> None:
-    wanted = expected(name, False)
+    wanted = expected(name)
     assert all(norm > 0.5 for norm in wanted.grad_norms)
     assert len(set(wanted.losses)) == 30
 
@@ -90,7 +91,7 @@ def test_the_oracles_clip_and_move(name: str) -> None:
     "layout", [layout if layout in QUICK else pytest.param(layout, marks=pytest.mark.slow) for layout in LAYOUTS]
 )
 def test_the_same_run_in_any_layout(layout: str, name: str) -> None:
-    found, wanted = run(layout)[name], expected(name, "tied" in layout)
+    found, wanted = run(layout)[name], expected(name, **LAYOUTS[layout][1])
     assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert found.grad_norms == pytest.approx(wanted.grad_norms, rel=1e-4)
     assert found.weights.keys() == wanted.weights.keys()

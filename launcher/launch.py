@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # So long a rank that hangs keeps its connections: those that wait for it say where they stand, not that it is gone.
 _OTHERS_SPEAK_SECONDS = 3.0
+_ENDING_THREADS_SECONDS = 1.0
 
 
 @user_errors
@@ -105,9 +106,19 @@ def _starter(run_config: RunConfig, command: list[str]) -> Callable[[Ranks], NoR
     if not torch.cuda.is_available():
         with one_thread():
             importlib.import_module("launcher.train")
-        if len(os.listdir("/proc/self/task")) == 1:
+        if single_threaded():
             return lambda ranks: _be_a_rank(ranks, run_config)
     return lambda ranks: os.execv(command[0], command)
+
+
+def single_threaded() -> bool:
+    """Whether this is the process's only thread. One that was joined is still there for a moment: it is waited for."""
+    patience = time.monotonic() + _ENDING_THREADS_SECONDS
+    while more := len(os.listdir("/proc/self/task")) > 1:
+        if time.monotonic() > patience:
+            break
+        time.sleep(0.001)
+    return not more
 
 
 def _be_a_rank(ranks: Ranks, run_config: RunConfig) -> NoReturn:

@@ -286,3 +286,17 @@ def test_a_closed_console_does_not_end_the_run(launch: Launch) -> None:
     code, _, err = launched.end()
     assert code == 0, err
     assert "line 1999" in launched.log(0)
+
+
+def test_threads_that_were_joined_do_not_keep_a_launch_from_forking() -> None:
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+from launcher.launch import single_threaded
+for _ in range(200):
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(len, ["file"] * 8))
+    assert single_threaded()
+with ThreadPoolExecutor() as pool:
+    assert not pool.submit(single_threaded).result()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

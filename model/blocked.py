@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,8 +51,7 @@ def _chunks(heads: int, length: int, first_BT: Tensor | None) -> Iterator[tuple[
             yield slice(start, min(start + at_once, (row + 1) * per_row)), row, first
 
 
-@torch.library.custom_op("lehr::attend_in_blocks", mutates_args=())
-def _attend(
+def _attend_eagerly(
     q_NTK: Tensor, k_MTK: Tensor, v_MTK: Tensor, mask_BTT: Tensor | None, first_BT: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """-> out [N, T, K], and [N, T, 1] the log2 of the softmax's denominators."""
@@ -78,7 +77,6 @@ def _attend(
     return out_NTK, lse_NT1
 
 
-@_attend.register_fake
 def _attend_shapes(
     q_NTK: Tensor, k_MTK: Tensor, v_MTK: Tensor, mask_BTT: Tensor | None, first_BT: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -86,8 +84,7 @@ def _attend_shapes(
     return _laid_out_as_TNK(q_NTK), q_NTK.new_empty(heads, length, 1)
 
 
-@torch.library.custom_op("lehr::attend_in_blocks_backward", mutates_args=())
-def _attend_backward(
+def _attend_backward_eagerly(
     grad_NTK: Tensor,
     q_NTK: Tensor,
     k_MTK: Tensor,
@@ -125,7 +122,6 @@ def _attend_backward(
     return grad_q_NTK, _over_queries(grad_k_NTK, len(k_MTK)), _over_queries(grad_v_NTK, len(v_MTK))
 
 
-@_attend_backward.register_fake
 def _attend_backward_shapes(
     grad_NTK: Tensor,
     q_NTK: Tensor,
@@ -166,4 +162,18 @@ def _backward(ctx: Any, grad_NTK: Tensor, _: Tensor) -> tuple[Tensor | None, ...
     return *_attend_backward(grad_NTK, *ctx.saved_tensors), None, None
 
 
-_attend.register_autograd(_backward, setup_context=_save)
+# Not by torch.library.custom_op: that imports torch's compiler, a second of every rank's first step.
+_LIBRARY = torch.library.Library("lehr", "DEF")
+
+
+def _operator(name: str, eagerly: Callable[..., Any], shapes: Callable[..., Any]) -> Callable[..., Any]:
+    _LIBRARY.define(name + torch.library.infer_schema(eagerly, mutates_args=()))
+    _LIBRARY.impl(name, eagerly, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"lehr::{name}", shapes, lib=_LIBRARY)
+    operator: Callable[..., Any] = getattr(torch.ops.lehr, name).default
+    return operator
+
+
+_attend = _operator("attend_in_blocks", _attend_eagerly, _attend_shapes)
+_attend_backward = _operator("attend_in_blocks_backward", _attend_backward_eagerly, _attend_backward_shapes)
+torch.library.register_autograd("lehr::attend_in_blocks", _backward, setup_context=_save, lib=_LIBRARY)

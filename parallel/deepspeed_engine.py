@@ -6,6 +6,7 @@ Only element-wise optimizers can work on flat parts, and no pipeline fits around
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from parallel.mesh import Mesh
 from parallel.schedule import run_micro_batches
 from parallel.shards import Shard
 from parallel.stage import MicroBatch, Stage
+from parallel.uncompiled import compile_left_out
 
 
 class DeepSpeedEngine:
@@ -47,15 +49,16 @@ class DeepSpeedEngine:
         self._micro_batches = micro_batches
         self._sum_partial_gradients_in_backward()
         self._face = _TorchFace(shards, optimizer)
-        self._engine, *_ = deepspeed.initialize(
-            model=stage,
-            optimizer=self._face,
-            mpu=_ModelParallelUnit(mesh),
-            dist_init_required=False,
-            config=_deepspeed_config(
-                zero=zero, offload=offload, dtype=dtype, micro_batches=micro_batches, clip=optimizer.clip_grad_norm
-            ),
-        )
+        with compile_left_out():  # DeepSpeed looks at the optimizer, and imports a compiled one to compare it with
+            self._engine, *_ = deepspeed.initialize(
+                model=stage,
+                optimizer=self._face,
+                mpu=_ModelParallelUnit(mesh),
+                dist_init_required=False,
+                config=_deepspeed_config(
+                    zero=zero, offload=offload, dtype=dtype, micro_batches=micro_batches, clip=optimizer.clip_grad_norm
+                ),
+            )
         # Of this step: the engine's own get_global_grad_norm still gives the last one's while the optimizer steps.
         self._face.grad_norm = lambda: self._engine.optimizer._global_grad_norm
         self._allocate_state(zero)
@@ -150,6 +153,9 @@ class _TorchFace(torch.optim.Optimizer):
 
     ZeRO 3 calls `step` once for every sub-group of a real step, each time with other tensors in the groups.
     """
+
+    # As torch hides it from its compiler: a call of the hidden one imports the compiler, which takes seconds.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
     def __init__(self, shards: Sequence[Shard], config: OptimizerConfig) -> None:
         self._config = config

@@ -94,11 +94,14 @@ def rank_bytes(
 
     def of_stage(stage: int) -> RankBytes:
         held = _stage_parameters(config, layout, stage, seq_length)
+        copied = 0.0  # the weight of a tied head, which the first stage steps
+        if config.tied_embeddings and 0 < stage == layout.pipeline - 1:
+            copied = config.vocabulary * config.hidden_size / layout.tensor
         shares = [layout.data if layout.zero >= level else 1 for level in (3, 2, 1)]
         return RankBytes(
             weights=round(held * layout.element / shares[0]),
             gradients=round(held * BYTES_FLOAT32 / shares[1]),
-            optimizer=round(held * BYTES_FLOAT32 * (moments + layout.bfloat16) / shares[2]),
+            optimizer=round((held - copied) * BYTES_FLOAT32 * (moments + layout.bfloat16) / shares[2]),
             activations=round(
                 _activations(config, layout, stage, seq_length * micro_batch_size, micro_batches=micro_batches)
             ),

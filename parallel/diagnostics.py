@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import torch
 import torch.distributed as dist
 
@@ -14,13 +12,13 @@ from parallel.gather import gather_json
 class Diagnostics:
     """One sum over the world a step, of one number a name; none where no optimizer has anything to say."""
 
-    def __init__(self, optimizer: Optimizer, *, reports: bool, without: Container[str]) -> None:
-        """`reports`: whether this rank speaks for its parameters, which others may hold too; `without`: not for these.
+    def __init__(self, optimizer: Optimizer, *, reports: bool) -> None:
+        """`reports`: whether this rank speaks for its parameters, which others may hold too.
 
         Every rank of the world makes one at the same time.
         """
         self._optimizer = optimizer
-        self._own = [key for key in optimizer.diagnostics() if reports and key.partition("/")[2] not in without]
+        self._own = list(optimizer.diagnostics()) if reports else []
         names = sorted({name for names in gather_json(self._own) for name in names})
         self._places = {name: place for place, name in enumerate(names)}
 

@@ -4,6 +4,10 @@ A step: micro-batches through Megatron's schedule, gradients adding up in one fl
 that tensor ranks hold in parts are summed; each owner's segment is reduced to it (ZeRO 1) or to all (ZeRO 0); one
 all-reduce gives every rank the same loss and norm; owners clip and update, and what they have updated travels to the
 others while they go on with the rest.
+
+A head that is tied to the embedding of another stage computes with a copy of it: the copy's gradient goes to the first
+stage, which alone has the optimizer's state and steps, and its weight comes back. So the two are one to the bit, in
+whatever order the data ranks of each stage would have summed.
 """
 
 from __future__ import annotations
@@ -47,12 +51,16 @@ class OwnerEngine:
         self._shared = zero == 1  # each data rank owns a share; else each owns all
         owner_count = mesh.data.size if self._shared else 1
         self._me = mesh.data.rank if self._shared else 0
-        costs = [optimizer.cost(shard.shape, shard.name) for shard in shards]
+        originals = [shard for shard in shards if not shard.copy]
+        copies = [shard for shard in shards if shard.copy]
+        costs = [optimizer.cost(shard.shape, shard.name) for shard in originals]
         owners = assign_owners(costs, owner_count)
-        order = sending_order(shards, costs)
-        self._layout = FlatLayout.of([shards[i] for i in order], [owners[i] for i in order], owner_count)
+        order = sending_order(originals, costs)
+        self._layout = FlatLayout.of([originals[i] for i in order], [owners[i] for i in order], owner_count)
         masters = self._masters(torch.device("cpu") if offload else mesh.device, dtype)
         self._weights, self._gradients = move_into_flat_buffers(self._layout, dtype, mesh.device)
+        layout_of_copies = FlatLayout.of(copies, [0] * len(copies), 1)
+        _, self._gradients_of_copies = move_into_flat_buffers(layout_of_copies, dtype, mesh.device)
         own = slice(*self._layout.segments[self._me])
         self._own_weights, self._own_gradients = self._weights[own], self._gradients[own]
         self._master = self._own_weights if masters is None else masters
@@ -70,18 +78,22 @@ class OwnerEngine:
         ]
         self._optimizer: Optimizer = optimizer.build(params, TensorAxisRanks(mesh.tensor))
         self._views = {
-            shard.name: view_of(self._gradients, offset, shard)
-            for shard, offset in zip(self._layout.order, self._layout.offsets, strict=True)
+            shard.name: view_of(gradients, offset, shard)
+            for layout, gradients in (
+                (self._layout, self._gradients),
+                (layout_of_copies, self._gradients_of_copies),
+            )
+            for shard, offset in zip(layout.order, layout.offsets, strict=True)
         }
+        tied = mesh.embedding is not None and stages[0].transformer.config.tied_embeddings
+        self._tied = [shard for shard in shards if tied and shard.name == "embedding.weight"]
         self._messages = WeightMessages(self._layout, mesh.data, weights=self._weights, own_master=masters)
         reports = mesh.tensor.rank == 0 and (self._shared or mesh.data.rank == 0)
-        copies = {shard.name for shard in shards if shard.copy}
-        self._diagnostics = Diagnostics(self._optimizer, reports=reports, without=copies)
+        self._diagnostics = Diagnostics(self._optimizer, reports=reports)
         self._counted = [
             self._views[shard.name]
-            for shard, owner in zip(shards, owners, strict=True)
+            for shard, owner in zip(originals, owners, strict=True)
             if owner == self._me
-            and not shard.copy
             and (shard.dim is not None or mesh.tensor.rank == 0)
             and (self._shared or mesh.data.rank == 0)
         ]
@@ -100,6 +112,7 @@ class OwnerEngine:
         if finite:
             self._update(lr, norm)
         self._gradients.zero_()
+        self._gradients_of_copies.zero_()
         return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._diagnostics.of_all_ranks())
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
@@ -109,21 +122,18 @@ class OwnerEngine:
     def state(self, *, saving: bool) -> dict[str, Slice]:
         if saving and not self._shared and self._mesh.data.rank != 0:
             return {}
-        slices: dict[str, Slice] = {}
-        copies = set()
-        for shard, offset in self._owned:
-            if saving and shard.copy:
-                copies.add(shard.name)
-                continue
-            slices[f"model.{shard.name}"] = Slice(view_of(self._master, offset, shard), shard.dim)
+        slices = {
+            f"model.{shard.name}": Slice(view_of(self._master, offset, shard), shard.dim)
+            for shard, offset in self._owned
+        }
         for key, state in self._optimizer.state().items():
-            if not any(key.startswith(f"{name}.") for name in copies):
-                slices[f"optimizer.{key}"] = Slice(state.tensor, state.dim)
+            slices[f"optimizer.{key}"] = Slice(state.tensor, state.dim)
         return slices
 
     def loaded(self, *, optimizer_steps: int) -> None:
         self._optimizer.step_count = optimizer_steps
         self._messages.exchange_all()
+        self._send_tied_weight()
 
     def _masters(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Own float32 weights apart from the model's, or None where the model's own serve."""
@@ -143,13 +153,12 @@ class OwnerEngine:
             dist.all_reduce(flat, group=mesh.tensor.group)
             for gradient, total in zip(partial, flat.split([g.numel() for g in partial]), strict=True):
                 gradient.copy_(total.view_as(gradient))
-        tied = self._views.get("embedding.weight")
-        if mesh.embedding is not None and tied is not None and self._tied:
-            dist.all_reduce(tied, group=mesh.embedding)
+        for shard in self._tied:
+            dist.reduce(self._views[shard.name], group_dst=0, group=mesh.embedding)
 
-    @property
-    def _tied(self) -> bool:
-        return self._stages[0].transformer.config.tied_embeddings
+    def _send_tied_weight(self) -> None:
+        for shard in self._tied:
+            dist.broadcast(shard.parameter.data, group_src=0, group=self._mesh.embedding)
 
     def _reduce_over_data(self) -> None:
         data = self._mesh.data
@@ -187,3 +196,4 @@ class OwnerEngine:
         if self._master_gradients is not self._own_gradients:
             self._master_gradients.copy_(self._own_gradients)
         self._messages.exchange(self._optimizer.updates(lr=lr))
+        self._send_tied_weight()

@@ -25,6 +25,7 @@ from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
 from train.batches import name_samples
 from train.checkpoints import Checkpoints
 from train.claim import Claim
+from train.clock import StepClock
 from train.events import Events
 from train.guards import Guards
 from train.hardware import memory_bytes, peak_flops
@@ -84,7 +85,6 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, *, claim: Claim 
     train_config = config.train
     model = model_with_vocabulary(config)
     stop = Stop(
-        mesh,
         limit=_limit(config),
         before_limit_seconds=train_config.stop_before_limit_seconds,
         save_seconds=lambda: checkpoints.save_seconds,
@@ -149,6 +149,7 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, *, claim: Claim 
         ),
         stop=stop,
         watchdog=watchdog,
+        clock=StepClock(mesh.device),
         state=state,
         saved_step=state.step,
     )

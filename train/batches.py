@@ -7,35 +7,40 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from data.loader import Loader, Rows, batch_hash
 from model.attention import Documents
+from parallel.gather import sums_over_world
 from parallel.mesh import Mesh
 from parallel.stage import MicroBatch
 
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """This data rank's micro-batches; the unmasked tokens and the hash of all data ranks' rows."""
+    """This data rank's micro-batches; the unmasked tokens and the hash of all data ranks' rows; whether to stop."""
 
     micro_batches: list[MicroBatch]
     tokens_global: int
     hash: str  # 16 hex digits, of the global batch: the same for every layout and cut
+    stop: bool  # some rank was asked to stop: the same answer on all
 
 
 def to_local_batch(
-    rows: Rows, mesh: Mesh, *, micro_batch_size: int, documents: Callable[[torch.Tensor], Documents | None]
+    rows: Rows,
+    mesh: Mesh,
+    *,
+    micro_batch_size: int,
+    documents: Callable[[torch.Tensor], Documents | None],
+    stop_asked: bool = False,
 ) -> LocalBatch:
-    """Cut rows into micro-batches in their order. Unmasked tokens and the batch's hash are summed over the data ranks.
+    """Cut rows into micro-batches in their order. A collective: the one message of a step that all ranks exchange.
 
     The global batch is dealt to data ranks by contiguous blocks of equal size. `documents` makes the masks of a
-    micro-batch from its document numbers [B, T].
+    micro-batch from its document numbers [B, T]. `stop_asked`: of this rank.
     """
-    hash_of_part = batch_hash(rows, first_row=mesh.data.rank * len(rows))
-    sums = torch.tensor([int(rows.loss_mask.sum()), hash_of_part], dtype=torch.int64, device=mesh.device)
-    dist.all_reduce(sums, group=mesh.data.group)  # int64 wraps around, as the hash is meant to be summed
-    tokens_global, batch_sum = sums.tolist()
+    counts = mesh.tensor.rank == mesh.pipeline.rank == 0  # one rank for each data rank's rows
+    own = [int(rows.loss_mask.sum()), batch_hash(rows, first_row=mesh.data.rank * len(rows))] if counts else [0, 0]
+    tokens_global, batch_sum, stops = sums_over_world([*own, int(stop_asked)])
     weight = 1.0 / max(tokens_global, 1)
     micro_batches = []
     for start in range(0, len(rows.tokens), micro_batch_size):
@@ -49,7 +54,7 @@ def to_local_batch(
                 documents=documents(torch.from_numpy(np.ascontiguousarray(rows.documents[part]))),
             )
         )
-    return LocalBatch(micro_batches, tokens_global, f"{batch_sum % 2**64:016x}")
+    return LocalBatch(micro_batches, tokens_global, f"{batch_sum % 2**64:016x}", stops > 0)
 
 
 def name_samples(loader: Loader, step: int) -> dict[str, list[int]]:

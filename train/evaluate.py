@@ -55,11 +55,11 @@ def evaluate(
     micro_batches: int,
     max_windows: int,
     documents: Callable[[Tensor], Documents | None],
-    stopped: Callable[[], bool] = lambda: False,
+    stop_asked: Callable[[], bool] = lambda: False,
     followed: Callable[[Sequence[MicroBatch]], Sequence[MicroBatch]] = lambda micro_batches: micro_batches,
 ) -> Evaluation | None:
-    """Held-out loss over at most `max_windows` rows of each source. None where `stopped` said so on the way.
-    `followed` sees the micro-batches being taken.
+    """Held-out loss over at most `max_windows` rows of each source. None where a rank was asked to stop on the
+    way (`stop_asked`: of this rank). `followed` sees the micro-batches being taken.
 
     Rounds are of at most `micro_batches` micro-batches a data rank, as the training steps are, so that a pipeline is
     filled; of fewer where a source's windows need fewer.
@@ -75,9 +75,11 @@ def evaluate(
         max_windows=max_windows,
     )
     for source, rows in rounds:
-        if stopped():
+        batch = to_local_batch(
+            rows, mesh, micro_batch_size=micro_batch_size, documents=documents, stop_asked=stop_asked()
+        )
+        if batch.stop:
             return None
-        batch = to_local_batch(rows, mesh, micro_batch_size=micro_batch_size, documents=documents)
         nll = engine.evaluate(followed(batch.micro_batches))
         total, tokens = sums.get(source, (0.0, 0))
         sums[source] = (total + nll, tokens + batch.tokens_global)

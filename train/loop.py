@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +13,9 @@ from model.attention import Documents
 from parallel.engine import Engine, StepResult
 from parallel.mesh import Mesh
 from settings import Settings
-from train.batches import to_local_batch
+from train.batches import LocalBatch, to_local_batch
 from train.checkpoints import Checkpoints
+from train.clock import StepClock
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.evaluate import evaluate
 from train.guards import Guards
@@ -49,6 +49,7 @@ class Run:
     guards: Guards
     stop: Stop
     watchdog: Watchdog
+    clock: StepClock
     state: TrainState
     saved_step: int  # of the newest checkpoint
 
@@ -56,34 +57,41 @@ class Run:
 def train(run: Run) -> bool:
     """Train to the last step. True when done, False when asked to stop early; either way the last step is saved."""
     steps = run.config.train.steps
+    run.clock.start()
     while True:
         if _evaluation_due(run) and not _evaluate(run):
             break  # asked to stop within it: the next start evaluates anew
         if _due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
-        if run.state.step >= steps or run.stop.agreed():
+        if run.state.step >= steps:
             break
-        _step(run)
+        run.watchdog.doing("step", str(run.state.step + 1))
+        batch = _next_batch(run)
+        if batch.stop:
+            break
+        _step(run, batch)
     _save(run)
     run.watchdog.doing("save", "being finished", patience=SAVE_PATIENCE)
     run.checkpoints.wait()
     return run.state.step >= steps and not _evaluation_due(run)
 
 
-def _step(run: Run) -> None:
-    started = time.perf_counter()
-    run.watchdog.doing("step", str(run.state.step + 1))
-    number = run.state.batch
-    batch = to_local_batch(
-        run.loader.batch(number),
+def _next_batch(run: Run) -> LocalBatch:
+    return to_local_batch(
+        run.loader.batch(run.state.batch),
         run.mesh,
         micro_batch_size=run.config.train.micro_batch_size,
         documents=run.documents,
+        stop_asked=run.stop.asked(),
     )
+
+
+def _step(run: Run, batch: LocalBatch) -> None:
+    number = run.state.batch
     lr = run.schedule(run.state.step)
     result = run.engine.train_step(run.watchdog.followed(batch.micro_batches), lr=lr)
     run.state = _advanced(run.state, result, batch.tokens_global, run.engine.optimizer_steps)
-    seconds = time.perf_counter() - started
+    seconds = run.clock.step_ended()
     run.stop.step_took(seconds)
     run.metrics.step(run.state, result, lr=lr, tokens=batch.tokens_global, seconds=seconds, batch_hash=batch.hash)
     loss = result.nll / max(batch.tokens_global, 1)
@@ -114,20 +122,21 @@ def _evaluate(run: Run) -> bool:
     """False where the run was asked to stop on the way."""
     run.watchdog.doing("evaluation", f"after step {run.state.step}")
     train = run.config.train
-    evaluation = evaluate(
-        run.engine,
-        run.held_out,
-        run.mesh,
-        micro_batch_size=train.micro_batch_size,
-        micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
-        max_windows=run.config.evaluate.max_windows,
-        documents=run.documents,
-        followed=run.watchdog.followed,
-        stopped=run.stop.agreed,
-    )
-    if evaluation is None:
-        return False
-    run.metrics.evaluation(run.state, evaluation)
+    with run.clock.apart():
+        evaluation = evaluate(
+            run.engine,
+            run.held_out,
+            run.mesh,
+            micro_batch_size=train.micro_batch_size,
+            micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
+            max_windows=run.config.evaluate.max_windows,
+            documents=run.documents,
+            followed=run.watchdog.followed,
+            stop_asked=run.stop.asked,
+        )
+        if evaluation is None:
+            return False
+        run.metrics.evaluation(run.state, evaluation)
     run.state = run.state.evaluated(evaluation.loss)
     return True
 
@@ -136,14 +145,16 @@ def _save(run: Run) -> None:
     if run.state.step == run.saved_step:
         return
     run.watchdog.doing("save", f"after step {run.state.step}", patience=SAVE_PATIENCE)
-    run.checkpoints.save(run.engine, run.state)
+    with run.clock.apart():
+        run.checkpoints.save(run.engine, run.state)
     run.saved_step = run.state.step
 
 
 def _go_back(run: Run) -> TrainState | None:
     """To the last checkpoint, which is loaded into the engine; None where there is none yet."""
     run.watchdog.doing("rollback", f"after step {run.state.step}")
-    state = run.checkpoints.load_latest(run.engine)
+    with run.clock.apart():
+        state = run.checkpoints.load_latest(run.engine)
     if state is None:
         return None
     run.metrics.go_back(state)

@@ -1,4 +1,4 @@
-"""Asking a run to stop: signals and a time limit, agreed on by all ranks between steps."""
+"""Asking a run to stop: signals and a time limit. All ranks hear of it with the next batch (train/batches.py)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
-
-import torch
-import torch.distributed as dist
-
-from parallel.mesh import Mesh
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _STEPS = 50  # the longest of so many is what the next one may take
@@ -24,7 +19,6 @@ class Stop:
 
     def __init__(
         self,
-        mesh: Mesh,
         *,
         limit: float | None = None,
         before_limit_seconds: float = 0.0,
@@ -35,7 +29,6 @@ class Stop:
         The stop comes early enough for one more step and a save, as long as they took so far (`save_seconds`: the last
         one), and `before_limit_seconds` besides.
         """
-        self._mesh = mesh
         self._limit = limit
         self._before_limit_seconds = before_limit_seconds
         self._save_seconds = save_seconds
@@ -55,11 +48,9 @@ class Stop:
             self._step_seconds.append(seconds)
         self._first = False
 
-    def agreed(self) -> bool:
-        """Whether any rank was asked to stop: the same answer on all, a collective. To be asked before every step."""
-        flag = torch.tensor(float(self._asked_at is not None or self._is_late()), device=self._mesh.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag.item())
+    def asked(self) -> bool:
+        """Whether this rank was asked to stop, or has no time for one more step."""
+        return self._asked_at is not None or self._is_late()
 
     def _is_late(self) -> bool:
         if self._limit is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from made_shards import documents, write_source
 from processes import run_ranks
 
@@ -41,6 +42,46 @@ def hashes_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], micro_batch
             ).hash
             for step in range(STEPS)
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """Of one step, by a rank: what the batch says of all ranks, and the collectives that it took to know."""
+
+    tokens: int
+    stop: bool
+    messages: int
+
+
+def steps_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], asked: list[int | None]) -> list[Seen]:
+    """`asked`: by step, the rank that is asked to stop."""
+    mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
+    seen = []
+    with open_loader(data, data_rank=mesh.data.rank, data_size=mesh.data.size) as loader:
+        for step, rank in enumerate(asked):
+            rows = loader.batch(step)
+            with torch.profiler.profile() as profile:
+                batch = to_local_batch(
+                    rows,
+                    mesh,
+                    micro_batch_size=1,
+                    documents=lambda documents_BT: None,
+                    stop_asked=rank == mesh.rank,
+                )
+            messages = sum(event.name.startswith("gloo:") for event in profile.events())
+            seen.append(Seen(batch.tokens_global, batch.stop, messages))
+    return seen
+
+
+def test_one_message_tells_all_ranks_of_tokens_and_of_a_stop(data: dict[str, Any]) -> None:
+    """One rank counts the tokens of all that see the same rows; any rank's wish to stop is heard."""
+    parallel = {"tensor": 2, "pipeline": 2}
+    with open_loader(data) as loader:
+        tokens = [int(loader.batch(step).loss_mask.sum()) for step in range(3)]
+    for seen in run_ranks(4, steps_on_a_rank, data, parallel, [None, 3, 0]):
+        assert [step.tokens for step in seen] == tokens
+        assert [step.stop for step in seen] == [False, True, True]
+        assert [step.messages for step in seen] == [1, 1, 1]
 
 
 def whole(rows: Rows) -> str:

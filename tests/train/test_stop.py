@@ -1,4 +1,4 @@
-"""When a run is late, that all ranks agree on it, and what a second Ctrl-C does."""
+"""When a run is late, and what a second Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -7,47 +7,33 @@ import subprocess
 import sys
 import time
 
-from processes import run_ranks
-
-from parallel.config import ParallelConfig
-from parallel.mesh import make_mesh
 from train.stop import Stop
 
 
-def looks(limits: list[float | None], before: float, save: float, steps: list[float]) -> list[bool]:
-    """Of a rank with `limits[rank]` seconds left: the answers before each step, and after the last."""
-    mesh = make_mesh(ParallelConfig(data=len(limits)), timeout_seconds=60)
-    seconds = limits[mesh.rank]
-    limit = None if seconds is None else time.time() + seconds
-    stop = Stop(mesh, limit=limit, before_limit_seconds=before, save_seconds=lambda: save)
-    answers = [stop.agreed()]
-    for step in steps:
+def looks(*, limit: float | None = 100.0, before: float = 0.0, save: float = 0.0) -> list[bool]:
+    """With `limit` seconds left: the answers before each of three steps, and after the last."""
+    end = None if limit is None else time.time() + limit
+    stop = Stop(limit=end, before_limit_seconds=before, save_seconds=lambda: save)
+    answers = [stop.asked()]
+    for step in (500.0, 40.0, 10.0):
         stop.step_took(step)
-        answers.append(stop.agreed())
+        answers.append(stop.asked())
     return answers
 
 
 def test_a_step_a_save_and_the_margin_must_fit() -> None:
-    def of(**more: float) -> list[bool]:
-        given = {"before": 0.0, "save": 0.0, **more}
-        return run_ranks(1, looks, [100.0], given["before"], given["save"], [500.0, 40.0, 10.0])[0]
-
-    assert of() == [False, False, False, False]  # the first step of 500 s warms up, and says nothing
-    assert of(before=61) == [False, False, True, True]  # the longest step counts, not the last
-    assert of(save=61) == [False, False, True, True]
-    assert of(save=35, before=35) == [False, False, True, True]
-    assert of(before=101) == [True] * 4
-
-
-def test_all_ranks_stop_where_one_is_late() -> None:
-    assert run_ranks(2, looks, [None, 5.0], 10.0, 0.0, []) == [[True], [True]]
-    assert run_ranks(2, looks, [None, None], 10.0, 0.0, [1.0]) == [[False, False]] * 2
+    assert looks() == [False, False, False, False]  # the first step of 500 s warms up, and says nothing
+    assert looks(before=61) == [False, False, True, True]  # the longest step counts, not the last
+    assert looks(save=61) == [False, False, True, True]
+    assert looks(save=35, before=35) == [False, False, True, True]
+    assert looks(before=101) == [True] * 4
+    assert looks(limit=None, before=101) == [False] * 4
 
 
 LISTENS = """
 import time
 from train.stop import Stop
-Stop(None).listen()
+Stop().listen()
 print("ready", flush=True)
 while True: time.sleep(0.05)
 """

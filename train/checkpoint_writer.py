@@ -24,6 +24,7 @@ from train.checkpoint_folder import LATEST, step_folders, step_of
 from train.claim import Claim
 from train.config import CheckpointConfig
 from train.exchange import agree
+from train.manifest import FILE_NAME as MANIFEST
 from train.manifest import (
     STATE_FILE_NAME,
     FileRecord,
@@ -96,6 +97,11 @@ class CheckpointWriter:
 
         self._thread = threading.Thread(target=self._guarded, args=(write,), name="checkpoint-writer")
         self._thread.start()
+
+    def tell_held_out_loss(self, state: TrainState) -> None:
+        """See Checkpoints.tell_held_out_loss."""
+        self.wait()
+        self._agree(lambda: self._amend(state) if self._mesh.rank == 0 else None)
 
     def wait(self) -> None:
         """See Checkpoints.wait."""
@@ -217,6 +223,16 @@ class CheckpointWriter:
         write_text(self._claim.workspace / LATEST, final.name + "\n")
         self._claim.publish(self._claim.workspace / LATEST, self._folder / LATEST)
         self._prune(state.step)
+
+    def _amend(self, state: TrainState) -> None:
+        """Put another manifest in place of a checkpoint's; where the checkpoint is gone by now, do nothing."""
+        path = self._folder / folder_name(state.step)
+        self._claim.check()
+        with contextlib.suppress(NotWholeError):
+            manifest = read_manifest(path)
+            write_manifest(self._claim.workspace, manifest.model_copy(update={"held_out_loss": state.held_out_loss}))
+            self._claim.publish(self._claim.workspace / MANIFEST, path / MANIFEST)
+            self._prune(state.step)
 
     def _prune(self, newest: int) -> None:
         """Remove older checkpoints that nothing asks to keep. Those past `newest` are of a run that was wound back."""

@@ -82,6 +82,14 @@ class Checkpoints:
         """Copy the tensors and write them behind the loop's back; waits for an earlier save still being written."""
         self._writer.save(engine.state(saving=True), state)
 
+    def tell_held_out_loss(self, state: TrainState) -> None:
+        """Add the held-out loss to the manifest of the checkpoint of this step, which was saved without. A collective.
+
+        A run that is stopped within an evaluation saves first; the next start makes the evaluation anew. The manifest
+        is put in place by one rename: the checkpoint is whole all the time.
+        """
+        self._writer.tell_held_out_loss(state)
+
     def wait(self) -> None:
         """Until what is being written is whole. Raises what went wrong in writing, the same on all ranks."""
         self._writer.wait()

@@ -138,6 +138,8 @@ def _evaluate(run: Run) -> bool:
             return False
         run.metrics.evaluation(run.state, evaluation)
     run.state = run.state.evaluated(evaluation.loss)
+    if run.saved_step == run.state.step:  # before this evaluation, by a run that was stopped within it
+        run.checkpoints.tell_held_out_loss(run.state)
     return True
 
 

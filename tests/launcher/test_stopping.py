@@ -13,6 +13,7 @@ import psutil
 import pytest
 from processes import lehr, start_lehr
 
+from train.manifest import read_manifest
 from train.metrics_file import read_metrics
 
 TWO = ("parallel.data=2",)
@@ -73,6 +74,7 @@ def test_in_evaluation_which_is_made_up_for(config: Path) -> None:
     assert saved_step(run) == 3
     lines = read_metrics(run / "metrics.jsonl")
     assert not any("held_out/loss" in line for line in lines)
+    assert read_manifest(run / "checkpoints" / "step-00000003").held_out_loss is None
     again = lehr("train", config, *overrides)
     assert again.returncode == 0, again.stderr
     volatile = {"tokens_per_second", "mfu", "memory_bytes", "seconds_per_step"}
@@ -82,6 +84,7 @@ def test_in_evaluation_which_is_made_up_for(config: Path) -> None:
     )
     assert found == wanted
     assert "held_out/loss" in found[-1]
+    assert read_manifest(run / "checkpoints" / "step-00000003").held_out_loss == found[-1]["held_out/loss"]
 
 
 @pytest.mark.slow

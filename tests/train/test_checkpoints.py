@@ -57,6 +57,27 @@ def load_on_a_rank(folder: Path, trial: Trial, tokenizer: str = "") -> int | Non
     return None if state is None else state.step
 
 
+def tell_later_on_a_rank(folder: Path) -> None:
+    """Steps 10 and 20 saved, 20 without its held-out loss, which comes later and is the best."""
+    mesh, parts = start(Trial(model=TRIAL.model, parallel={"data": 2}))
+    checkpoints = Checkpoints(
+        folder,
+        mesh,
+        model={},
+        retention=CheckpointConfig(keep_last=1, keep_best=1),
+        claim=Claim.take(folder) if mesh.rank == 0 else None,
+    )
+    checkpoints.save(parts.engine, TrainState(step=10, held_out_loss=2.0))
+    stopped = TrainState(step=20)
+    checkpoints.save(parts.engine, stopped)
+    checkpoints.wait()
+    dist.barrier()
+    if mesh.rank == 0:
+        assert {path.name for path in folder.glob("step-*")} == {"step-00000010", "step-00000020"}
+    dist.barrier()
+    checkpoints.tell_held_out_loss(stopped.evaluated(1.5))
+
+
 def save_on_a_slow_disk(folder: Path) -> list[float]:
     """How long two saves, one right after the other, hold the loop where every flush to disk takes a quarter second."""
     mesh, parts = start(SMALL)
@@ -261,6 +282,14 @@ def test_files_are_safetensors_to_everybody(folder: Path) -> None:
             assert weight.dtype.is_floating_point
             rows += weight.shape[0]
     assert (rows, weight.shape[1]) == manifest.tensors["model.layers.0.attention.q.weight"]
+
+
+def test_a_held_out_loss_that_comes_later_reaches_the_manifest_and_counts_for_what_is_kept(tmp_path: Path) -> None:
+    run_ranks(2, tell_later_on_a_rank, tmp_path)
+    (path,) = tmp_path.glob("step-*")
+    assert path.name == "step-00000020"
+    assert read_manifest(path).held_out_loss == 1.5
+    assert problems_of(path) == []
 
 
 def test_a_disk_slower_than_the_interval_holds_the_loop_and_mixes_nothing_up(tmp_path: Path) -> None:

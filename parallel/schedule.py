@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -23,18 +24,24 @@ def run_micro_batches(stages: Sequence[Stage], micro_batches: Sequence[MicroBatc
 
     Returns the summed nll of this rank's unmasked tokens: a scalar, 0 on every stage but the last.
     """
-    sequence, rows = _shape(micro_batches[0])
+    rest = iter(micro_batches)
+    first = next(rest)
+    rows, sequence = first.tokens_BT.shape
+    nothing = first.weights_BT.new_zeros(())
+    waiting = [deque([first]) for _ in stages]
+    del first  # or its masks would live as long as all
+    batches = [_of_a_chunk(own, waiting, rest) for own in waiting]
     with cuda_means_cpu() or contextlib.nullcontext(), contextlib.nullcontext() if backward else torch.no_grad():
         sums: list[Tensor] = get_forward_backward_func()(
             forward_step_func=_forward_step,
-            data_iterator=[iter(micro_batches) for _ in stages] if len(stages) > 1 else iter(micro_batches),
+            data_iterator=batches if len(stages) > 1 else batches[0],
             model=list(stages) if len(stages) > 1 else stages[0],
             num_microbatches=len(micro_batches),
             seq_length=sequence,
             micro_batch_size=rows,
             forward_only=not backward,
         )
-    return torch.stack(sums).sum() if sums else micro_batches[0].weights_BT.new_zeros(())
+    return torch.stack(sums).sum() if sums else nothing
 
 
 def _forward_step(
@@ -44,6 +51,20 @@ def _forward_step(
     return output, lambda loss: (loss, _NO_TOKENS, nll)
 
 
-def _shape(batch: MicroBatch) -> tuple[int, int]:
-    rows, sequence = batch.tokens_BT.shape
-    return sequence, rows
+def _of_a_chunk(
+    own: deque[MicroBatch], waiting: Sequence[deque[MicroBatch]], rest: Iterator[MicroBatch]
+) -> Iterator[MicroBatch]:
+    """The micro-batches as one chunk takes them. Each is made when the first chunk asks for it, and serves all.
+
+    It is let go when the last chunk has had it. (itertools.tee lets go of 57 together.)
+    """
+    while own or _hand_out(rest, waiting):
+        yield own.popleft()
+
+
+def _hand_out(rest: Iterator[MicroBatch], waiting: Sequence[deque[MicroBatch]]) -> bool:
+    batch = next(rest, None)
+    if batch is not None:
+        for queue in waiting:
+            queue.append(batch)
+    return batch is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from parallel.stage import MicroBatch
 class LocalBatch:
     """This data rank's micro-batches; the unmasked tokens and the hash of all data ranks' rows; whether to stop."""
 
-    micro_batches: list[MicroBatch]
+    micro_batches: Sequence[MicroBatch]  # each made when it is taken
     tokens_global: int
     hash: str  # 16 hex digits, of the global batch: the same for every layout and cut
     stop: bool  # some rank was asked to stop: the same answer on all
@@ -41,19 +42,9 @@ def to_local_batch(
     counts = mesh.tensor.rank == mesh.pipeline.rank == 0  # one rank for each data rank's rows
     own = [int(rows.loss_mask.sum()), batch_hash(rows, first_row=mesh.data.rank * len(rows))] if counts else [0, 0]
     tokens_global, batch_sum, stops = sums_over_world([*own, int(stop_asked)])
-    weight = 1.0 / max(tokens_global, 1)
-    micro_batches = []
-    for start in range(0, len(rows.tokens), micro_batch_size):
-        part = slice(start, start + micro_batch_size)
-        micro_batches.append(
-            MicroBatch(
-                tokens_BT=_tensor(rows.tokens[part], mesh),
-                targets_BT=_tensor(rows.targets[part], mesh),
-                weights_BT=_tensor(rows.loss_mask[part], mesh).float() * weight,
-                positions_BT=_tensor(rows.positions[part], mesh),
-                documents=documents(torch.from_numpy(np.ascontiguousarray(rows.documents[part]))),
-            )
-        )
+    micro_batches = _MicroBatches(
+        rows, micro_batch_size, weight=1.0 / max(tokens_global, 1), documents=documents, device=mesh.device
+    )
     return LocalBatch(micro_batches, tokens_global, f"{batch_sum % 2**64:016x}", stops > 0)
 
 
@@ -64,5 +55,44 @@ def name_samples(loader: Loader, step: int) -> dict[str, list[int]]:
     return {names[number]: samples[sources == number].tolist() for number in np.unique(sources).tolist()}
 
 
-def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], mesh: Mesh) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(mesh.device, non_blocking=True)
+class _MicroBatches(Sequence[MicroBatch]):
+    """Made anew each time one is taken: the document masks (T x T) of a whole step at once could fill the memory."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        size: int,
+        *,
+        weight: float,
+        documents: Callable[[torch.Tensor], Documents | None],
+        device: torch.device,
+    ) -> None:
+        self._rows = rows
+        self._size = size
+        self._weight = weight
+        self._documents = documents
+        self._device = device
+
+    def __len__(self) -> int:
+        return -(-len(self._rows.tokens) // self._size)
+
+    @overload
+    def __getitem__(self, index: int) -> MicroBatch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[MicroBatch]: ...
+    def __getitem__(self, index: int | slice) -> MicroBatch | Sequence[MicroBatch]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        rows, first = self._rows, range(len(self))[index] * self._size
+        part = slice(first, first + self._size)
+        return MicroBatch(
+            tokens_BT=_tensor(rows.tokens[part]).to(self._device, non_blocking=True),
+            targets_BT=_tensor(rows.targets[part]).to(self._device, non_blocking=True),
+            weights_BT=_tensor(rows.loss_mask[part]).to(self._device, non_blocking=True).float() * self._weight,
+            positions_BT=_tensor(rows.positions[part]).to(self._device, non_blocking=True),
+            documents=self._documents(_tensor(rows.documents[part])),
+        )
+
+
+def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

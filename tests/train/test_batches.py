@@ -1,21 +1,25 @@
-"""The hash of a global batch: one number for every layout and cut, and another for any other batch."""
+"""A global batch: its hash, what all ranks are told with it, and micro-batches that are made as they are taken."""
 
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from made_shards import documents, write_source
+from parallel_runs import Trial, start
 from processes import run_ranks
 
 from data.config import DataConfig
 from data.loader import Loader, Rows, batch_hash
+from model.attention import Documents
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
 from train.batches import name_samples, to_local_batch
+from train.watchdog import Watchdog
 
 ROWS, SEQ_LENGTH, STEPS = 8, 16, 5
 
@@ -25,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("shards")
     rng = np.random.default_rng(3)
     for name in ("alpha", "beta"):
-        write_source(folder, name, train=[documents(rng, tokens=2000)])
+        write_source(folder, name, train=[documents(rng, tokens=2000, vocab_size=256, longest=12)], vocab_size=256)
     return {"shards": str(folder), "mixture": {"alpha": 0.7, "beta": 0.3}}
 
 
@@ -73,6 +77,7 @@ def steps_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], asked: list[
     return seen
 
 
+@pytest.mark.slow
 def test_one_message_tells_all_ranks_of_tokens_and_of_a_stop(data: dict[str, Any]) -> None:
     """One rank counts the tokens of all that see the same rows; any rank's wish to stop is heard."""
     parallel = {"tensor": 2, "pipeline": 2}
@@ -82,6 +87,41 @@ def test_one_message_tells_all_ranks_of_tokens_and_of_a_stop(data: dict[str, Any
         assert [step.tokens for step in seen] == tokens
         assert [step.stop for step in seen] == [False, True, True]
         assert [step.messages for step in seen] == [1, 1, 1]
+
+
+def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int, int, int]:
+    """Of a step over 8 micro-batches: how often masks were made before it, and in all; the most alive at once."""
+    mesh, parts = start(Trial(parallel=parallel, micro_batch_size=1))
+    made: list[weakref.ref[Documents]] = []
+    most = 0
+
+    def documents(documents_BT: torch.Tensor) -> Documents | None:
+        nonlocal most
+        masks = Documents.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+        assert masks is not None
+        made.append(weakref.ref(masks))
+        most = max(most, sum(each() is not None for each in made))
+        return masks
+
+    with open_loader(data) as loader:
+        batch = to_local_batch(loader.batch(0), mesh, micro_batch_size=1, documents=documents)
+        before = len(made)
+        parts.engine.train_step(Watchdog(60.0, print).followed(batch.micro_batches), lr=1e-3)
+    return before, len(made), most
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parallel"),
+    [(1, {}), (1, {"zero": 2}), (2, {"pipeline": 2}), (2, {"pipeline": 2, "virtual_stages": 2})],
+)
+def test_masks_are_made_for_one_micro_batch_after_the_other(
+    data: dict[str, Any], ranks: int, parallel: dict[str, Any]
+) -> None:
+    """And once for all chunks of a rank, of which the first may be four micro-batches ahead of the last."""
+    for before, made, most in run_ranks(ranks, masks_on_a_rank, data, parallel):
+        assert before == 0
+        assert made == ROWS
+        assert most <= (6 if "virtual_stages" in parallel else 2)
 
 
 def whole(rows: Rows) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,9 +36,22 @@ class Shards:
         """Names by source number, as in Rows.sources."""
         return tuple(self.datasets)
 
+    @property
+    def tokenizer(self) -> TokenizerInfo:
+        """Of all sources."""
+        return next(iter(self.datasets.values())).tokenizer
+
     def split(self, name: str, split: Split) -> SplitInfo:
         """A source's split; an empty one where its dataset.json has none."""
         return self.datasets[name].splits.get(split, _EMPTY)
+
+    def digests(self) -> dict[str, str]:
+        """For each source one hash of what is read of it: the tokens of its files in their order, documents' ends."""
+        read = {name: info.to_plain() for name, info in self.datasets.items()}
+        return {
+            name: hashlib.sha256(json.dumps([info["token_bytes"], info["splits"]], sort_keys=True).encode()).hexdigest()
+            for name, info in read.items()
+        }
 
     def stream(self, name: str, split: Split) -> Stream:
         """Open a source's split. Raises UserError where files are missing, cut short, or not of one piece."""
@@ -80,7 +95,7 @@ def open_shards(config: DataConfig) -> Shards:
 
 def shard_tokenizer(config: DataConfig) -> TokenizerInfo:
     """The tokenizer of all sources of `config`. Raises UserError where there are no shards, or several tokenizers."""
-    return next(iter(open_shards(config).datasets.values())).tokenizer
+    return open_shards(config).tokenizer
 
 
 def mixture_of(config: DataConfig, shards: Shards, *, split: Split, rows_per_step_global: int) -> Mixture:
@@ -138,8 +153,7 @@ def check_shards(config: DataConfig, seq_length: int) -> Shards:
             stream = shards.stream(name, split)
             if config.verify_hashes:
                 stream.check_documents()
-    tokenizer = next(iter(shards.datasets.values())).tokenizer
-    _check_hash(shards.folder / tokenizer.path, tokenizer.sha256)
+    _check_hash(shards.folder / shards.tokenizer.path, shards.tokenizer.sha256)
     if config.verify_hashes:
         with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
             for _ in pool.map(lambda item: _check_hash(*item), list(_hashed_files(shards))):

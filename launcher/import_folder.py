@@ -41,6 +41,7 @@ def import_folder(
     run_config = _run_config(source, config, overrides or [])
     from data.open import shard_tokenizer
     from launcher.checks import check_config, model_with_vocabulary, parameter_shapes
+    from launcher.inputs import inputs_of
     from train.run_folder import RunFolder, open_run
     from train.weights_only import write_first_checkpoint
 
@@ -53,7 +54,7 @@ def import_folder(
     with new_folder(path) as aside:
         weights = open_weights(source, entries, tied=model.tied_embeddings)
         shapes = {name: shape for entry in entries for name, shape in entry.ours}
-        claim = open_run(aside, run_config, world_size=1)
+        claim = open_run(aside, run_config, world_size=1, inputs=inputs_of(run_config))
         write_first_checkpoint(
             RunFolder(aside).checkpoints,
             shapes,
@@ -80,7 +81,7 @@ def _run_config(source: HuggingFaceFolder, path: Path, overrides: list[str]) -> 
     from launcher.config import RunConfig
     from model.config import ModelConfig
     from settings import UserError, parse, read_yaml
-    from train.run_folder import flatten
+    from train.run_changes import flatten
 
     theirs = parse(ModelConfig, source.model, source=str(source.path / "config.json"))
     plain = read_yaml(path, overrides)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from settings import UserError
-from train.run_folder import MAY_CHANGE, flatten
+from train.run_changes import MAY_CHANGE, flatten
 
 # Not compared: what the law itself covers, where things lie, and how shards are built (their hashes say what is in
 # them). `model.vocab_size` may be left to the shards, whose tokenizer is compared.

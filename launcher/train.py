@@ -17,6 +17,7 @@ from launcher.checks import model_with_vocabulary
 from launcher.config import RunConfig
 from launcher.environment import Ranks, job_end
 from launcher.errors import DONE, STOPPED_EARLY
+from launcher.inputs import inputs_of
 from launcher.rendezvous import open_store
 from model.config import ModelConfig
 from model.size import flops_per_token
@@ -63,7 +64,9 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, store))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    claim = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
+    claim = None
+    if mesh.rank == 0:
+        claim = open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config))
     dist.barrier()
     run = build_run(config, mesh, folder, claim=claim, watchdog=watchdog)
     try:

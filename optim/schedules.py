@@ -29,6 +29,10 @@ class ScheduleConfig(Settings):
         """lr of the 0-based step. Raises UserError where the settings do not fit the run."""
         raise AssertionError(f"{type(self).__name__} has no build")
 
+    def file_values(self) -> tuple[float, ...]:
+        """The lr of each step, where a file says it; none where all follows from the config."""
+        return ()
+
 
 SCHEDULES = Registry("schedule", room="optim", base=ScheduleConfig)
 
@@ -171,8 +175,11 @@ class TableConfig(ScheduleConfig):
     name: Literal["table"] = "table"
     file: Path
 
+    def file_values(self) -> tuple[float, ...]:
+        return _read_table(self.file)
+
     def build(self, *, peak_lr: float, total_steps: int) -> Schedule:
-        values = _read_table(self.file)
+        values = self.file_values()
         if len(values) < total_steps:
             raise UserError(
                 f"schedule.file = {self.file} holds {len(values)} values, fewer than train.steps = {total_steps}; "

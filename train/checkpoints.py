@@ -13,7 +13,6 @@ is whole, by size and hash. Only safetensors and JSON are written or read.
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +37,7 @@ from train.claim import Claim, ClaimRecord
 from train.config import CheckpointConfig
 from train.exchange import agree
 from train.manifest import STATE_FILE_NAME, Manifest, NotWholeError, check_slices, content_problems, read_manifest
-from train.state import TrainState
+from train.state import TrainState, read_state
 
 _MOST_DIFFERENCES = 10
 # Of the writer's collectives. The slowest rank's disk decides how long they take, not a step's time.
@@ -134,7 +133,7 @@ class Checkpoints:
             # Weights that were imported: the optimizer starts afresh.
             slices = {name: part for name, part in slices.items() if not name.startswith("optimizer.")}
         self._check_fit(manifest, slices, path)
-        state = _read_state(path)
+        state = read_state(path)
         if state.step != manifest.step:
             raise UserError(
                 f"checkpoint {path}: {STATE_FILE_NAME} is of step {state.step}, the rest of {manifest.step}"
@@ -220,15 +219,6 @@ class Checkpoints:
             shape=shape,
             stride=torch.empty(shape, device="meta").stride(),
         )
-
-
-def _read_state(path: Path) -> TrainState:
-    source = path / STATE_FILE_NAME
-    try:
-        plain = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{source} cannot be read: {error}") from None
-    return parse(TrainState, plain, source=str(source))
 
 
 def _shared_claim(claim: Claim | None, folder: Path, group: dist.ProcessGroup) -> Claim | None:

@@ -1,56 +1,36 @@
 """The folder of a run: its config, a record of every start, and where everything else goes.
 
 runs/NAME/config.yaml     resolved: `lehr train runs/NAME/config.yaml` goes on with the run
-runs/NAME/run.json        every start: command, versions, git commit, host, date
+runs/NAME/run.json        the hashes of what it reads; every start: command, versions, git commit, host, date
 runs/NAME/metrics.jsonl   runs/NAME/tensorboard/   runs/NAME/checkpoints/   runs/NAME/logs/
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import fnmatch
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from settings import Settings, UserError, parse, read_yaml, to_yaml
 from settings.files import explained, write_json, write_text
+from train.checkpoint_folder import candidates
 from train.claim import Claim, check_not_running
+from train.inputs import Inputs
+from train.run_changes import differences, past_of
+from train.state import read_state
 
-# What may change when a run goes on. All else makes another run of it: the losses would not be those of one run.
-MAY_CHANGE = {
-    "run.folder": "the folder was moved",
-    "run.name": "the folder was renamed",
-    "parallel.*": "any layout gives the same run",
-    "train.steps": "a longer run, or a shorter one; the schedule is drawn over the new length",
-    "train.micro_batch_size": "how a global batch is cut, not what is in it",
-    "train.recompute": "memory for time",
-    "train.attention": "a kernel of the same function",
-    "train.compile": "speed",
-    "train.max_skipped_steps": "a guard",
-    "train.spikes.*": "a guard: what it did so far is in the checkpoint",
-    "train.timeout_seconds": "a guard",
-    "train.hang_seconds": "a guard",
-    "train.time_limit_seconds": "when to stop, not what to do",
-    "train.stop_before_limit_seconds": "when to stop, not what to do",
-    "train.log_every_steps": "the console",
-    "train.forecast": "looks at the run, does not change it",
-    "evaluate.*": "looks at the run, does not change it",
-    "checkpoint.*": "looks at the run, does not change it",
-    "data.verify_hashes": "a guard",
-    "data.prefetch_batches": "speed",
-    "data.executor": "how shards are built",
-    "data.workers": "how shards are built",
-    "data.slurm.*": "how shards are built",
-}
 _MOST_DIFFERENCES = 12
 _PACKAGES = (
     "lehr",
@@ -107,11 +87,19 @@ class RunFolder:
         return self.path / "logs"
 
 
-def check_run(path: Path, config: Settings) -> RunFolder:
+class Record(Settings):
+    """The whole of run.json."""
+
+    format: Literal[1] = 1
+    inputs: Inputs = Inputs()
+    starts: list[Any] = Field([])
+
+
+def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> RunFolder:
     """The folder of a run that does not exist yet, or that this config goes on with. Writes nothing.
 
-    Raises UserError where the folder holds a run of another config (see MAY_CHANGE), with every key that differs, where
-    a process is at it already, and where it cannot be written to.
+    Raises UserError where the folder holds a run of another config (see MAY_CHANGE), with every key that differs, or
+    of other `inputs` (None: not looked at), where a process is at it already, and where it cannot be written to.
     """
     folder = RunFolder(path)
     _check_writable(path)
@@ -122,16 +110,61 @@ def check_run(path: Path, config: Settings) -> RunFolder:
                 f"run folder {path} holds a run without its config.yaml; choose another run.name or put it back"
             )
         return folder
-    changes = _differences(_recorded(folder.config, type(config)), config.to_plain())
-    if changes:
-        lines = [f"  {key}: {there} there, {here} here" for key, (there, here) in changes.items()]
-        if len(lines) > _MOST_DIFFERENCES:
-            lines[_MOST_DIFFERENCES:] = [f"  and {len(lines) - _MOST_DIFFERENCES} more keys"]
-        raise UserError(
-            "\n".join([f"run folder {path} holds a run of another config:", *lines])
-            + f"\nchoose another run.name for a new run, or go on with this one: lehr train {folder.config}"
+    there, here = _pasts(folder, config)
+    recorded = recorded_inputs(path)
+    _refuse(
+        f"run folder {path} holds a run of another config:",
+        [
+            f"{key}: {old} there, {new} here"
+            for key, (old, new) in differences(there, here, hashed=bool(inputs and recorded.sources)).items()
+        ],
+        f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}",
+    )
+    if inputs is not None:
+        data = here.get("data", {})
+        mixtures = [data.get("mixture"), *(stage["mixture"] for stage in data.get("stages", ()))]
+        _refuse(
+            f"run folder {path} holds a run of other data: what its config names has other content now:",
+            recorded.differences(inputs, all_sources=not all(mixtures)),
+            "choose another run.name for a new run, or put the content back (data.shards may name another folder)",
         )
     return folder
+
+
+def recorded_inputs(path: Path) -> Inputs:
+    """What a run read when it first started, as its record says; empty where there is none."""
+    try:
+        return _read_record(RunFolder(path).record).inputs
+    except UserError:
+        return Inputs()
+
+
+def _pasts(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decided the batches that the run has taken, by its recorded config and by this one."""
+    plain = read_yaml(folder.config)
+    try:  # with today's defaults for keys that were not known then
+        there = parse(type(config), plain, source=str(folder.config)).to_plain()
+    except UserError:
+        return plain, config.to_plain()  # of another version of the schema: the keys that differ say so
+    batch, sources = _batches_taken(folder.checkpoints), there.get("data", {}).get("sources", {})
+    return past_of(there, batch=batch, sources=sources), past_of(config.to_plain(), batch=batch, sources=sources)
+
+
+def _batches_taken(checkpoints: Path) -> int:
+    """Of the checkpoint that the run would go on from."""
+    for path in candidates(checkpoints)[0]:
+        with contextlib.suppress(UserError):  # passed over when it is loaded
+            return read_state(path).batch
+    return 0
+
+
+def _refuse(headline: str, found: list[str], remedy: str) -> None:
+    """Raise UserError of what was found, if there is anything."""
+    if found:
+        lines = [f"  {line}" for line in found[:_MOST_DIFFERENCES]]
+        if len(found) > _MOST_DIFFERENCES:
+            lines.append(f"  and {len(found) - _MOST_DIFFERENCES} more")
+        raise UserError("\n".join([headline, *lines, remedy]))
 
 
 def _check_writable(path: Path) -> None:
@@ -154,81 +187,51 @@ def _is_read_only(path: Path) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
-def open_run(path: Path, config: Settings, *, world_size: int, command: Sequence[str] | None = None) -> Claim:
+def open_run(
+    path: Path,
+    config: Settings,
+    *,
+    world_size: int,
+    inputs: Inputs | None = None,
+    command: Sequence[str] | None = None,
+) -> Claim:
     """Create the folder of a run, or add a start to it, and claim it. For one rank only; `check_run`'s errors apply.
 
     `command` is recorded as what started the run: by default this process's arguments. Raises RunError where the folder
     cannot be written to.
     """
-    folder = check_run(path, config)
+    folder = check_run(path, config, inputs)
     with explained("opening the run folder"):
         for part in (folder.path, folder.checkpoints, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
         claim = Claim.take(folder.checkpoints)
-        _record(folder, config, command or ("lehr", *sys.argv[1:]), world_size)
+        _record(folder, config, inputs or Inputs(), command or ("lehr", *sys.argv[1:]), world_size)
     return claim
 
 
-def _record(folder: RunFolder, config: Settings, command: Sequence[str], world_size: int) -> None:
+def _record(folder: RunFolder, config: Settings, inputs: Inputs, command: Sequence[str], world_size: int) -> None:
     start = _record_of_start(command, world_size)
-    starts = _starts(folder.record)
+    try:
+        record = _read_record(folder.record)
+    except UserError:  # set aside, not lost
+        folder.record.rename(folder.record.with_suffix(".unreadable"))
+        record = Record()
     made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
     write_text(folder.config, f"# {start['command']}\n# {made_by}\n{to_yaml(config)}")
-    write_json(folder.record, {"format": 1, "starts": [*starts, start]})
+    record = Record(inputs=record.inputs.joined(inputs), starts=[*record.starts, start])
+    write_json(folder.record, record.to_plain())
 
 
-def _recorded(path: Path, schema: type[Settings]) -> object:
-    """The recorded config, with today's defaults for keys that were not known then."""
-    plain = read_yaml(path)
-    try:
-        return parse(schema, plain, source=str(path)).to_plain()
-    except UserError:
-        return plain  # of another version of the schema: the keys that differ say so
-
-
-def _differences(there: object, here: object) -> dict[str, tuple[str, str]]:
-    """Keys that differ and may not. Of two methods with different names the name says it all."""
-    old, new = flatten(there), flatten(here)
-    keys = [key for key in dict.fromkeys([*new, *old]) if not (key in old and key in new and old[key] == new[key])]
-    renamed = [key.removesuffix("name") for key in keys if key.endswith(".name") and key in old and key in new]
-    return {
-        key: (_shown(old, key), _shown(new, key))
-        for key in keys
-        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in MAY_CHANGE)
-        and not any(key.startswith(method) and key != f"{method}name" for method in renamed if method != "run.")
-    }
-
-
-def flatten(value: object, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys: `{"a": [{"b": 1}]}` is `{"a.0.b": 1}`; empty ones stay."""
-    items: list[tuple[str, object]]
-    if isinstance(value, Mapping) and value:
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and value:
-        items = [(str(index), inner) for index, inner in enumerate(value)]
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= flatten(inner, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False, default=str) if key in flat else "absent"
-
-
-def _starts(path: Path) -> list[Any]:
-    """The earlier starts. A record that is not readable is set aside, not lost: it says nothing a run needs."""
+def _read_record(path: Path) -> Record:
+    """run.json; an empty one where there is none. Raises UserError where it is not readable."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(plain, allow_nan=False)
-        return list(plain["starts"])
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        path.rename(path.with_suffix(".unreadable"))
-        return []
+        return Record()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable: {error}") from None
+    return parse(Record, plain, source=str(path))
 
 
 def _record_of_start(command: Sequence[str], world_size: int) -> dict[str, Any]:

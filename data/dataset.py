@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from settings import Settings, UserError, parse
+from settings.files import file_sha256
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -30,6 +31,12 @@ class ShardFile(Settings):
     sha256: str
     index_sha256: str
     loss_sha256: str | None = None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every file that belongs to it, by path."""
+        loss = {f"{self.path}.loss": self.loss_sha256} if self.loss_sha256 else {}
+        return {self.path: self.sha256, f"{self.path}.index": self.index_sha256, **loss}
 
 
 class SplitInfo(Settings):
@@ -73,3 +80,18 @@ def read_dataset(folder: Path) -> DatasetInfo:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     return parse(DatasetInfo, plain, source=str(path))
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raise UserError where a file's bytes are not those that dataset.json has the hash of."""
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); build the shards again with `lehr data build`"
+        ) from None
+    if found != expected:
+        raise UserError(
+            f"{path} was altered since the shards were built: its SHA-256 is {found[:16]}…, dataset.json says "
+            f"{expected[:16]}…; copy it again, or build the shards again with `lehr data build`"
+        )

@@ -68,10 +68,7 @@ def _tokenizer_verdict(info: DatasetInfo, shards: Path) -> str:
 
 def _verdict(folder: Path, split: SplitInfo) -> str:
     for file in split.files:
-        hashes = {file.path: file.sha256, f"{file.path}.index": file.index_sha256}
-        if file.loss_sha256:
-            hashes[f"{file.path}.loss"] = file.loss_sha256
-        for path, wanted in hashes.items():
+        for path, wanted in file.hashes.items():
             if not (folder / path).is_file():
                 return f"{path} is missing"
             if file_sha256(folder / path) != wanted:

@@ -45,7 +45,7 @@ class Loader:
         """Open the shards and begin to prefetch `first_step`.
 
         Raises UserError for shards that are missing or do not fit their dataset.json, a source shorter than a row, or
-        an unknown source in the mixture; hashes are `data.open.check_shards`'s, once a run and not once a rank.
+        an unknown source in the mixture; hashes are data/verify.py's, once a run and not once a rank.
         """
         assert rows_per_step_global % data_size == 0, (
             f"{rows_per_step_global} rows cannot be dealt to {data_size} ranks"

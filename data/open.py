@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.config import DataConfig
-from data.dataset import FILE_NAME, DatasetInfo, Split, SplitInfo, TokenizerInfo, read_dataset
+from data.dataset import FILE_NAME, DatasetInfo, Split, SplitInfo, TokenizerInfo, check_hash, read_dataset
 from data.mixture import Mixture, Stage, integer_weights
 from data.stream import Stream
 from settings import UserError
 from settings.errors import nearest
-from settings.files import file_sha256, is_folder
+from settings.files import is_folder
 
 # Weights in proportion to tokens are no decimals that somebody chose: parts of this many are close enough, and their
 # table is made in a twentieth of a second.
@@ -142,22 +141,16 @@ def check_shards(config: DataConfig, seq_length: int) -> Shards:
     """Everything a user can get wrong about shards, found before any process starts; raises UserError.
 
     Missing folders, sources, files; unknown sources in a mixture; files cut short or of another size; an index that
-    does not fit its shard; an altered file, by its hash (with `data.verify_hashes`, which reads every byte; the
-    tokenizer's hash is always checked); a source shorter than a row.
+    does not fit its shard; an altered tokenizer; a source shorter than a row. All but what takes reading every byte:
+    see data/verify.py.
     """
     shards = open_shards(config)
     check_windows(config, shards, seq_length)
     mixture_of(config, shards, split="train", rows_per_step_global=1)  # says so where there is nothing to draw from
     for name, dataset in shards.datasets.items():
         for split in dataset.splits:
-            stream = shards.stream(name, split)
-            if config.verify_hashes:
-                stream.check_documents()
-    _check_hash(shards.folder / shards.tokenizer.path, shards.tokenizer.sha256)
-    if config.verify_hashes:
-        with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
-            for _ in pool.map(lambda item: _check_hash(*item), list(_hashed_files(shards))):
-                pass
+            shards.stream(name, split)
+    check_hash(shards.folder / shards.tokenizer.path, shards.tokenizer.sha256)
     return shards
 
 
@@ -166,17 +159,6 @@ def _mixtures(config: DataConfig) -> Iterable[tuple[str, dict[str, float]]]:
     yield "data.mixture", config.mixture
     for number, stage in enumerate(config.stages):
         yield f"data.stages.{number}.mixture", stage.mixture
-
-
-def _hashed_files(shards: Shards) -> Iterable[tuple[Path, str]]:
-    for name, dataset in shards.datasets.items():
-        for split in dataset.splits.values():
-            for file in split.files:
-                path = str(shards.folder / name / file.path)
-                yield Path(path), file.sha256
-                yield Path(f"{path}.index"), file.index_sha256
-                if file.loss_sha256:
-                    yield Path(f"{path}.loss"), file.loss_sha256
 
 
 def _check_one_tokenizer(datasets: dict[str, DatasetInfo]) -> None:
@@ -188,17 +170,3 @@ def _check_one_tokenizer(datasets: dict[str, DatasetInfo]) -> None:
                 f"({datasets[first].tokenizer.path}, {datasets[other].tokenizer.path}); "
                 "build both with one, or leave one out of data.mixture"
             )
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    try:
-        found = file_sha256(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); build the shards again with `lehr data build`"
-        ) from None
-    if found != expected:
-        raise UserError(
-            f"{path} was altered since the shards were built: its SHA-256 is {found[:16]}…, dataset.json says "
-            f"{expected[:16]}…; copy it again, or build the shards again with `lehr data build`"
-        )

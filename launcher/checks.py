@@ -18,7 +18,7 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     """Warnings, a line each, of a config that can be trained on `world_size` ranks.
 
     Raises UserError for the first mistake: in the layout, in what the optimizer's table covers, in the schedule, in
-    the shards (their hashes too, where `data.verify_hashes`), in the vocabulary, in the forecast's fit file.
+    the shards (not in their bytes), in the vocabulary, in the forecast's fit file.
     """
     check_layout(config.parallel, config.model, workload(config, world_size))
     config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)

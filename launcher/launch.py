@@ -79,19 +79,19 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     from launcher.checks import check_config
     from launcher.config import RunConfig
     from launcher.inputs import inputs_of
+    from launcher.verify import verify
     from train.run_folder import check_run
 
     run_config = compose(RunConfig, path, overrides)
     if ranks is not None and ranks.parent is not None:
         return run_config  # the parent has checked it
-    checked = run_config
-    if ranks is not None and ranks.rank > 0:  # to read all shards once is enough
-        checked = run_config.model_copy(update={"data": run_config.data.model_copy(update={"verify_hashes": False})})
-    warnings = check_config(checked, world_size=run_config.parallel.ranks if ranks is None else ranks.world_size)
+    warnings = check_config(run_config, world_size=run_config.parallel.ranks if ranks is None else ranks.world_size)
     check_run(run_config.run.path, run_config, inputs_of(run_config))
     if ranks is None or ranks.rank == 0:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
+    if ranks is None:  # last: it takes longest, and notes in the run folder what it has read
+        verify(run_config)
     return run_config
 
 

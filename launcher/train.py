@@ -19,6 +19,7 @@ from launcher.environment import Ranks, job_end
 from launcher.errors import DONE, STOPPED_EARLY
 from launcher.inputs import inputs_of
 from launcher.rendezvous import open_store
+from launcher.verify import verify_on_rank_0
 from model.config import ModelConfig
 from model.size import flops_per_token
 from parallel.build import Arithmetic, build
@@ -53,6 +54,8 @@ def run_rank(
     """
     timeout_seconds = config.train.timeout_seconds
     store = open_store(ranks, timeout_seconds=timeout_seconds)
+    if ranks.source in ("torchrun", "srun"):  # else it was done before the ranks were started
+        verify_on_rank_0(config, ranks, store)
     start_processes(
         rank=ranks.rank,
         world_size=ranks.world_size,

@@ -27,6 +27,7 @@ from data.config import DataConfig
 from data.held_out import HeldOut
 from data.loader import Loader
 from data.open import check_shards
+from data.verify import verify_shards
 from launcher.checks import check_config
 from launcher.config import RunConfig
 from laws.read import read_curve
@@ -129,6 +130,7 @@ def test_overrides(tmp_path: Path, shards: Path) -> None:
 
 def use_shards(config: DataConfig) -> None:
     check_shards(config, seq_length=32)
+    verify_shards(config, config.shards.with_name("verified.json"))
     loader = Loader(config, seed=1, seq_length=32, rows_per_step_global=8)
     try:
         for step in range(3):

@@ -2,6 +2,7 @@
 
 runs/NAME/config.yaml     resolved: `lehr train runs/NAME/config.yaml` goes on with the run
 runs/NAME/run.json        the hashes of what it reads; every start: command, versions, git commit, host, date
+runs/NAME/verified_shards.json   which shards were hashed and found right
 runs/NAME/metrics.jsonl   runs/NAME/tensorboard/   runs/NAME/checkpoints/   runs/NAME/logs/
 """
 
@@ -80,6 +81,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Checkpoints, and `latest`."""
         return self.path / "checkpoints"
+
+    @property
+    def verified_shards(self) -> Path:
+        """The shards that were hashed and found right."""
+        return self.path / "verified_shards.json"
 
     @property
     def logs(self) -> Path:

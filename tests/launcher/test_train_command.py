@@ -133,6 +133,7 @@ def test_altered_shards_are_refused(config: Path, shards: Path) -> None:
         file.write_bytes(kept)
     assert done.returncode == 2
     assert file.name in done.stderr
+    assert not (config.parent / "runs").exists()
 
 
 def test_a_run_of_another_config_is_refused(config: Path) -> None:

@@ -21,15 +21,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data.config import DataConfig
+from data.dataset import FILE_NAME, check_hash, read_dataset
 from data.plan import Plan, fingerprint, make_plan
 from data.progress import Progress, Watcher
 from data.report import SourceReport, differences, read_build_file
 from data.steps.work_folder import WorkFolder
 from data.tokenizer import end_of_text_id, load_tokenizer
 from settings import UserError
-from settings.files import flush_folder
+from settings.files import file_sha256, flush_folder
 
-_WORK_FORMAT = 1  # another number makes unfinished builds of older code start afresh
+_WORK_FORMAT = 2  # another number makes unfinished builds of older code start afresh
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 _SECONDS_FOR_THE_LOCK = 5.0
@@ -110,6 +111,7 @@ def _finished(config: DataConfig, log: Callable[[str], None]) -> dict[str, Sourc
     if changed := differences(record.recipe, json.loads(json.dumps(config.recipe()))):
         shown = "\n  ".join(changed[:10])
         raise UserError(f"{shards} holds shards of another config:\n  {shown}\n{remedy}")
+    _check_tokenizer(config, remedy)
     try:
         inputs = fingerprint(config)
     except UserError as error:
@@ -119,6 +121,19 @@ def _finished(config: DataConfig, log: Callable[[str], None]) -> dict[str, Sourc
         files = [file for file in {**record.inputs, **inputs} if record.inputs.get(file) != inputs.get(file)]
         raise UserError(f"{shards} was built from other input: {_some(files)} changed; {remedy}")
     return record.sources
+
+
+def _check_tokenizer(config: DataConfig, remedy: str) -> None:
+    """Raise UserError where the tokenizer beside finished shards, or the one to build with, is not theirs."""
+    for dataset in sorted(config.shards.glob(f"*/{FILE_NAME}")):
+        theirs = read_dataset(dataset.parent).tokenizer
+        check_hash(config.shards / theirs.path, theirs.sha256)
+        given = config.tokenizer.path
+        if given and given.is_file() and (found := file_sha256(given)) != theirs.sha256:
+            raise UserError(
+                f"data.tokenizer.path = {given} is not the tokenizer that {dataset.parent} was built with: its SHA-256 "
+                f"is {found[:16]}…, dataset.json says {theirs.sha256[:16]}…; put that one back, or {remedy}"
+            )
 
 
 def _work_path(config: DataConfig, inputs: dict[str, str]) -> Path:

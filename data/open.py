@@ -40,6 +40,12 @@ class Shards:
         """Of all sources."""
         return next(iter(self.datasets.values())).tokenizer
 
+    def tokenizer_file(self) -> Path:
+        """The tokenizer.json. Raises UserError where it is missing or not the one that made the tokens."""
+        path = self.folder / self.tokenizer.path
+        check_hash(path, self.tokenizer.sha256)
+        return path
+
     def split(self, name: str, split: Split) -> SplitInfo:
         """A source's split; an empty one where its dataset.json has none."""
         return self.datasets[name].splits.get(split, _EMPTY)
@@ -150,7 +156,7 @@ def check_shards(config: DataConfig, seq_length: int) -> Shards:
     for name, dataset in shards.datasets.items():
         for split in dataset.splits:
             shards.stream(name, split)
-    check_hash(shards.folder / shards.tokenizer.path, shards.tokenizer.sha256)
+    shards.tokenizer_file()
     return shards
 
 

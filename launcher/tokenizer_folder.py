@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.config import DataConfig
-from data.open import shard_tokenizer
+from data.open import open_shards
 from data.tokenizer import load_tokenizer
-from settings import UserError
-from settings.files import file_sha256
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,9 @@ def tokenizer_files(config: DataConfig, *, longest: int) -> TokenizerFiles:
 
     Raises UserError where the shards are gone or their tokenizer is not the one they were built with.
     """
-    info = shard_tokenizer(config)
-    path = config.shards / info.path
-    tokenizer = load_tokenizer(path)
-    if file_sha256(path) != info.sha256:
-        raise UserError(f"{path} is not the tokenizer that the shards were built with; put it back")
-    end = tokenizer.id_to_token(info.eos_id)
+    shards = open_shards(config)
+    path, eos_id = shards.tokenizer_file(), shards.tokenizer.eos_id
+    end = load_tokenizer(path).id_to_token(eos_id)
     tokens = {"bos_token": end, "eos_token": end}
     said: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -44,7 +39,7 @@ def tokenizer_files(config: DataConfig, *, longest: int) -> TokenizerFiles:
         "tokenizer_config.json": _json(said),
         "special_tokens_map.json": _json(tokens),
     }
-    return TokenizerFiles(files, info.eos_id)
+    return TokenizerFiles(files, eos_id)
 
 
 def _json(value: object) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,3 +236,31 @@ def test_a_source_may_have_filters_of_its_own(folder: Path) -> None:
     result = build(make_config(folder, sources=sources, filters=filters, deduplicate={"exact": False}))
     assert sum(result.sources["strict"].documents.values()) == 0
     assert sum(result.sources["free"].documents.values()) == 400
+
+
+def test_a_tokenizer_replaced_in_place_is_not_taken_for_the_old_one(folder: Path) -> None:
+    """The config is the same to the letter, and the shards are another tokenizer's."""
+    build(make_config(folder, "other", tokenizer={"vocab_size": 280}))
+    build(make_config(folder, "small"))
+    mine = folder / "mine.json"
+    shutil.copyfile(folder / "small/tokenizer.json", mine)
+    with_mine = make_config(folder, tokenizer={"path": str(mine)})
+    build(with_mine)
+    assert build(with_mine).already_built
+    before = hashes(folder / "shards")
+    shutil.copyfile(folder / "other/tokenizer.json", mine)
+    with pytest.raises(
+        UserError, match=r"data.tokenizer.path = .*mine.json is not the tokenizer that .*shards/made was"
+    ):
+        build(with_mine)
+    assert hashes(folder / "shards") == before
+    mine.unlink()  # the shards have a copy
+    assert build(with_mine).already_built
+
+
+def test_shards_whose_own_tokenizer_was_altered_are_not_taken_for_built(folder: Path) -> None:
+    build(make_config(folder))
+    build(make_config(folder, "other", tokenizer={"vocab_size": 280}))
+    shutil.copyfile(folder / "other/tokenizer.json", folder / "shards/tokenizer.json")
+    with pytest.raises(UserError, match=r"shards/tokenizer.json was altered since the shards were built"):
+        build(make_config(folder))

@@ -31,7 +31,9 @@ class TokenizerConfig(Settings):
 
     path: Path | None = Field(None, description="a tokenizer.json to take; none: train one")
     vocab_size: int = Field(32768, ge=257, le=2**31, description="entries of the tokenizer to train, the end token too")
-    train_bytes: int = Field(100_000_000, ge=1, description="train on at most this much text, spread over the sources")
+    train_bytes: int = Field(
+        100_000_000, ge=1, description="train on at most this much text (UTF-8), a share of each source"
+    )
     end_of_text: str = Field("", description="the token after each document; empty: the tokenizer's own")
 
 

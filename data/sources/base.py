@@ -49,7 +49,9 @@ class SourceConfig(Settings):
     name: str = Field(description="the kind of source")
     licence: str = Field("unknown", description="recorded in dataset.json")
     language: str = Field("und", description='ISO 639 code, recorded in dataset.json; "und": undetermined')
-    max_bytes: int = Field(0, ge=0, description="stop after about this much text; 0: all of it")
+    max_bytes: int = Field(
+        0, ge=0, description="take about this much text (UTF-8), each part of the input up to its share; 0: all of it"
+    )
     filters: tuple[Annotated[FilterConfig, FILTERS.field], ...] | None = Field(
         None, description="instead of data.filters; [] keeps every document"
     )

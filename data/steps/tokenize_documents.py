@@ -41,19 +41,34 @@ class TrainTokenizer(PipelineStep):  # type: ignore[misc]
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
         """Yields nothing."""
         tokenizer = train_tokenizer(
-            batched(self._texts(), _TEXTS_AT_ONCE),
+            batched(self.texts(), _TEXTS_AT_ONCE),
             size=self.config.tokenizer.vocab_size,
             end_of_text=self.config.tokenizer.end_of_text,
         )
         tokenizer.save(str(self.work.tokenizer))
         yield from ()
 
-    def _texts(self) -> Iterator[str]:
+    def texts(self) -> Iterator[str]:
+        """What to train on, at most `train_bytes` of UTF-8: where there is more, the same share of each task's sample.
+
+        How much a task would have was only estimated when it was drawn.
+        """
         progress = ProgressNote(self.work.progress("tokenizer", 0))
-        for task in range(self.tasks):
-            for text in read_sample(self.work, task, deduplicated=self.config.deduplicate.any):
-                progress.add(len(text))
-                yield text
+        most = self.config.tokenizer.train_bytes
+        sizes = [sum(len(text.encode()) for text in self._sample(task)) for task in range(self.tasks)]
+        total = sum(sizes)
+        for task, size in enumerate(sizes):
+            left = size if total <= most else most * size // total
+            for text in self._sample(task):
+                content = text.encode()[:left]
+                if not content:
+                    break
+                left -= len(content)
+                progress.add(len(content))
+                yield content.decode(errors="ignore")  # the last one may end within a character
+
+    def _sample(self, task: int) -> Iterator[str]:
+        return read_sample(self.work, task, deduplicated=self.config.deduplicate.any)
 
 
 class _Shard:

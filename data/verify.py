@@ -48,7 +48,7 @@ def verify_shards(config: DataConfig, memory: Path) -> None:
     known = _recall(memory)
     files = list(_hashed_files(shards))
     with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
-        found = list(pool.map(lambda item: _verify(*item, known.get(str(item[0]))), files))
+        found = list(pool.map(lambda item: _verify(item[0], item[1], known.get(str(item[0]))), files))
     verified = {str(path): seen for (path, _), seen in zip(files, found, strict=True) if seen}
     if verified == known and len(verified) == len(files):
         return

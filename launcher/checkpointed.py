@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
+from data.dataset import TokenizerInfo
 from data.open import shard_tokenizer
-from launcher.checks import model_with_vocabulary
 from launcher.config import RunConfig
 from launcher.environment import SINGLE, prepare_process
 from launcher.rendezvous import open_store
+from model.attention import Documents
 from model.config import ModelConfig
-from parallel.build import Arithmetic, Parts, build
+from model.transformer import Transformer
+from parallel.build import Arithmetic, build_chunks
 from parallel.config import ParallelConfig
+from parallel.forward import ForwardEngine
 from parallel.mesh import Mesh, make_mesh, start_processes
-from settings import UserError, compose
-from train.checkpoint_folder import candidates, latest_checkpoint, problems_of, step_folders, step_of
-from train.checkpoints import Checkpoints
-from train.manifest import NotWholeError
+from settings import UserError, compose, parse
+from settings.files import explained
+from train.checkpoint_folder import latest_checkpoint, problems_of, step_folders, step_of
+from train.manifest import Manifest, NotWholeError, read_manifest
 from train.run_folder import RunFolder
-from train.state import TrainState
+from train.weights_only import Weights
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run's config and model, and an engine that holds its weights."""
+    """A run's config, and the weights of a checkpoint: nothing else of it is in memory."""
 
-    folder: RunFolder
     config: RunConfig
-    model: ModelConfig
+    step: int
     mesh: Mesh
-    parts: Parts
-    state: TrainState
+    transformer: Transformer
+    engine: ForwardEngine
+    documents: Callable[[Tensor], Documents | None]
 
 
 def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[RunFolder, RunConfig]:
@@ -65,13 +71,14 @@ def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
 
 
 def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> OpenRun:
-    """Load the newest whole checkpoint of a run folder. Raises UserError where there is none, or no run.
+    """Load the weights of a run's newest whole checkpoint. Raises UserError where there is none, or no run.
 
     `data_shards` replaces the folder that the run recorded, where its shards were moved.
     """
     folder, config = read_run_config(path, data_shards=data_shards)
-    if not candidates(folder.checkpoints)[0]:
-        raise _no_checkpoint(folder)
+    checkpoint = chosen_checkpoint(folder)
+    manifest = read_manifest(checkpoint)
+    model = _model_of(checkpoint, manifest, shard_tokenizer(config.data))
     prepare_process(SINGLE)
     timeout_seconds = config.train.timeout_seconds
     start_processes(
@@ -83,23 +90,23 @@ def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> Open
     )
     parallel = ParallelConfig()
     mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
-    model = model_with_vocabulary(config)
-    parts = build(
-        model,
-        parallel,
-        config.optim,
-        mesh,
-        arithmetic=Arithmetic(config.train.precision, config.train.attention),
-        seq_length=config.train.seq_length,
-        micro_batches=1,
-        seed=config.run.seed,
-    )
-    checkpoints = Checkpoints(
-        folder.checkpoints, mesh, model=model.to_plain(), tokenizer=shard_tokenizer(config.data).sha256
-    )
-    state = checkpoints.load_latest(parts.engine)
-    assert state is not None, "a checkpoint was there a moment ago"
-    return OpenRun(folder, config, model, mesh, parts, state)
+    arithmetic = Arithmetic(config.train.precision, config.train.attention)
+    chunks = build_chunks(model, parallel, mesh, arithmetic=arithmetic, seq_length=config.train.seq_length)
+    (stage,) = chunks.stages
+    with explained("reading a checkpoint"):
+        Weights(checkpoint, manifest).fill(stage.transformer, arithmetic.dtype)
+    return OpenRun(config, manifest.step, mesh, stage.transformer, ForwardEngine(stage), chunks.documents)
+
+
+def _model_of(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:
+    """The model that the weights are of. Raises UserError where it was trained on another tokenizer's numbers."""
+    if manifest.tokenizer and manifest.tokenizer != tokenizer.sha256:
+        raise UserError(
+            f"checkpoint {checkpoint} was trained with another tokenizer than that of the shards: SHA-256 "
+            f"{manifest.tokenizer[:16]}… there, {tokenizer.sha256[:16]}… here; name the run's shards with --shards"
+        )
+    model = parse(ModelConfig, manifest.model, source=str(checkpoint / "manifest.json"))
+    return model.with_vocabulary(tokenizer.vocab_size)
 
 
 def _no_checkpoint(folder: RunFolder) -> UserError:

@@ -39,17 +39,17 @@ def evaluate_run(
             f"no source in {config.data.shards} has held-out documents; build shards with data.held_out_fraction > 0"
         )
     evaluation = evaluate(
-        opened.parts.engine,
+        opened.engine,
         held_out,
         opened.mesh,
         micro_batch_size=config.train.micro_batch_size,
         micro_batches=1,
         max_windows=windows or config.evaluate.max_windows,
-        documents=opened.parts.documents,
+        documents=opened.documents,
     )
     assert evaluation is not None
     table = Table(
-        "source", "tokens", "loss", "unigram loss", "bits per byte", title=f"{run}, step {opened.state.step}, held out"
+        "source", "tokens", "loss", "unigram loss", "bits per byte", title=f"{run}, step {opened.step}, held out"
     )
     for name, source in evaluation.sources.items():
         unigrams = unigram_loss(held_out.shards, name)

@@ -18,23 +18,24 @@ def generate_text(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest that reach this.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    shards: Annotated[Path | None, typer.Option(help="The run's shards, where they were moved.")] = None,
 ) -> None:
     """Go on with a text, sampled from a run's newest checkpoint."""
-    from data.open import shard_tokenizer
+    from data.open import open_shards
     from data.tokenizer import load_tokenizer
     from launcher.checkpointed import open_run_for_reading
     from settings import UserError
     from train.generate import generate
 
-    opened = open_run_for_reading(run)
-    info = shard_tokenizer(opened.config.data)
-    tokenizer = load_tokenizer(opened.config.data.shards / info.path)
+    opened = open_run_for_reading(run, data_shards=shards)
+    theirs = open_shards(opened.config.data)
+    info, tokenizer = theirs.tokenizer, load_tokenizer(theirs.tokenizer_file())
     encoded = tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else [info.eos_id]
     if not encoded:
         raise UserError(f"the prompt {prompt!r} has no tokens")
     produced = list(
         generate(
-            opened.parts.stages[0].transformer,
+            opened.transformer,
             encoded,
             seq_length=opened.config.train.seq_length,
             entries=info.vocab_size,

@@ -39,14 +39,25 @@ class Arithmetic:
     recompute: Literal["none", "selective", "full"] = "none"
     compile: bool = False
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights in forward and backward."""
+        return DTYPES[self.precision]
+
 
 @dataclass(frozen=True)
-class Parts:
-    """What `build` makes: the engine, the chunks it drives, and how document masks are made for them."""
+class Chunks:
+    """This rank's part of the model, and how document masks are made for it."""
 
-    engine: Engine
     stages: tuple[Stage, ...]
     documents: Callable[[Tensor], Documents | None]  # document numbers [B, T] on the CPU -> masks on the device
+
+
+@dataclass(frozen=True)
+class Parts(Chunks):
+    """What `build` makes: the chunks with values, and the engine that drives them."""
+
+    engine: Engine
 
 
 def build(
@@ -61,17 +72,9 @@ def build(
     seed: int,
 ) -> Parts:
     """This rank's part of the model with initial weights, and the engine that trains it."""
-    dtype = DTYPES[arithmetic.precision]
-    kernel = choose_kernel(arithmetic.attention, device=mesh.device, dtype=dtype)
-    stages = build_stages(
-        model,
-        parallel,
-        mesh,
-        seq_length=seq_length,
-        attend=KERNELS[kernel],
-        recompute=arithmetic.recompute,
-        dtype=dtype,
-    )
+    dtype = arithmetic.dtype
+    chunks = build_chunks(model, parallel, mesh, arithmetic=arithmetic, seq_length=seq_length)
+    stages = chunks.stages
     holds_tied_copy = model.tied_embeddings and parallel.pipeline > 1 and mesh.is_last_stage
     shards = shards_of(
         [stage.transformer for stage in stages],
@@ -105,8 +108,24 @@ def build(
         )
     else:
         engine = OwnerEngine(stages, shards, mesh, optimizer, zero=parallel.zero, offload=offload, dtype=dtype)
-    return Parts(
-        engine,
-        tuple(stages),
-        lambda documents_BT: Documents.of(documents_BT, kernel=kernel, dtype=dtype, device=mesh.device),
+    return Parts(stages, chunks.documents, engine)
+
+
+def build_chunks(
+    model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, arithmetic: Arithmetic, seq_length: int
+) -> Chunks:
+    """This rank's part of the model in float32, without values."""
+    dtype = arithmetic.dtype
+    kernel = choose_kernel(arithmetic.attention, device=mesh.device, dtype=dtype)
+    stages = build_stages(
+        model,
+        parallel,
+        mesh,
+        seq_length=seq_length,
+        attend=KERNELS[kernel],
+        recompute=arithmetic.recompute,
+        dtype=dtype,
+    )
+    return Chunks(
+        tuple(stages), lambda documents_BT: Documents.of(documents_BT, kernel=kernel, dtype=dtype, device=mesh.device)
     )

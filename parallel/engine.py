@@ -36,15 +36,19 @@ class Slice:
         return tuple(shape)
 
 
-class Engine(Protocol):
+class Evaluates(Protocol):
+    """Weights that a loss can be had of."""
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
+        """Summed nll of the unmasked tokens of all data ranks' micro-batches, without a gradient."""
+        ...
+
+
+class Engine(Evaluates, Protocol):
     """Weights, gradients and optimizer of this rank, whatever the layout."""
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
         """One step over this data rank's micro-batches of the global batch."""
-        ...
-
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Summed nll of the unmasked tokens of all data ranks' micro-batches, without a gradient."""
         ...
 
     def state(self, *, saving: bool) -> dict[str, Slice]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.held_out import HeldOut
 from model.attention import Documents
-from parallel.engine import Engine
+from parallel.engine import Evaluates
 from parallel.mesh import Mesh
 from parallel.stage import MicroBatch
 from train.batches import to_local_batch
@@ -47,7 +47,7 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine,
+    engine: Evaluates,
     held_out: HeldOut,
     mesh: Mesh,
     *,

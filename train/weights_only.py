@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from settings import UserError
 from settings.files import flush_folder, write_json, write_text
 from train.checkpoint_folder import LATEST
 from train.manifest import STATE_FILE_NAME, FileRecord, Manifest, folder_name, write_manifest
@@ -28,6 +29,22 @@ class Weights:
         self.shapes = {
             name.removeprefix(PREFIX): shape for name, shape in manifest.tensors.items() if name.startswith(PREFIX)
         }
+
+    def fill(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Give a whole model these weights in `dtype`, one tensor after the other. Raises UserError for another's.
+
+        No more memory is taken than that of the weights and of one tensor.
+        """
+        parameters = dict(model.named_parameters())
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        if differing := [n for n in {**shapes, **self.shapes} if shapes.get(n) != self.shapes.get(n)]:
+            name = differing[0]
+            raise UserError(
+                f"{len(differing)} tensors are not those of the model that manifest.json names, such as {name}: "
+                f"{self.shapes.get(name, 'absent')} there, {shapes.get(name, 'absent')} in the model"
+            )
+        for name, parameter in parameters.items():
+            parameter.data = self.read(name).to(parameter.device, dtype)
 
     def read(self, name: str) -> Tensor:
         """One whole tensor, float32."""

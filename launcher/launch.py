@@ -79,6 +79,7 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     from launcher.checks import check_config
     from launcher.config import RunConfig
     from launcher.inputs import inputs_of
+    from launcher.redrawn import redrawn_schedule
     from launcher.verify import verify
     from train.run_folder import check_run
 
@@ -87,6 +88,7 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
         return run_config  # the parent has checked it
     warnings = check_config(run_config, world_size=run_config.parallel.ranks if ranks is None else ranks.world_size)
     check_run(run_config.run.path, run_config, inputs_of(run_config))
+    warnings += redrawn_schedule(run_config)
     if ranks is None or ranks.rank == 0:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)

@@ -30,7 +30,7 @@ from train.checkpoint_folder import candidates
 from train.claim import Claim, check_not_running
 from train.inputs import Inputs
 from train.run_changes import differences, past_of
-from train.state import read_state
+from train.state import TrainState, read_state
 
 _MOST_DIFFERENCES = 12
 _PACKAGES = (
@@ -145,6 +145,14 @@ def recorded_inputs(path: Path) -> Inputs:
         return Inputs()
 
 
+def state_to_go_on_from(folder: RunFolder) -> TrainState | None:
+    """Of the checkpoint that a start would load, unless its tensors turn out not to be whole; None: of none."""
+    for path in candidates(folder.checkpoints)[0]:
+        with contextlib.suppress(UserError):  # passed over when it is loaded
+            return read_state(path)
+    return None
+
+
 def _pasts(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decided the batches that the run has taken, by its recorded config and by this one."""
     plain = read_yaml(folder.config)
@@ -152,16 +160,9 @@ def _pasts(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[st
         there = parse(type(config), plain, source=str(folder.config)).to_plain()
     except UserError:
         return plain, config.to_plain()  # of another version of the schema: the keys that differ say so
-    batch, sources = _batches_taken(folder.checkpoints), there.get("data", {}).get("sources", {})
+    state, sources = state_to_go_on_from(folder), there.get("data", {}).get("sources", {})
+    batch = state.batch if state else 0
     return past_of(there, batch=batch, sources=sources), past_of(config.to_plain(), batch=batch, sources=sources)
-
-
-def _batches_taken(checkpoints: Path) -> int:
-    """Of the checkpoint that the run would go on from."""
-    for path in candidates(checkpoints)[0]:
-        with contextlib.suppress(UserError):  # passed over when it is loaded
-            return read_state(path).batch
-    return 0
 
 
 def _refuse(headline: str, found: list[str], remedy: str) -> None:

@@ -40,8 +40,8 @@ from train.manifest import STATE_FILE_NAME, Manifest, NotWholeError, check_slice
 from train.state import TrainState, read_state
 
 _MOST_DIFFERENCES = 10
-# Of the writer's collectives. The slowest rank's disk decides how long they take, not a step's time.
-_WRITE_TIMEOUT = datetime.timedelta(hours=2)
+# Of the writer's collectives: the slowest disk decides how long they take, and the loop's watchdog when it is too long.
+_WRITE_TIMEOUT = datetime.timedelta(days=1)
 
 
 class Checkpoints:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from settings import Settings
 from train.spikes import SpikeConfig
+from train.watchdog import FIRST_TIME_PATIENCE
 
 
 class TrainConfig(Settings):
@@ -26,12 +27,12 @@ class TrainConfig(Settings):
     compile: bool = Field(False, description="torch.compile the forward pass")
     max_skipped_steps: int = Field(10, ge=1, description="steps in a row without a finite gradient that end the run")
     spikes: SpikeConfig = SpikeConfig()
-    timeout_seconds: float = Field(600, gt=0, description="of every collective: a hang becomes an error")
+    timeout_seconds: float = Field(1800, gt=0, description="of every collective: a hang becomes an error")
     forecast: Literal["auto"] | Path | None = Field(
         None, description="of the held-out loss: a fit file of `lehr law fit`, or auto: by this run's own losses so far"
     )
     hang_seconds: float | None = Field(
-        None, gt=0, description="no progress for so long is a hang, and ends the run; unset: half of timeout_seconds"
+        None, gt=0, description="no progress for so long is a hang, and ends the run; unset: a sixth of timeout_seconds"
     )
     time_limit_seconds: float | None = Field(
         None, gt=0, description="from the start of the process; under Slurm the job's end counts too, unasked"
@@ -44,14 +45,17 @@ class TrainConfig(Settings):
     @property
     def hang_after_seconds(self) -> float:
         """`hang_seconds`, or its default."""
-        return self.timeout_seconds / 2 if self.hang_seconds is None else self.hang_seconds
+        return self.timeout_seconds / 6 if self.hang_seconds is None else self.hang_seconds
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
-        if self.hang_seconds is not None and self.hang_seconds >= self.timeout_seconds:
+        longest = self.hang_after_seconds * FIRST_TIME_PATIENCE
+        if longest >= self.timeout_seconds:
             raise ValueError(
-                f"hang_seconds = {self.hang_seconds:g} must be below timeout_seconds = {self.timeout_seconds:g}: "
-                "after that a collective fails by itself, with no word of where the ranks stand"
+                f"hang_seconds = {self.hang_after_seconds:g} is {longest:g} for a first step, and must stay below "
+                f"timeout_seconds = {self.timeout_seconds:g}: after that a collective fails by itself, with no word of "
+                f"where the ranks stand; set timeout_seconds above {longest:g}, or hang_seconds below "
+                f"{self.timeout_seconds / FIRST_TIME_PATIENCE:g}"
             )
         if self.time_limit_seconds is not None and self.time_limit_seconds <= self.stop_before_limit_seconds:
             raise ValueError(

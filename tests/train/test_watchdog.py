@@ -14,7 +14,10 @@ import torch
 import torch.distributed as dist
 from processes import run_ranks
 
-from train.watchdog import FIRST_TIME_PATIENCE, Hang, Watchdog
+from settings import UserError, parse
+from train.checkpoints import _WRITE_TIMEOUT
+from train.config import TrainConfig
+from train.watchdog import FIRST_TIME_PATIENCE, SAVE_PATIENCE, Hang, Watchdog
 
 HANG_SECONDS = 1.0
 
@@ -75,6 +78,21 @@ def test_the_first_of_a_kind_and_a_save_have_patience() -> None:
     watchdog.doing("step", "2")
     assert told.event.wait(20)
     watchdog.close()
+
+
+def train_config(**times: float) -> TrainConfig:
+    return parse(TrainConfig, {"steps": 1, "seq_length": 1, "global_batch_size": 1, **times}, source="a test")
+
+
+def test_a_watchdog_speaks_before_a_collective_fails() -> None:
+    assert (train_config().hang_after_seconds, train_config().timeout_seconds) == (300, 1800)
+    assert train_config().hang_after_seconds * SAVE_PATIENCE < _WRITE_TIMEOUT.total_seconds()
+    for times in ({}, {"timeout_seconds": 7200}, {"timeout_seconds": 1}, {"timeout_seconds": 60, "hang_seconds": 14.9}):
+        config = train_config(**times)
+        assert config.hang_after_seconds * FIRST_TIME_PATIENCE < config.timeout_seconds
+    for hang_seconds in (15, 60, 1000):
+        with pytest.raises(UserError, match=r"set timeout_seconds above .*, or hang_seconds below 15"):
+            train_config(timeout_seconds=60, hang_seconds=hang_seconds)
 
 
 PAUSED = """

@@ -21,12 +21,12 @@ from rich.table import Table
 
 from launcher.environment import SINGLE, cores, prepare_process
 from launcher.errors import DONE, FAILED
+from launcher.machine import GIB, free_bytes, look
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 State = Literal["ok", "note", "missing"]
-_GIB = 1024**3
 # A rank opens shards, checkpoints, sockets to every other rank, and inductor's files.
 _OPEN_FILES = 4096
 _SHARED_MEMORY_GIB = 1.0
@@ -68,11 +68,11 @@ def doctor() -> None:
 
 def examine() -> Iterator[Finding]:
     """Look at everything, in the order in which things build on each other."""
-    for look in LOOKS:
+    for part in LOOKS:
         try:
-            yield from look()
+            yield from part()
         except Exception as error:  # a broken package must not hide what else is wrong
-            yield Finding(look.__name__.strip("_"), "missing", f"cannot be examined: {type(error).__name__}: {error}")
+            yield Finding(part.__name__.strip("_"), "missing", f"cannot be examined: {type(error).__name__}: {error}")
 
 
 def show(findings: list[Finding], console: Console) -> None:
@@ -129,10 +129,10 @@ def _packages() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        memory = torch.cuda.get_device_properties(0).total_memory / _GIB
-        found = f"{len(names)} x {names[0]}, {memory:.0f} GiB each, CUDA {torch.version.cuda}"
+    machine = look()
+    if machine.gpus:
+        memory = machine.gpu_bytes / GIB
+        found = f"{machine.gpus} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each, CUDA {torch.version.cuda}"
         yield Finding("gpu", "ok", found)
         if importlib.util.find_spec("flash_attn") is None:
             mend = "pip install 'lehr[gpu]' --no-build-isolation"
@@ -144,8 +144,7 @@ def _devices() -> Iterator[Finding]:
             "bfloat16", "ok" if bfloat16 else "note", "yes" if bfloat16 else "no: use train.precision=float32"
         )
         return
-    driver = Path("/proc/driver/nvidia/version").exists()
-    if driver and torch.version.cuda is None:
+    if machine.nvidia_driver and machine.cpu_build:
         mend = "pip install torch with CUDA (https://pytorch.org/get-started/locally)"
         yield Finding("gpu", "note", f"there is a driver, but torch {torch.__version__} is built without CUDA", mend)
     else:
@@ -163,7 +162,7 @@ def _compiler() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     available = cores()
     yield Finding("cores", "ok", f"{available} for this process, {os.cpu_count()} in all")
-    memory = _available_memory() / _GIB
+    memory = free_bytes() / GIB
     low = memory < _MEMORY_GIB
     mend = "end other programs, or train a smaller model" if low else ""
     yield Finding("memory", "note" if low else "ok", f"{memory:.1f} GiB free", mend)
@@ -172,7 +171,7 @@ def _machine() -> Iterator[Finding]:
     enough = soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES
     mend = "" if enough else f"ulimit -n {_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)}"
     yield Finding("open files", "ok" if enough else "note", f"at most {soft}, want {_OPEN_FILES}", mend)
-    free = shutil.disk_usage(Path.cwd()).free / _GIB
+    free = shutil.disk_usage(Path.cwd()).free / GIB
     low = free < _FREE_DISK_GIB
     mend = f"free some, or set run.folder and data.shards to a disk with {_FREE_DISK_GIB:.0f} GiB" if low else ""
     yield Finding("disk", "note" if low else "ok", f"{free:.1f} GiB free in {Path.cwd()}", mend)
@@ -186,7 +185,7 @@ def _shared_memory() -> Iterator[Finding]:
     if not path.is_dir():
         yield Finding("shared memory", "note", "no /dev/shm", "mount -t tmpfs tmpfs /dev/shm")
         return
-    size = shutil.disk_usage(path).total / _GIB
+    size = shutil.disk_usage(path).total / GIB
     low = size < _SHARED_MEMORY_GIB  # 64 MiB in a container by default; NCCL needs more between 8 GPUs
     mend = "start the container with --shm-size=8g, or mount -o remount,size=8G /dev/shm" if low else ""
     yield Finding("shared memory", "note" if low else "ok", f"{size:.1f} GiB in /dev/shm", mend)
@@ -244,19 +243,3 @@ def _is_allowed(package: str, version: str) -> bool:
 
 def _install(package: str) -> str:
     return f"pip install -c constraints.txt '{package}', or make install"
-
-
-def _available_memory() -> int:
-    """Bytes that can be used without swapping, within this process's control group."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            available = min(available, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # not in such a group, or "max"
-            continue
-    return available

@@ -20,6 +20,7 @@ from launcher.console import rank_output
 from launcher.environment import Ranks, one_thread, prepare_imports, prepare_process, read_ranks
 from launcher.errors import FAILED, USER_MISTAKE, user_errors
 from launcher.hangs import STACKS_SIGNAL
+from launcher.machine import check_machine, look, memory_warnings
 from launcher.signals import STOP_SIGNALS, die_with_parent, hold_back
 from launcher.spawn import run_ranks
 from settings import UserError, compose
@@ -76,7 +77,7 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     """
     if ranks is not None:
         prepare_process(ranks)
-    from launcher.checks import check_config
+    from launcher.checks import check_config, model_with_vocabulary
     from launcher.config import RunConfig
     from launcher.inputs import inputs_of
     from launcher.redrawn import redrawn_schedule
@@ -86,9 +87,12 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     run_config = compose(RunConfig, path, overrides)
     if ranks is not None and ranks.parent is not None:
         return run_config  # the parent has checked it
-    warnings = check_config(run_config, world_size=run_config.parallel.ranks if ranks is None else ranks.world_size)
+    machine = look()
+    warnings = check_machine(run_config, machine, ranks)
+    warnings += check_config(run_config, world_size=run_config.parallel.ranks if ranks is None else ranks.world_size)
     check_run(run_config.run.path, run_config, inputs_of(run_config))
     warnings += redrawn_schedule(run_config)
+    warnings += memory_warnings(run_config, model_with_vocabulary(run_config), machine, ranks)
     if ranks is None or ranks.rank == 0:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)

@@ -110,6 +110,7 @@ MISTAKES = {
     "mixture": (["data.mixture.alfa=1"], "alpha"),
     "schedule": (["schedule.warmup_steps=100"], "schedule.warmup_steps = 100"),
     "optimizer": (["optim.name=adamv"], "adamw"),
+    "kernel": (["train.attention=flash"], "train.attention = flash cannot be used"),
 }
 
 

@@ -63,8 +63,13 @@ Attend = Callable[[Tensor, Tensor, Tensor, Documents | None], Tensor]
 def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | None) -> Tensor:
     """torch's scaled_dot_product_attention: softmax(q·k / sqrt(K)) · v, causal, on any device -> [B, H, T, K]."""
     mask = None if documents is None else documents.mask_B1TT
+    groups = q_BHTK.shape[1] // k_BGTK.shape[1]
+    if groups > 1 and q_BHTK.is_cuda and (mask is not None or q_BHTK.dtype == torch.float32):
+        # torch's flash kernel takes neither a mask nor float32, its other one no groups: left is one that holds T·T.
+        k_BGTK, v_BGTK = (each.repeat_interleave(groups, 1) for each in (k_BGTK, v_BGTK))
+        groups = 1
     return nn.functional.scaled_dot_product_attention(
-        q_BHTK, k_BGTK, v_BGTK, attn_mask=mask, is_causal=mask is None, enable_gqa=q_BHTK.shape[1] != k_BGTK.shape[1]
+        q_BHTK, k_BGTK, v_BGTK, attn_mask=mask, is_causal=mask is None, enable_gqa=groups > 1
     )
 
 

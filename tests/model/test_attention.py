@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 import model.blocked
 from model.attention import KERNELS, Attention, Documents, Kernel, choose_kernel
@@ -151,6 +153,40 @@ def test_tokens_do_not_see_later_ones(options: dict[str, Any]) -> None:
     before, after = attention(x_TBD, rotation, None), attention(changed_TBD, rotation, None)
     torch.testing.assert_close(before[:5], after[:5], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(before[5:], after[5:])
+
+
+class Recording(TorchFunctionMode):
+    """What torch's attention is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[list[int], bool]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            self.calls.append(([each.shape[1] for each in args], kwargs["enable_gqa"]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("device", "several", "dtype", "expanded"),
+    [
+        ("cuda", True, torch.bfloat16, True),
+        ("cuda", False, torch.float32, True),
+        ("cuda", False, torch.bfloat16, False),
+        ("cpu", True, torch.float32, False),
+    ],
+)
+def test_on_a_gpu_groups_keep_a_kernel_that_holds_no_scores(
+    device: str, several: bool, dtype: torch.dtype, expanded: bool
+) -> None:
+    """Torch's kernels that do not hold T x T take groups only without a mask and in 16 bits."""
+    with FakeTensorMode():  # shapes and devices without values: a GPU is not needed
+        q, k, v = (torch.empty(2, heads, 16, 8, device=device, dtype=dtype) for heads in (6, 2, 2))
+        documents = Documents(mask_B1TT=torch.empty(2, 1, 16, 16, device=device, dtype=dtype)) if several else None
+        with Recording() as recording:
+            assert KERNELS["sdpa"](q, k, v, documents).shape == q.shape
+    assert recording.calls == [([6, 6, 6], False) if expanded else ([6, 2, 2], True)]
 
 
 @pytest.mark.gpu

@@ -6,7 +6,6 @@ import contextlib
 import faulthandler
 import importlib
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from launcher.environment import Ranks, one_thread, prepare_imports, prepare_pro
 from launcher.errors import FAILED, USER_MISTAKE, user_errors
 from launcher.hangs import STACKS_SIGNAL
 from launcher.machine import check_machine, look, memory_warnings
-from launcher.signals import STOP_SIGNALS, die_with_parent, hold_back
+from launcher.signals import die_with_parent, end_at_once
 from launcher.spawn import run_ranks
 from settings import UserError, compose
 
@@ -46,9 +45,12 @@ def train(
     """Train a model: on as many processes as the parallel sizes say, or on those of torchrun or srun.
 
     Exit codes: 0 done; 2 a mistake in the config or its files; 75 stopped early with a checkpoint (the same command
-    goes on); anything else a failure, with the rank and why.
+    goes on); 128 + a signal's number: ended by it before there was anything to save; anything else a failure, with the
+    rank and why.
     """
     ranks = read_ranks()
+    if ranks.parent is None:
+        end_at_once(silently=ranks.source != "single")  # of many ranks only the launcher needs to say so
     if ranks.source == "single":
         with one_thread():
             run_config = _load(config, overrides or [], None)
@@ -57,12 +59,9 @@ def train(
             start = _starter(run_config, command)
             log_folder = run_config.run.path / "logs"
             raise SystemExit(run_ranks(start, count=run_config.parallel.ranks, log_folder=log_folder))
-        hold_back(signal.SIGTERM, signal.SIGUSR1)  # not Ctrl-C: it may end what has nothing to save yet
         _be_a_rank(ranks, run_config)
     if ranks.parent is not None:
         die_with_parent(ranks.parent.pid)
-    # Until the loop listens, a notice to stop waits: it would end a rank that can save soon.
-    hold_back(*STOP_SIGNALS)
     try:
         run_config = _load(config, overrides or [], ranks)
     except UserError as error:
@@ -132,14 +131,11 @@ def _be_a_rank(ranks: Ranks, run_config: RunConfig) -> NoReturn:
     """Run one rank's part in this process, and end the process."""
     prepare_process(ranks)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
+    from launcher.train import run_rank  # takes seconds; only then is anything written
+
     with rank_output(ranks, run_config.run.path / "logs") as console:
         try:
-            from launcher.train import run_rank
-
             code = run_rank(run_config, ranks, on_hang=lambda hang, store: _end_hung(ranks, hang, store, console))
-        except KeyboardInterrupt:
-            print("ended by Ctrl-C before there was anything to save", file=sys.stderr)
-            code = 128 + signal.SIGINT
         except Exception as error:
             _fail(ranks, error, console)
     _end_process(code, sys.stdout, sys.stderr)

@@ -68,12 +68,12 @@ class _Launch:
         self._silent: list[Silent] = []  # in a hang, ranks that did not say where they stand
 
     def run(self) -> int:
-        self._log_folder.mkdir(parents=True, exist_ok=True)
-        kept = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGHUP)}
+        kept = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         for number, handler in kept.items():
             if not (number == signal.SIGHUP and handler is signal.SIG_IGN):  # nohup
                 signal.signal(number, self._receive)
         try:
+            self._log_folder.mkdir(parents=True, exist_ok=True)
             self._start()
             self._watch()
             return self._verdict()
@@ -131,7 +131,7 @@ class _Launch:
             os.setsid()
             assert place.parent is not None
             die_with_parent(place.parent.pid)
-            for number in (*STOP_SIGNALS, signal.SIGHUP):
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             columns = shutil.get_terminal_size().columns if place.rank == 0 and sys.stdout.isatty() else None
             become_rank(place, console_columns=columns)

@@ -19,6 +19,7 @@ from launcher.environment import Ranks, job_end
 from launcher.errors import DONE, STOPPED_EARLY
 from launcher.inputs import inputs_of
 from launcher.rendezvous import open_store
+from launcher.signals import hold_back
 from launcher.verify import verify_on_rank_0
 from model.config import ModelConfig
 from model.size import flops_per_token
@@ -63,6 +64,8 @@ def run_rank(
         timeout_seconds=timeout_seconds,
         store=store,
     )
+    # All ranks are there. From now on a notice to stop waits until the loop listens: it would end what can save soon.
+    hold_back()
     mesh = make_mesh(config.parallel, timeout_seconds=timeout_seconds)
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, store))
     watchdog.start()

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _STEPS = 50  # the longest of so many is what the next one may take
 _ONE_CTRL_C_SECONDS = 0.5  # a terminal and torchrun both tell a rank of the same one
 
@@ -39,7 +39,8 @@ class Stop:
     def listen(self) -> None:
         """Take over the signals, with those held back while this rank was starting. To be called in the main thread."""
         for number in SIGNALS:
-            signal.signal(number, self._handle)
+            if not (number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN):  # nohup
+                signal.signal(number, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def step_took(self, seconds: float) -> None:

@@ -21,6 +21,13 @@ def matrix_parameters_per_layer(config: ModelConfig) -> int:
     return 2 * hidden * hidden + 2 * hidden * kv + config.mlp.matrices() * hidden * config.ffn_size
 
 
+def layers_per_chunk(num_layers: int, chunks: int) -> list[range]:
+    """The layers of each chunk in the order of the data's flow: as even as can be, the first chunks taking the rest."""
+    sizes = [num_layers // chunks + (i < num_layers % chunks) for i in range(chunks)]
+    starts = [sum(sizes[:i]) for i in range(chunks)]
+    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
 def parameters(config: ModelConfig, *, seq_length: int) -> int:
     """All parameters; a tied head counts once. `seq_length` matters for learned positions only."""
     return round(_stage_parameters(config, LayoutSizes(), 0, seq_length))
@@ -159,10 +166,9 @@ def _without_recomputation(layout: LayoutSizes) -> LayoutSizes:
 
 
 def _stage_layers(config: ModelConfig, layout: LayoutSizes, stage: int) -> int:
-    """Layers are dealt to chunks as evenly as can be, the first chunks taking the rest; chunks go round the stages."""
-    chunks = layout.pipeline * layout.virtual_stages
-    sizes = [config.num_layers // chunks + (chunk < config.num_layers % chunks) for chunk in range(chunks)]
-    return sum(sizes[stage :: layout.pipeline])
+    """Chunks go round the stages."""
+    chunks = layers_per_chunk(config.num_layers, layout.pipeline * layout.virtual_stages)
+    return sum(len(layers) for layers in chunks[stage :: layout.pipeline])
 
 
 def _stage_parameters(config: ModelConfig, layout: LayoutSizes, stage: int, seq_length: int) -> float:

@@ -29,20 +29,12 @@ class TensorRanks(Protocol):
         """The element-wise sum over the ranks (x itself may be overwritten)."""
         ...
 
-    def max(self, x: Tensor) -> Tensor:
-        """The element-wise maximum over the ranks (x itself may be overwritten)."""
-        ...
-
     def gather(self, x: Tensor, dim: int) -> Tensor:
         """The whole tensor from slices along `dim`, on every rank."""
         ...
 
     def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
         """From slices along dim `have` to slices along dim `want` (an all-to-all)."""
-        ...
-
-    def share(self, x: Tensor) -> Tensor:
-        """Rank 0's value on every rank, to the bit (x itself may be overwritten)."""
         ...
 
 
@@ -55,16 +47,10 @@ class OneRank:
     def sum(self, x: Tensor) -> Tensor:
         return x
 
-    def max(self, x: Tensor) -> Tensor:
-        return x
-
     def gather(self, x: Tensor, dim: int) -> Tensor:
         return x
 
     def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
-        return x
-
-    def share(self, x: Tensor) -> Tensor:
         return x
 
 

@@ -18,6 +18,7 @@ from model.attention import Attend, Documents
 from model.config import ModelConfig
 from model.layers import Layers, WholeLayers
 from model.recompute import Recompute
+from model.size import layers_per_chunk
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.layers import MegatronLayers
@@ -61,13 +62,6 @@ class Stage(nn.Module):
             return x_tBD, None
         sums = self.transformer.loss(x_tBD, batch.targets_BT, batch.weights_BT)
         return sums.total, sums.nll
-
-
-def layers_per_chunk(num_layers: int, chunks: int) -> list[range]:
-    """The layers of each chunk in the order of the data's flow: as even as can be, the first chunks taking the rest."""
-    sizes = [num_layers // chunks + (i < num_layers % chunks) for i in range(chunks)]
-    starts = [sum(sizes[:i]) for i in range(chunks)]
-    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def build_stages(

@@ -22,11 +22,6 @@ class TensorAxisRanks:
             dist.all_reduce(x, group=self._group)
         return x
 
-    def max(self, x: Tensor) -> Tensor:
-        if self.ways > 1:
-            dist.all_reduce(x, op=dist.ReduceOp.MAX, group=self._group)
-        return x
-
     def gather(self, x: Tensor, dim: int) -> Tensor:
         if self.ways == 1:
             return x
@@ -41,8 +36,3 @@ class TensorAxisRanks:
         incoming = [torch.empty_like(outgoing[self.rank]) for _ in range(self.ways)]
         dist.all_to_all(incoming, outgoing, group=self._group)
         return torch.cat(incoming, have)
-
-    def share(self, x: Tensor) -> Tensor:
-        if self.ways > 1:
-            dist.broadcast(x, group_src=0, group=self._group)
-        return x

@@ -81,10 +81,6 @@ class Counting:
         self.calls["sum"] += 1
         return self.ranks.sum(x)
 
-    def max(self, x: Tensor) -> Tensor:
-        self.calls["max"] += 1
-        return self.ranks.max(x)
-
     def gather(self, x: Tensor, dim: int) -> Tensor:
         self.calls["gather"] += 1
         return self.ranks.gather(x, dim)
@@ -92,10 +88,6 @@ class Counting:
     def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
         self.calls["reshard"] += 1
         return self.ranks.reshard(x, have=have, want=want)
-
-    def share(self, x: Tensor) -> Tensor:
-        self.calls["share"] += 1
-        return self.ranks.share(x)
 
 
 LOCAL = {

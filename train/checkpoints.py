@@ -37,6 +37,7 @@ from train.claim import Claim, ClaimRecord
 from train.config import CheckpointConfig
 from train.exchange import agree
 from train.manifest import STATE_FILE_NAME, Manifest, NotWholeError, check_slices, content_problems, read_manifest
+from train.run_changes import differences
 from train.state import TrainState, read_state
 
 _MOST_DIFFERENCES = 10
@@ -181,15 +182,11 @@ class Checkpoints:
                 raise UserError(f"checkpoint {path} cannot be read: {' '.join(str(error).split())}") from error
 
     def _check_fit(self, manifest: Manifest, slices: Mapping[str, Slice], path: Path) -> None:
-        here = self._origin
-        keys = dict.fromkeys([*here.model, *manifest.model])
-        differing = [
-            f"model.{key}: {manifest.model.get(key)!r} there, {here.model.get(key)!r} here"
-            for key in keys
-            if manifest.model.get(key) != here.model.get(key)
-        ]
-        if manifest.tokenizer and here.tokenizer and manifest.tokenizer != here.tokenizer:
-            differing.append(f"tokenizer: SHA-256 {manifest.tokenizer[:16]}… there, {here.tokenizer[:16]}… here")
+        origin = self._origin
+        changes = differences({"model": manifest.model}, {"model": origin.model})
+        differing = [f"{key}: {there} there, {here} here" for key, (there, here) in changes.items()]
+        if manifest.tokenizer and origin.tokenizer and manifest.tokenizer != origin.tokenizer:
+            differing.append(f"tokenizer: SHA-256 {manifest.tokenizer[:16]}… there, {origin.tokenizer[:16]}… here")
         for name, part in slices.items():
             there = manifest.tensors.get(name)
             if there is None:

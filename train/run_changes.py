@@ -15,6 +15,7 @@ MAY_CHANGE = {
     "train.steps": "a longer run, or a shorter one; the schedule is drawn over the new length",
     "train.micro_batch_size": "how a global batch is cut, not what is in it",
     "train.recompute": "memory for time",
+    "model.objective.chunk_tokens": "memory for time",
     "train.attention": "a kernel of the same function",
     "train.compile": "speed",
     "train.max_skipped_steps": "a guard",
@@ -37,8 +38,8 @@ MAY_CHANGE = {
 _MAY_MOVE = ("data.shards", "schedule.file")
 
 
-def differences(there: object, here: object, *, hashed: bool) -> dict[str, tuple[str, str]]:
-    """Keys that differ between two configs and may not. Of two methods with different names the name says it all.
+def differences(there: object, here: object, *, hashed: bool = False) -> dict[str, tuple[str, str]]:
+    """Keys that differ between two configs and may not, and their values. Of methods of two names the name says all.
 
     `hashed`: what the run reads is known by its hashes, so it may lie elsewhere.
     """

@@ -258,6 +258,14 @@ def test_all_ranks_agree_on_the_verdict(folder: Path, capfd: pytest.CaptureFixtu
     assert str(caught.value).count("UserError: no checkpoint of this run is whole") == 2
 
 
+def test_what_changes_no_result_is_the_same_model(folder: Path) -> None:
+    chunked = {**TRIAL.model, "objective": {"name": "next_token", "chunk_tokens": 7}}
+    assert run_ranks(2, load_on_a_rank, folder, Trial(parallel=TRIAL.parallel, model=chunked)) == [30, 30]
+    penalised = Trial(parallel=TRIAL.parallel, model={**TRIAL.model, "objective": {"name": "next_token", "z_loss": 1}})
+    with pytest.raises(RanksFailedError, match=r"model\.objective\.z_loss: 0\.0 there, 1\.0 here"):
+        run_ranks(2, load_on_a_rank, folder, penalised)
+
+
 def test_another_model_or_tokenizer_is_refused_with_what_differs(folder: Path) -> None:
     wider = Trial(parallel=TRIAL.parallel, model={**TRIAL.model, "ffn_size": 32})
     with pytest.raises(RanksFailedError) as caught:

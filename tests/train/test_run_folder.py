@@ -17,6 +17,8 @@ import yaml
 from pydantic import Field
 
 from launcher.config import RunSettings
+from model.config import ModelConfig
+from model.objectives import NextTokenConfig
 from parallel.config import ParallelConfig
 from settings import Settings, UserError, compose
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
@@ -25,9 +27,10 @@ from train.run_folder import RunFolder, check_run, open_run
 
 
 class Config(Settings):
-    """The sections that need no other room."""
+    """The sections that have a default, or need little."""
 
     run: RunSettings
+    model: ModelConfig = ModelConfig(num_layers=1, hidden_size=8, num_heads=1, ffn_size=8)
     parallel: ParallelConfig = ParallelConfig()
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -111,7 +114,11 @@ def test_another_config_is_refused_with_every_key_that_differs(tmp_path: Path) -
 def test_what_does_not_change_the_run_may_change(tmp_path: Path) -> None:
     open_run(tmp_path / "try", make(), world_size=1)
     changed = make(steps=20, micro_batch_size=2, recompute="full").model_copy(
-        update={"parallel": ParallelConfig(tensor=2, zero=0), "evaluate": EvaluateConfig(every_steps=7)}
+        update={
+            "parallel": ParallelConfig(tensor=2, zero=0),
+            "evaluate": EvaluateConfig(every_steps=7),
+            "model": make().model.model_copy(update={"objective": NextTokenConfig(chunk_tokens=64)}),
+        }
     )
     folder = opened(tmp_path / "try", changed, world_size=2)
     assert compose(Config, folder.config) == changed
@@ -122,7 +129,7 @@ def test_each_pattern_of_what_may_change_names_a_key_and_says_why() -> None:
     for pattern, reason in MAY_CHANGE.items():
         assert reason
         section = pattern.partition(".")[0]
-        if section in ("run", "train", "parallel", "evaluate", "checkpoint"):
+        if section in ("run", "model", "train", "parallel", "evaluate", "checkpoint"):
             assert fnmatch.filter(keys, pattern), pattern
 
 

@@ -11,7 +11,8 @@ A field of another section takes any registered method, by name or as a mapping 
 
     norm: Annotated[NormConfig, NORMS.field] = RMSNormConfig()
 
-The modules of the room are imported when a registry is first read, so a new file is found without being named anywhere.
+The modules of the room are imported when a registry is asked for a name that it does not know yet, so a new file is
+found without being named anywhere.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Registry(Generic[T]):
         return tuple(sorted(self._classes))
 
     def __getitem__(self, name: str) -> type[T]:
-        self._import_room()
+        self._import_room(name)
         if name not in self._classes:
             raise UserError(f'no {self.kind} is called "{name}"{nearest(name, self._classes)}')
         return self._classes[name]
@@ -94,11 +95,14 @@ class Registry(Generic[T]):
         parser: Callable[[Any], T] = self.parse
         return BeforeValidator(parser)
 
-    def _import_room(self) -> None:
-        if self._complete:
+    def _import_room(self, wanted: str | None = None) -> None:
+        """All modules of the room; or, until `wanted` is known, one of that name first: the others may bring torch."""
+        if self._complete or wanted in self._classes:
             return
         package = importlib.import_module(self._room)
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{self._room}.{module.name}")
+        names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+        for name in sorted(names, key=lambda name: name != wanted):
+            importlib.import_module(f"{self._room}.{name}")
+            if wanted in self._classes:
+                return
         self._complete = True

@@ -54,6 +54,17 @@ def test_a_file_dropped_into_the_room_is_found(room: Path) -> None:
     assert LAMPS.parse(lamp) is lamp
 
 
+def test_a_method_in_a_file_of_its_name_brings_no_other(room: Path) -> None:
+    """Another file may import what takes seconds, or what is not installed."""
+    (room / "ancient.py").write_text("raise ImportError('the oil press is missing')")
+    from lamp_room.lamps import LAMPS
+
+    assert LAMPS.parse("storm").oil == 1.0
+    assert LAMPS["storm"] is LAMPS["storm"]
+    with pytest.raises(ImportError, match="oil press"):
+        LAMPS.names()
+
+
 def test_an_unknown_name_has_the_nearest(room: Path) -> None:
     from lamp_room.lamps import LAMPS
 

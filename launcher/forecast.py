@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
-
 from launcher.config import RunConfig
 from launcher.law_inputs import schedule_warnings
 from launcher.law_origin import compare, config_origin, listed
-from laws.curve import Schedule, detect_warmup
+from launcher.planned import planned_schedule, stated_warmup
 from laws.fit import Fit, load_fit
 from laws.forecast import FittedForecast, OwnForecast, Standing
 from laws.law import DEFAULT_LAW, LAWS
@@ -34,7 +32,7 @@ def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
     if wanted == "auto":
         return _too_few(config)
     fit = load_fit(Path(wanted))
-    schedule = _planned(config)
+    schedule = planned_schedule(config.schedule, peak_lr=config.optim.lr, steps=config.train.steps)
     lines = [*_compared(config, fit), *schedule_warnings(fit, schedule)]
     final = _fitted(config, model, fit).outlook(Standing(schedule, None), schedule.steps)
     if not isinstance(final, str) and not all(map(math.isfinite, (final.loss, final.low, final.high))):
@@ -52,7 +50,7 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
         promised=not auto,
         lr=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         total_steps=config.train.steps,
-        warmup_steps=_warmup_steps(config),
+        warmup_steps=stated_warmup(config.schedule),
     )
 
 
@@ -83,7 +81,7 @@ def _compared(config: RunConfig, fit: Fit) -> list[str]:
 def _too_few(config: RunConfig) -> list[str]:
     """A warning where the run will not be evaluated often enough for a refit."""
     steps, every = config.train.steps, config.evaluate.every_steps
-    after = steps - (_warmup_steps(config) or 0)
+    after = steps - (stated_warmup(config.schedule) or 0)
     least = OwnForecast(LAWS.parse(DEFAULT_LAW)).least_losses
     if every and after // every > least:
         return []
@@ -92,16 +90,3 @@ def _too_few(config: RunConfig) -> list[str]:
         f"train.forecast = auto: evaluate.every_steps = {every} gives {after // every if every else 1} held-out losses "
         f"after the warm-up, and a forecast needs {least}: set it to {advice}"
     ]
-
-
-def _planned(config: RunConfig) -> Schedule:
-    lr = config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
-    lr_n = np.array([lr(step) for step in range(config.train.steps)])
-    warmup_steps = _warmup_steps(config)
-    return Schedule(lr_n, min(detect_warmup(lr_n) if warmup_steps is None else warmup_steps, lr_n.size))
-
-
-def _warmup_steps(config: RunConfig) -> int | None:
-    """None where the schedule has no such setting (a table)."""
-    value = getattr(config.schedule, "warmup_steps", None)
-    return value if isinstance(value, int) else None

@@ -13,15 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.errors import user_errors
-from launcher.law_inputs import (
-    curve_law,
-    default_peak,
-    default_warmup,
-    read_constraints,
-    read_schedule,
-    schedule_warnings,
-)
+from launcher.law_inputs import curve_law, read_constraints, schedule_warnings
 from launcher.law_origin import check_one_origin, run_origin
+from launcher.planned import read_plan
 from laws.curve import every_step, last_step
 from laws.fit import Fit, fit_curves, load_fit
 from laws.law import DEFAULT_LAW
@@ -29,13 +23,12 @@ from laws.read import DEFAULT_LOSS, Reading, read_curve
 from laws.schedule_search import search
 from laws.schedules import write_table
 from settings import UserError
+from settings.files import write_text
 
 law_app = typer.Typer(no_args_is_help=True, help="Fit loss laws to runs, forecast, choose schedules and sizes.")
 
 FitFile = Annotated[Path, typer.Argument(metavar="FIT", help="A fit file of `lehr law fit -o`.")]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of the run to come.")]
-PeakLr = Annotated[float | None, typer.Option("--peak-lr", help="Default: that of the fitted curves.")]
-Warmup = Annotated[int | None, typer.Option("--warmup-steps", min=0, help="Default: that of the fitted curves.")]
 Size = Annotated[float | None, typer.Option("--parameters", help="Of the model, for a law over model sizes.")]
 
 
@@ -54,6 +47,14 @@ def fit_command(
 ) -> None:
     """Fit a law to loss curves: parameters, intervals, residuals."""
     console = Console()
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
+    if plot is None and output is not None:
+        plot = output.with_suffix(".png")
+    if plot is not None:
+        from launcher.pictures import check_picture_path  # matplotlib is slow to import
+
+        check_picture_path(plot, option="--plot")
     readings = [read_curve(path, loss=loss, warmup_steps=warmup_steps, last_step=last_step) for path in curves]
     readings = _with_sizes(readings, parameters or [])
     chosen = curve_law(law)
@@ -69,10 +70,8 @@ def fit_command(
     if output is not None:
         found.save(output)
         console.print(f"fit file: {output}", highlight=False, markup=False, soft_wrap=True)
-    if plot is None and output is not None:
-        plot = output.with_suffix(".png")
     if plot is not None:
-        from launcher.law_plots import plot_fit  # matplotlib is slow to import
+        from launcher.law_plots import plot_fit
 
         plot_fit(found, [reading.curve for reading in readings], plot)
         console.print(f"residual plot: {plot}", highlight=False, markup=False, soft_wrap=True)
@@ -82,24 +81,24 @@ def fit_command(
 @user_errors
 def predict_command(
     fit: FitFile,
-    schedule: Annotated[
-        str, typer.Option("--schedule", help="NAME:key=value,... or a config (.yaml) or a table of lr (.json, .txt).")
+    plan: Annotated[
+        list[str], typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="Of the run to come, as for `lehr train`.")
     ],
-    steps: Steps,
-    peak_lr: PeakLr = None,
-    warmup_steps: Warmup = None,
     parameters: Size = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the predicted curve as PNG.")] = None,
 ) -> None:
-    """The loss curve of a schedule, and the final loss with its interval."""
+    """The loss curve of a run to come, and its final loss with an interval.
+
+    The run is a config with overrides, as for `lehr train`; or keys alone: schedule=cosine train.steps=1000. Then
+    optim.lr is the peak of the fitted curves unless it is given.
+    """
     console = Console()
     found = load_fit(fit)
-    planned = read_schedule(
-        schedule,
-        steps=steps,
-        peak_lr=default_peak(found) if peak_lr is None else peak_lr,
-        warmup_steps=default_warmup(found) if warmup_steps is None else warmup_steps,
-    )
+    if plot is not None:
+        from launcher.pictures import check_picture_path  # matplotlib is slow to import
+
+        check_picture_path(plot, option="--plot")
+    planned = read_plan(plan, found)
     for warning in schedule_warnings(found, planned):
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     places = every_step(planned, most=11, parameters=parameters)
@@ -139,6 +138,8 @@ def schedule_command(
     console = Console()
     found = load_fit(fit)
     constraints = read_constraints(found, constraint or [], parameters=parameters)
+    if output is None and not constraints.families:
+        raise UserError("the best of free form alone is a table of lr: say with -o FOLDER where to write it")
     candidates = search(found, steps=steps, constraints=constraints)
     table = Table("schedule", "predicted final loss", "90% interval", "settings")
     for candidate in candidates:
@@ -148,25 +149,26 @@ def schedule_command(
         table.add_row(candidate.name, f"{candidate.loss:.4f}", f"{low:.4f} to {high:.4f}", shown)
     console.print(table)
     best = candidates[0]
+    if output is None and best.section is None:
+        console.print(f"the best, {best.name}, is a table of lr: -o FOLDER writes it", highlight=False)
+        best = next(candidate for candidate in candidates if candidate.section is not None)
     fragment = {"train": {"steps": steps}, **best.config(None if output is None else output / "schedule.json")}
+    whole = yaml.safe_dump(fragment, sort_keys=False)
     if output is not None:
         from launcher.law_plots import plot_candidates
 
         try:
             output.mkdir(parents=True, exist_ok=True)
-            (output / "config.yaml").write_text(yaml.safe_dump(fragment, sort_keys=False), encoding="utf-8")
+            write_table(best.schedule, output / "schedule.json")
+            plot_candidates(found, candidates, output / "schedule.png", parameters=parameters)
+            write_text(output / "config.yaml", whole)  # last: the table that it may name is there
         except OSError as error:
             raise UserError(f"--output {output} cannot be written: {error}") from None
-        write_table(best.schedule, output / "schedule.json")
-        plot_candidates(found, candidates, output / "schedule.png", parameters=parameters)
-    console.print(f"the best, {best.name}, as a config:", highlight=False)
-    print(yaml.safe_dump(fragment, sort_keys=False), end="")
-    if output is None and best.section is None:
-        console.print("its table is written with -o FOLDER", highlight=False)
-        return
+    console.print(f"{best.name}, as a config:", highlight=False)
+    print(whole, end="")
     # A section in one piece takes the place of the config's own, whatever that one holds.
-    whole = yaml.safe_dump(fragment["schedule"], default_flow_style=True, sort_keys=False, width=10**6).strip()
-    overrides = (f"train.steps={steps}", f"optim.lr={fragment['optim']['lr']!r}", f"schedule={whole}")
+    section = yaml.safe_dump(fragment["schedule"], default_flow_style=True, sort_keys=False, width=10**6).strip()
+    overrides = (f"train.steps={steps}", f"optim.lr={fragment['optim']['lr']!r}", f"schedule={section}")
     print("and as a run:\nlehr train CONFIG " + shlex.join(overrides))
     if output is not None:
         console.print(f"written to {output}: config.yaml, schedule.json, schedule.png", highlight=False, soft_wrap=True)

@@ -1,9 +1,8 @@
-"""What the user of `lehr law` writes on the command line, as laws, schedules and constraints."""
+"""What the user of `lehr law` writes on the command line, as laws and constraints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,7 +11,6 @@ from laws.curve import Schedule
 from laws.fit import Fit
 from laws.law import LAWS, CurveLaw
 from laws.schedule_search import FAMILY_NAMES, Constraints
-from laws.schedules import FAMILIES, read_table
 from settings import Settings, UserError, parse
 from settings.errors import nearest
 
@@ -35,25 +33,15 @@ def name_and_options(text: str, *, option: str) -> dict[str, Any]:
     return plain
 
 
-def read_schedule(text: str, *, steps: int, peak_lr: float, warmup_steps: int) -> Schedule:
-    """A family with its settings, the `schedule` section of a config, or a table of lr."""
-    path = Path(text)
-    if path.suffix in (".yaml", ".yml"):
-        return _from_config(path, steps, peak_lr, warmup_steps)
-    if path.suffix in (".json", ".txt") or path.is_file():
-        lr_n = read_table(path)
-        if lr_n.size < steps:
-            raise UserError(f"--schedule {path} holds {lr_n.size} values, fewer than --steps {steps}")
-        return Schedule(lr_n[:steps], min(warmup_steps, steps))
-    return _family(name_and_options(text, option="--schedule"), steps, peak_lr, warmup_steps)
-
-
 def default_peak(fit: Fit) -> float:
     """The peak lr of the fitted curves; UserError where they have several (over a hundredth apart)."""
     peaks = [curve.peak_lr for curve in fit.curves]
     if not peaks or min(peaks) < 0.99 * max(peaks):
         shown = ", ".join(f"{peak:.4g}" for peak in peaks) or "none"
-        raise UserError(f"the fit has curves of several peak lrs ({shown}): say --peak-lr, or --constraint peak_lr=...")
+        raise UserError(
+            f"the fit has curves of several peak lrs ({shown}): say optim.lr=... to predict, --constraint peak_lr=... "
+            "to choose a schedule"
+        )
     return max(peaks)
 
 
@@ -115,31 +103,6 @@ def read_constraints(fit: Fit, items: Sequence[str], *, parameters: float | None
         max_decay_share=given.max_decay_share,
         parameters=parameters,
     )
-
-
-def _from_config(path: Path, steps: int, peak_lr: float, warmup_steps: int) -> Schedule:
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--schedule {path} cannot be read: {' '.join(str(error).split())}") from None
-    section = plain.get("schedule") if isinstance(plain, dict) else None
-    if not isinstance(section, str | dict):
-        raise UserError(f"--schedule {path} has no `schedule` section")
-    optim = plain.get("optim")
-    peak = optim.get("lr", peak_lr) if isinstance(optim, dict) else peak_lr
-    if not isinstance(peak, int | float):
-        raise UserError(f"--schedule {path}: optim.lr = {peak!r} must be a number")
-    return _family({"name": section} if isinstance(section, str) else section, steps, float(peak), warmup_steps)
-
-
-def _family(plain: dict[str, Any], steps: int, peak_lr: float, warmup_steps: int) -> Schedule:
-    name = plain.get("name")
-    if not isinstance(name, str):
-        raise UserError("--schedule: the `schedule` section needs a `name`")
-    known = FAMILIES[name].model_fields
-    if "warmup_steps" in known:
-        plain = {"warmup_steps": warmup_steps, **plain}
-    return parse(FAMILIES[name], plain, source="--schedule").build(peak_lr=peak_lr, total_steps=steps)
 
 
 def _value(text: str) -> Any:

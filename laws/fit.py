@@ -16,6 +16,7 @@ from laws.curve import Curve, Floats, Places
 from laws.fitting import fit_points
 from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
 from settings import Settings, UserError, parse
+from settings.files import write_json
 
 MOST_LOSSES = 400  # of a curve that enter a fit; more add cost, not knowledge: neighbours are correlated
 LAW_ERROR = 0.002  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
@@ -91,7 +92,7 @@ class Fit(Settings):
     def save(self, path: Path) -> None:
         """Write the fit file."""
         try:
-            path.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
+            write_json(path, self.to_plain())
         except OSError as error:
             raise UserError(f"fit file {path} cannot be written: {error}") from None
 

@@ -1,7 +1,7 @@
-"""The schedule families as whole arrays: what a law predicts for, and what the search looks through.
+"""The schedule families as whole arrays: what the search looks through.
 
 The names, fields and values are those of a run's `schedule` section, so a mapping that describes one here is what a
-config takes. This room imports no other, hence its own definitions; a test holds the two equal.
+config takes. This room imports no other, hence its own definitions, in numpy; a test holds the two equal.
 Ordinals count steps from 1: warm-up reaches the peak at ordinal warmup_steps, the last value stands at total_steps.
 """
 
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from laws.curve import Floats, Schedule
 from settings import Registry, Settings, UserError
+from settings.files import write_text
 
 
 class FamilyConfig(Settings):
@@ -189,37 +190,10 @@ class InfiniteFamily(DecayingConfig):
         _segment(lr_n, exponential, constant_lr, self.min_lr, constant_end, total)
 
 
-@FAMILIES.register
-class TableFamily(FamilyConfig):
-    """One lr a step, absolute, from a file: a JSON list, or text with one number a line."""
-
-    name: Literal["table"] = "table"
-    file: Path
-
-    def build(self, *, peak_lr: float, total_steps: int) -> Schedule:
-        """The file's first total_steps values."""
-        lr_n = read_table(self.file)
-        if lr_n.size < total_steps:
-            raise UserError(f"{self.file} holds {lr_n.size} values, fewer than the {total_steps} steps")
-        return Schedule(lr_n[:total_steps], warmup_steps=_rising(lr_n[:total_steps]))
-
-
-def read_table(path: Path) -> Floats:
-    """The lr of every step from a table file; UserError where it is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        plain = json.loads(text) if text.lstrip().startswith("[") else text.split()
-        return Schedule(np.array([float(value) for value in plain])).lr
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} must hold one lr a step (a JSON list, or a number a line): {error}") from None
-
-
 def write_table(schedule: Schedule, path: Path) -> None:
     """Write a schedule as a run's `schedule: {name: table, file: ...}` reads it, to the last bit."""
     try:
-        path.write_text(json.dumps(schedule.lr.tolist()) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(schedule.lr.tolist()) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from None
 
@@ -229,8 +203,3 @@ def _segment(lr_n: Floats, bend: Bend, first: float, last: float, start: int, en
     done = np.arange(1, end - start) / max(end - start, 1)
     lr_n[start : start + done.size] = bend(first, last, done)
     lr_n[start + done.size :] = last
-
-
-def _rising(lr_n: Floats) -> int:
-    rises = np.diff(lr_n) > 0
-    return 0 if not rises[:1].any() else int(np.argmin(np.append(rises, False))) + 1

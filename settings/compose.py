@@ -29,8 +29,23 @@ def compose(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
     return parse(schema, read_yaml(path, overrides), source=str(path))
 
 
-def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file with overrides applied and `${section.key}` filled in, as plain values. Raises UserError."""
+def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file with overrides applied and `${section.key}` filled in, as plain values. Raises UserError.
+
+    `path`: None for the overrides alone.
+    """
+    config = OmegaConf.create() if path is None else _load(path)
+    for override in overrides:
+        _apply(config, override)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{'overrides' if path is None else f'config {path}'}: {_one_line(error)}") from None
+    assert isinstance(plain, dict)
+    return cast(dict[str, Any], plain)
+
+
+def _load(path: Path) -> Any:
     try:
         config = OmegaConf.load(path)
     except FileNotFoundError:
@@ -41,14 +56,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(f"config {path} is not valid YAML: {_one_line(error)}") from None
     if not OmegaConf.is_dict(config):
         raise UserError(f"config {path} must hold sections (a mapping), not {type(config).__name__}")
-    for override in overrides:
-        _apply(config, override)
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"config {path}: {_one_line(error)}") from None
-    assert isinstance(plain, dict)
-    return cast(dict[str, Any], plain)
+    return config
 
 
 def _apply(config: Any, override: str) -> None:

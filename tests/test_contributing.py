@@ -2,31 +2,65 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from laws.annealing import AnnealingConfig
+from laws.curve import Schedule, last_step
+from laws.fit import Fit
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_the_worked_example_is_all_that_a_new_schedule_takes(tmp_path: Path) -> None:
+def drop_in(folder: Path, *rooms: str) -> Path:
+    """A copy of some folders with the worked example's file in its room; that file."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     path, code = re.search(r"The whole change is `([a-z_/]+\.py)`:\n```python\n(.*?)```", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    for room in ("optim", "settings", "tests/optim"):
-        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for room in rooms:
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / path).write_text(code, encoding="utf-8")
+    return folder / path
+
+
+@pytest.mark.slow
+def test_the_worked_example_is_all_that_a_new_schedule_takes(tmp_path: Path) -> None:
+    path = drop_in(tmp_path, "optim", "settings", "tests/optim")
     for name in ("pyproject.toml", "tests/conftest.py"):
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / path).write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/optim/test_schedules.py"]
     done = subprocess.run([*command, "-k", "inverse_sqrt"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
     assert int(passed[1]) >= 3, done.stdout  # the contract tests ran on it
-    ruff = [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), str(tmp_path / path)]
+    ruff = [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), str(path)]
     assert subprocess.run(ruff, capture_output=True).returncode == 0
+
+
+def test_the_worked_example_is_forecast_too(tmp_path: Path) -> None:
+    """With its own keys, and without torch, which the room's other files would bring."""
+    drop_in(tmp_path, "launcher", "laws", "optim", "settings")
+    law, values = AnnealingConfig(), {"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}
+    Fit(law=law, values=values, objective=0.0, noise=1e-3).save(tmp_path / "fit.json")
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules));"
+        "from launcher.cli import main; main(sys.argv[1:])"
+    )
+    keys = ("schedule=inverse_sqrt", "schedule.warmup_steps=50", "train.steps=1000", "optim.lr=1e-3")
+    command = [sys.executable, "-c", code, "law", "predict", "fit.json", *keys]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    ordinals = np.arange(1, 1001)
+    lr_n = 1e-3 * np.minimum(ordinals / 50, np.sqrt(50 / ordinals))
+    expected = law.predict(values, last_step(Schedule(lr_n, 50)))[0]
+    *_, final, torch_came = done.stdout.splitlines()
+    assert final.startswith(f"final loss {expected:.4f}")
+    assert torch_came == "False"

@@ -18,7 +18,6 @@ from processes import lehr
 
 from launcher.checks import check_config
 from launcher.config import RunConfig
-from launcher.law_inputs import name_and_options
 from settings import UserError, compose, read_yaml
 from train.metrics_file import read_metrics
 
@@ -101,16 +100,15 @@ def test_a_fit_says_what_it_was_fitted_on(fit: Path) -> None:
 @pytest.mark.parametrize(
     "schedule",
     [
-        "wsd:decay_steps=40,min_lr=3e-4,warmup_steps=10",
-        "linear:min_lr=3e-4,warmup_steps=10",
+        "{name: wsd, decay_steps: 40, min_lr: 3e-4, warmup_steps: 10}",
+        "{name: linear, min_lr: 3e-4, warmup_steps: 10}",
     ],
 )
 def test_the_schedule_a_law_predicts_is_the_one_a_run_takes(base: Path, fit: Path, schedule: str) -> None:
     """The forecast in training is `lehr law predict`'s, of the same schedule given in either way."""
-    section = yaml.safe_dump(name_and_options(schedule, option=""), default_flow_style=True).strip()
-    name = schedule.partition(":")[0]
-    predicted = final_loss(run("law", "predict", fit, "--schedule", schedule, "--steps", str(STEPS)).stdout)
-    arguments = ("train", base, f"run.name={name}", f"schedule={section}", f"train.forecast={fit}")
+    name = yaml.safe_load(schedule)["name"]
+    predicted = final_loss(run("law", "predict", fit, f"schedule={schedule}", f"train.steps={STEPS}").stdout)
+    arguments = ("train", base, f"run.name={name}", f"schedule={schedule}", f"train.forecast={fit}")
     done = run(*arguments)
     folder = base.parent / "runs" / name
     rows = read_metrics(folder / "metrics.jsonl")
@@ -122,7 +120,7 @@ def test_the_schedule_a_law_predicts_is_the_one_a_run_takes(base: Path, fit: Pat
     verdict = done.stdout.splitlines()[-1]
     assert verdict.startswith(f"held-out loss: forecast {last['forecast/loss']:.4f} (90%: ")
     assert verdict.endswith(f"fact {last['held_out/loss']:.4f}, error {error:+.2f}%")
-    again = run("law", "predict", fit, "--schedule", folder / "config.yaml", "--steps", str(STEPS)).stdout
+    again = run("law", "predict", fit, folder / "config.yaml").stdout
     assert final_loss(again) == predicted
 
 

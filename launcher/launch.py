@@ -55,7 +55,7 @@ def train(
         with one_thread():
             run_config = _load(config, overrides or [], None)
         if run_config.parallel.ranks > 1:
-            command = [sys.executable, "-m", "launcher", "train", str(config), *(overrides or [])]
+            command = own_command("train", str(config), *(overrides or []))
             start = _starter(run_config, command)
             log_folder = run_config.run.path / "logs"
             raise SystemExit(run_ranks(start, count=run_config.parallel.ranks, log_folder=log_folder))
@@ -98,6 +98,15 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     if ranks is None:  # last: it takes longest, and notes in the run folder what it has read
         verify(run_config)
     return run_config
+
+
+def own_command(*arguments: str) -> list[str]:
+    """`lehr ARGUMENTS` with this Python, of these rooms: the user's folder may have a `data` or a `model` of its own.
+
+    `python -m` looks into the current folder first, with -P it does not: that would miss a tree that is not installed.
+    """
+    from_source = Path.cwd() == Path(__file__).resolve().parents[1]
+    return [sys.executable, *([] if from_source else ["-P"]), "-m", "launcher", *arguments]
 
 
 def _starter(run_config: RunConfig, command: list[str]) -> Callable[[Ranks], NoReturn]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from processes import lehr, start_lehr
 
+from launcher.launch import own_command
 from train.metrics_file import read_metrics
+
+INSTALLED = Path(sys.executable).with_name("lehr")
 
 
 def losses(run: Path) -> list[float]:
@@ -48,13 +52,49 @@ def test_layouts_agree_and_the_run_folder_holds_all(config: Path) -> None:
     assert "alpha" in evaluated.stdout
 
 
-def test_torchrun_is_the_same_program(config: Path) -> None:
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "launcher", "train", str(config)]
-    import sys
+@pytest.fixture
+def own_rooms(tmp_path: Path) -> Path:
+    """A user's folder with packages that are called as lehr's rooms."""
+    folder = tmp_path / "project"
+    for name in ("data", "model", "optim", "train"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"raise AssertionError('the {name} of the current folder')\n")
+    return folder
 
+
+def test_a_folder_with_a_data_and_a_model_of_its_own(config: Path, own_rooms: Path) -> None:
     done = subprocess.run(
-        [sys.executable, *command, "run.name=torchrun"], capture_output=True, text=True, timeout=120, check=False
+        [INSTALLED, "train", config, "parallel.data=2"], cwd=own_rooms, capture_output=True, text=True, timeout=120
     )
+    assert done.returncode == 0, done.stderr
+    assert len(losses(config.parent / "runs" / "try")) == 8
+
+
+def test_so_are_ranks_that_start_afresh(config: Path, own_rooms: Path) -> None:
+    """As with CUDA: a thread that would not survive a fork has the same effect."""
+    code = (
+        "import sys, threading; threading.Thread(target=threading.Event().wait, daemon=True).start();"
+        "from launcher.cli import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-P", "-c", code, "train", config, "parallel.data=2"]
+    done = subprocess.run(command, cwd=own_rooms, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(config.parent / "runs" / "try")) == 8
+
+
+def test_own_commands_find_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert own_command("train") == [sys.executable, "-m", "launcher", "train"]
+    monkeypatch.chdir(tmp_path)
+    assert own_command("train") == [sys.executable, "-P", "-m", "launcher", "train"]
+
+
+def test_torchrun_is_the_same_program(config: Path, own_rooms: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", INSTALLED, "train", config]
+    done = subprocess.run(
+        [sys.executable, "-P", *command, "run.name=torchrun"],
+        cwd=own_rooms, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(losses(config.parent / "runs" / "torchrun")) == 8
 

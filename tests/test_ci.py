@@ -1,0 +1,74 @@
+""".ci/run: what it installs on machines that lack one thing or another, each a PATH of stand-ins for the tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / ".ci" / "run"
+TOOLS = ("make", "git", "g++", "python3.11")
+ALL_OF_PYTHON = ["python3.11", "python3.11-venv", "python3.11-dev"]
+
+
+def run(folder: Path, *, tools: tuple[str, ...], ensurepip: bool = True, headers: bool = True) -> tuple[list[str], str]:
+    """(packages that are installed, what make is told) on a machine with these tools."""
+    path, shelf, include, log = (folder / name for name in ("bin", "shelf", "include", "log"))
+    for made in (path, shelf, include):
+        made.mkdir()
+    bash = shutil.which("bash")
+    assert bash is not None
+    for name in ("dirname", "cp"):
+        (path / name).symlink_to(str(shutil.which(name)))
+    stand_ins = {
+        "make": f'echo "make $*" >> {log}',
+        "git": "true",
+        "g++": "true",
+        "python3.11": f'case "$*" in *ensurepip*) {str(ensurepip).lower()} ;; *include*) echo {include} ;; esac',
+        "apt-get": f'echo "apt-get $*" >> {log}; cp {shelf}/* {path}',
+    }
+    if headers:
+        (include / "Python.h").touch()
+    for name, code in stand_ins.items():
+        (shelf / name).write_text(f"#!{bash}\n{code}\n")
+        (shelf / name).chmod(0o755)
+        if name in (*tools, "apt-get"):
+            shutil.copy(shelf / name, path)
+    done = subprocess.run([bash, SCRIPT], env={"PATH": str(path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    *installs, made_at_last = log.read_text().splitlines()
+    assert installs in ([], ["apt-get update", *installs[1:]])
+    options = "apt-get install -y --no-install-recommends "
+    return [package for line in installs[1:] for package in line.removeprefix(options).split()], made_at_last
+
+
+def test_its_syntax() -> None:
+    assert subprocess.run(["bash", "-n", SCRIPT]).returncode == 0
+    assert os.access(SCRIPT, os.X_OK)
+
+
+def test_a_machine_that_has_all_installs_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, tools=TOOLS) == ([], "make check")
+
+
+@pytest.mark.parametrize("tool", TOOLS[:3])
+def test_a_tool_that_is_missing(tmp_path: Path, tool: str) -> None:
+    assert run(tmp_path, tools=tuple(name for name in TOOLS if name != tool)) == ([tool], "make check")
+
+
+def test_python_in_parts(tmp_path: Path) -> None:
+    for name, lacking, packages in (
+        ("venv", {"ensurepip": False}, ["python3.11-venv"]),
+        ("dev", {"headers": False}, ["python3.11-dev"]),
+        ("both", {"ensurepip": False, "headers": False}, ["python3.11-venv", "python3.11-dev"]),
+    ):
+        (tmp_path / name).mkdir()
+        assert run(tmp_path / name, tools=TOOLS, **lacking) == (packages, "make check")
+
+
+def test_a_bare_machine(tmp_path: Path) -> None:
+    assert run(tmp_path, tools=()) == ([*TOOLS[:3], *ALL_OF_PYTHON], "make check")

@@ -167,8 +167,8 @@ def schedule_command(
     console.print(f"{best.name}, as a config:", highlight=False)
     print(whole, end="")
     # A section in one piece takes the place of the config's own, whatever that one holds.
-    section = yaml.safe_dump(fragment["schedule"], default_flow_style=True, sort_keys=False, width=10**6).strip()
-    overrides = (f"train.steps={steps}", f"optim.lr={fragment['optim']['lr']!r}", f"schedule={section}")
+    in_one_line = yaml.safe_dump(fragment["schedule"], default_flow_style=True, sort_keys=False, width=10**6).strip()
+    overrides = (f"train.steps={steps}", f"optim.lr={fragment['optim']['lr']!r}", f"schedule={in_one_line}")
     print("and as a run:\nlehr train CONFIG " + shlex.join(overrides))
     if output is not None:
         console.print(f"written to {output}: config.yaml, schedule.json, schedule.png", highlight=False, soft_wrap=True)

@@ -67,8 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _quiet_libraries() -> None:
-    """No notices of optional extensions that are not installed: `lehr doctor` says what is missing."""
-    for notice in ("Transformer Engine and Apex are not installed", "Apex is not installed"):
+    """No notices of optional extensions that are not installed: `lehr doctor` says what is missing.
+
+    Nor that a checkpoint is read without an exchange between ranks, which is meant.
+    """
+    for notice in (
+        "Transformer Engine and Apex are not installed",
+        "Apex is not installed",
+        "torch.distributed is disabled, unavailable or uninitialized, assuming the intent is to load",
+    ):
         warnings.filterwarnings("ignore", message=notice, category=UserWarning)
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|megatron|deepspeed)\b")

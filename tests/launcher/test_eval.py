@@ -55,6 +55,7 @@ def test_the_loss_is_that_of_plain_torch(trained: Path, text_shards: Path) -> No
     assert line["held_out/readme/bits_per_byte"] == pytest.approx(bits_per_byte, rel=1e-5)
     printed = lehr("eval", trained)
     assert printed.returncode == 0, printed.stderr
+    assert "Warning" not in printed.stderr
     (row,) = [line.split() for line in printed.stdout.replace("│", " ").splitlines() if "readme" in line]
     source, tokens, found, _, found_bits = row
     assert (source, tokens) == ("readme", f"{count:,}")

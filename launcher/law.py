@@ -47,10 +47,12 @@ def fit_command(
 ) -> None:
     """Fit a law to loss curves: parameters, intervals, residuals."""
     console = Console()
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
-    if plot is None and output is not None:
-        plot = output.with_suffix(".png")
+    if output is not None:
+        if output.is_dir() or not output.parent.is_dir():
+            raise UserError(f"--output {output} must be a file in a folder that is there, such as fit.json")
+        plot = output.with_suffix(".png") if plot is None else plot
+        if plot == output:
+            raise UserError(f"--output {output} is also where the residual plot goes; call it {output.stem}.json")
     if plot is not None:
         from launcher.pictures import check_picture_path  # matplotlib is slow to import
 

@@ -18,6 +18,8 @@ import typer
 from launcher.checks import workload
 from launcher.cli import make_app
 from launcher.config import RunConfig
+from optim.optimizer import OPTIMIZERS
+from optim.schedules import SCHEDULES
 from parallel.layout import check_layout
 from settings import UserError, compose
 
@@ -43,13 +45,16 @@ def header(config: Path) -> dict[str, str]:
     return {match[1]: match[2] for line in lines if (match := re.fullmatch(r"#   (\S+(?: at)?)\s+(.*)", line))}
 
 
+def spans(path: Path) -> list[str]:
+    """Code in sentences."""
+    return re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
 def commands() -> Iterator[tuple[str, str]]:
     """(where, the command)."""
     found = []
     for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        spans = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        found += [(path.name, line) for line in (*code_lines(text), *spans)]
+        found += [(path.name, line) for line in (*code_lines(path.read_text(encoding="utf-8")), *spans(path))]
     for path in CONFIGS:
         line = header(path).get("command", "")
         found += [(path.name, part.strip()) for part in re.split(r"[();]|\bor(?:, one run)?:", line)]
@@ -144,6 +149,27 @@ def test_a_command_that_cannot_be_typed_is_noticed(line: str) -> None:
 def test_a_config_says_where_it_was_measured(config: Path) -> None:
     assert {"hardware", "command", "time", "ends at"} <= set(header(config))
     check_config([f"configs/{config.name}"])
+
+
+def keys_of(section: str) -> set[str]:
+    """All keys of a section, by whatever method."""
+    methods = {"optim": OPTIMIZERS, "schedule": SCHEDULES}.get(section)
+    if methods is None:
+        return set(RunConfig.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
+    return {key for name in methods.names() for key in methods[name].model_fields}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_key_of_a_config_is_one(path: Path) -> None:
+    """`section.key` and `section.key=value` in sentences."""
+    for span in spans(path):
+        if (match := re.fullmatch(r"([a-z]+)\.([a-z_]+)(?:\.[a-z_]+)*(=\S+)?", span)) is None:
+            continue
+        section, key, value = match.groups()
+        if section in RunConfig.model_fields and span != "model.safetensors":
+            assert key in keys_of(section), span
+            if value and path.name != "CONTRIBUTING.md":  # whose schedule is to be written yet
+                compose(RunConfig, ROOT / "configs/demo.yaml", [span])
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

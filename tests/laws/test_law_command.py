@@ -199,6 +199,9 @@ def test_mistakes_are_one_message(fit_file: Path, tmp_path: Path) -> None:
     assert 'no law is called "aneal"' in refused("fit", constant, "--law", "aneal")
     assert "decoy: unknown key" in refused("fit", constant, "--law", "annealing:decoy=1")
     assert "neither a run folder nor a CSV" in refused("fit", tmp_path / "no")
+    for output in (tmp_path, tmp_path / "no" / "fit.json"):
+        assert "must be a file in a folder that is there" in refused("fit", fit_file, "-o", output)
+    assert "also where the residual plot goes" in refused("fit", fit_file, "-o", tmp_path / "fit.png")
     assert "does not exist" in refused("predict", tmp_path / "no", "schedule=cosine", "train.steps=10")
     assert 'did you mean "cosine"' in refused("predict", fit_file, "schedule=cosin", "train.steps=100")
     assert "train.steps: is required" in refused("predict", fit_file, "schedule=cosine")

@@ -166,7 +166,7 @@ def test_a_key_of_a_config_is_one(path: Path) -> None:
         if (match := re.fullmatch(r"([a-z]+)\.([a-z_]+)(?:\.[a-z_]+)*(=\S+)?", span)) is None:
             continue
         section, key, value = match.groups()
-        if section in RunConfig.model_fields and span != "model.safetensors":
+        if section in RunConfig.model_fields and not span.startswith("model.safetensors"):
             assert key in keys_of(section), span
             if value and path.name != "CONTRIBUTING.md":  # whose schedule is to be written yet
                 compose(RunConfig, ROOT / "configs/demo.yaml", [span])

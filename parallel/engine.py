@@ -35,6 +35,10 @@ class Slice:
             shape[self.dim] *= ways
         return tuple(shape)
 
+    def offsets(self, rank: int) -> tuple[int, ...]:
+        """Where the part of the tensor rank `rank` begins in the whole tensor."""
+        return tuple(rank * size if dim == self.dim else 0 for dim, size in enumerate(self.tensor.shape))
+
 
 class Evaluates(Protocol):
     """Weights that a loss can be had of."""

@@ -44,8 +44,6 @@ _PRELOADED = (
     "megatron.core.pipeline_parallel",
     "megatron.core.transformer",
     "deepspeed",
-    "torch.distributed.checkpoint.hf_storage",
-    "torch.distributed.tensor",
     "launcher.launch",
     "launcher.train",
 )

@@ -138,10 +138,7 @@ class CheckpointWriter:
                 buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
                 self._staging[name] = buffer
             buffer.copy_(tensor, non_blocking=True)
-            offsets = [0] * tensor.ndim
-            if part.dim is not None:
-                offsets[part.dim] = tensor_axis.rank * tensor.shape[part.dim]
-            pieces[name] = Piece(buffer, tuple(offsets))
+            pieces[name] = Piece(buffer, part.offsets(tensor_axis.rank))
         if self._mesh.device.type == "cuda":
             torch.cuda.synchronize()
         return pieces, {name: slices[name].whole_shape(tensor_axis.size) for name in pieces}

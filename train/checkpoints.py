@@ -18,13 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from parallel.engine import Engine, Slice
 from parallel.gather import gather_json
@@ -39,6 +33,7 @@ from train.exchange import agree
 from train.manifest import STATE_FILE_NAME, Manifest, NotWholeError, check_slices, content_problems, read_manifest
 from train.run_changes import differences
 from train.state import TrainState, read_state
+from train.tensor_files import TensorFiles
 
 _MOST_DIFFERENCES = 10
 # Of the writer's collectives: the slowest disk decides how long they take, and the loop's watchdog when it is too long.
@@ -68,7 +63,6 @@ class Checkpoints:
         self._origin = Origin(dict(model), tokenizer, dict(layout or {}))
         # The writer's thread needs collectives of its own, apart from the loop's.
         self._group = dist.new_group(backend="gloo", timeout=_WRITE_TIMEOUT)
-        self._tensor_mesh = DeviceMesh.from_group(mesh.tensor.group, "cpu") if mesh.tensor.size > 1 else None
         self._writer = CheckpointWriter(
             folder,
             mesh,
@@ -139,7 +133,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path}: {STATE_FILE_NAME} is of step {state.step}, the rest of {manifest.step}"
             )
-        agree(lambda: self._read_tensors(slices, path), self._group)
+        agree(lambda: self._read_tensors(slices, path, manifest), self._group)
         engine.loaded(optimizer_steps=state.optimizer_steps)
         return state
 
@@ -168,18 +162,15 @@ class Checkpoints:
 
         return list(dict.fromkeys(problem for found in agree(look, self._group) for problem in found))
 
-    def _read_tensors(self, slices: Mapping[str, Slice], path: Path) -> None:
+    def _read_tensors(self, slices: Mapping[str, Slice], path: Path, manifest: Manifest) -> None:
+        """Each rank reads what it needs, straight into the engine's own tensors."""
         with explained("reading a checkpoint"):
             try:
-                load(
-                    {name: self._described(part) for name, part in slices.items()},
-                    storage_reader=HuggingFaceStorageReader(str(path)),
-                    no_dist=True,  # each rank reads what it needs; DCP's own exchange between ranks would be pickled
-                )
-            except OSError:
-                raise
-            except Exception as error:
-                raise UserError(f"checkpoint {path} cannot be read: {' '.join(str(error).split())}") from error
+                files = TensorFiles(manifest.tensor_files(path))
+                for name, part in slices.items():
+                    files.read_into(name, part.tensor, part.offsets(self._mesh.tensor.rank))
+            except UserError as error:
+                raise UserError(f"checkpoint {path} cannot be read: {error}") from None
 
     def _check_fit(self, manifest: Manifest, slices: Mapping[str, Slice], path: Path) -> None:
         origin = self._origin
@@ -201,21 +192,6 @@ class Checkpoints:
             shown = "\n  ".join(differing[:_MOST_DIFFERENCES])
             more = f"\n  and {len(differing) - _MOST_DIFFERENCES} more" if len(differing) > _MOST_DIFFERENCES else ""
             raise UserError(f"checkpoint {path} is of another model, tokenizer or optimizer:\n  {shown}{more}")
-
-    def _described(self, part: Slice) -> Tensor:
-        """A slice as torch's distributed checkpoint knows them: it reads into it what any layout wrote."""
-        tensor = part.tensor.detach()
-        if part.dim is None or self._tensor_mesh is None:
-            return tensor
-        shape = torch.Size(part.whole_shape(self._mesh.tensor.size))
-        return DTensor.from_local(
-            tensor,
-            self._tensor_mesh,
-            [Shard(part.dim)],
-            run_check=False,
-            shape=shape,
-            stride=torch.empty(shape, device="meta").stride(),
-        )
 
 
 def _shared_claim(claim: Claim | None, folder: Path, group: dist.ProcessGroup) -> Claim | None:

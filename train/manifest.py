@@ -48,6 +48,10 @@ class Manifest(Settings):
     tensors: dict[str, tuple[int, ...]]  # whole shapes, float32
     files: dict[str, FileRecord]
 
+    def tensor_files(self, path: Path) -> list[Path]:
+        """All but the state, in the checkpoint's folder `path`."""
+        return [path / name for name in sorted(self.files) if name != STATE_FILE_NAME]
+
 
 class NotWholeError(UserError):
     """A checkpoint lacks something or was altered; `problems` says all of what."""
@@ -119,23 +123,23 @@ def check_slices(path: Path, manifest: Manifest) -> None:
     """
     missing = {name: math.prod(shape) for name, shape in manifest.tensors.items()}
     problems = []
-    for file in sorted(name for name in manifest.files if name != STATE_FILE_NAME):
+    for file in manifest.tensor_files(path):
         try:
-            slices = read_header(path / file)
+            slices = read_header(file)
         except UserError as error:
             problems.append(str(error))
             continue
         except OSError as error:
-            problems.append(f"{file} cannot be read ({error.strerror})")
+            problems.append(f"{file.name} cannot be read ({error.strerror})")
             continue
         for name, part in slices.items():
             whole = manifest.tensors.get(name)
             if whole is None or len(whole) != len(part.shape):
-                problems.append(f"{file}: its {name} is not the manifest's")
+                problems.append(f"{file.name}: its {name} is not the manifest's")
             elif part.dtype != torch.float32:
-                problems.append(f"{file}: its {name} is of {part.dtype}, and a checkpoint of torch.float32")
+                problems.append(f"{file.name}: its {name} is of {part.dtype}, and a checkpoint of torch.float32")
             elif any(o + s > w for o, s, w in zip(part.offsets, part.shape, whole, strict=True)):
-                problems.append(f"{file}: its part of {name} lies outside of {list(whole)}")
+                problems.append(f"{file.name}: its part of {name} lies outside of {list(whole)}")
             else:
                 missing[name] -= math.prod(part.shape)
     problems += [f"{name}: not all of it is there, or some of it twice" for name, count in missing.items() if count]

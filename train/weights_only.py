@@ -25,7 +25,7 @@ class Weights:
     """The weights of a whole checkpoint, by global name without "model."."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        self._files = TensorFiles(path / name for name in manifest.files if name.endswith(".safetensors"))
+        self._files = TensorFiles(manifest.tensor_files(path))
         self.shapes = {
             name.removeprefix(PREFIX): shape for name, shape in manifest.tensors.items() if name.startswith(PREFIX)
         }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_memory import LiveMemory
 from safetensors.torch import load_file, save_file
 
 from settings import UserError
@@ -64,6 +66,78 @@ def test_pieces_of_several_files_make_a_whole(dim: int, tmp_path: Path) -> None:
         TensorFiles(paths[1:])
     with pytest.raises(UserError, match="w is not whole"):
         TensorFiles([*paths, paths[0]])
+
+
+def cut(folder: Path, whole: torch.Tensor, ways: int, dim: int) -> TensorFiles:
+    """The files of so many tensor ranks."""
+    parts = whole.chunk(ways, dim)
+    for number, part in enumerate(parts):
+        offset = [0] * whole.ndim
+        offset[dim] = number * parts[0].shape[dim]
+        write_piece(folder / f"{number}.safetensors", "w", part, tuple(offset))
+    return TensorFiles(sorted(folder.glob("*.safetensors")))
+
+
+SHAPES = [(8, 12), (4, 3, 8), (8, 40_000)]  # of the last, what is wanted of a row is read alone
+_NEEDS_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+DEVICES = ["cpu", pytest.param("cuda", marks=_NEEDS_CUDA)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("had", "wanted"), [(1, 2), (2, 1), (2, 4), (4, 2)])
+def test_any_part_of_any_cut_is_read_in_place(
+    had: int, wanted: int, shape: tuple[int, ...], device: str, tmp_path: Path
+) -> None:
+    whole = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    for had_dim, dim in itertools.product({0, len(shape) - 1}, repeat=2):
+        folder = tmp_path / f"{had_dim}-{dim}"
+        folder.mkdir()
+        files = cut(folder, whole, had, had_dim)
+        for rank, part in enumerate(whole.chunk(wanted, dim)):
+            offsets = [0] * whole.ndim
+            offsets[dim] = rank * part.shape[dim]
+            for dtype in (torch.float32, torch.bfloat16):
+                around = torch.full((*part.shape, 2), 7.0, dtype=dtype, device=device)
+                target = around[..., 0]  # not contiguous
+                files.read_into("w", target, offsets)
+                assert torch.equal(target.cpu(), part.to(dtype))
+                assert (around[..., 1] == 7).all()
+            target = torch.full(part.shape, 7.0, device=device)
+            files.read_into("w", target, offsets)
+            assert torch.equal(target.cpu(), part)
+
+
+def test_a_number_and_nothing_are_read(tmp_path: Path) -> None:
+    save_file({"x": torch.tensor(3.0), "none": torch.zeros(2, 0)}, tmp_path / "x.safetensors")
+    files = TensorFiles([tmp_path / "x.safetensors"])
+    assert torch.equal(files.read("x"), torch.tensor(3.0))
+    assert torch.equal(files.read("none"), torch.zeros(2, 0))
+
+
+def test_a_part_takes_no_more_memory_than_a_piece(tmp_path: Path) -> None:
+    """And none where it lies in the files as it is wanted."""
+    whole = torch.arange(2.0**22).view(2**11, 2**11)  # 16 MiB
+    files = cut(tmp_path, whole, 2, 0)
+    for rows, columns, most in ((slice(512, 1536), slice(0, 2048), 0), (slice(0, 2048), slice(512, 1536), 2**23)):
+        target = torch.zeros(whole[rows, columns].shape)
+        with LiveMemory() as memory:
+            files.read_into("w", target, (rows.start, columns.start))
+        assert torch.equal(target, whole[rows, columns])
+        assert memory.most <= most
+
+
+def test_a_part_that_the_files_do_not_hold(tmp_path: Path) -> None:
+    files = cut(tmp_path, torch.zeros(4, 6), 2, 0)
+    with pytest.raises(UserError, match=r"w is \[4, 6\]: it has no part \[3, 6\] at \[2, 0\]"):
+        files.read_into("w", torch.zeros(3, 6), (2, 0))
+    with pytest.raises(UserError, match="v is in none of the files"):
+        files.read_into("v", torch.zeros(3, 6), (0, 0))
+    # As many values as a whole has, but some twice and others not at all.
+    write_piece(tmp_path / "2.safetensors", "w", torch.zeros(2, 6), (6, 0))
+    write_piece(tmp_path / "3.safetensors", "w", torch.zeros(2, 6), (2, 0))
+    with pytest.raises(UserError, match="w is not whole"):
+        TensorFiles(sorted(tmp_path.glob("*.safetensors")))
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ joined for the product, so the input crosses into the tensor-parallel region onc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import parallel.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core import tensor_parallel
+from megatron.core.tensor_parallel.layers import LinearWithGradAccumulationAndAsyncCommunication as _Megatron
 from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 from megatron.core.transformer import TransformerConfig
 
@@ -36,6 +38,39 @@ class _Embedding(tensor_parallel.VocabParallelEmbedding):  # type: ignore[misc]
     def forward(self, tokens_BT: Tensor) -> Tensor:
         x_TBD: Tensor = super().forward(tokens_BT.transpose(0, 1).contiguous())
         return x_TBD
+
+
+class _Joined(torch.autograd.Function):
+    """x · [w1; w2; ...]ᵀ + [b1; b2; ...] by Megatron's arithmetic, which would keep the joined weights for backward.
+
+    They are as much memory as the weights themselves, for every micro-batch under way: here they are joined once more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_tBD: Tensor, sequence: bool, group: dist.ProcessGroup, columns: int, *parameters: Tensor
+    ) -> Tensor:
+        weights, biases = parameters[:columns], parameters[columns:]
+        ctx.save_for_backward(x_tBD, *weights)
+        ctx.megatron = SimpleNamespace(save_for_backward=lambda *saved: None)
+        allreduce = group.size() > 1 and not sequence
+        out_TBO: Tensor = _Megatron.forward(
+            ctx.megatron, x_tBD, _join(weights), _join(biases), False, allreduce, sequence, None, 0, group
+        )
+        return out_TBO
+
+    @staticmethod
+    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x_tBD, *weights = ctx.saved_tensors
+        megatron = SimpleNamespace(**vars(ctx.megatron), saved_tensors=(x_tBD, _join(weights)))
+        grad_tBD, *joined = _Megatron.backward(megatron, grad_TBO)[:3]
+        sizes = [weight.shape[0] for weight in weights]
+        parts = [part for grad in joined if grad is not None for part in grad.split(sizes)]
+        return grad_tBD, None, None, None, *parts
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(tuple(parts)) if len(parts) > 1 else next(iter(parts), None)
 
 
 class MegatronLayers:
@@ -58,15 +93,7 @@ class MegatronLayers:
     def project(self, x_tBD: Tensor, columns: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         weights: list[Tensor] = [column.weight for column in columns]  # type: ignore[misc]
         biases = [column.bias for column in columns if column.bias is not None]
-        out_TBO: Tensor = linear_with_grad_accumulation_and_async_allreduce(
-            x_tBD,
-            torch.cat(weights),
-            torch.cat(biases) if biases else None,  # type: ignore[arg-type]
-            gradient_accumulation_fusion=False,
-            allreduce_dgrad=self.ways > 1 and not self._sequence,
-            sequence_parallel=self._sequence,
-            tp_group=self._group,
-        )
+        out_TBO: Tensor = _Joined.apply(x_tBD, self._sequence, self._group, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
         return tuple(torch.split(out_TBO, [weight.shape[0] for weight in weights], dim=-1))
 
     def row(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:

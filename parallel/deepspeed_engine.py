@@ -25,6 +25,7 @@ from parallel.schedule import run_micro_batches
 from parallel.shards import Shard
 from parallel.stage import MicroBatch, Stage
 from parallel.uncompiled import compile_left_out
+from parallel.zero_parts import gather, scatter
 
 
 class DeepSpeedEngine:
@@ -47,6 +48,7 @@ class DeepSpeedEngine:
         self._shards = shards
         self._mesh = mesh
         self._micro_batches = micro_batches
+        self._shapes = {shard.name: tuple(shard.parameter.shape) for shard in shards}  # ZeRO 3 takes them away
         self._sum_partial_gradients_in_backward()
         self._face = _TorchFace(shards, optimizer)
         with compile_left_out():  # DeepSpeed looks at the optimizer, and imports a compiled one to compare it with
@@ -88,35 +90,36 @@ class DeepSpeedEngine:
         return self._over_data(run_micro_batches([self._stage], micro_batches, backward=False).double())
 
     def state(self, *, saving: bool) -> dict[str, Slice]:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
         slices: dict[str, Slice] = {}
-        for shard in self._shards:  # gathered over the data ranks, one parameter after the other
-            weight = safe_get_full_fp32_param(shard.parameter)
-            slices[f"model.{shard.name}"] = Slice(weight, shard.dim)
-            for moment in self._face.moments:
-                value = safe_get_full_optimizer_state(shard.parameter, moment)
-                slices[f"optimizer.{shard.name}.{moment}"] = Slice(value.view(weight.shape), shard.dim)
-        if saving:
-            return slices if self._mesh.data.rank == 0 else {}
-        self._loading = slices
+        for shard in self._shards:
+            for key, moment in self._keys(shard):
+                if not saving:  # on the host, as there is no room on the device for all of them whole
+                    slices[key] = Slice(torch.zeros(self._shapes[shard.name]), shard.dim)
+                    continue
+                value = gather(shard.parameter, moment)
+                if self._mesh.data.rank == 0:
+                    slices[key] = Slice(value.cpu(), shard.dim)
+                del value  # before the next is gathered
+        if not saving:
+            self._loading = slices
         return slices
 
     def loaded(self, *, optimizer_steps: int) -> None:
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         for shard in self._shards:
-            weight = self._loading[f"model.{shard.name}"].tensor
-            safe_set_full_fp32_param(shard.parameter, weight)
+            for key, moment in self._keys(shard):
+                scatter(self._loading[key].tensor, shard.parameter, moment, self._mesh.data)
             # DeepSpeed writes the master only; what forward uses follows it at a step, or here.
             with torch.no_grad(), GatheredParameters([shard.parameter], modifier_rank=0):
-                shard.parameter.copy_(weight)
-            for moment in self._face.moments:
-                value = self._loading[f"optimizer.{shard.name}.{moment}"].tensor
-                safe_set_full_optimizer_state(shard.parameter, value, moment)
+                shard.parameter.copy_(self._loading[f"model.{shard.name}"].tensor)
         self._loading = {}
         self._face.steps = optimizer_steps
+
+    def _keys(self, shard: Shard) -> list[tuple[str, str | None]]:
+        """Of a parameter's master and moments in a checkpoint, each with the moment's name."""
+        moments = [(f"optimizer.{shard.name}.{moment}", moment) for moment in self._face.moments]
+        return [(f"model.{shard.name}", None), *moments]
 
     def _allocate_state(self, zero: int) -> None:
         """So that it can be loaded before the first step, in which DeepSpeed itself would allocate it."""

@@ -1,12 +1,18 @@
-"""What DeepSpeed is kept from doing."""
+"""What DeepSpeed is kept from doing, and its flat parts put together and cut again."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from parallel_runs import Trial, on_a_rank
+import pytest
+import torch
+from live_memory import LiveMemory
+from parallel_runs import Trial, on_a_rank, start
 from processes import run_ranks
+
+ODD = {"num_layers": 1, "hidden_size": 20, "num_heads": 2, "num_kv_heads": 1, "ffn_size": 7, "vocab_size": 256}
 
 
 def train_with_extensions_in(folder: str) -> list[str]:
@@ -19,3 +25,32 @@ def train_with_extensions_in(folder: str) -> list[str]:
 def test_nothing_is_compiled(tmp_path: Path) -> None:
     """A rank that was killed while it built an extension would leave a lock, and every later run would wait for it."""
     assert run_ranks(2, train_with_extensions_in, str(tmp_path)) == [[], []]
+
+
+def _made_up_and_again(parallel: dict[str, Any]) -> list[str]:
+    """What does not come out as it was put in: of made-up state, whose sizes three ranks cannot share evenly."""
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+    mesh, parts = start(Trial(model=ODD, parallel=parallel))
+    generator = torch.Generator().manual_seed(mesh.tensor.rank)
+    given = {}
+    for name, part in parts.engine.state(saving=False).items():
+        given[name] = torch.randn(part.tensor.shape, generator=generator)
+        part.tensor.copy_(given[name])
+    parts.engine.loaded(optimizer_steps=1)
+    with LiveMemory() as memory:
+        found = parts.engine.state(saving=True)
+    parameters = dict(parts.stages[0].transformer.named_parameters())
+    with GatheredParameters(list(parameters.values())):
+        assert all(torch.equal(weight, given[f"model.{name}"]) for name, weight in parameters.items())
+    if mesh.data.rank:
+        assert memory.most < 2 * max(tensor.nbytes for tensor in given.values())  # one is gathered after the other
+        return list(found)
+    wrong = [name for name, tensor in given.items() if not torch.equal(found[name].tensor, tensor)]
+    return wrong + [name for name, part in found.items() if part.tensor.device.type != "cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_state_comes_back_to_the_bit_where_ranks_do_not_divide_a_parameter(zero: int) -> None:
+    assert run_ranks(3, _made_up_and_again, {"data": 3, "zero": zero}) == [[]] * 3

@@ -60,7 +60,7 @@ class _Joined(torch.autograd.Function):
         return out_TBO
 
     @staticmethod
-    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Any, ...]:
         x_tBD, *weights = ctx.saved_tensors
         megatron = SimpleNamespace(**vars(ctx.megatron), saved_tensors=(x_tBD, _join(weights)))
         grad_tBD, *joined = _Megatron.backward(megatron, grad_TBO)[:3]

@@ -51,6 +51,8 @@ class DeepSpeedEngine:
         self._shapes = {shard.name: tuple(shard.parameter.shape) for shard in shards}  # ZeRO 3 takes them away
         self._sum_partial_gradients_in_backward()
         self._face = _TorchFace(shards, optimizer)
+        rounded = shards if dtype != torch.float32 else ()
+        initial = [(shard.parameter, shard.parameter.detach().cpu()) for shard in rounded]
         with compile_left_out():  # DeepSpeed looks at the optimizer, and imports a compiled one to compare it with
             self._engine, *_ = deepspeed.initialize(
                 model=stage,
@@ -64,6 +66,8 @@ class DeepSpeedEngine:
         # Of this step: the engine's own get_global_grad_norm still gives the last one's while the optimizer steps.
         self._face.grad_norm = lambda: self._engine.optimizer._global_grad_norm
         self._allocate_state(zero)
+        for parameter, weight in initial:  # DeepSpeed's masters are made of the weights that it has rounded
+            scatter(weight, parameter, None, mesh.data)
         self._loading: dict[str, Slice] = {}
 
     @property

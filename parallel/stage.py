@@ -111,7 +111,7 @@ def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         sequence_parallel=parallel.sequence and parallel.tensor > 1,
         use_cpu_initialization=not torch.cuda.is_available(),
         perform_initialization=False,
-        params_dtype=dtype,
+        params_dtype=torch.float32,  # the engines round, and keep what they have rounded
         pipeline_dtype=dtype,
         gradient_accumulation_fusion=False,
         cuda_graph_scope=[],

@@ -10,9 +10,20 @@ from functools import cache
 from typing import Any
 
 import pytest
-from parallel_runs import Trajectory, Trial, merged, on_a_rank, oracle
+import torch
+from parallel_runs import Trajectory, Trial, merged, on_a_rank, oracle, ranks_of
 from processes import run_ranks
 
+INITIAL_LAYOUTS: dict[str, dict[str, Any]] = {
+    "one": {},
+    "tensor2-pipeline2": {"tensor": 2, "pipeline": 2},
+    "data2-zero0": {"data": 2, "zero": 0},
+    "tensor2-data2-zero1-offload": {"tensor": 2, "data": 2, "zero": 1, "offload": "optimizer"},
+    "tensor2-data2-zero2": {"tensor": 2, "data": 2, "zero": 2},
+    "data3-zero2-offload": {"data": 3, "zero": 2, "offload": "optimizer"},
+    "tensor2-data2-zero3": {"tensor": 2, "data": 2, "zero": 3},
+    "data3-zero3-offload": {"data": 3, "zero": 3, "offload": "optimizer"},
+}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tensor2-sequence": {"tensor": 2, "sequence": True},
     "pipeline2": {"pipeline": 2},
@@ -27,10 +38,9 @@ def float32() -> Trajectory:
     return oracle(Trial())
 
 
-def run(**parallel: Any) -> Trajectory:
-    ranks = parallel.get("tensor", 1) * parallel.get("pipeline", 1) * parallel.get("data", 1)
-    trial = Trial(parallel=parallel, arithmetic={"precision": "bfloat16"})
-    return merged(run_ranks(ranks, on_a_rank, trial, timeout=120))
+def run(steps: int = 10, **parallel: Any) -> Trajectory:
+    trial = Trial(parallel=parallel, arithmetic={"precision": "bfloat16"}, steps=steps)
+    return merged(run_ranks(ranks_of(parallel), on_a_rank, trial, timeout=120))
 
 
 def test_one_process() -> None:
@@ -46,3 +56,12 @@ def test_layouts(layout: str) -> None:
     found = run(**LAYOUTS[layout])
     assert found.losses == pytest.approx(float32().losses, rel=1e-3)
     assert found.grad_norms == pytest.approx(float32().grad_norms, rel=1.3e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", INITIAL_LAYOUTS)
+def test_masters_begin_with_float32_s_own_bits(layout: str) -> None:
+    """And not with what forward sees, rounded to bfloat16."""
+    found, wanted = run(steps=0, **INITIAL_LAYOUTS[layout]).weights, oracle(Trial(steps=0)).weights
+    assert found.keys() == wanted.keys()
+    assert [name for name, weight in wanted.items() if not torch.equal(found[name], weight)] == []

@@ -30,12 +30,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from launcher.planned import planned_schedule
 from laws.curve import Curve, Schedule, last_step
 from laws.fit import Fit, fit_curves
 from laws.law import LAWS
 from laws.read import read_curve
 from laws.schedule_search import Constraints, search
 from laws.schedules import FAMILIES, write_table
+from optim.schedules import SCHEDULES
 from settings import UserError
 from settings.compose import compose
 from settings.files import file_sha256, write_json
@@ -82,7 +84,8 @@ class Plan:
 
     def schedule(self, name: str) -> Schedule:
         """The lr of every step of a run."""
-        built = FAMILIES.parse(self.section(name)).build(peak_lr=self.peak_lr, total_steps=self.steps)
+        section = SCHEDULES.parse(self.section(name))
+        built = planned_schedule(section, peak_lr=self.peak_lr, steps=self.steps)
         return Schedule(built.lr, self.warmup_steps)
 
     def run(self, name: str, seed: int) -> Path:

@@ -96,6 +96,7 @@ class Optimizer(ABC):
         """All state as tensors that alias the optimizer's own: "NAME.exp_avg" and so on, NAME a parameter's.
 
         The keys and shapes are the same before the first step as after it: loading is `state()[key].tensor.copy_(...)`.
+        Zeros in all of them, and a `step_count` of 0, are a fresh start.
         """
 
     def diagnostics(self) -> dict[str, float]:

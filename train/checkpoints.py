@@ -125,7 +125,10 @@ class Checkpoints:
     def _load(self, engine: Engine, path: Path, manifest: Manifest) -> TrainState:
         slices = engine.state(saving=False)
         if not any(name.startswith("optimizer.") for name in manifest.tensors):
-            # Weights that were imported: the optimizer starts afresh.
+            # Weights that were imported: the optimizer starts afresh, also where it has taken steps.
+            for name, part in slices.items():
+                if name.startswith("optimizer."):
+                    part.tensor.zero_()
             slices = {name: part for name, part in slices.items() if not name.startswith("optimizer.")}
         self._check_fit(manifest, slices, path)
         state = read_state(path)

@@ -62,6 +62,20 @@ def test_a_restored_optimizer_goes_on_bitwise(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_state_of_zeros_is_a_fresh_start(name: str) -> None:
+    fresh, _ = cases.trained(config_of(name), MODEL, 3, lr=0.01)
+    params, optimizer = cases.trained(config_of(name), MODEL, 3, lr=0.01)
+    for param in params:
+        param.weight.copy_(cases.weights(MODEL)[param.name])
+    for value in optimizer.state().values():
+        value.tensor.zero_()
+    optimizer.step_count = 0
+    cases.take_steps(optimizer, params, MODEL, range(3), lr=0.01)
+    for one, other in zip(fresh, params, strict=True):
+        assert torch.equal(one.weight, other.weight), one.name
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_at_lr_zero_weights_stay_and_state_moves(name: str) -> None:
     params = cases.params_of(MODEL, cases.weights(MODEL))
     optimizer = config_of(name).build(params, OneRank())

@@ -8,12 +8,13 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
-from parallel_runs import Trial, start
+from parallel_runs import Trial, global_batches, local_micro_batches, start
 from processes import RanksFailedError, run_ranks
 from safetensors import safe_open
 
@@ -24,6 +25,7 @@ from train.claim import Claim
 from train.config import CheckpointConfig
 from train.manifest import NotWholeError, read_manifest
 from train.state import TrainState
+from train.weights_only import PREFIX, write_first_checkpoint
 
 TRIAL = Trial(parallel={"tensor": 2}, model={"num_layers": 1, "hidden_size": 16, "ffn_size": 24})
 SMALL = Trial(model=TRIAL.model)
@@ -55,6 +57,25 @@ def load_on_a_rank(folder: Path, trial: Trial, tokenizer: str = "") -> int | Non
     checkpoints = Checkpoints(folder, mesh, model=trial.model_config().to_plain(), tokenizer=tokenizer)
     state = checkpoints.load_latest(parts.engine)
     return None if state is None else state.step
+
+
+def losses_from_imported_weights(folder: Path, trial: Trial) -> list[list[float]]:
+    """Three steps from a checkpoint without an optimizer's state, and again, back at it."""
+    mesh, parts = start(trial)
+    state = parts.engine.state(saving=True)
+    weights = {key.removeprefix(PREFIX): each.tensor.cpu() for key, each in state.items() if key.startswith(PREFIX)}
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    model = trial.model_config().to_plain()
+    write_first_checkpoint(folder, shapes, weights.values(), model=model, tokenizer="")
+    checkpoints = Checkpoints(folder, mesh, model=model)
+    found: list[list[float]] = []
+    for _ in range(2):
+        checkpoints.load_latest(parts.engine)
+        batches = islice(global_batches(), 3)
+        found.append(
+            [parts.engine.train_step(local_micro_batches(batch, trial, mesh, parts), lr=0.01).nll for batch in batches]
+        )
+    return found
 
 
 def tell_later_on_a_rank(folder: Path) -> None:
@@ -311,3 +332,11 @@ def test_a_disk_slower_than_the_interval_holds_the_loop_and_mixes_nothing_up(tmp
             for name in read_manifest(path).tensors:
                 if name.startswith("model."):
                     assert (file.get_tensor(name) == step).all(), name
+
+
+@pytest.mark.parametrize("parallel", [{}, {"zero": 2}], ids=["owners", "ZeRO 2"])
+def test_back_at_imported_weights_the_optimizer_starts_afresh(tmp_path: Path, parallel: dict[str, int]) -> None:
+    trial = Trial(model=TRIAL.model, parallel=parallel)
+    ((first, again),) = run_ranks(1, losses_from_imported_weights, tmp_path / "checkpoints", trial)
+    assert again == first
+    assert len(set(first)) == 3

@@ -75,6 +75,7 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     from train.batches import to_local_batch
     from train.evaluate import evaluate
     from train.run_folder import RunFolder
+    from train.watchdog import Watchdog
 
     config = compose(RunConfig, path, ["parallel={}", *overrides])
     prepare_process(SINGLE)
@@ -83,7 +84,8 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     )
     mesh = make_mesh(config.parallel, timeout_seconds=600)
     with tempfile.TemporaryDirectory() as folder:
-        run = build_run(config, mesh, RunFolder(Path(folder)))
+        watchdog = Watchdog(600, lambda hang: None)  # not started
+        run = build_run(config, mesh, RunFolder(Path(folder)), claim=None, watchdog=watchdog)
         train = config.train
 
         def step() -> None:

@@ -46,7 +46,7 @@ def test_the_worked_example_is_all_that_a_new_schedule_takes(tmp_path: Path) -> 
 
 def test_the_worked_example_is_forecast_too(tmp_path: Path) -> None:
     """With its own keys, and without torch, which the room's other files would bring."""
-    drop_in(tmp_path, "launcher", "laws", "optim", "settings")
+    drop_in(tmp_path, "launcher", "train", "laws", "optim", "settings")
     law, values = AnnealingConfig(), {"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}
     Fit(law=law, values=values, objective=0.0, noise=1e-3).save(tmp_path / "fit.json")
     code = (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_runs import LLAMA, checkpoint_model, write_config, write_text_shards
+from live_memory import LiveMemory
 from processes import lehr, run_ranks
 
 from launcher.checkpointed import open_run_for_reading
@@ -41,30 +41,27 @@ def made_run(folder: Path, shards: Path) -> tuple[RunFolder, int]:
     return run, 4 * sum(map(math.prod, shapes.values()))
 
 
-def growth(run: Path) -> tuple[int, int]:
-    """(bytes by which a process grows at most while it opens a run, bytes of its parameters)."""
-    import parallel.build  # noqa: F401  # not counted
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    opened = open_run_for_reading(run)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (after - before) * 1024, sum(p.numel() * p.element_size() for p in opened.transformer.parameters())
+def memory_of(run: Path) -> tuple[int, int]:
+    """(most bytes of tensors while a run is opened, bytes of its parameters)."""
+    with LiveMemory() as memory:
+        opened = open_run_for_reading(run)
+    return memory.most, sum(p.numel() * p.element_size() for p in opened.transformer.parameters())
 
 
 def test_the_memory_of_the_weights_is_enough(tmp_path: Path) -> None:
     """A training engine has gradients and the optimizer's state beside them."""
     run, size = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
     assert size > 80e6
-    ((grown, held),) = run_ranks(1, growth, run.path, join=False)
+    ((most, held),) = run_ranks(1, memory_of, run.path, join=False)
     assert held == size
-    assert grown < 1.6 * size
+    assert held < most < 1.3 * size
 
 
 def test_bfloat16_weights_take_half(tmp_path: Path) -> None:
     run, size = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
     plain = run.config.read_text()
     run.config.write_text(plain.replace("precision: float32", "precision: bfloat16"))
-    ((_, held),) = run_ranks(1, growth, run.path, join=False)
+    ((_, held),) = run_ranks(1, memory_of, run.path, join=False)
     assert held == size // 2
 
 

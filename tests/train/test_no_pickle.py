@@ -118,7 +118,9 @@ def test_a_planted_pickle_is_refused_and_not_run(plant: str, made: Path, tmp_pat
     checkpoints = run / "checkpoints"
     for path in checkpoints.glob("step-*"):
         PLANTS[plant](path, bomb)
-    done = lehr("eval", run)
+    lehr("eval", run)
+    assert not mark.exists()
+    done = lehr("train", run / "config.yaml", f"run.folder={run.parent}")
     assert not mark.exists()
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

@@ -43,9 +43,10 @@ def gather_falls(schedule: Schedule) -> Falls:
     """The groups of a schedule, warm-up included; before the first step the lr is 0."""
     lr_n, peak = schedule.lr, schedule.peak
     fall_n = -np.diff(lr_n, prepend=0.0)
-    (steps,) = np.nonzero(np.abs(fall_n) > ROUNDING_OF_PEAK * peak)
-    starts = np.nonzero(np.diff(_group_numbers(fall_n[steps], lr_n[steps], peak), prepend=-1))[0]
-    size_k = np.abs(fall_n[steps])
+    share_n = fall_n / peak
+    (steps,) = np.nonzero(np.abs(share_n) > ROUNDING_OF_PEAK)
+    starts = np.nonzero(np.diff(_group_numbers(share_n[steps], lr_n[steps] / peak), prepend=-1))[0]
+    size_k = np.abs(share_n[steps])
     mean_lr_g = np.add.reduceat(size_k * lr_n[steps], starts) / np.add.reduceat(size_k, starts)
     first_g, last_g = steps[starts], steps[np.append(starts[1:], steps.size) - 1]
     half_g = np.where(first_g == last_g, 0.0, 0.5)
@@ -59,9 +60,12 @@ def gather_falls(schedule: Schedule) -> Falls:
     )
 
 
-def _group_numbers(fall_k: Floats, lr_k: Floats, peak: float) -> Ints:
-    """Which group each changed step belongs to [k]: counts up where enough has changed, at jumps and turns."""
-    allowed_k = np.minimum(SHARE_OF_PEAK * peak, SHARE_OF_LR * np.maximum(lr_k, FLOOR_OF_PEAK * peak))
+def _group_numbers(fall_k: Floats, lr_k: Floats) -> Ints:
+    """Which group each changed step belongs to [k]: counts up where enough has changed, at jumps and turns.
+
+    Falls and lr in units of the peak: a product of very small ones would be 0.
+    """
+    allowed_k = np.minimum(SHARE_OF_PEAK, SHARE_OF_LR * np.maximum(lr_k, FLOOR_OF_PEAK))
     used_k = np.abs(fall_k) / allowed_k
     jump_k = used_k > 0.5  # a group of its own
     apart_k = np.diff(np.sign(fall_k), prepend=fall_k[0]) != 0

@@ -253,6 +253,7 @@ def seal(path: Path, manifest: Any) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_checkpoints(tmp_path: Path) -> None:
     (newest,) = run_ranks(1, mutate_checkpoints, tmp_path / "saved", tmp_path / "work", timeout=250)
     assert newest["header"] <= 2  # a bit that was flipped and flipped back

@@ -23,6 +23,8 @@ from data.progress import Progress
 from data.steps.work_folder import WorkFolder
 from settings import UserError
 
+pytestmark = pytest.mark.slow  # each builds, some several times
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -30,6 +30,7 @@ def test_the_command_exits_with_0_where_training_can_run() -> None:
     assert "torch" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_broken_package_is_missing_with_the_command_that_mends_it(tmp_path: Path) -> None:
     broken = tmp_path / "safetensors"
     broken.mkdir()

@@ -172,6 +172,7 @@ def run_python(code: str, environ: dict[str, str]) -> str:
     return subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_a_rank_takes_its_share_of_the_cores_unless_told() -> None:
     code = (
         "from launcher.environment import Ranks, prepare_process\n"
@@ -197,6 +198,7 @@ def test_the_end_of_a_slurm_job() -> None:
         job_end({"SLURM_JOB_END_TIME": "soon"})
 
 
+@pytest.mark.slow
 def test_ranks_of_torchrun_meet(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

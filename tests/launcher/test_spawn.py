@@ -104,7 +104,7 @@ class Launch(Protocol):
     def __call__(self, program: str, count: int) -> Launched: ...
 
 
-@pytest.fixture(params=["exec", "fork"])
+@pytest.fixture(params=[pytest.param("exec", marks=pytest.mark.slow), "fork"])
 def launch(request: pytest.FixtureRequest, tmp_path: Path) -> Launch:
     return lambda program, count: Launched(tmp_path, request.param, program, count)
 

@@ -62,6 +62,7 @@ def own_rooms(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_data_and_a_model_of_its_own(config: Path, own_rooms: Path) -> None:
     done = subprocess.run(
         [INSTALLED, "train", config, "parallel.data=2"], cwd=own_rooms, capture_output=True, text=True, timeout=120
@@ -70,6 +71,7 @@ def test_a_folder_with_a_data_and_a_model_of_its_own(config: Path, own_rooms: Pa
     assert len(losses(config.parent / "runs" / "try")) == 8
 
 
+@pytest.mark.slow
 def test_so_are_ranks_that_start_afresh(config: Path, own_rooms: Path) -> None:
     """As with CUDA: a thread that would not survive a fork has the same effect."""
     code = (
@@ -89,6 +91,7 @@ def test_own_commands_find_a_source_tree_that_is_not_installed(monkeypatch: pyte
     assert own_command("train") == [sys.executable, "-P", "-m", "launcher", "train"]
 
 
+@pytest.mark.slow
 def test_torchrun_is_the_same_program(config: Path, own_rooms: Path) -> None:
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", INSTALLED, "train", config]
     done = subprocess.run(

@@ -39,6 +39,7 @@ def test_noiseless_truth_comes_back() -> None:
     assert fit.values == pytest.approx(TRUTH, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_truth_lies_within_the_intervals_at_the_stated_rate() -> None:
     """90% intervals over 100 noisy data sets: each parameter's share lies where 90% gives with probability 0.999."""
     inside = dict.fromkeys(TRUTH, 0)

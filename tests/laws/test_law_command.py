@@ -91,6 +91,7 @@ def test_predict(fit_file: Path, tmp_path: Path) -> None:
     assert lehr("predict", fit_file, fragment, "optim.lr=3e-4") in out
 
 
+@pytest.mark.slow
 def test_predict_reads_a_config_as_a_run_does(fit_file: Path) -> None:
     demo = ROOT / "configs/demo.yaml"
     overrides = (f"schedule={json.dumps(WSD)}", "optim.lr=3e-4", "train.steps=6000")
@@ -101,6 +102,7 @@ def test_predict_reads_a_config_as_a_run_does(fit_file: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_schedule_writes_what_a_run_takes(fit_file: Path, tmp_path: Path) -> None:
     out = lehr("schedule", fit_file, "--steps", 3000, "--constraint", "min_lr=3e-5", "-o", tmp_path / "best")
     assert "free form" in out
@@ -154,6 +156,7 @@ def test_no_command_brings_torch(fit_file: Path, tmp_path: Path) -> None:
         assert done.stdout.splitlines()[-1] == "False", arguments
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_leaves_what_was_there(fit_file: Path, tmp_path: Path) -> None:
     """A disk that is full: the files' size is limited to less than they take."""
     known = tmp_path / "known.json"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from public_curves import FITTED, HELD_OUT, held_out_errors, public_curve
 
@@ -104,6 +104,7 @@ def test_public_curves_not_fitted_on(loss_curves: Path, size: str, most: float) 
     changes=st.lists(st.tuples(st.integers(1, 30), st.floats(0.0, 1.0)), min_size=1, max_size=12),
     warmup=st.integers(0, 10),
 )
+@example(changes=[(1, 5e-324)], warmup=0)
 def test_falls_add_up_to_the_lr(changes: list[tuple[int, float]], warmup: int) -> None:
     lr = np.concatenate([np.full(length, level) for length, level in changes])
     if lr.max() == 0:

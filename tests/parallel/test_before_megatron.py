@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_torchs_compiler_is_imported_only_where_something_is_compiled() -> None:
     code = (
         "import sys, torch; compiler = torch.compile; import parallel.build;"

@@ -321,6 +321,7 @@ def test_a_held_out_loss_that_comes_later_reaches_the_manifest_and_counts_for_wh
     assert problems_of(path) == []
 
 
+@pytest.mark.slow
 def test_a_disk_slower_than_the_interval_holds_the_loop_and_mixes_nothing_up(tmp_path: Path) -> None:
     ((first, second),) = run_ranks(1, save_on_a_slow_disk, tmp_path)
     assert first < 0.25  # behind the loop's back

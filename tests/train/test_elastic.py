@@ -182,6 +182,7 @@ def test_whole_matrix_optimizers_through_layouts(name: str, tmp_path: Path) -> N
     assert found == pytest.approx(unbroken.losses, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_but_safetensors_and_json(saved: Any) -> None:
     folder, _ = saved("tensor2-sequence")
     latest = latest_checkpoint(folder)

@@ -132,7 +132,9 @@ def test_the_verdict_says_forecast_fact_and_error(kind: str, fit: Fit, tmp_path:
 
 
 @KINDS
-@pytest.mark.parametrize("cut", [205, 210, 350])
+@pytest.mark.parametrize(
+    "cut", [pytest.param(205, marks=pytest.mark.slow), pytest.param(210, marks=pytest.mark.slow), 350]
+)
 def test_a_run_that_goes_on_says_what_it_would_have_said(kind: str, cut: int, fit: Fit, tmp_path: Path) -> None:
     """To the bit, a skipped step and an excursion before the stop; lines past the checkpoint are dropped."""
     skip, factor = (33, 34), {200: 1.05, 210: 1.05, 220: 1.05, 380: 1.02}

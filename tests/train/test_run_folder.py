@@ -64,6 +64,7 @@ def test_a_new_folder_holds_the_config_and_how_it_was_started(tmp_path: Path) ->
     assert [path.name for path in folder.path.glob(".*")] == []  # nothing half-written stays
 
 
+@pytest.mark.slow
 def test_the_commit_is_recorded_with_whether_files_differ_from_it(tmp_path: Path) -> None:
     source = tmp_path / "source"
     room = source / "train"

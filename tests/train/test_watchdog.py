@@ -66,6 +66,7 @@ def test_progress_of_any_kind_is_none() -> None:
     watchdog.close()
 
 
+@pytest.mark.slow
 def test_the_first_of_a_kind_and_a_save_have_patience() -> None:
     told = Told()
     watchdog = Watchdog(HANG_SECONDS, told)
@@ -110,6 +111,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_pause_of_the_whole_process_is_no_hang() -> None:
     with subprocess.Popen([sys.executable, "-c", PAUSED], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

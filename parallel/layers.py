@@ -6,6 +6,7 @@ joined for the product, so the input crosses into the tensor-parallel region onc
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,16 @@ class _Embedding(tensor_parallel.VocabParallelEmbedding):  # type: ignore[misc]
         return x_TBD
 
 
+def _defaults() -> dict[str, Any]:
+    """Of what `_Megatron` takes, which has no defaults of its own and takes more from version to version."""
+    public = inspect.signature(linear_with_grad_accumulation_and_async_allreduce).parameters
+    taken = [public[name] for name in inspect.signature(_Megatron.forward).parameters if name in public]
+    return {each.name: each.default for each in taken if each.default is not each.empty}
+
+
+_DEFAULTS = _defaults()
+
+
 class _Joined(torch.autograd.Function):
     """x · [w1; w2; ...]ᵀ + [b1; b2; ...] by Megatron's arithmetic, which would keep the joined weights for backward.
 
@@ -53,9 +64,15 @@ class _Joined(torch.autograd.Function):
         weights, biases = parameters[:columns], parameters[columns:]
         ctx.save_for_backward(x_tBD, *weights)
         ctx.megatron = SimpleNamespace(save_for_backward=lambda *saved: None)
-        allreduce = group.size() > 1 and not sequence
         out_TBO: Tensor = _Megatron.forward(
-            ctx.megatron, x_tBD, _join(weights), _join(biases), False, allreduce, sequence, None, 0, group
+            ctx.megatron,
+            input=x_tBD,
+            weight=_join(weights),
+            bias=_join(biases),
+            gradient_accumulation_fusion=False,
+            allreduce_dgrad=group.size() > 1 and not sequence,
+            sequence_parallel=sequence,
+            **{**_DEFAULTS, "tp_group": group},
         )
         return out_TBO
 

@@ -76,9 +76,6 @@ class MinHash(MinhashDedupSignature):  # type: ignore[misc]
             np.minimum(least, values.min(axis=1), out=least)
         return least
 
-    def get_signature(self, shingles: Hashes) -> list[list[int]]:
-        raise NotImplementedError("use `minima`")
-
 
 class SignDocuments(PipelineStep):  # type: ignore[misc]
     """Passes documents on, and writes each bucket's hashes of a task, sorted."""

@@ -36,8 +36,8 @@ from parallel.build import Arithmetic, Parts, build
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh, start_processes
 from parallel.stage import MicroBatch
-from train.checkpoints import Checkpoints
-from train.claim import Claim
+from train.checkpoint.manager import Checkpoints
+from train.checkpoint.writer_lease import Claim
 from train.config import CheckpointConfig
 from train.state import TrainState
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from laws.curve import Curve, Schedule, every_step
-from laws.fit import fit_curves
-from laws.forecast import FittedForecast, Forecaster, OwnForecast, Standing
+from laws.fitting.fitted import fit_curves
+from laws.forecasting import FittedForecast, Forecaster, OwnForecast, Standing
 from laws.law import DEFAULT_LAW, LAWS
 from laws.schedules import FAMILIES
 
@@ -66,16 +66,16 @@ def forecasts() -> None:
 
 def evaluations(path: Path, overrides: list[str]) -> None:
     """A step, evaluations of several sizes, and their share of the run at several distances."""
-    from launcher.config import RunConfig
-    from launcher.environment import SINGLE, prepare_process
-    from launcher.rendezvous import open_store
-    from launcher.train import build_run
+    from launcher.processes.environment import SINGLE, prepare_process
+    from launcher.processes.rendezvous import open_store
+    from launcher.run.config import RunConfig
+    from launcher.run.rank_main import build_run
     from parallel.mesh import make_mesh, start_processes, stop_processes
     from settings import compose
     from train.batches import to_local_batch
     from train.evaluate import evaluate
-    from train.run_folder import RunFolder
-    from train.watchdog import Watchdog
+    from train.run_folder.folder import RunFolder
+    from train.safety.watchdog import Watchdog
 
     config = compose(RunConfig, path, ["parallel={}", *overrides])
     prepare_process(SINGLE)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from laws.annealing import AnnealingConfig
 from laws.curve import Curve, Places
-from laws.fitting import HUBER_DELTA, fit_points
-from laws.read import read_curve
+from laws.fitting.solver import HUBER_DELTA, fit_points
+from laws.loss_curves.annealing import AnnealingConfig
+from laws.read_curves import read_curve
 from laws.schedules import FAMILIES
 
 TRUTH = {"L0": 2.789, "A": 0.593, "C": 0.481, "alpha": 0.455}

@@ -27,8 +27,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.batches.loader import Loader
 from data.config import DataConfig
-from data.loader import Loader
 
 SEQ_LENGTH = 1024
 VOCAB_SIZE = 50_000

@@ -24,11 +24,11 @@ from llama60m import fresh, shapes
 from torch import nn
 
 from optim.optimizer import OPTIMIZERS, OneRank, Param
-from parallel import weight_messages
+from parallel.engines import parameter_all_gather as weight_messages
+from parallel.engines.parameter_all_gather import WeightMessages
+from parallel.engines.parameter_owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
 from parallel.mesh import Axis
-from parallel.owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
 from parallel.shards import Shard
-from parallel.weight_messages import WeightMessages
 
 SETTINGS: dict[str, dict[str, Any]] = {"conda": {"refresh_interval": 10**9}}
 VARIANTS = ("as they are done", "after all work", "work alone")

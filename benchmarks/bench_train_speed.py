@@ -44,7 +44,7 @@ def lehr(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, LossOf]:
         vocab_size=shape.vocab,
     )
     model = Transformer(config, seq_length=shape.seq, layers=WholeLayers(), attend=KERNELS["blocked"])
-    initialise(model.named_parameters(), config, seed=0)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=0)
     if compiled:
         model.compile_blocks()
     positions_BT = torch.arange(shape.seq).expand(shape.batch, shape.seq)

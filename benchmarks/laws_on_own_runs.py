@@ -30,11 +30,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launcher.planned import planned_schedule
+from launcher.run.planned_schedule import planned_schedule
 from laws.curve import Curve, Schedule, last_step
-from laws.fit import Fit, fit_curves
+from laws.fitting.fitted import Fit, fit_curves
 from laws.law import LAWS
-from laws.read import read_curve
+from laws.read_curves import read_curve
 from laws.schedule_search import Constraints, search
 from laws.schedules import FAMILIES, write_table
 from optim.schedules import SCHEDULES
@@ -227,7 +227,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds must be at least 2: one seed has no spread")
-    from launcher.config import RunConfig
+    from launcher.run.config import RunConfig
 
     config = compose(RunConfig, arguments.config, arguments.overrides)
     plan = Plan(

@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.optimizer_quality_report import report
 from benchmarks.optimizer_quality_results import Result, add_result, read_results
 from benchmarks.optimizer_quality_studies import TASKS, Spec, Task, digest, run_config, tiny, wanted
-from launcher.environment import SINGLE, one_thread, prepare_imports, prepare_process
-from launcher.signals import die_with_parent
-from train.metrics_file import read_metrics
+from launcher.processes.environment import SINGLE, one_thread, prepare_imports, prepare_process
+from launcher.processes.signals import die_with_parent
+from train.metrics.jsonl import read_metrics
 
 HERE = Path(__file__).resolve().parent
 
@@ -51,8 +51,8 @@ def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str 
         for descriptor in (1, 2):
             os.dup2(log.fileno(), descriptor)
     prepare_process(SINGLE)
-    from launcher.train import run_rank
-    from train.nonfinite import DivergedError
+    from launcher.run.rank_main import run_rank
+    from train.safety.nonfinite import DivergedError
 
     diverged = False
     try:
@@ -110,7 +110,7 @@ def run_all(arguments: argparse.Namespace) -> list[Result]:
     pending: dict[Future[Result], str] = {}
     started = 0
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["launcher.train"])
+    context.set_forkserver_preload(["launcher.run.rank_main"])
     with ProcessPoolExecutor(arguments.processes, mp_context=context, max_tasks_per_child=1) as pool:
         while True:
             for spec in walk(results, lines, config_hash, tasks):

@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.optimizer_quality_results import Result, best_lr, final_loss
-from launcher.config import RunConfig
+from launcher.run.config import RunConfig
 from optim.groups import DECAY_MATRICES
 from settings import parse
 

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 from laws.curve import every_step
-from laws.fit import Fit
+from laws.fitting.fitted import Fit
 from settings.compose import parse
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from typing import Any
 import deepspeed  # noqa: F401  (so that forked launches have it)
 import psutil
 
-import launcher.train
+import launcher.run.rank_main
 from launcher.cli import main
-from parallel.engine import StepResult
+from parallel.engines.engine import StepResult
 from parallel.stage import MicroBatch
 from train.loop import Run
-from train.metrics_file import read_metrics
+from train.metrics.jsonl import read_metrics
 
 _POLL_SECONDS = 0.01
 
@@ -49,14 +49,14 @@ class SpoilingEngine:
 
 def spoil(not_finite: frozenset[int]) -> None:
     """From now on every run of this process, and of those forked from it, has the spoiling engine."""
-    build_run = launcher.train.build_run
+    build_run = launcher.run.rank_main.build_run
 
     def build(*arguments: Any, **more: Any) -> Run:
         run = build_run(*arguments, **more)
         run.engine = SpoilingEngine(run, not_finite)  # type: ignore[assignment]
         return run
 
-    launcher.train.build_run = build
+    launcher.run.rank_main.build_run = build
 
 
 class Patience:

@@ -120,14 +120,18 @@ class DataConfig(Settings):
                     f'sources: "{name}" cannot be a folder\'s name; use letters, digits, "_", "-", "." '
                     "and begin with a letter or digit"
                 )
-        mixtures = {"mixture": self.mixture} | {f"stages.{i}.mixture": s.mixture for i, s in enumerate(self.stages)}
-        for key, mixture in mixtures.items():
+        for key, mixture in self.mixtures().items():
             if any(weight < 0 for weight in mixture.values()) or (mixture and not sum(mixture.values()) > 0):
-                raise ValueError(f"{key} = {mixture}: weights must be at least 0 and not all 0")
+                raise ValueError(f"{key.removeprefix('data.')} = {mixture}: weights must be at least 0 and not all 0")
         starts = [stage.from_step for stage in self.stages]
         if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
             raise ValueError(f"stages: from_step must grow from stage to stage, not {starts}")
         return self
+
+    def mixtures(self) -> dict[str, dict[str, float]]:
+        """Every mixture of the config, by its key: the first one, then that of each stage."""
+        stages = {f"data.stages.{number}.mixture": stage.mixture for number, stage in enumerate(self.stages)}
+        return {"data.mixture": self.mixture, **stages}
 
     def held_out_fraction_of(self, source: str) -> float:
         """The source's own fraction, or that of all."""

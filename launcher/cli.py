@@ -23,16 +23,33 @@ class Command:
 
 
 COMMANDS = (
-    Command("data", "launcher.data", "data_app", "Build token shards from text, and look into them."),
-    Command("train", "launcher.launch", "train", "Train a model, on one process or many."),
-    Command("eval", "launcher.eval", "evaluate_run", "The held-out loss of a run's checkpoint, source by source."),
-    Command("generate", "launcher.generate", "generate_text", "Go on with a text, sampled from a run's checkpoint."),
-    Command("plot", "launcher.plot", "plot_runs", "Draw the curves of runs: loss, held-out loss, forecast, lr."),
-    Command("export", "launcher.export", "export_run", "Write a run's checkpoint as a Hugging Face folder."),
-    Command("import", "launcher.import_folder", "import_folder", "Start a run from a Hugging Face folder."),
-    Command("checkpoint", "launcher.checkpoint", "checkpoint_app", "List a run's checkpoints, and check every byte."),
-    Command("law", "launcher.law", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."),
-    Command("doctor", "launcher.doctor", "doctor", "What this machine has, what is missing, and what mends it."),
+    Command("data", "launcher.commands.data", "data_app", "Build token shards from text, and look into them."),
+    Command("train", "launcher.commands.train", "train", "Train a model, on one process or many."),
+    Command(
+        "eval", "launcher.commands.eval", "evaluate_run", "The held-out loss of a run's checkpoint, source by source."
+    ),
+    Command(
+        "generate", "launcher.commands.generate", "generate_text", "Go on with a text, sampled from a run's checkpoint."
+    ),
+    Command(
+        "plot", "launcher.commands.plot", "plot_runs", "Draw the curves of runs: loss, held-out loss, forecast, lr."
+    ),
+    Command("export", "launcher.commands.export", "export_run", "Write a run's checkpoint as a Hugging Face folder."),
+    Command(
+        "import", "launcher.commands.import_huggingface", "import_folder", "Start a run from a Hugging Face folder."
+    ),
+    Command(
+        "checkpoint",
+        "launcher.commands.checkpoint",
+        "checkpoint_app",
+        "List a run's checkpoints, and check every byte.",
+    ),
+    Command(
+        "law", "launcher.commands.law.curves", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
+    ),
+    Command(
+        "doctor", "launcher.commands.doctor", "doctor", "What this machine has, what is missing, and what mends it."
+    ),
 )
 
 

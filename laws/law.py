@@ -114,7 +114,7 @@ class CurveLaw(LawConfig):
         raise AssertionError(f"{type(self).__name__} has no end_slope")
 
 
-LAWS = Registry("law", room="laws", base=CurveLaw)
+LAWS = Registry("law", room="laws.loss_curves", base=CurveLaw)
 DEFAULT_LAW = "relaxation"  # the best on the public curves (docs/laws.md)
 
 

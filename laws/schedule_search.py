@@ -17,7 +17,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.sparse import csr_array
 
 from laws.curve import Floats, Ints, Schedule
-from laws.fit import Fit
+from laws.fitting.fitted import Fit
 from laws.schedules import FAMILIES, TAILS
 from settings import UserError
 

@@ -9,16 +9,13 @@ import fnmatch
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from settings import Registry, Settings
-
-if TYPE_CHECKING:
-    from model.config import ModelConfig
 
 
 class InitConfig(Settings):
@@ -52,21 +49,22 @@ class ScaledConfig(InitConfig):
         return self.std / math.sqrt(2 * num_layers)
 
 
-def rules(config: ModelConfig) -> dict[str, float | Literal["ones", "zeros"]]:
+def rules(init: InitConfig, num_layers: int) -> dict[str, float | Literal["ones", "zeros"]]:
     """Name pattern -> standard deviation, or a constant. The first that matches holds."""
     return {
         "*_norm.weight": "ones",
         "*.bias": "zeros",
-        "layers.*.attention.out.weight": config.init.branch_std(config.num_layers),
-        "layers.*.mlp.down.weight": config.init.branch_std(config.num_layers),
-        "*.weight": config.init.std,
+        "layers.*.attention.out.weight": init.branch_std(num_layers),
+        "layers.*.mlp.down.weight": init.branch_std(num_layers),
+        "*.weight": init.std,
     }
 
 
 def initialise(
     parameters: Iterable[tuple[str, nn.Parameter]],
-    config: ModelConfig,
+    init: InitConfig,
     *,
+    num_layers: int,
     seed: int,
     take_slice: Callable[[str, nn.Parameter, Tensor], Tensor] = lambda name, parameter, whole: whole,
     whole_shape: Callable[[str, nn.Parameter], tuple[int, ...]] = lambda name, parameter: tuple(parameter.shape),
@@ -77,7 +75,7 @@ def initialise(
     gives this rank's part of the whole fp32 tensor, of the parameter's shape. A name that no rule covers is our own
     bug: AssertionError.
     """
-    table = rules(config)
+    table = rules(init, num_layers)
     for name, parameter in parameters:
         rule = next((value for pattern, value in table.items() if fnmatch.fnmatchcase(name, pattern)), None)
         assert rule is not None, f"no initial value is defined for the parameter {name}"

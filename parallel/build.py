@@ -3,7 +3,7 @@
 1. tensor and sequence: the kind of layers the model is built from       (parallel.layers)
 2. pipeline: which layers this rank's chunks have                        (parallel.stage)
 3. initial weights, drawn whole by global name, then sliced              (model.init)
-4. data and ZeRO: who owns which weights, gradients, optimizer state     (parallel.owner_engine, deepspeed_engine)
+4. data and ZeRO: who owns which weights, gradients, optimizer state     (parallel/engines)
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from model.config import ModelConfig
 from model.init import initialise
 from optim.optimizer import OptimizerConfig
 from parallel.config import ParallelConfig
-from parallel.deepspeed_engine import DeepSpeedEngine
-from parallel.engine import Engine
+from parallel.engines.deepspeed_engine import DeepSpeedEngine
+from parallel.engines.engine import Engine
+from parallel.engines.sharded_optimizer_engine import OwnerEngine
 from parallel.mesh import Mesh
-from parallel.owner_engine import OwnerEngine
 from parallel.shards import shards_of, slice_of
 from parallel.stage import Stage, build_stages
 
@@ -85,7 +85,8 @@ def build(
     by_name = {shard.name: shard for shard in shards}
     initialise(
         [(shard.name, shard.parameter) for shard in shards],
-        model,
+        model.init,
+        num_layers=model.num_layers,
         seed=seed,
         whole_shape=lambda name, _: by_name[name].shape,
         take_slice=lambda name, _, whole: slice_of(whole, by_name[name].dim, mesh.tensor),

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import parallel.before_megatron  # noqa: F401
+import parallel.patches.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core import tensor_parallel

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-import parallel.before_megatron  # noqa: F401
+import parallel.patches.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core import parallel_state

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from parallel.cpu import cuda_means_cpu
+from parallel.patches.cpu_device import cuda_means_cpu
 
 # isort: split
 from megatron.core.pipeline_parallel import get_forward_backward_func

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import parallel.before_megatron  # noqa: F401
+import parallel.patches.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core.enums import ModelType

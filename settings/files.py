@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what is said where they cannot."""
+"""Files and folders that appear whole or not at all, and what is said where they cannot."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from settings.errors import RunError
+from settings.errors import RunError, UserError
 
 _REMEDIES = {
     errno.ENOSPC: "make room there",
@@ -41,6 +42,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """As `write_text`; floats in full, so that they read back equal."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder aside to be filled, which takes the name `path` at the end; after an error nothing is left of it.
+
+    Raises UserError where `path` is a file or a folder with something in it, or where the disk refuses.
+    """
+    aside = path.parent / f".{path.name}.partial"
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; give a new or empty folder")
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"{path} is not empty; give a new or empty folder")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        flush_folder(aside)
+        aside.rename(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {error.strerror or error}; nothing was written to {path}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def flush_folder(folder: Path) -> None:

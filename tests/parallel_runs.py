@@ -22,7 +22,7 @@ from optim.optimizer import OptimizerConfig
 from optim.projection import ProjectedConfig
 from parallel.build import Arithmetic, Parts, build
 from parallel.config import ParallelConfig
-from parallel.engine import Slice
+from parallel.engines.engine import Slice
 from parallel.mesh import Mesh, make_mesh
 from parallel.stage import MicroBatch
 
@@ -115,7 +115,7 @@ def oracle(trial: Trial) -> Trajectory:
     """Plain torch: whole matrices, full logits, torch's cross-entropy, clipping and AdamW, else the plain rules."""
     config = trial.model_config()
     model = Transformer(config, seq_length=SEQ_LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
-    initialise(model.named_parameters(), config, seed=SEED)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=SEED)
     parameters = dict(model.named_parameters())
     adamw = torch_adamw(parameters, trial.optimizer) if isinstance(trial.optimizer, AdamWConfig) else None
     optimizer = adamw or Plain(parameters, trial)

@@ -44,8 +44,8 @@ _PRELOADED = (
     "megatron.core.pipeline_parallel",
     "megatron.core.transformer",
     "deepspeed",
-    "launcher.launch",
-    "launcher.train",
+    "launcher.commands.train",
+    "launcher.run.rank_main",
 )
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _context = multiprocessing.get_context("forkserver")
@@ -203,7 +203,7 @@ def _be_a_rank(
     import torch
     import torch.distributed as dist
 
-    from launcher.signals import die_with_parent
+    from launcher.processes.signals import die_with_parent
 
     with open(output, "wb", buffering=0) as file:
         for descriptor in (1, 2):

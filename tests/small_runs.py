@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from train.metrics_file import read_metrics
+from train.metrics.jsonl import read_metrics
 
 STEPS = 12
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laws.annealing import AnnealingConfig
 from laws.curve import Schedule, last_step
-from laws.fit import Fit
+from laws.fitting.fitted import Fit
+from laws.loss_curves.annealing import AnnealingConfig
 
 ROOT = Path(__file__).parents[1]
 

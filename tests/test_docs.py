@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import typer
 
-from launcher.checks import workload
 from launcher.cli import make_app
-from launcher.config import RunConfig
+from launcher.run.config import RunConfig
+from launcher.run.preflight import workload
 from optim.optimizer import OPTIMIZERS
 from optim.schedules import SCHEDULES
 from parallel.layout import check_layout

@@ -23,21 +23,21 @@ from parallel_runs import Trial, start
 from processes import lehr, run_ranks
 from small_runs import make_shards, write_config
 
+from data.batches.draws import check_shards
+from data.batches.held_out import HeldOut
+from data.batches.loader import Loader
 from data.config import DataConfig
-from data.held_out import HeldOut
-from data.loader import Loader
-from data.open import check_shards
-from data.verify import verify_shards
-from launcher.checks import check_config
-from launcher.config import RunConfig
-from laws.read import read_curve
+from data.shards.verify import verify_shards
+from launcher.run.config import RunConfig
+from launcher.run.preflight import check_config
+from laws.read_curves import read_curve
 from settings import RunError, UserError, compose
-from train.checkpoint_folder import latest_checkpoint
-from train.checkpoints import Checkpoints
-from train.claim import Claim, check_not_running
-from train.manifest import _seal
-from train.metrics_file import MetricsFile, read_metrics
-from train.run_folder import check_run, open_run
+from train.checkpoint.discovery import latest_checkpoint
+from train.checkpoint.manager import Checkpoints
+from train.checkpoint.manifest import _seal
+from train.checkpoint.writer_lease import Claim, check_not_running
+from train.metrics.jsonl import MetricsFile, read_metrics
+from train.run_folder.folder import check_run, open_run
 from train.state import TrainState
 
 SECONDS = 20  # of one mutation: more is a hang

@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 import torch
 
-from data.loader import Loader, Rows, batch_hash
+from data.batches.loader import Loader, Rows, batch_hash
 from model.attention import Documents
 from parallel.gather import sums_over_world
 from parallel.mesh import Mesh

@@ -8,8 +8,19 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from settings import Settings
-from train.spikes import SpikeConfig
-from train.watchdog import FIRST_TIME_PATIENCE
+
+FIRST_TIME_PATIENCE = 4.0  # the first step, save or evaluation compiles, connects and warms up
+
+
+class SpikeConfig(Settings):
+    """When a loss is a spike, and how often the run goes back for one."""
+
+    sigma: float = Field(
+        0.0, ge=0, description="a loss this many standard deviations above the mean of those before; 0: no rollbacks"
+    )
+    window_steps: int = Field(64, ge=4, description="the losses before: so many; none is a spike until there are")
+    max_rollbacks: int = Field(3, ge=1, description="later spikes are told of, and the run goes on through them")
+    skip_batches: int = Field(0, ge=0, description="the last so many up to the spike; 0: all since the checkpoint")
 
 
 class TrainConfig(Settings):

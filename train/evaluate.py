@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from data.held_out import HeldOut
+from data.batches.held_out import HeldOut
 from model.attention import Documents
-from parallel.engine import Evaluates
+from parallel.engines.engine import Evaluates
 from parallel.mesh import Mesh
 from parallel.stage import MicroBatch
 from train.batches import to_local_batch

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from data.held_out import HeldOut
-from data.loader import Loader
+from data.batches.held_out import HeldOut
+from data.batches.loader import Loader
 from model.attention import Documents
-from parallel.engine import Engine, StepResult
+from parallel.engines.engine import Engine, StepResult
 from parallel.mesh import Mesh
 from settings import Settings
 from train.batches import LocalBatch, to_local_batch
-from train.checkpoints import Checkpoints
-from train.clock import StepClock
+from train.checkpoint.manager import Checkpoints
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.evaluate import evaluate
-from train.guards import Guards
-from train.metrics import Metrics
+from train.metrics.logger import Metrics
+from train.metrics.step_timer import StepClock
+from train.safety.preemption import Stop
+from train.safety.step_checks import Guards
+from train.safety.watchdog import SAVE_PATIENCE, Watchdog
 from train.state import TrainState
-from train.stop import Stop
-from train.watchdog import SAVE_PATIENCE, Watchdog
 
 
 class LoopConfig(Settings):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 from pydantic import Field
 
-from settings import Settings, UserError, parse
-from train.manifest import STATE_FILE_NAME
+from settings import Settings
 
 
 class TrainState(Settings):
@@ -41,16 +38,6 @@ class TrainState(Settings):
         """The same state, its held-out loss known; the next step's has none."""
         loss = held_out_loss if math.isfinite(held_out_loss) else None
         return self.model_copy(update={"evaluated_step": self.step, "held_out_loss": loss})
-
-
-def read_state(path: Path) -> TrainState:
-    """Of the checkpoint folder `path`. Raises UserError where it is not readable."""
-    source = path / STATE_FILE_NAME
-    try:
-        plain = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{source} cannot be read: {error}") from None
-    return parse(TrainState, plain, source=str(source))
 
 
 def without(left_out: tuple[tuple[int, int], ...], first: int, last: int) -> tuple[tuple[int, int], ...]:

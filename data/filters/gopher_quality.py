@@ -33,7 +33,7 @@ class GopherQualityConfig(FilterConfig):
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
 
     def build(self) -> BaseFilter:
-        from data.steps.gopher import FastGopherQuality
+        from data.filters.blocks.gopher import FastGopherQuality
 
         return FastGopherQuality(
             min_doc_words=self.min_words,

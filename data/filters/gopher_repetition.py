@@ -29,7 +29,7 @@ class GopherRepetitionConfig(FilterConfig):
     duplicate_ngrams: dict[int, float] = Field({5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1})
 
     def build(self) -> BaseFilter:
-        from data.steps.gopher import FastGopherRepetition
+        from data.filters.blocks.gopher import FastGopherRepetition
 
         return FastGopherRepetition(
             dup_line_frac=self.duplicate_lines,

@@ -24,7 +24,7 @@ class LanguageConfig(FilterConfig):
     characters: int = Field(1024, ge=1, description="how much of a document's beginning is looked at")
 
     def build(self) -> BaseFilter:
-        from data.steps.language import OfflineLanguageFilter, known_languages
+        from data.filters.blocks.language import OfflineLanguageFilter, known_languages
 
         known = known_languages()
         for language in self.languages:

@@ -10,7 +10,7 @@ import pytest
 from processes import lehr
 
 from launcher.cli import COMMANDS, make_app
-from launcher.errors import user_errors
+from launcher.exit_codes import user_errors
 from settings import UserError
 
 
@@ -72,7 +72,7 @@ def test_mistakes_on_the_command_line_exit_with_2(arguments: list[str], said: st
 def test_only_the_command_that_is_asked_for_is_imported() -> None:
     """A command whose module is broken leaves the others whole."""
     code = (
-        "import sys; sys.modules['launcher.law'] = None; sys.modules['launcher.data'] = None;"
+        "import sys; sys.modules['launcher.commands.law.curves'] = None; sys.modules['launcher.commands.data'] = None;"
         "from launcher.cli import main; main(['--version'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from laws.curve import Curve, Schedule
-from laws.fit import Fit
+from laws.fitting.fitted import Fit
 
 FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
 HELD_OUT = ("cosine_72000", "constant_72000", "wsd_20000_24000", "wsdld_20000_24000", "wsdcon_3", "wsdcon_18")

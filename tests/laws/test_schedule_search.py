@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laws.annealing import AnnealingConfig
 from laws.curve import Schedule
-from laws.fit import Fit
-from laws.multi_power import MultiPowerConfig
+from laws.fitting.fitted import Fit
+from laws.loss_curves.annealing import AnnealingConfig
+from laws.loss_curves.multi_power import MultiPowerConfig
 from laws.schedule_search import Constraints, FreeForm, final_loss, free_form, search
 from laws.schedules import FAMILIES, write_table
 from optim.schedules import SCHEDULES

@@ -45,7 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 def made(style: dict[str, Any]) -> Transformer:
     config = ModelConfig.model_validate({**SMALL, **style})
     model = Transformer(config, seq_length=LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
-    initialise(model.named_parameters(), config, seed=5)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=5)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():  # gains and biases that differ, so that a wrong one shows
         for parameter in model.parameters():

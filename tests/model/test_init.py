@@ -26,7 +26,7 @@ def built(seed: int = 1, **more: Any) -> Transformer:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
-    initialise(model.named_parameters(), config, seed=seed)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=seed)
     return model
 
 
@@ -38,7 +38,7 @@ def test_every_parameter_has_a_rule(style: dict[str, Any]) -> None:
 def test_a_name_without_a_rule_is_an_error() -> None:
     config = ModelConfig.model_validate(SMALL)
     with pytest.raises(AssertionError, match=r"strange.thing"):
-        initialise([("strange.thing", nn.Parameter(torch.empty(2)))], config, seed=0)
+        initialise([("strange.thing", nn.Parameter(torch.empty(2)))], config.init, num_layers=config.num_layers, seed=0)
 
 
 @pytest.mark.parametrize("style", [{}, GPT2])
@@ -78,5 +78,12 @@ def test_a_rank_takes_its_slice_of_the_whole() -> None:
     def take_slice(name: str, parameter: nn.Parameter, whole: Tensor) -> Tensor:
         return whole[32:]
 
-    initialise([(name, part)], config, seed=1, take_slice=take_slice, whole_shape=lambda *_: (64, 64))
+    initialise(
+        [(name, part)],
+        config.init,
+        num_layers=config.num_layers,
+        seed=1,
+        take_slice=take_slice,
+        whole_shape=lambda *_: (64, 64),
+    )
     assert torch.equal(part, built().get_parameter(name)[32:])

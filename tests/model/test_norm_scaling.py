@@ -38,7 +38,7 @@ def built(
         last=False,
         recompute=recompute,
     )
-    initialise(model.named_parameters(), config, seed=seed)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=seed)
     return model
 
 

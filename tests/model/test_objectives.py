@@ -63,7 +63,7 @@ def built(seq_length: int = 20, recompute: Any = "none", **more: Any) -> Transfo
     model = Transformer(
         config, seq_length=seq_length, layers=WholeLayers(), attend=KERNELS["sdpa"], recompute=recompute
     )
-    initialise(model.named_parameters(), config, seed=1)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=1)
     return model
 
 

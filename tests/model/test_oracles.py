@@ -36,7 +36,7 @@ def our_model(**style: Any) -> Transformer:
     plain = {"num_layers": LAYERS, "hidden_size": HIDDEN, "num_heads": HEADS, "ffn_size": FFN, "vocab_size": VOCABULARY}
     config = ModelConfig.model_validate({**plain, **style})
     model = Transformer(config, seq_length=LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
-    initialise(model.named_parameters(), config, seed=5)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=5)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():  # gains and biases that differ, so that a wrong one shows
         for parameter in model.parameters():

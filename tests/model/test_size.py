@@ -66,7 +66,7 @@ def test_activations_are_what_a_real_model_keeps(style: dict[str, Any], dtype: t
     config = ModelConfig.model_validate({**SMALL, **style, "objective": objective})
     layout = LayoutSizes(recompute=recompute, bfloat16=dtype == torch.bfloat16)
     model = model_of(config, recompute)
-    initialise(model.named_parameters(), config, seed=0)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=0)
     model.to(dtype)
     tokens = torch.zeros(rows, length, dtype=torch.int64)
     positions = torch.arange(length).expand(rows, length)

@@ -36,7 +36,7 @@ def built(
         first=first,
         last=last,
     )
-    initialise(model.named_parameters(), config, seed=1)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=1)
     with torch.no_grad():  # gains and biases that differ, so that a wrong layer's number shows
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:

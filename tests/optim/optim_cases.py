@@ -101,8 +101,8 @@ def process_ranks() -> TensorRanks:
     """The ranks of the default process group as tensor ranks."""
     import torch.distributed as dist
 
+    from parallel.engines.tensor_ranks import TensorAxisRanks
     from parallel.mesh import Axis  # here, since it imports Megatron: seconds that only rank processes have spent
-    from parallel.tensor_ranks import TensorAxisRanks
 
     assert dist.group.WORLD is not None
     return TensorAxisRanks(Axis(dist.get_world_size(), dist.get_rank(), dist.group.WORLD))

@@ -150,7 +150,7 @@ def multiplied(factor: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 def oracle() -> Pass:
     config = Trial(model=SMALL).model_config()
     model = Transformer(config, seq_length=SEQ_LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
-    initialise(model.named_parameters(), config, seed=SEED)
+    initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=SEED)
     for name, module in model.named_modules():
         if name.endswith((".attention_norm", ".mlp_norm")):
             module.register_forward_hook(multiplied(1 / math.sqrt(int(name.split(".")[1]) + 1)))

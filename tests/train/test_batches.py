@@ -13,13 +13,13 @@ from made_shards import documents, write_source
 from parallel_runs import Trial, start
 from processes import run_ranks
 
+from data.batches.loader import Loader, Rows, batch_hash
 from data.config import DataConfig
-from data.loader import Loader, Rows, batch_hash
 from model.attention import Documents
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
 from train.batches import name_samples, to_local_batch
-from train.watchdog import Watchdog
+from train.safety.watchdog import Watchdog
 
 ROWS, SEQ_LENGTH, STEPS = 8, 16, 5
 

@@ -11,8 +11,8 @@ import torch
 from made_shards import documents, write_source
 from processes import run_ranks
 
+from data.batches.held_out import HeldOut
 from data.config import DataConfig
-from data.held_out import HeldOut
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
 from parallel.stage import MicroBatch

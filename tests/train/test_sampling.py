@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.generate import sample_next
+from train.sampling import sample_next
 
 LOGITS = torch.tensor([2.0, 0.0, 3.0, 1.0, -1.0])
 DRAWS = 3_000

@@ -1,0 +1,1 @@
+"""Batches of a training run, as a pure function of the step."""

@@ -1,0 +1,1 @@
+"""The build: text to token shards, with datatrove."""

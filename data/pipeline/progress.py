@@ -1,0 +1,125 @@
+"""How far a build is: documents, MB/s, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from data.pipeline.work_folder import WorkFolder, read_progress
+
+_SECONDS_BETWEEN_REPORTS = 0.25
+_LEAST_SHARE_DONE = 0.02  # before that, the time left would be a guess
+
+
+class StoppedError(Exception):
+    """The build was asked to stop and ended in good order: run again, it goes on."""
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What is known of a stage before it runs: enough to share out the time between stages."""
+
+    name: str
+    label: str  # for the user
+    tasks: int
+    text_bytes: int  # that it goes through
+    seconds_per_mb: float  # of one task; only the ratio of one stage to another matters
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a build. Documents and bytes are the current stage's."""
+
+    stage: str
+    number: int  # of the stage, from 1
+    stages: int
+    documents: int
+    bytes: int
+    mb_per_second: float
+    share_done: float  # of the whole build
+    seconds: float
+    seconds_left: float | None
+
+    def line(self) -> str:
+        """One line for the console."""
+        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        return (
+            f"[{self.number}/{self.stages}] {self.stage}: {self.documents:,} documents, "
+            f"{self.bytes / 1e6:,.1f} MB, {self.mb_per_second:.1f} MB/s, {self.share_done:.0%} of all{left}"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, the leading zeros left out."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
+
+
+class Watcher:
+    """Turns the tasks' notes into reports, and asks whether to stop."""
+
+    def __init__(
+        self,
+        work: WorkFolder,
+        stages: Sequence[StageWork],
+        *,
+        workers: int,
+        stop: Callable[[], bool],
+        report: Callable[[Progress], None],
+    ) -> None:
+        self._work, self._stages, self._stop, self._report = work, stages, stop, report
+        self._costs = [
+            stage.text_bytes / 1e6 * stage.seconds_per_mb / max(1, min(workers, stage.tasks)) + 1e-3 for stage in stages
+        ]
+        self._start = time.monotonic()
+        self._cost_before: float | None = None  # done by an earlier call, known at the first look
+        self._next = 0.0
+        self._enter(-1, frozenset())
+
+    def enter(self, number: int, complete: Sequence[int]) -> None:
+        """A stage begins, of which these tasks are complete already."""
+        self._enter(number, frozenset(complete))
+
+    def _enter(self, number: int, complete: frozenset[int]) -> None:
+        self._number = number
+        self._stage_start = time.monotonic()
+        self._notes = {rank: self._note(rank) for rank in complete}
+        self._bytes_before = sum(text_bytes for _, text_bytes in self._notes.values())
+        self._running: frozenset[int] = frozenset()
+
+    def look(self, running: Sequence[int]) -> bool:
+        """Report, if it is time to; True asks the executor to stop."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS_BETWEEN_REPORTS
+            for rank in self._running.union(running):
+                self._notes[rank] = self._note(rank)
+            self._running = frozenset(running)
+            self._report(self._progress())
+        return self._stop()
+
+    def _note(self, rank: int) -> tuple[int, int]:
+        return read_progress(self._work.progress(self._stages[self._number].name, rank))
+
+    def _progress(self) -> Progress:
+        stage = self._stages[self._number]
+        documents = sum(documents for documents, _ in self._notes.values())
+        text_bytes = sum(text_bytes for _, text_bytes in self._notes.values())
+        share_of_stage = min(1.0, text_bytes / stage.text_bytes) if stage.text_bytes else 0.0
+        cost = sum(self._costs[: self._number]) + share_of_stage * self._costs[self._number]
+        if self._cost_before is None:
+            self._cost_before = cost
+        total, here = sum(self._costs), cost - self._cost_before
+        seconds = time.monotonic() - self._start
+        return Progress(
+            stage=stage.label,
+            number=self._number + 1,
+            stages=len(self._stages),
+            documents=documents,
+            bytes=text_bytes,
+            mb_per_second=(text_bytes - self._bytes_before) / 1e6 / max(time.monotonic() - self._stage_start, 1e-9),
+            share_done=cost / total,
+            seconds=seconds,
+            seconds_left=seconds * (total - cost) / here if here / total > _LEAST_SHARE_DONE else None,
+        )

@@ -1,0 +1,88 @@
+"""What stands beside the shards of a whole build, and what a build tells when it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from data.shards.dataset_json import Split
+from settings import Settings, UserError, parse
+
+BUILD_FILE = "build.json"
+
+
+class SourceReport(Settings):
+    """What became of a source's documents, by reason."""
+
+    read: int
+    read_bytes: int
+    bad: dict[str, int]
+    filtered: dict[str, int]
+    duplicates: dict[str, int]
+    documents: dict[Split, int]
+    tokens: dict[Split, int]
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is left to train on or to evaluate with."""
+        return not any(self.documents.values())
+
+    def line(self, name: str) -> str:
+        """One line for the console."""
+        parts = ["left out, no document stays"] if self.is_empty else []
+        parts.append(f"{self.read:,} documents read ({self.read_bytes / 1e6:,.1f} MB)")
+        for kind, counts in (("bad", self.bad), ("filtered", self.filtered), ("duplicate", self.duplicates)):
+            if sum(counts.values()):
+                shown = sorted(((n, reason) for reason, n in counts.items() if n), reverse=True)
+                details = ", ".join(f"{reason} {n:,}" for n, reason in shown[:4]) + (", ..." if len(shown) > 4 else "")
+                parts.append(f"{sum(counts.values()):,} {kind} ({details})")
+        labels: dict[Split, str] = {"train": "to train on", "held_out": "held out"}
+        for split, label in labels.items() if not self.is_empty else ():
+            parts.append(f"{self.documents[split]:,} {label} ({self.tokens[split]:,} tokens)")
+        return f"{name}: " + "; ".join(parts)
+
+
+class BuildFile(Settings):
+    """The whole of SHARDS/build.json: present only where a build was finished."""
+
+    format: Literal[1] = 1
+    recipe: dict[str, Any]
+    inputs: dict[str, str]  # size and sampled hash of each input file
+    sources: dict[str, SourceReport]
+
+
+def read_build_file(shards: Path) -> BuildFile | None:
+    """The record of the build that made this folder, or None where there is none."""
+    path = shards / BUILD_FILE
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        above = next(parent for parent in (shards, *shards.parents) if parent.exists())
+        raise UserError(f"data.shards = {shards}: {above} is not a folder") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    return parse(BuildFile, plain, source=str(path))
+
+
+def differences(old: Any, new: Any, key: str = "data") -> list[str]:
+    """Where two recipes differ, as `key: old, now new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines: list[str] = []
+        for name in dict.fromkeys((*old, *new)):
+            if name not in old:
+                lines.append(f"{key}.{name}: not there then, now {_short(new[name])}")
+            elif name not in new:
+                lines.append(f"{key}.{name}: was {_short(old[name])}, now not there")
+            else:
+                lines += differences(old[name], new[name], f"{key}.{name}")
+        return lines
+    return [] if old == new else [f"{key}: was {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:79] + "…"

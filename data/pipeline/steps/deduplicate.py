@@ -1,0 +1,177 @@
+"""Exact and MinHash deduplication over all sources, the first document of each cluster staying.
+
+Every document gets one 64-bit hash a bucket: bucket 0 of its text, the others of datatrove's MinHash signature (Broder
+1997; buckets as in Leskovec et al., Mining of Massive Datasets, section 3.4). Documents that share a hash in any bucket
+are duplicates, and so are theirs. Exact and near duplicates are clustered together: clustered apart, each could keep a
+document that the other drops, and a whole cluster would be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from data.config import DeduplicateConfig
+from data.pipeline.steps.simplify import SpacedWords, simplify_text
+from data.pipeline.work_folder import Counts, WorkFolder
+
+Documents = Iterator[Document]
+Hashes = npt.NDArray[np.uint64]
+EXACT = 0  # the bucket of whole texts
+_RECORD = np.dtype([("hash", "<u8"), ("document", "<u8")])
+_TASK_SHIFT = 32  # a document is its task's number, shifted, plus its number in the task
+_PRIME = np.uint64((1 << 61) - 1)
+_PRIME_BITS = np.uint64(61)
+_SHINGLES_AT_ONCE = 128  # so that 112 hashes of each stay in the cache
+
+
+def buckets(config: DeduplicateConfig) -> list[int]:
+    """The buckets that this deduplication compares."""
+    return [EXACT] * config.exact + list(range(1, 1 + config.buckets)) * config.minhash
+
+
+class MinHash(MinhashDedupSignature):  # type: ignore[misc]
+    """datatrove's MinHash signatures, bit for bit, several times as fast."""
+
+    def __init__(self, config: DeduplicateConfig) -> None:
+        minhash = MinhashConfig(
+            n_grams=config.ngram_words, num_buckets=config.buckets, hashes_per_bucket=config.hashes_per_bucket
+        )
+        super().__init__(output_folder=".", config=minhash, language=SpacedWords())
+
+    def get_shingles(self, text: str) -> Hashes:
+        """The hash of every n-gram of the simplified text's words: shape (n-grams, 1)."""
+        content = simplify_text(text).encode()
+        spaces = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord(" "))
+        starts = np.concatenate(([0], spaces + 1)).tolist() if content else []
+        ends = np.concatenate((spaces, [len(content)])).tolist()
+        hash_of = xxhash.xxh64_intdigest
+        n = self.config.n_grams
+        ngrams = zip(starts, ends[n - 1 :], strict=False)  # the shorter: the last words begin no n-gram
+        return np.array([hash_of(content[start:end]) for start, end in ngrams], dtype=np.uint64).reshape(-1, 1)
+
+    def minima(self, text: str) -> Hashes:
+        """The signature: for each hash function its least value over the shingles; empty for a text without any."""
+        shingles = self.get_shingles(text).reshape(1, -1)
+        if not shingles.size:
+            return np.empty(0, dtype=np.uint64)
+        factor, offset = (parameter.reshape(-1, 1) for parameter in self.parameters)
+        least = np.full(self.num_hashes, np.iinfo(np.uint64).max, dtype=np.uint64)
+        for begin in range(0, shingles.shape[1], _SHINGLES_AT_ONCE):
+            # (a x + b) mod (2^61 - 1): the high bits are added to the low ones, which is at most 7 too large.
+            values = factor * shingles[:, begin : begin + _SHINGLES_AT_ONCE]
+            values += offset
+            high = values >> _PRIME_BITS
+            values &= _PRIME
+            values += high
+            np.minimum(values, values - _PRIME, out=values)
+            np.minimum(least, values.min(axis=1), out=least)
+        return least
+
+
+class SignDocuments(PipelineStep):  # type: ignore[misc]
+    """Passes documents on, and writes each bucket's hashes of a task, sorted."""
+
+    type = "dedup"
+    name = "signatures"
+
+    def __init__(self, work: WorkFolder, config: DeduplicateConfig) -> None:
+        super().__init__()
+        self.work, self.config = work, config
+        self.minhash = MinHash(config) if config.minhash else None
+        # One hash of a bucket's several: a random linear form of them, which tells different ones apart.
+        forms = np.random.default_rng(0).integers(1, 1 << 63, size=config.hashes_per_bucket, dtype=np.uint64)
+        self.forms: Hashes = forms * np.uint64(2) + np.uint64(1)
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
+        """Yields every document."""
+        exact: list[int] = []
+        signed: list[int] = []
+        signatures: list[Hashes] = []
+        for number, document in enumerate(data):
+            exact.append(document.metadata["hash"])
+            if self.minhash:
+                minima = self.minhash.minima(document.text)
+                if minima.size:
+                    signed.append(number)
+                    signatures.append((minima.reshape(self.config.buckets, -1) * self.forms).sum(axis=1))
+            yield document
+        if self.config.exact:
+            self._write(EXACT, rank, np.array(exact, dtype=np.uint64), np.arange(len(exact)))
+        if self.minhash:
+            hashes = np.array(signatures, dtype=np.uint64).reshape(-1, self.config.buckets)
+            for column in range(self.config.buckets):
+                self._write(1 + column, rank, hashes[:, column], np.array(signed, dtype=np.int64))
+
+    def _write(self, bucket: int, rank: int, hashes: Hashes, numbers: npt.NDArray[np.int64]) -> None:
+        records = np.empty(len(hashes), dtype=_RECORD)
+        records["hash"] = hashes
+        records["document"] = numbers.astype(np.uint64) + np.uint64(rank << _TASK_SHIFT)
+        np.save(self.work.signatures(bucket, rank), records)
+
+
+class FindDuplicates(PipelineStep):  # type: ignore[misc]
+    """Pairs of documents that share a bucket's hash: the first with each later one. A task takes some buckets."""
+
+    type = "dedup"
+    name = "pairs"
+
+    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: int) -> None:
+        super().__init__()
+        self.work, self.buckets, self.tasks = work, buckets(config), tasks
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
+        """Yields nothing. Holds one bucket's records in memory: 16 bytes a document."""
+        for bucket in self.buckets[rank::world_size]:
+            records = np.concatenate([np.load(self.work.signatures(bucket, task)) for task in range(self.tasks)])
+            order = np.argsort(records["hash"], kind="stable")  # stable: documents of one hash stay in input order
+            hashes, documents = records["hash"][order], records["document"][order]
+            starts = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1]))[: len(hashes)])
+            first = np.repeat(documents[starts], np.diff(np.append(starts, len(hashes))))
+            pairs = np.stack((first, documents), axis=1)
+            np.save(self.work.pairs(bucket), pairs[first != documents])
+        yield from ()
+
+
+class ClusterDuplicates(PipelineStep):  # type: ignore[misc]
+    """Joins the pairs of all buckets to clusters, and lists for each task what is not the first of its cluster."""
+
+    type = "dedup"
+    name = "clusters"
+
+    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: int) -> None:
+        super().__init__()
+        self.work, self.buckets, self.tasks = work, buckets(config), tasks
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
+        """Yields nothing."""
+        assert world_size == 1, "clusters span all tasks"
+        later = _all_but_firsts(np.concatenate([np.load(self.work.pairs(bucket)) for bucket in self.buckets]))
+        exact = set(np.load(self.work.pairs(EXACT))[:, 1].tolist()) if EXACT in self.buckets else set[int]()
+        tasks = later >> np.uint64(_TASK_SHIFT)
+        for task in range(self.tasks):
+            own = later[tasks == task]
+            np.save(self.work.duplicates(task), (own & np.uint64((1 << _TASK_SHIFT) - 1)).astype(np.uint32))
+            equal = len(exact.intersection(own.tolist()))
+            Counts(exact=equal, near=len(own) - equal).write(self.work.report("duplicates", task))
+        yield from ()
+
+
+def _all_but_firsts(pairs: Hashes) -> Hashes:
+    """Of the clusters that pairs make, every document but the earliest, sorted."""
+    documents, ends = np.unique(pairs, return_inverse=True)
+    if not documents.size:
+        return documents
+    ends = ends.reshape(-1, 2)
+    links = coo_array((np.ones(len(ends), dtype=np.int8), (ends[:, 0], ends[:, 1])), shape=(len(documents),) * 2)
+    _, cluster = connected_components(links, directed=False)
+    _, firsts = np.unique(cluster, return_index=True)  # documents are sorted, so the first index is the earliest
+    return np.delete(documents, firsts)

@@ -1,0 +1,150 @@
+"""The last stages of a build: train the tokenizer where asked to, write shards, and describe them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.tokens.tokenizer import TokenizedFile
+from datatrove.utils.batching import batched
+
+from data.config import DataConfig
+from data.pipeline.plan import Task
+from data.pipeline.steps.documents import read_sample
+from data.pipeline.steps.encoder import Encoder
+from data.pipeline.steps.hashing import is_held_out
+from data.pipeline.work_folder import ProgressNote, WorkFolder, write_report
+from data.shards.dataset_json import SPLITS, ShardFile, Split
+from data.tokenizer import end_of_text_id, train_tokenizer
+from settings.files import file_sha256
+
+Documents = Iterator[Document]
+STAGE = "tokens"
+_DOCUMENTS_AT_ONCE = 128
+_TEXTS_AT_ONCE = 256
+
+
+class TrainTokenizer(PipelineStep):  # type: ignore[misc]
+    """Trains on the samples of all tasks."""
+
+    type = "tokenizer"
+    name = "training"
+
+    def __init__(self, work: WorkFolder, config: DataConfig, *, tasks: int) -> None:
+        super().__init__()
+        self.work, self.config, self.tasks = work, config, tasks
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
+        """Yields nothing."""
+        tokenizer = train_tokenizer(
+            batched(self.texts(), _TEXTS_AT_ONCE),
+            size=self.config.tokenizer.vocab_size,
+            end_of_text=self.config.tokenizer.end_of_text,
+        )
+        tokenizer.save(str(self.work.tokenizer))
+        yield from ()
+
+    def texts(self) -> Iterator[str]:
+        """What to train on, at most `train_bytes` of UTF-8: where there is more, the same share of each task's sample.
+
+        How much a task would have was only estimated when it was drawn.
+        """
+        progress = ProgressNote(self.work.progress("tokenizer", 0))
+        most = self.config.tokenizer.train_bytes
+        sizes = [sum(len(text.encode()) for text in self._sample(task)) for task in range(self.tasks)]
+        total = sum(sizes)
+        for task, size in enumerate(sizes):
+            left = size if total <= most else most * size // total
+            for text in self._sample(task):
+                content = text.encode()[:left]
+                if not content:
+                    break
+                left -= len(content)
+                progress.add(len(content))
+                yield content.decode(errors="ignore")  # the last one may end within a character
+
+    def _sample(self, task: int) -> Iterator[str]:
+        return read_sample(self.work, task, deduplicated=self.config.deduplicate.any)
+
+
+class _Shard:
+    """One shard file of a split; its files exist from the first document on, since an empty one helps nobody."""
+
+    def __init__(self, folder: Path, number: int, encoder: Encoder, end: bytes) -> None:
+        self.name = f"{number:05d}.ds"
+        self.folder, self._encoder, self._end = folder, encoder, end
+        self._tokens: list[bytes] = []
+        self.text_bytes = 0
+
+    def add(self, tokens: bytes, text_bytes: int) -> None:
+        self._tokens.append(tokens + self._end)
+        self.text_bytes += text_bytes
+
+    def write(self, order: np.random.Generator | None) -> dict[str, object] | None:
+        """Write datatrove's files, documents in a random order; returns what `finish` must know of them."""
+        if not self._tokens:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = TokenizedFile(
+            str(self.folder),
+            self.name,
+            tokenizer_name_or_path="tokenizer.json",
+            save_final_metadata=True,  # datatrove's tools take a shard without it for one of 2-byte tokens
+            token_size=self._encoder.token_bytes,
+        )
+        count = len(self._tokens)
+        for document in order.permutation(count) if order else range(count):
+            file.write_bytes(self._tokens[document])
+        file.close()
+        path = self.folder / self.name
+        for written in (path, path.with_name(self.name + ".index"), path.with_name(self.name + ".metadata")):
+            with written.open("rb") as stream:
+                os.fsync(stream.fileno())
+        shard = ShardFile(
+            path=f"{self.folder.name}/{self.name}",
+            tokens=len(file),
+            documents=count,
+            sha256=file_sha256(path),
+            index_sha256=file_sha256(path.with_name(self.name + ".index")),
+        )
+        return {"file": shard.to_plain(), "text_bytes": self.text_bytes}
+
+
+class TokenizeDocuments(PipelineStep):  # type: ignore[misc]
+    """Encodes a task's documents into a shard of each split."""
+
+    type = "tokenizer"
+    name = "shards"
+
+    def __init__(self, work: WorkFolder, config: DataConfig, tasks: tuple[Task, ...]) -> None:
+        super().__init__()
+        self.work, self.config, self.tasks = work, config, tasks
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
+        """Yields nothing."""
+        os.putenv("TOKENIZERS_PARALLELISM", "false")  # tasks are what runs in parallel
+        task = self.tasks[rank]
+        encoder = Encoder(self.work.tokenizer)
+        end = end_of_text_id(encoder.tokenizer, self.config.tokenizer.end_of_text, self.work.tokenizer)
+        folder = self.work.shards / task.source
+        shards = {split: _Shard(folder / split, task.number, encoder, encoder.pack([end])) for split in SPLITS}
+        fraction = self.config.held_out_fraction_of(task.source)
+        progress = ProgressNote(self.work.progress(STAGE, rank))
+        for batch in batched(data, _DOCUMENTS_AT_ONCE):
+            for document, tokens in zip(batch, encoder.encode([d.text for d in batch]), strict=True):
+                split: Split = "held_out" if is_held_out(document.metadata["hash"], fraction) else "train"
+                text_bytes = len(document.text.encode())
+                shards[split].add(tokens, text_bytes)
+                progress.add(text_bytes)
+        progress.write()
+        shuffle = self.config.shuffle_documents
+        report = {}
+        for part, split in enumerate(SPLITS):
+            order = np.random.default_rng([self.config.shuffle_seed, rank, part]) if shuffle else None
+            report[split] = shards[split].write(order)
+        write_report(self.work.report(STAGE, rank), report)
+        yield from ()

@@ -1,0 +1,1 @@
+"""Shards on disk: their description, their tokens, their hashes."""

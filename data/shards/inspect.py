@@ -1,0 +1,89 @@
+"""What is in a folder of shards: counts, hashes, a sample in text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.shards.dataset_json import FILE_NAME, DatasetInfo, SplitInfo, read_dataset
+from data.tokenizer import load_tokenizer
+from settings import UserError
+from settings.files import file_sha256
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """One split of a source."""
+
+    name: str
+    documents: int
+    tokens: int
+    bytes_per_token: float
+    verdict: str  # ok, or which file is missing or altered
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """One source of a folder of shards."""
+
+    name: str
+    language: str
+    licence: str
+    splits: tuple[SplitView, ...]
+    sample: str
+
+
+def inspect(shards: Path, *, sample_tokens: int) -> list[SourceView]:
+    """Every source of `shards`, in order of name. Raises UserError where the folder holds none."""
+    if not shards.is_dir():
+        raise UserError(f"{shards} {'is a file' if shards.exists() else 'does not exist'}; name a folder of shards")
+    folders = sorted(path.parent for path in shards.glob(f"*/{FILE_NAME}"))
+    if not folders:
+        raise UserError(f"{shards} holds no shards; build them with `lehr data build`")
+    return [_view(folder, read_dataset(folder), shards, sample_tokens) for folder in folders]
+
+
+def _view(folder: Path, info: DatasetInfo, shards: Path, sample_tokens: int) -> SourceView:
+    splits = tuple(
+        SplitView(
+            name=name,
+            documents=split.documents,
+            tokens=split.tokens,
+            bytes_per_token=split.text_bytes / split.tokens if split.tokens else 0.0,
+            verdict=_tokenizer_verdict(info, shards) or _verdict(folder, split) or "ok",
+        )
+        for name, split in info.splits.items()
+    )
+    return SourceView(info.source, info.language, info.licence, splits, _sample(folder, info, shards, sample_tokens))
+
+
+def _tokenizer_verdict(info: DatasetInfo, shards: Path) -> str:
+    path = shards / info.tokenizer.path
+    if not path.is_file():
+        return f"{info.tokenizer.path} is missing"
+    return "" if file_sha256(path) == info.tokenizer.sha256 else f"{info.tokenizer.path} was altered"
+
+
+def _verdict(folder: Path, split: SplitInfo) -> str:
+    for file in split.files:
+        for path, wanted in file.hashes.items():
+            if not (folder / path).is_file():
+                return f"{path} is missing"
+            if file_sha256(folder / path) != wanted:
+                return f"{path} was altered"
+    return ""
+
+
+def _sample(folder: Path, info: DatasetInfo, shards: Path, tokens: int) -> str:
+    """The first tokens of the first training file that is there, decoded."""
+    train = info.splits.get("train")
+    path = shards / info.tokenizer.path
+    if not tokens or train is None or not train.files or not path.is_file():
+        return ""
+    first = folder / train.files[0].path
+    if not first.is_file():
+        return ""
+    ids = np.fromfile(first, dtype="<u2" if info.token_bytes == 2 else "<u4", count=tokens)
+    return str(load_tokenizer(path).decode(ids.tolist(), skip_special_tokens=False))

@@ -1,0 +1,135 @@
+"""`lehr checkpoint list RUN` and `lehr checkpoint verify RUN`: what a run has saved, and whether it is whole."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launcher.exit_codes import FAILED, user_errors
+from settings import UserError
+
+if TYPE_CHECKING:
+    from train.checkpoint.manifest import Manifest
+
+checkpoint_app = typer.Typer(no_args_is_help=True, help="List a run's checkpoints, and check them byte by byte.")
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+Run = Annotated[Path, typer.Argument(help="a run folder, such as runs/demo", show_default=False)]
+
+
+@checkpoint_app.command("list")
+@user_errors
+def list_checkpoints(run: Run) -> None:
+    """Every checkpoint: step, tokens, held-out loss, size, date, the layout that wrote it, why it is kept.
+
+    One that is not whole by its manifest and its files' sizes is shown as such; `verify` looks at every byte.
+    """
+    from train.checkpoint.discovery import read_latest, step_of
+    from train.checkpoint.manifest import NotWholeError, read_manifest
+    from train.checkpoint.retention import kept
+
+    paths = _checkpoints(run)
+    latest = read_latest(paths[0].parent)
+    manifests: dict[Path, Manifest] = {}
+    broken: dict[Path, str] = {}
+    for path in paths:
+        try:
+            manifests[path] = read_manifest(path)
+        except NotWholeError as error:
+            broken[path] = "; ".join(error.problems)
+    reasons = kept({step_of(path): there.held_out_loss for path, there in manifests.items()}, _retention(run))
+    rows: list[tuple[str, ...]] = [("step", "tokens", "held-out loss", "size", "date", "layout", "kept as", "")]
+    for path in paths:
+        mark = "latest" if path.name == latest else ""
+        if path in broken:
+            rows.append((str(step_of(path)), *[""] * 6, f"{mark} not whole: {broken[path]}".strip()))
+            continue
+        there = manifests[path]
+        loss = "" if there.held_out_loss is None else f"{there.held_out_loss:.4f}"
+        size = _size(sum(record.bytes for record in there.files.values()))
+        kept_as = ", ".join(reasons.get(there.step, []))
+        rows.append(
+            (str(there.step), f"{there.tokens:,}", loss, size, there.date, _layout(there.layout), kept_as, mark)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # a line a checkpoint, on a terminal of any width and in a pipe
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@checkpoint_app.command("verify")
+@user_errors
+def verify_checkpoints(
+    run: Run, step: Annotated[int | None, typer.Option(min=0, help="This one only; all if not given.")] = None
+) -> None:
+    """Hash every file of every checkpoint and compare: 0 where all are whole, 1 with what is wrong."""
+    from train.checkpoint.discovery import candidates, problems_of, step_of
+
+    paths = _checkpoints(run)
+    _, complaints = candidates(paths[0].parent)
+    if step is not None:
+        chosen = [path for path in paths if step_of(path) == step]
+        if not chosen:
+            steps = ", ".join(str(step_of(path)) for path in paths)
+            raise UserError(f"--step {step}: {run} has no checkpoint of that step; it has those of steps {steps}")
+        paths, complaints = chosen, []
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    failed = bool(complaints)
+    for path in paths:
+        problems = problems_of(path)
+        failed = failed or bool(problems)
+        print(f"{path}: {'whole' if not problems else 'not whole'}", flush=True)
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr, flush=True)
+    if failed:
+        raise SystemExit(FAILED)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first. Raises UserError where it is no run or has none."""
+    from train.checkpoint.discovery import step_folders
+    from train.run_folder.folder import RunFolder
+
+    folder = RunFolder(run)
+    if not folder.checkpoints.is_dir():
+        raise UserError(f"{run} is no run folder: it has no checkpoints; runs are in the folder that run.folder names")
+    paths = step_folders(folder.checkpoints)
+    if not paths:
+        raise UserError(f"{run} has no checkpoint yet; train it with: lehr train {folder.config}")
+    return paths
+
+
+def _retention(run: Path) -> Any:
+    """The run's `checkpoint` section; the defaults where its config cannot be read: a listing shows what is there."""
+    from settings import parse, read_yaml
+    from train.config import CheckpointConfig
+    from train.run_folder.folder import RunFolder
+
+    try:
+        section = read_yaml(RunFolder(run).config).get("checkpoint", {})
+        return parse(CheckpointConfig, section, source="checkpoint")
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return CheckpointConfig()
+
+
+def _layout(layout: dict[str, Any]) -> str:
+    """Only what is not 1, off or none: `tensor 2, data 4, zero 1`."""
+    parts = [
+        name if value is True else f"{name} {value}"
+        for name, value in layout.items()
+        if value is True or value not in (1, False, "none", None) or (name == "zero" and layout.get("data", 1) != 1)
+    ]
+    return ", ".join(parts) or "1 rank"
+
+
+def _size(count: float) -> str:
+    """Three digits and a unit: 12.3 MB."""
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} {_UNITS[-1]}"

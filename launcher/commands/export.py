@@ -1,0 +1,110 @@
+"""`lehr export`: a run's checkpoint as a folder that Hugging Face's transformers loads, without code of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from launcher.exit_codes import user_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from model.config import ModelConfig
+    from model.huggingface import Entry
+    from train.checkpoint.weights_only import Weights
+
+
+@user_errors
+def export_run(
+    run: Annotated[Path, typer.Argument(help="a run folder, such as runs/demo", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="a new or empty folder", show_default=False)],
+    step: Annotated[int | None, typer.Option(min=0, help="Which checkpoint; the newest if not given.")] = None,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the exported weights.")] = "float32",
+    max_file_bytes: Annotated[int, typer.Option(min=1, help="Begin another file of weights beyond this.")] = 5 * 10**9,
+    shards: Annotated[Path | None, typer.Option(help="The run's shards, where they were moved.")] = None,
+) -> None:
+    """Write a run's checkpoint as a Hugging Face folder: safetensors, config.json, tokenizer.
+
+    In one process, whatever layout saved it, with one tensor in memory at a time. The folder appears whole or not at
+    all.
+    """
+    from launcher.huggingface.tokenizer import tokenizer_files
+    from launcher.run.saved_run import chosen_checkpoint, read_run_config
+    from model.config import ModelConfig
+    from model.huggingface import ARCHITECTURES, architecture_of
+    from settings import parse
+    from settings.files import new_folder, write_json
+    from train.checkpoint.manifest import read_manifest
+    from train.checkpoint.weights_only import Weights
+
+    run_folder, config = read_run_config(run, data_shards=shards)
+    checkpoint = chosen_checkpoint(run_folder, step)
+    manifest = read_manifest(checkpoint)
+    model = parse(ModelConfig, manifest.model, source=str(checkpoint / "manifest.json"))
+    architecture = architecture_of(model, ARCHITECTURES)
+    seq_length = config.train.seq_length
+    tokenizer = tokenizer_files(config.data, longest=seq_length)
+    with new_folder(folder) as aside:
+        weights = Weights(checkpoint, manifest)
+        entries = architecture.entries(weights.shapes)
+        parameters = _write_weights(aside, weights, entries, model, dtype=dtype, max_file_bytes=max_file_bytes)
+        ends = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
+        said = architecture.config_json(model, seq_length=seq_length)
+        write_json(aside / "config.json", {**said, **ends, "torch_dtype": dtype})
+        write_json(aside / "generation_config.json", {"_from_model_config": True, **ends})
+        for name, content in tokenizer.files.items():
+            (aside / name).write_bytes(content)
+    print(f"{folder}: {architecture.name}, step {manifest.step}, {parameters:,} parameters in {dtype}")
+
+
+def _write_weights(
+    folder: Path,
+    weights: Weights,
+    entries: Sequence[Entry],
+    model: ModelConfig,
+    *,
+    dtype: str,
+    max_file_bytes: int,
+) -> int:
+    """Write model.safetensors, or several with an index. -> how many parameters."""
+    import torch
+
+    from model.fold import fold_norm_scaling
+    from settings.files import write_json
+    from train.checkpoint.safetensors_file import write_safetensors
+
+    kind: torch.dtype = getattr(torch, dtype)
+
+    def theirs(entry: Entry) -> torch.Tensor:
+        return entry.to_theirs(fold_norm_scaling({name: weights.read(name) for name, _ in entry.ours}, model))
+
+    groups = split_by_size(entries, max_file_bytes, item_bytes=kind.itemsize)
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, start=1):
+        name = "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        shapes: Mapping[str, Any] = {entry.name: entry.shape for entry in group}
+        write_safetensors(folder / name, shapes, map(theirs, group), dtype=kind, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shapes, name)
+    numbers = sum(entry.numel for entry in entries)
+    if len(groups) > 1:
+        total = {"total_parameters": numbers, "total_size": numbers * kind.itemsize}
+        write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
+    return numbers
+
+
+def split_by_size(entries: Sequence[Entry], most_bytes: int, *, item_bytes: int) -> list[list[Entry]]:
+    """In order, each file as full as it may be; a tensor that is larger alone has a file of its own."""
+    groups: list[list[Entry]] = [[]]
+    used = 0
+    for entry in entries:
+        size = entry.numel * item_bytes
+        if groups[-1] and used + size > most_bytes:
+            groups.append([])
+            used = 0
+        groups[-1].append(entry)
+        used += size
+    return groups

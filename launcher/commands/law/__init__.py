@@ -1,0 +1,1 @@
+"""`lehr law`: curves, scaling, width; what their options mean; their plots."""

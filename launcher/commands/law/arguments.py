@@ -1,0 +1,83 @@
+"""What the user of `lehr law` writes on the command line, as laws and constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from launcher.run.fit_scope import default_peak, default_warmup
+from laws.fitting.fitted import Fit
+from laws.law import LAWS, CurveLaw
+from laws.schedule_search import FAMILY_NAMES, Constraints
+from settings import Settings, UserError, parse
+from settings.errors import nearest
+
+
+def curve_law(text: str) -> CurveLaw:
+    """`annealing`, or `annealing:warmup=peak,decay=0.99`."""
+    plain = name_and_options(text, option="--law")
+    return parse(LAWS[plain["name"]], plain, source="--law")
+
+
+def name_and_options(text: str, *, option: str) -> dict[str, Any]:
+    """`NAME:key=value,...` as a mapping with a `name`."""
+    name, _, rest = text.partition(":")
+    plain: dict[str, Any] = {"name": name}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"{option} {text!r}: {item!r} must have the form key=value")
+        plain[key.strip()] = _value(value)
+    return plain
+
+
+class ConstraintSettings(Settings):
+    """What `--constraint key=value` may set."""
+
+    peak_lr: float | None = None
+    warmup_steps: int | None = None
+    min_lr: float | None = None
+    max_decay_share: float = 1.0
+    families: tuple[str, ...] = FAMILY_NAMES
+    free_form: bool = True
+
+
+def read_constraints(fit: Fit, items: Sequence[str], *, parameters: float | None) -> Constraints:
+    """From `key=value` texts; the defaults are the fit's: its peak, its warm-up, the lowest lr it saw."""
+    plain: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--constraint {item!r} must have the form key=value")
+        if key not in ConstraintSettings.model_fields:
+            raise UserError(f'--constraint: unknown key "{key}"{nearest(key, ConstraintSettings.model_fields)}')
+        plain[key] = tuple(filter(None, value.split(","))) if key == "families" else _value(value)
+    given = parse(ConstraintSettings, plain, source="--constraint")
+    peak = default_peak(fit) if given.peak_lr is None else given.peak_lr
+    lowest = min((curve.last_lr for curve in fit.curves), default=0.0)
+    return Constraints(
+        peak_lr=peak,
+        warmup_steps=default_warmup(fit) if given.warmup_steps is None else given.warmup_steps,
+        min_lr=min(lowest, peak) if given.min_lr is None else given.min_lr,
+        families=given.families,
+        free_form=given.free_form,
+        max_decay_share=given.max_decay_share,
+        parameters=parameters,
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if not _is_float(text) else float(text) if not text.isdigit() else int(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)  # YAML reads 3e-4 as a word
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""`lehr plot`: the curves of one run or several in a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launcher.exit_codes import user_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[dict[str, Any]]  # of metrics.jsonl, a dict a step
+
+_SMOOTHED_OVER = 0.02  # of the run: the span of the training loss's running mean
+
+
+@user_errors
+def plot_runs(
+    runs: Annotated[list[Path], typer.Argument(help="run folders, such as runs/demo", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A PNG, PDF or SVG; curves.png in the first run's folder if none."),
+    ] = None,
+) -> None:
+    """Draw training and held-out loss, the forecast beside the fact, gradient norm and lr, over tokens.
+
+    For a single run the held-out loss is drawn source by source, with the loss of a model that knows only how often
+    each token occurs, where the run's shards are still there.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    from launcher.commands.figures import check_picture_path, save_picture
+
+    rows = {run: _rows(run) for run in runs}
+    out = runs[0] / "curves.png" if out is None else out
+    check_picture_path(out, option="--out")
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    losses, norms, lrs = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
+    for index, run in enumerate(runs):
+        colour = f"C{index}"
+        _draw(losses, rows[run], "loss", label=f"{run.name}: training", color=colour, alpha=0.25, smooth=True)
+        _draw(norms, rows[run], "grad_norm", color=colour, linewidth=0.7)
+        _draw(lrs, rows[run], "lr", color=colour)
+        if len(runs) > 1:
+            _draw(losses, rows[run], "held_out/loss", label=f"{run.name}: held out", color=colour, marker="o")
+        _draw_forecast(losses, rows[run], color=colour)
+    if len(runs) == 1:
+        _draw_sources(losses, runs[0], rows[runs[0]])
+    losses.set(ylabel="loss, nats a token", title=", ".join(run.name for run in runs))
+    losses.legend(fontsize="small", ncols=2)
+    norms.set(ylabel="grad norm", yscale="log")
+    lrs.set(ylabel="lr", xlabel="tokens")
+    save_picture(figure, out)
+    print(f"drawn: {out}")
+
+
+def _rows(run: Path) -> Rows:
+    from settings import UserError
+    from train.metrics.jsonl import read_metrics
+    from train.run_folder.folder import RunFolder
+
+    path = RunFolder(run).metrics
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: it has no {path.name}; runs are in the folder that run.folder names")
+    rows = [row for row in read_metrics(path) if "tokens" in row]
+    if not rows:
+        raise UserError(f"{path} has no step yet")
+    return rows
+
+
+def _draw(axes: Axes, rows: Rows, key: str, *, smooth: bool = False, **style: Any) -> None:
+    """One metric over tokens; `smooth` adds its running mean, in full colour."""
+    import numpy as np
+
+    points = np.array([(row["tokens"], row[key]) for row in rows if key in row], dtype=float).reshape(-1, 2)
+    if not len(points):
+        return
+    if smooth:
+        label = style.pop("label")
+        axes.plot(*points.T, linewidth=0.7, **style)
+        span = max(1, round(_SMOOTHED_OVER * len(points)))
+        mean = np.convolve(points[:, 1], np.full(span, 1 / span), mode="valid")
+        axes.plot(points[span - 1 :, 0], mean, label=label, color=style["color"])
+        return
+    axes.plot(*points.T, markersize=4, **style)
+
+
+def _draw_sources(axes: Axes, run: Path, rows: Rows) -> None:
+    """Held-out loss by source, and the unigram loss of each as a dashed line."""
+    names = [key.split("/")[1] for key in _keys(rows) if key.startswith("held_out/") and key.count("/") == 2]
+    for index, name in enumerate(dict.fromkeys(names)):
+        colour = f"C{index + 1}"
+        _draw(axes, rows, f"held_out/{name}/loss", label=f"held out: {name}", color=colour, marker="o")
+        unigram = _unigram_loss(run, name)
+        if unigram is not None:
+            axes.axhline(unigram, color=colour, linestyle="--", linewidth=0.8, label=f"token frequencies: {name}")
+
+
+def _draw_forecast(axes: Axes, rows: Rows, **style: Any) -> None:
+    """What the final held-out loss was said to be, step by step, with its interval."""
+    said = [row for row in rows if "forecast/final" in row]
+    if said:
+        low, high = ([row[f"forecast/final_{bound}"] for row in said] for bound in ("low", "high"))
+        axes.fill_between([row["tokens"] for row in said], low, high, alpha=0.15, linewidth=0, **style)
+        _draw(axes, rows, "forecast/final", label="forecast of the final held-out loss", linestyle=":", **style)
+        _draw(axes, rows, "held_out/loss", label="held out", marker="o", **style)
+
+
+def _unigram_loss(run: Path, source: str) -> float | None:
+    """None where the run's shards are not where they were."""
+    from data.shards.index import open_shards
+    from data.shards.unigram import unigram_loss
+    from launcher.run.config import RunConfig
+    from settings import UserError, compose
+    from train.run_folder.folder import RunFolder
+
+    try:
+        data = compose(RunConfig, RunFolder(run).config, []).data
+        return unigram_loss(open_shards(data), source)
+    except UserError:
+        return None
+
+
+def _keys(rows: Rows) -> list[str]:
+    return [key for row in rows for key in row]

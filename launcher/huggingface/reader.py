@@ -1,0 +1,133 @@
+"""A folder of Hugging Face's, opened to be imported. Only JSON and safetensors are read; nothing in it is ever run."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model.huggingface import ARCHITECTURES, Architecture, Entry, architecture_called
+from settings import UserError
+from train.checkpoint.resharding import TensorFiles
+from train.checkpoint.safetensors_file import Shape
+
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class HuggingFaceFolder:
+    """What config.json says, as far as lehr has it."""
+
+    path: Path
+    architecture: Architecture
+    config: Mapping[str, Any]
+    model: dict[str, Any]  # our `model` section, what config.json decides of it
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence that the model is said to take."""
+        longest = self.config.get(self.architecture.positions)
+        return longest if isinstance(longest, int) else None
+
+    @property
+    def tokenizer(self) -> Path:
+        """tokenizer.json. Raises UserError where there is none."""
+        path = self.path / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(
+                f"{self.path} has no tokenizer.json, without which nobody can say that its numbers mean the same text "
+                "as the shards'; let transformers write it: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            )
+        return path
+
+
+def read_folder(path: Path) -> HuggingFaceFolder:
+    """Raises UserError where it is no such folder, or of a model that lehr does not have."""
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder; give one with config.json and *.safetensors")
+    config = _read_json(path / "config.json")
+    source = str(path / "config.json")
+    if config.get("auto_map"):
+        raise UserError(f"{source}: auto_map names code that comes with the model; lehr runs no such code")
+    if config.get("quantization_config"):
+        raise UserError(f"{source}: quantization_config is set; lehr imports float32, float16 and bfloat16")
+    names = config.get("architectures")
+    architecture = architecture_called(names if isinstance(names, list) else [], ARCHITECTURES, source=source)
+    return HuggingFaceFolder(path, architecture, config, architecture.model_section(config, source=source))
+
+
+def open_weights(folder: HuggingFaceFolder, entries: list[Entry], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
+    """Check that the files hold these tensors, of these shapes, and no others; -> our tensors in order, one at a time.
+
+    Raises UserError, before the first tensor is read, with what is missing, of another shape, or too much.
+    """
+    files = TensorFiles(_weight_files(folder.path))
+    prefix = folder.architecture.prefix
+    places: dict[str, str] = {}
+    wrong = []
+    for entry in entries:
+        found = next((name for name in (entry.name, entry.name.removeprefix(prefix)) if name in files.shapes), None)
+        if found is None:
+            wrong.append(f"{entry.name} is missing")
+        elif files.shapes[found] != entry.shape:
+            wrong.append(f"{entry.name} is {_by(files.shapes[found])}, config.json makes it {_by(entry.shape)}")
+        else:
+            places[entry.name] = found
+    allowed = [*folder.architecture.not_weights, *(["lm_head.weight"] if tied else [])]
+    for name in sorted(set(files.shapes) - set(places.values())):
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed):
+            wrong.append(f"{name} has no place in a {folder.architecture.name}")
+    if wrong:
+        more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
+        raise UserError(
+            "\n  ".join([f"the weights in {folder.path} do not fit its config.json:", *wrong[:_SHOWN], *more])
+        )
+    return (pair for entry in entries for pair in entry.to_ours(files.read(places[entry.name]).float()))
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The safetensors files that belong to the model."""
+    if (path / _INDEX).is_file():
+        weight_map = _read_json(path / _INDEX).get("weight_map")
+        names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+        if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+            raise UserError(f"{path / _INDEX}: weight_map must say which file beside it holds each tensor")
+    elif (path / "model.safetensors").is_file():
+        names = ["model.safetensors"]
+    else:
+        pickled = sorted(found.name for pattern in _PICKLES for found in path.glob(pattern))
+        if pickled:
+            raise UserError(
+                f"{path} holds its weights as {pickled[0]}: a pickle, which can run code when it is loaded, so lehr "
+                "never does; where you trust it, let transformers write model.safetensors from it (save_pretrained)"
+            )
+        raise UserError(f"{path} has no model.safetensors, and no {_INDEX}")
+    for name in names:
+        if not (path / name).is_file():
+            raise UserError(f"{path / name} is missing, which {_INDEX} names; copy the folder again")
+    return [path / name for name in names]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give a folder with config.json and *.safetensors") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} must hold a mapping, not {type(plain).__name__}")
+    return plain
+
+
+def _by(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a number"

@@ -1,0 +1,1 @@
+"""What a run is, before any process starts and within a rank."""

@@ -1,0 +1,44 @@
+"""What a fit has seen: its defaults for a run to come, and warnings where a schedule lies beyond it."""
+
+from __future__ import annotations
+
+from laws.curve import Schedule
+from laws.fitting.fitted import Fit
+from settings import UserError
+
+
+def default_peak(fit: Fit) -> float:
+    """The peak lr of the fitted curves; UserError where they have several (over a hundredth apart)."""
+    peaks = [curve.peak_lr for curve in fit.curves]
+    if not peaks or min(peaks) < 0.99 * max(peaks):
+        shown = ", ".join(f"{peak:.4g}" for peak in peaks) or "none"
+        raise UserError(
+            f"the fit has curves of several peak lrs ({shown}): say optim.lr=... to predict, --constraint peak_lr=... "
+            "to choose a schedule"
+        )
+    return max(peaks)
+
+
+def default_warmup(fit: Fit) -> int:
+    """The warm-up of the fitted curves: the shortest."""
+    return min((curve.warmup_steps for curve in fit.curves), default=0)
+
+
+def schedule_warnings(fit: Fit, schedule: Schedule) -> tuple[str, ...]:
+    """Where a schedule lies beyond what the fit saw."""
+    if not fit.curves:
+        return ()
+    warnings = []
+    peaks = [curve.peak_lr for curve in fit.curves]
+    if not 0.99 * min(peaks) <= schedule.peak <= 1.01 * max(peaks):
+        warnings.append(
+            f"the peak lr {schedule.peak:.3g} is not within those of the fit ({min(peaks):.3g} to {max(peaks):.3g}); "
+            "a law fitted at one peak says little of another"
+        )
+    longest = max(curve.steps for curve in fit.curves)
+    if schedule.steps > 4 * longest:
+        warnings.append(f"{schedule.steps} steps are over four times the longest curve of the fit ({longest})")
+    lowest = min(curve.last_lr for curve in fit.curves)
+    if schedule.lr[-1] < 0.5 * lowest:
+        warnings.append(f"the last lr {schedule.lr[-1]:.3g} is below what any curve of the fit reached ({lowest:.3g})")
+    return tuple(warnings)

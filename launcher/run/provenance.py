@@ -1,0 +1,122 @@
+"""What the loss of a run is of: the keys of its config that must agree before the law of one run speaks of another."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from settings import UserError
+from train.resume_rules import MAY_CHANGE, flatten
+
+# Not compared: what the law itself covers, where things lie, and how shards are built (their hashes say what is in
+# them). `model.vocab_size` may be left to the shards, whose tokenizer is compared.
+_COVERED = ("run.*", "schedule*", "optim.lr", "train.steps", "model.vocab_size")
+_OF_THE_DATA = ("data.mixture", "data.stages", "data.document_masking")
+_NO_OTHER_LOSS = ("optim.*", "train.precision")  # another curve, but of the same loss: worth a warning
+_MOST_DIFFERENCES = 8
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Between two origins, a line each."""
+
+    severe: tuple[str, ...]  # the loss is of another model or data
+    slight: tuple[str, ...]
+
+
+def run_origin(path: Path, *, loss: str) -> dict[str, Any]:
+    """Of a run folder, from its config.yaml; empty for what is none (a CSV file says nothing of its run)."""
+    try:
+        plain = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return config_origin(plain, loss=loss) if isinstance(plain, Mapping) else {}
+
+
+def config_origin(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
+    """Of a run's whole config, as plain values."""
+    data = plain.get("data")
+    data = data if isinstance(data, Mapping) else {}
+    flat = flatten({name: section for name, section in plain.items() if name != "data"})
+    kept = {key: value for key, value in flat.items() if _counts(key)}
+    kept |= {key: data[key.removeprefix("data.")] for key in _OF_THE_DATA if key.removeprefix("data.") in data}
+    return {"loss": loss, **kept, **_shards(data)}
+
+
+def compare(there: Mapping[str, Any], here: Mapping[str, Any], *, sizes: bool = False) -> Differences:
+    """Of the keys that both have. `sizes`: the law spans model sizes, so the model is not compared."""
+    severe: list[str] = []
+    slight: list[str] = []
+    for key in here:
+        if key not in there or there[key] == here[key] or (sizes and key.startswith("model.")):
+            continue
+        line = f"{key}: {_shown(there[key])} there, {_shown(here[key])} here"
+        (slight if _matches(key, _NO_OTHER_LOSS) else severe).append(line)
+    return Differences(tuple(severe), tuple(slight))
+
+
+def check_one_origin(origins: Sequence[tuple[str, Mapping[str, Any]]], *, sizes: bool) -> None:
+    """Refuse, with a UserError, runs of several models or data: no one law holds for them."""
+    known = [(name, origin) for name, origin in origins if origin]
+    for (first, there), (name, here) in itertools.pairwise(known):
+        differences = compare(there, here, sizes=sizes)
+        if differences.severe:
+            raise UserError(
+                f"{first} and {name} are of different models, data or batches, and one law does not hold for both "
+                f"(there: {first}, here: {name}):\n" + listed(differences.severe)
+            )
+
+
+def listed(lines: tuple[str, ...]) -> str:
+    """Indented, the first few."""
+    shown = [f"  {line}" for line in lines[:_MOST_DIFFERENCES]]
+    if len(lines) > _MOST_DIFFERENCES:
+        shown.append(f"  and {len(lines) - _MOST_DIFFERENCES} more keys")
+    return "\n".join(shown)
+
+
+def _counts(key: str) -> bool:
+    if key == "evaluate.max_windows":  # other windows, another loss
+        return True
+    return not _matches(key, _COVERED) and not _matches(key, tuple(MAY_CHANGE))
+
+
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _shards(data: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of the tokenizer and of the held-out split; empty where the shards are gone."""
+    infos: dict[str, Any] = {}
+    try:
+        for path in sorted(Path(str(data["shards"])).glob("*/dataset.json")):
+            infos[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+        stages = [stage.get("mixture") for stage in data.get("stages") or ()]
+        mixtures = [data.get("mixture"), *stages]
+        named = {name for mixture in mixtures for name in mixture or ()}
+        if not all(mixtures):
+            named |= set(data.get("sources") or infos)
+        used = {name: info for name, info in infos.items() if name in named}
+        held_out = [
+            [name, [file["sha256"] for file in info["splits"].get("held_out", {}).get("files", ())]]
+            for name, info in used.items()
+        ]
+        tokenizers = sorted({info["tokenizer"]["sha256"] for info in used.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    if not used:
+        return {}
+    digest = hashlib.sha256(json.dumps(held_out).encode()).hexdigest()
+    return {"shards: tokenizer": ", ".join(tokenizers)[:16], "shards: held-out split": digest[:16]}
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

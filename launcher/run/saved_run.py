@@ -1,0 +1,113 @@
+"""A finished or stopped run, opened to be looked at: its newest checkpoint in one process, whatever layout wrote it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from data.shards.dataset_json import TokenizerInfo
+from data.shards.index import shard_tokenizer
+from launcher.processes.environment import SINGLE, prepare_process
+from launcher.processes.rendezvous import open_store
+from launcher.run.config import RunConfig
+from model.attention import Documents
+from model.config import ModelConfig
+from model.transformer import Transformer
+from parallel.build import Arithmetic, build_chunks
+from parallel.config import ParallelConfig
+from parallel.engines.forward_engine import ForwardEngine
+from parallel.mesh import Mesh, make_mesh, start_processes
+from settings import UserError, compose, parse
+from settings.files import explained
+from train.checkpoint.discovery import latest_checkpoint, problems_of, step_folders, step_of
+from train.checkpoint.manifest import Manifest, NotWholeError, read_manifest
+from train.checkpoint.weights_only import Weights
+from train.run_folder.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's config, and the weights of a checkpoint: nothing else of it is in memory."""
+
+    config: RunConfig
+    step: int
+    mesh: Mesh
+    transformer: Transformer
+    engine: ForwardEngine
+    documents: Callable[[Tensor], Documents | None]
+
+
+def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[RunFolder, RunConfig]:
+    """A run folder and its recorded config, `data_shards` in place of its shards. Raises UserError if it is no run."""
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise UserError(f"{path} is no run folder: it has no config.yaml; runs are in the folder that run.folder names")
+    overrides = [] if data_shards is None else [f"data.shards={data_shards}"]
+    return folder, compose(RunConfig, folder.config, overrides)
+
+
+def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
+    """The checkpoint of a step, or the newest whole one, every byte of it checked.
+
+    Raises UserError where there is none, with the steps that there are, or where that of the step is not whole.
+    """
+    there = {step_of(path): path for path in step_folders(folder.checkpoints)}
+    if not there:
+        raise _no_checkpoint(folder)
+    if step is None:
+        latest = latest_checkpoint(folder.checkpoints, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+        assert latest is not None, "a checkpoint was there a moment ago"
+        return latest
+    if step not in there:
+        raise UserError(f"{folder.path} has no checkpoint of step {step}; it has {', '.join(map(str, there))}")
+    problems = problems_of(there[step])
+    if problems:
+        raise NotWholeError(there[step], problems)
+    return there[step]
+
+
+def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> OpenRun:
+    """Load the weights of a run's newest whole checkpoint. Raises UserError where there is none, or no run.
+
+    `data_shards` replaces the folder that the run recorded, where its shards were moved.
+    """
+    folder, config = read_run_config(path, data_shards=data_shards)
+    checkpoint = chosen_checkpoint(folder)
+    manifest = read_manifest(checkpoint)
+    model = _model_of(checkpoint, manifest, shard_tokenizer(config.data))
+    prepare_process(SINGLE)
+    timeout_seconds = config.train.timeout_seconds
+    start_processes(
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        timeout_seconds=timeout_seconds,
+        store=open_store(SINGLE, timeout_seconds=timeout_seconds),
+    )
+    parallel = ParallelConfig()
+    mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
+    arithmetic = Arithmetic(config.train.precision, config.train.attention)
+    chunks = build_chunks(model, parallel, mesh, arithmetic=arithmetic, seq_length=config.train.seq_length)
+    (stage,) = chunks.stages
+    with explained("reading a checkpoint"):
+        Weights(checkpoint, manifest).fill(stage.transformer, arithmetic.dtype)
+    return OpenRun(config, manifest.step, mesh, stage.transformer, ForwardEngine(stage), chunks.documents)
+
+
+def _model_of(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:
+    """The model that the weights are of. Raises UserError where it was trained on another tokenizer's numbers."""
+    if manifest.tokenizer and manifest.tokenizer != tokenizer.sha256:
+        raise UserError(
+            f"checkpoint {checkpoint} was trained with another tokenizer than that of the shards: SHA-256 "
+            f"{manifest.tokenizer[:16]}… there, {tokenizer.sha256[:16]}… here; name the run's shards with --shards"
+        )
+    model = parse(ModelConfig, manifest.model, source=str(checkpoint / "manifest.json"))
+    return model.with_vocabulary(tokenizer.vocab_size)
+
+
+def _no_checkpoint(folder: RunFolder) -> UserError:
+    return UserError(f"{folder.path} has no checkpoint yet; train it with: lehr train {folder.config}")

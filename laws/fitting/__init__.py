@@ -1,0 +1,1 @@
+"""Fitting a law to loss curves, and how sure the fit is."""

@@ -1,0 +1,169 @@
+"""A fitted law: what `fit` returns, what a fit file holds, and what predicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from laws.curve import Curve, Floats, Places
+from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
+from laws.fitting.solver import fit_points
+from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
+from settings import Settings, UserError, parse
+from settings.files import write_json
+
+MOST_LOSSES = 400  # of a curve that enter a fit; more add cost, not knowledge: neighbours are correlated
+LAW_ERROR = 0.002  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
+
+
+class FittedCurve(Settings):
+    """What a fit saw of one run."""
+
+    name: str
+    steps: int
+    losses: int
+    peak_lr: float
+    last_lr: float
+    warmup_steps: int
+    mean_error: float = Field(description="relative, of the fit on this curve")
+    origin: dict[str, Any] = Field({}, description="keys of the run's config: what the loss is of, where known")
+
+
+class Fit(Settings):
+    """The parameters of a law, how sure they are, and what they were fitted on. JSON on disk."""
+
+    format: Literal[1] = 1
+    law: Annotated[CurveLaw, LAWS.field]
+    values: dict[str, float]
+    objective: float = Field(ge=0, description="sum of Huber (delta 1e-3) on log losses, and the priors")
+    noise: float = Field(ge=0, description="relative: standard deviation of the residuals, robust")
+    law_error: float = Field(LAW_ERROR, ge=0, description="relative: added to the intervals of predictions")
+    samples: tuple[tuple[float, ...], ...] = Field((), description="bootstrap: parameters in the order of `values`")
+    curves: tuple[FittedCurve, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Fit:
+        self.law.pack(self.values)
+        wrong = [len(sample) for sample in self.samples if len(sample) != len(self.values)]
+        if wrong:
+            raise UserError(f"a sample holds {wrong[0]} parameters, not {len(self.values)}")
+        return self
+
+    @property
+    def theta_p(self) -> Floats:
+        """The parameters in the law's order [p]."""
+        return self.law.pack(self.values)
+
+    def predict(self, places: Places) -> Floats:
+        """The loss at each place [k]."""
+        return np.maximum(self.law.predict(self.values, places), SMALLEST_LOSS)
+
+    def band(self, places: Places, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+        """Where a run's own losses should lie, at each place: (low [k], high [k]).
+
+        The spread of the parameters, of single losses, and what the law itself misses (`law_error`), as independent.
+        """
+        predicted_k = self.predict(places)
+        lean = np.sqrt(self.noise**2 + self.law_error**2) * normal_quantile(level)
+        if not self.samples:
+            return predicted_k * np.exp(-lean), predicted_k * np.exp(lean)
+        features = self.law.features([places])
+        loss_bk, _ = self.law.evaluate(np.array(self.samples), features)
+        spread = np.log(np.maximum(loss_bk, SMALLEST_LOSS))
+        low_k, high_k = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        middle_k = np.log(predicted_k)
+        below = np.hypot(np.maximum(middle_k - low_k, 0), lean)
+        above = np.hypot(np.maximum(high_k - middle_k, 0), lean)
+        return predicted_k * np.exp(-below), predicted_k * np.exp(above)
+
+    def parameter_intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
+        """Of each parameter, by name; empty without samples."""
+        if not self.samples:
+            return {}
+        columns = np.array(self.samples).T
+        return {name: interval(column, level) for name, column in zip(self.values, columns, strict=True)}
+
+    def save(self, path: Path) -> None:
+        """Write the fit file."""
+        try:
+            write_json(path, self.to_plain())
+        except OSError as error:
+            raise UserError(f"fit file {path} cannot be written: {error}") from None
+
+
+def load_fit(path: Path) -> Fit:
+    """Read a fit file; UserError where it is missing or not one."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"fit file {path} does not exist; `lehr law fit RUN... -o {path}` writes one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"fit file {path} cannot be read: {error}") from None
+    if not isinstance(plain, dict) or not {"law", "values"} <= set(plain):
+        raise UserError(f"{path} is no fit file: it names no law and its values; `lehr law fit RUN... -o` writes one")
+    return parse(Fit, plain, source=f"fit file {path}")
+
+
+def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, seed: int = 0) -> Fit:
+    """Fit a law to the losses after warm-up of some curves, with `samples` bootstrap repeats.
+
+    Raises UserError where the curves cannot identify the law's parameters.
+    """
+    law.check(curves)
+    law = law.suited(curves)
+    used = [curve.after_warmup().thinned(MOST_LOSSES) for curve in curves]
+    loss_n = np.concatenate([curve.loss for curve in used])
+    names = law.parameter_names()
+    if loss_n.size < 2 * len(names):
+        raise UserError(
+            f"{loss_n.size} losses after warm-up are too few for the {len(names)} parameters of the {law.name} law: "
+            f"give at least {2 * len(names)} (evaluate more often, or add runs)"
+        )
+    features = law.features(used)
+    best = fit_points(law, features, loss_n)
+    lengths = [curve.loss.size for curve in used]
+    sampled = resampled_parameters(law, features, loss_n, best.theta_p, lengths=lengths, count=samples, seed=seed)
+    predicted_n = law.evaluate(best.theta_p[None], features)[0][0]
+    residual_n = np.log(loss_n) - np.log(np.maximum(predicted_n, SMALLEST_LOSS))
+    parts = np.split(np.abs(np.expm1(-residual_n)), np.cumsum(lengths)[:-1])
+    return Fit(
+        law=law,
+        values=dict(zip(names, best.theta_p.tolist(), strict=True)),
+        objective=best.objective,
+        noise=robust_spread(residual_n, parameters=len(names)),
+        samples=tuple(tuple(row) for row in sampled.tolist()),
+        curves=tuple(
+            FittedCurve(
+                name=curve.name,
+                steps=int(curve.steps[-1]),
+                losses=curve.loss.size,
+                peak_lr=curve.schedule.peak,
+                last_lr=float(curve.schedule.lr[curve.steps[-1] - 1]),
+                warmup_steps=curve.schedule.warmup_steps,
+                mean_error=float(part.mean()),
+                origin=dict(curve.origin),
+            )
+            for curve, part in zip(used, parts, strict=True)
+        ),
+    )
+
+
+def robust_spread(residual_n: Floats, *, parameters: int) -> float:
+    """The standard deviation of a fit's residuals, by their median size.
+
+    A robust fit of p parameters passes through about p of the losses, which say nothing of the noise: the p - 1
+    smallest residuals are left out, as is customary in robust regression.
+    """
+    size_n = np.sort(np.abs(residual_n))[parameters - 1 :]
+    return float(1.4826 * np.median(size_n))
+
+
+def normal_quantile(level: float) -> float:
+    """Half the width of the central interval of a level, in standard deviations."""
+    return NormalDist().inv_cdf((1 + level) / 2)

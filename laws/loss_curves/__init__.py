@@ -1,0 +1,1 @@
+"""The laws of a loss curve. A law is one file here."""

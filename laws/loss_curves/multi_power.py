@@ -1,0 +1,123 @@
+"""The Multi-Power Law (Luo et al., arXiv 2503.12811).
+
+    L(t) = L0 + A S(t)^-alpha - B sum_{k<=t} (lr_{k-1} - lr_k) G(lr_k^-gamma S_k(t)),   G(x) = 1 - (C x + 1)^-beta
+
+S(t) is the sum of the lr up to t, warm-up included, S_k(t) that from step k to t. The sum runs over the warm-up too,
+whose rises are negative: without them every prediction shifts by about B times the peak, and L0 means something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from laws.curve import Floats, Places, Schedule
+from laws.law import LAWS, Coefficient, CurveLaw, Shape
+from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, gather_falls, mean_kernel
+
+
+@dataclass(frozen=True)
+class FallFeatures:
+    """Of one run: S at its k places; what lies from the start and from the end of each of g falls to each place."""
+
+    s1_k: Floats
+    from_start_kg: Floats
+    from_end_kg: Floats
+    width_g: Floats
+    log_lr_g: Floats
+    fall_g: Floats
+
+
+@LAWS.register
+class MultiPowerConfig(CurveLaw):
+    """L0, A, B, and the shapes alpha, beta, gamma, C."""
+
+    name: Literal["multi_power"] = "multi_power"
+    costly: ClassVar[bool] = True
+    priors: bool = Field(
+        True, description="pull beta and gamma softly to 0.6, where falls say little of a kernel's tail"
+    )
+
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        """L0, A, B."""
+        return (
+            Coefficient("L0", 1, "the loss that is left"),
+            Coefficient("A", 1, "of progress"),
+            Coefficient("B", -1, "of the falls of the lr"),
+        )
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """alpha, beta, gamma, C."""
+        prior = (0.6, 0.1) if self.priors else None
+        return (
+            Shape("alpha", 0.0, 4.0, (0.3, 0.5, 0.7), "of progress"),
+            Shape("beta", 0.05, 3.0, (0.4, 0.6), "of the kernel's tail", prior=prior),
+            Shape("gamma", 0.0, 1.5, (0.4, 0.65), "how the kernel's speed hangs on the lr", prior=prior),
+            Shape("C", 1e-3, 1e3, (0.5, 2.0, 6.0), "the kernel's speed", log=True),
+        )
+
+    def features(self, places: Sequence[Places]) -> list[FallFeatures]:
+        """One a run."""
+        return [_features(at) for at in places]
+
+    def terms(self, shape_mq: Floats, features: list[FallFeatures]) -> tuple[Floats, Floats]:
+        """1, S^-alpha, and the sum over the falls."""
+        points = sum(run.s1_k.size for run in features)
+        phi = np.ones((shape_mq.shape[0], points, 3))
+        slope = np.zeros((shape_mq.shape[0], points, 3, 4))
+        log_s1 = np.log(np.concatenate([run.s1_k for run in features]))
+        phi[:, :, 1] = np.exp(-shape_mq[:, :1] * log_s1)
+        slope[:, :, 1, 0] = -phi[:, :, 1] * log_s1
+        for row, (_, beta, gamma, speed) in enumerate(shape_mq):
+            start = 0
+            for run in features:
+                stop = start + run.s1_k.size
+                phi[row, start:stop, 2], slope[row, start:stop, 2, 1:] = _drop(run, beta, gamma, speed)
+                start = stop
+        return phi, slope
+
+    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
+        """The double sum at its last step only: O(n)."""
+        l0, a, b, alpha, beta, gamma, speed = (float(x) for x in theta_p)
+        lr_n = np.maximum(schedule.lr, SMALLEST_OF_PEAK * schedule.peak)
+        s1 = float(lr_n.sum())
+        since_n = np.cumsum(lr_n[::-1])[::-1]
+        fall_n = -np.diff(lr_n, prepend=0.0)
+        x_n = speed * lr_n**-gamma * since_n
+        kernel_n = 1 - (1 + x_n) ** -beta
+        by_x_n = beta * (1 + x_n) ** (-beta - 1)
+        slope_n = kernel_n.copy()  # -d fall_k / d lr_k
+        slope_n[:-1] -= kernel_n[1:]
+        slope_n += fall_n * by_x_n * x_n * gamma / lr_n  # through lr_k^-gamma; its sign is that of -(-gamma)
+        slope_n -= np.cumsum(fall_n * by_x_n * x_n / since_n)  # S_k holds every lr from k on
+        loss = l0 + a * s1**-alpha - b * float(fall_n @ kernel_n)
+        return loss, b * slope_n - alpha * a * s1 ** (-alpha - 1)
+
+
+def _drop(run: FallFeatures, beta: float, gamma: float, speed: float) -> tuple[Floats, Floats]:
+    """The sum over the falls [k], and its derivatives by beta, gamma and speed [k, 3]."""
+    scale_g = speed * np.exp(-gamma * run.log_lr_g)
+    mean, by_beta, by_log_scale = mean_kernel(
+        run.from_start_kg * scale_g, run.from_end_kg * scale_g, run.width_g * scale_g, beta
+    )
+    by_gamma_k = -by_log_scale @ (run.fall_g * run.log_lr_g)
+    return mean @ run.fall_g, np.stack([by_beta @ run.fall_g, by_gamma_k, by_log_scale @ run.fall_g / speed], axis=1)
+
+
+def _features(at: Places) -> FallFeatures:
+    falls = gather_falls(at.schedule)
+    clock_n = np.cumsum(at.schedule.lr)
+    edges = np.stack([falls.start_g, falls.end_g])
+    at_edges = np.interp(edges, np.arange(clock_n.size + 1.0), np.concatenate([[0.0], clock_n]))
+    return FallFeatures(
+        s1_k=clock_n[at.steps - 1],
+        from_start_kg=elapsed(clock_n, falls.start_g, at.steps),
+        from_end_kg=elapsed(clock_n, falls.end_g, at.steps),
+        width_g=at_edges[1] - at_edges[0],
+        log_lr_g=np.log(falls.lr_g),
+        fall_g=falls.fall_g,
+    )

@@ -1,0 +1,1 @@
+"""Laws over model size, data, batch and width."""

@@ -1,0 +1,80 @@
+"""Fitted compute laws: as `fit.py`, for the final losses of many runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from laws.csv_columns import read_columns
+from laws.curve import Floats
+from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
+from laws.fitting.solver import fit_points
+from laws.law import SMALLEST_LOSS
+from laws.scaling.laws import COMPUTE_LAWS, ComputeLaw, Runs
+from settings import Settings, UserError
+
+
+class ComputeFit(Settings):
+    """The parameters of a compute law, and how sure they are."""
+
+    format: Literal[1] = 1
+    law: Annotated[ComputeLaw, COMPUTE_LAWS.field]
+    values: dict[str, float]
+    objective: float = Field(ge=0)
+    noise: float = Field(ge=0, description="relative: standard deviation of the residuals, robust")
+    samples: tuple[tuple[float, ...], ...] = ()
+    parameters_range: tuple[float, float]
+    tokens_range: tuple[float, float]
+
+    def predict(self, *, parameters: float, tokens: float, level: float = LEVEL) -> tuple[float, float, float]:
+        """The final loss and its interval: (loss, low, high)."""
+        at = Runs(np.array([parameters]), np.array([tokens]), np.ones(1))
+        features = self.law.features(at)
+        loss = float(self.law.evaluate(self.law.pack(self.values)[None], features)[0][0, 0])
+        if not self.samples:
+            return loss, loss, loss
+        spread_b = self.law.evaluate(np.array(self.samples), features)[0][:, 0]
+        noisy_b = spread_b * np.exp(np.random.default_rng(0).normal(size=spread_b.size) * self.noise)
+        return loss, *interval(noisy_b, level)
+
+    def warnings(self, *, parameters: float, tokens: float) -> tuple[str, ...]:
+        """Where the question lies beyond the runs of the fit."""
+        asked = (("parameters", parameters, self.parameters_range), ("tokens", tokens, self.tokens_range))
+        return tuple(
+            f"{value:.3g} {name} is outside the {low:.3g} to {high:.3g} of the fitted runs: an extrapolation"
+            for name, value, (low, high) in asked
+            if not low <= value <= high
+        )
+
+
+def fit_runs(law: ComputeLaw, runs: Runs, *, samples: int = 200, seed: int = 0) -> ComputeFit:
+    """Fit a compute law. Raises UserError where the runs cannot identify its parameters."""
+    law.check(runs)
+    features: Floats = law.features(runs)
+    best = fit_points(law, features, runs.loss)
+    lengths = [1] * runs.loss.size  # each run is on its own
+    sampled = resampled_parameters(law, features, runs.loss, best.theta_p, lengths=lengths, count=samples, seed=seed)
+    predicted_n = law.evaluate(best.theta_p[None], features)[0][0]
+    residual_n = np.log(runs.loss) - np.log(np.maximum(predicted_n, SMALLEST_LOSS))
+    freedom = np.sqrt(runs.loss.size / max(runs.loss.size - best.theta_p.size, 1))
+    return ComputeFit(
+        law=law,
+        values=dict(zip(law.parameter_names(), best.theta_p.tolist(), strict=True)),
+        objective=best.objective,
+        noise=float(1.4826 * np.median(np.abs(residual_n)) * freedom),
+        samples=tuple(tuple(row) for row in sampled.tolist()),
+        parameters_range=(float(runs.parameters.min()), float(runs.parameters.max())),
+        tokens_range=(float(runs.tokens.min()), float(runs.tokens.max())),
+    )
+
+
+def read_runs(path: Path) -> Runs:
+    """A CSV with the columns parameters, tokens, loss; UserError where it is none."""
+    columns = read_columns(path, ("parameters", "tokens", "loss"))
+    try:
+        return Runs(*columns.values())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,186 @@
+"""Laws of the final loss over model size N (parameters) and data D (tokens), and what they say of a budget.
+
+    power_constant        L = L_inf + A C^-alpha            C: compute, 6 N D FLOPs (arXiv 2010.14701)
+    chinchilla            L = E + A N^-alpha + B D^-beta     (Hoffmann et al., arXiv 2203.15556, approach 3)
+    average_parameters    the same with N the average count over training, so that runs pruned on the way and dense runs
+                          lie on one curve (The Journey Matters, arXiv 2501.12486)
+
+Legend of shapes: as in law.py; n runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from laws.curve import Floats
+from laws.law import Coefficient, LawConfig, Shape
+from settings import Registry, UserError
+
+FLOPS_PER_PARAMETER_TOKEN = 6.0  # forward 2, backward 4
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """The final losses of n runs. `parameters` is N (the average over training, for average_parameters)."""
+
+    parameters: Floats  # [n]
+    tokens: Floats  # [n]
+    loss: Floats  # [n]
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "tokens", "loss"):
+            values = np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64))
+            if values.shape != np.shape(np.atleast_1d(self.parameters)) or values.ndim != 1:
+                raise UserError(f"{name}: as many values as there are runs are needed")
+            if not np.all(np.isfinite(values) & (values > 0)):
+                raise UserError(f"{name}: every value must be positive and finite")
+            object.__setattr__(self, name, values)
+
+    @property
+    def flops(self) -> Floats:
+        """6 N D [n]."""
+        return FLOPS_PER_PARAMETER_TOKEN * self.parameters * self.tokens
+
+
+class ComputeLaw(LawConfig):
+    """A law of the final loss."""
+
+    def features(self, runs: Runs) -> Floats:
+        """The logarithms of what is raised to powers [powers, n]."""
+        raise AssertionError(f"{type(self).__name__} has no features")
+
+    def check(self, runs: Runs) -> None:
+        """Refuse, with a UserError, runs that cannot identify the parameters."""
+        raise AssertionError(f"{type(self).__name__} has no check")
+
+    def terms(self, shape_mq: Floats, features: Floats) -> tuple[Floats, Floats]:
+        """1, and each quantity to minus its power."""
+        count, powers, runs = shape_mq.shape[0], *features.shape
+        phi = np.ones((count, runs, powers + 1))
+        slope = np.zeros((count, runs, powers + 1, powers))
+        for index, log_n in enumerate(features):
+            phi[:, :, index + 1] = np.exp(-shape_mq[:, index, None] * log_n)
+            slope[:, :, index + 1, index] = -phi[:, :, index + 1] * log_n
+        return phi, slope
+
+
+COMPUTE_LAWS = Registry("compute law", room="laws.scaling", base=ComputeLaw)
+
+
+@COMPUTE_LAWS.register
+class PowerConstantConfig(ComputeLaw):
+    """L = L_inf + A C^-alpha."""
+
+    name: Literal["power_constant"] = "power_constant"
+
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        """L_inf, A."""
+        return (Coefficient("L_inf", 1, "the loss that is left"), Coefficient("A", 1, "of compute"))
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """alpha."""
+        return (Shape("alpha", 0.0, 2.0, tuple(np.linspace(0.02, 0.6, 15)), "of compute"),)
+
+    def features(self, runs: Runs) -> Floats:
+        """log C."""
+        return np.log(runs.flops)[None]
+
+    def check(self, runs: Runs) -> None:
+        """Three budgets at least."""
+        _check_distinct(self.name, "compute budgets", runs.flops, 3)
+
+
+class TwoPowersConfig(ComputeLaw):
+    """L = E + A N^-alpha + B D^-beta."""
+
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        """E, A, B."""
+        return (
+            Coefficient("E", 1, "the loss that is left"),
+            Coefficient("A", 1, "of parameters"),
+            Coefficient("B", 1, "of tokens"),
+        )
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """alpha, beta."""
+        grid = tuple(np.linspace(0.1, 0.8, 8))
+        return (
+            Shape("alpha", 0.0, 2.0, grid, "of parameters"),
+            Shape("beta", 0.0, 2.0, grid, "of tokens"),
+        )
+
+    def features(self, runs: Runs) -> Floats:
+        """log N, log D."""
+        return np.log(np.stack([runs.parameters, runs.tokens]))
+
+    def check(self, runs: Runs) -> None:
+        """Three sizes, three amounts of data, and more runs than parameters; N and D not tied to each other."""
+        _check_distinct(self.name, "model sizes", runs.parameters, 3)
+        _check_distinct(self.name, "amounts of data", runs.tokens, 3)
+        if runs.loss.size < 6:
+            raise UserError(f"the {self.name} law has 5 parameters; {runs.loss.size} runs are too few: give at least 6")
+        if abs(np.corrcoef(np.log(runs.parameters), np.log(runs.tokens))[0, 1]) > 0.999:
+            raise UserError(
+                f"in these runs tokens are a power of parameters, so the {self.name} law cannot tell the two apart; "
+                "add runs with the same size and other amounts of data"
+            )
+
+
+@COMPUTE_LAWS.register
+class ChinchillaConfig(TwoPowersConfig):
+    """L(N, D), N the parameters."""
+
+    name: Literal["chinchilla"] = "chinchilla"
+
+
+@COMPUTE_LAWS.register
+class AverageParametersConfig(TwoPowersConfig):
+    """L(N_avg, D), N_avg the parameters averaged over training; count all or only the prunable ones, but one way."""
+
+    name: Literal["average_parameters"] = "average_parameters"
+
+
+def average_parameters(parameters: Floats, tokens: Floats) -> float:
+    """N_avg of a run that had `parameters` [t] while it took `tokens` [t] (each stage's own, not the running sum)."""
+    weights = np.asarray(tokens, dtype=np.float64)
+    return float(np.asarray(parameters, dtype=np.float64) @ weights / weights.sum())
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """How to spend a budget of FLOPs."""
+
+    flops: float
+    parameters: float
+    tokens: float
+    loss: float
+
+
+def compute_optimal(values: dict[str, float], flops: float) -> Optimum:
+    """The N and D of least loss with 6 N D = flops, for a law of the form E + A N^-alpha + B D^-beta.
+
+    In closed form (arXiv 2203.15556, equation 4): N = G (flops / 6)^(beta / (alpha + beta)),
+    G = (alpha A / (beta B))^(1 / (alpha + beta)). Raises UserError where the fit gives no such point.
+    """
+    if not flops > 0:
+        raise UserError(f"a budget of {flops} FLOPs must be above 0")
+    a, b, alpha, beta = values["A"], values["B"], values["alpha"], values["beta"]
+    if min(a, b, alpha, beta) <= 0:
+        raise UserError(
+            "the fit has a coefficient or an exponent of 0: more of N or of D gains nothing in it, so no budget has a "
+            "best split; add runs over a wider range"
+        )
+    log_nd = np.log(flops / FLOPS_PER_PARAMETER_TOKEN)
+    log_n = (np.log(alpha * a / (beta * b)) + beta * log_nd) / (alpha + beta)
+    log_d = log_nd - log_n
+    loss = values["E"] + a * np.exp(-alpha * log_n) + b * np.exp(-beta * log_d)
+    return Optimum(flops, float(np.exp(log_n)), float(np.exp(log_d)), float(loss))
+
+
+def _check_distinct(law: str, what: str, values: Floats, least: int) -> None:
+    distinct = 1 + int((np.diff(np.sort(np.log(values))) > 0.01).sum())
+    if distinct < least:
+        raise UserError(f"the {law} law needs at least {least} different {what}; these runs have {distinct}")

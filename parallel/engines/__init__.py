@@ -1,0 +1,1 @@
+"""The engines: they reduce gradients and step the optimizer, each with its own sharding."""

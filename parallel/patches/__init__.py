@@ -1,0 +1,1 @@
+"""What lehr changes in other packages while they are imported."""

@@ -1,0 +1,112 @@
+"""Held-out windows: every token but a source's first is a target exactly once, whatever the ranks and rounds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_shards import TEXT_BYTES_PER_TOKEN, documents, write_source
+
+from data.batches.held_out import HeldOut
+from data.batches.rows import PADDING
+from data.config import DataConfig
+
+# Tokens of the held-out split of each source: several windows and a part, less than one, exactly two, one token, none.
+SIZES = {"long": (200, 3, 131), "short": (9,), "exact": (65,), "single": (1,), "none": ()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, sizes in SIZES.items():
+        held_out = [documents(rng, tokens=size) for size in sizes]
+        write_source(tmp_path, name, train=[documents(rng, tokens=50)], held_out=held_out)
+    return tmp_path
+
+
+def stream(folder: Path, name: str) -> list[int]:
+    return [int(t) for path in sorted((folder / name / "held_out").glob("*.ds")) for t in np.fromfile(path, np.uint16)]
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 1), (4, 1), (4, 2), (4, 4), (64, 2)])
+def test_every_token_is_a_target_once(folder: Path, rows: int, size: int) -> None:
+    held_out = HeldOut(DataConfig(shards=folder), seq_length=32)
+    assert held_out.sources == ("exact", "long", "short")
+    assert [held_out.windows(name) for name in held_out.sources] == [2, 11, 1]
+    ranks = [list(held_out.rounds(rows, rank, size)) for rank in range(size)]
+    assert len({len(rounds) for rounds in ranks}) == 1, "all ranks have the same rounds"
+    targets, inputs, windows = defaultdict(list), defaultdict(list), defaultdict(list)
+    for shares in zip(*ranks, strict=True):
+        assert len({source for source, _ in shares}) == 1, "a round is of one source on all ranks"
+        for source, share in shares:
+            assert len(share) == rows // size
+            assert {held_out.shards.names[number] for number in share.sources} == {source}
+            filler = share.samples == PADDING
+            assert not share.loss_mask[filler].any()
+            assert share.loss_mask[~filler].any(axis=1).all()
+            assert share.tokens.min() >= 0, "padding is a token that can be embedded"
+            targets[source] += share.targets[share.loss_mask].tolist()
+            inputs[source] += share.tokens[share.loss_mask].tolist()
+            windows[source] += share.samples[~filler].tolist()
+    for name in held_out.sources:
+        tokens = stream(folder, name)
+        assert targets[name] == tokens[1:]
+        assert inputs[name] == tokens[:-1]
+        assert windows[name] == list(range(held_out.windows(name)))
+
+
+def test_at_most_so_many_windows(folder: Path) -> None:
+    held_out = HeldOut(DataConfig(shards=folder), seq_length=32)
+    rounds = list(held_out.rounds(4, max_windows=5))
+    samples = [(source, rows.samples.tolist()) for source, rows in rounds]
+    pad = PADDING
+    assert samples == [
+        ("exact", [0, 1, pad, pad]),
+        ("long", [0, 1, 2, 3]),
+        ("long", [4, pad, pad, pad]),
+        ("short", [0, pad, pad, pad]),
+    ]
+
+
+def test_documents_and_positions_restart(folder: Path) -> None:
+    for masking in (True, False):
+        held_out = HeldOut(DataConfig(shards=folder, document_masking=masking), seq_length=32)
+        ends = 0
+        for _, rows in held_out.rounds(2):
+            real = rows.loss_mask[:, :-1]
+            if masking:
+                assert np.array_equal((np.diff(rows.documents, axis=1) == 1)[real], (rows.tokens[:, :-1] == 0)[real])
+                ends += int(rows.documents.max())
+            else:
+                assert not rows.documents.any()
+                assert (rows.positions == np.arange(32)).all()
+        assert (ends > 0) == masking
+
+
+def test_loss_masks_of_shards_hold(tmp_path: Path) -> None:
+    """Written as the train split, whose masks the writer takes, and then renamed."""
+    rng = np.random.default_rng(1)
+    made = documents(rng, tokens=100)
+    masks = [[bool(rng.random() < 0.5) for _ in document] for document in made]
+    write_source(tmp_path, "a", train=[made], loss={0: masks})
+    info = (tmp_path / "a/dataset.json").read_text().replace('"held_out"', '"x"').replace('"train":', '"held_out":')
+    (tmp_path / "a/dataset.json").write_text(info.replace('"x"', '"train"'))
+    rows = [rows for _, rows in HeldOut(DataConfig(shards=tmp_path), seq_length=32).rounds(1)]
+    flat = [value for mask in masks for value in mask]
+    assert np.concatenate([row.loss_mask[0] for row in rows])[:99].tolist() == flat[1:]
+    assert not np.concatenate([row.loss_mask[0] for row in rows])[99:].any()
+
+
+def test_bits_per_byte_need_the_bytes(folder: Path) -> None:
+    assert HeldOut(DataConfig(shards=folder), seq_length=32).bytes_per_token("long") == TEXT_BYTES_PER_TOKEN
+
+
+def test_sources_outside_the_mixture_are_held_out_too(folder: Path) -> None:
+    """What is forgotten shows only where it is measured; the config's sources say what is measured."""
+    text = {name: {"name": "text", "path": "x"} for name in ("long", "short")}
+    config = DataConfig.model_construct(
+        **{**DataConfig(shards=folder).__dict__, "sources": text, "mixture": {"short": 1}}
+    )
+    assert HeldOut(config, seq_length=32).sources == ("long", "short")

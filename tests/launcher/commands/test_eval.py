@@ -1,0 +1,78 @@
+"""`lehr eval` against plain torch over the held-out documents, read as bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_runs import (
+    LLAMA,
+    SEQ_LENGTH,
+    checkpoint_model,
+    done,
+    our_logits,
+    write_config,
+    write_text_shards,
+)
+from processes import lehr
+from torch import nn
+
+from model.transformer import Transformer
+from train.metrics.jsonl import read_metrics
+
+pytestmark = pytest.mark.slow
+
+
+def plain_loss(model: Transformer, stream: list[int]) -> tuple[float, int]:
+    """Nats a token, and tokens: windows of SEQ_LENGTH, and in each the documents one by one, so no mask is needed."""
+    total, count = 0.0, 0
+    for start in range(0, len(stream) - 1, SEQ_LENGTH):
+        window = stream[start : start + SEQ_LENGTH + 1]
+        tokens, targets = window[:-1], window[1:]
+        ends = [place + 1 for place, token in enumerate(tokens) if token == 0]
+        for first, last in zip([0, *ends], [*ends, len(tokens)], strict=True):
+            if last > first:
+                logits_TV = our_logits(model, torch.tensor([tokens[first:last]]))[0]
+                wanted_T = torch.tensor(targets[first:last])
+                total += float(nn.functional.cross_entropy(logits_TV, wanted_T, reduction="sum"))
+                count += last - first
+    return total / count, count
+
+
+def test_the_loss_is_that_of_plain_torch(trained: Path, text_shards: Path) -> None:
+    info = json.loads((text_shards / "readme/dataset.json").read_text())["splits"]["held_out"]
+    (file,) = info["files"]
+    stream = np.fromfile(text_shards / "readme" / file["path"], dtype="<u2").tolist()
+    loss, count = plain_loss(checkpoint_model(trained / "checkpoints/step-00000030"), stream)
+    assert count == len(stream) - 1
+    bits_per_byte = loss / math.log(2) / (info["text_bytes"] / info["tokens"])
+    line = [line for line in read_metrics(trained / "metrics.jsonl") if "held_out/loss" in line][-1]
+    assert line["held_out/readme/loss"] == pytest.approx(loss, rel=1e-5)
+    assert line["held_out/readme/bits_per_byte"] == pytest.approx(bits_per_byte, rel=1e-5)
+    printed = lehr("eval", trained)
+    assert printed.returncode == 0, printed.stderr
+    assert "Warning" not in printed.stderr
+    (row,) = [line.split() for line in printed.stdout.replace("│", " ").splitlines() if "readme" in line]
+    source, tokens, found, _, found_bits = row
+    assert (source, tokens) == ("readme", f"{count:,}")
+    assert float(found) == pytest.approx(loss, abs=6e-5)
+    assert float(found_bits) == pytest.approx(bits_per_byte, abs=6e-5)
+
+
+def test_a_run_that_is_none() -> None:
+    process = lehr("eval", "/nowhere/run")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: /nowhere/run is no run folder")
+
+
+def test_without_held_out_documents_training_ends_well_and_eval_says_so(tmp_path: Path) -> None:
+    shards = write_text_shards(tmp_path / "shards", held_out=False)
+    done("train", write_config(tmp_path, shards, model=LLAMA), "train.steps=2")
+    assert (tmp_path / "runs/try/checkpoints/latest").read_text() == "step-00000002\n"
+    process = lehr("eval", tmp_path / "runs/try")
+    assert process.returncode == 2, process.stderr
+    assert "has held-out documents" in process.stderr

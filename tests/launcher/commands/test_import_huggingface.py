@@ -1,0 +1,232 @@
+"""`lehr import`: a run begins with another's weights, to the bit, in any layout; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_runs import LLAMA, QWEN3, SEQ_LENGTH, done, files_of, refused, write_config, write_text_shards
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from data.batches.loader import Loader
+from data.config import DataConfig
+from train.metrics.jsonl import read_metrics
+
+pytestmark = pytest.mark.slow
+
+VOCABULARY = 390  # no multiple of anything: as others' models have it
+LLAMA_CONFIG = LlamaConfig(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=False,
+    eos_token_id=0,
+)
+QWEN3_CONFIG = Qwen3Config(
+    **{key: getattr(LLAMA_CONFIG, key) for key in ("vocab_size", "hidden_size", "intermediate_size", "eos_token_id")},
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    tie_word_embeddings=True,
+)
+GPT2_CONFIG = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=SEQ_LENGTH, eos_token_id=0)
+# Style -> a model as transformers makes it, and a layout to go on in.
+THEIRS: dict[str, tuple[Any, Any, list[str]]] = {
+    "llama": (LlamaForCausalLM, LLAMA_CONFIG, ["parallel.tensor=2", "parallel.sequence=true"]),
+    "qwen3": (Qwen3ForCausalLM, QWEN3_CONFIG, ["parallel.pipeline=2"]),
+    "gpt2": (GPT2LMHeadModel, GPT2_CONFIG, ["parallel.data=2", "parallel.zero=2"]),
+}
+
+
+def their_folder(folder: Path, text_shards: Path, style: str = "llama") -> Path:
+    """A model with random weights, saved by transformers, and the shards' tokenizer."""
+    kind, config, _ = THEIRS[style]
+    torch.manual_seed(3)
+    model = kind(config)
+    with torch.no_grad():  # gains, biases and logits away from where they begin
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    shutil.copy(text_shards / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.mark.parametrize("style", THEIRS)
+def test_training_goes_on_from_their_loss(style: str, tmp_path: Path, text_shards: Path) -> None:
+    """The first loss, in a layout of two ranks, is that of transformers on the same rows."""
+    folder = their_folder(tmp_path / "hf", text_shards, style)
+    config = write_config(tmp_path, text_shards, data={"shards": str(text_shards), "document_masking": False})
+    assert str(tmp_path / "runs/try") in done("import", folder, config)
+    run = tmp_path / "runs/try"
+    assert (run / "checkpoints/latest").read_text() == "step-00000000\n"
+    done("train", run / "config.yaml", *THEIRS[style][2])
+    losses = [line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+    with Loader(
+        DataConfig(shards=text_shards, document_masking=False), seed=1, seq_length=SEQ_LENGTH, rows_per_step_global=8
+    ) as loader:
+        rows = loader.batch(0)
+    assert rows.loss_mask.all()
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        logits_BTV = model(torch.tensor(rows.tokens)).logits
+        wanted = nn.functional.cross_entropy(logits_BTV.flatten(0, 1), torch.tensor(rows.targets).flatten())
+    assert losses[0] == pytest.approx(float(wanted), rel=1e-5)
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("style", THEIRS)
+def test_there_and_back_to_the_bit(style: str, dtype: str, tmp_path: Path, text_shards: Path) -> None:
+    """Export, import, export: every file has the same bytes; and the weights are those that came in first."""
+    folder = their_folder(tmp_path / "hf", text_shards, style)
+    config = write_config(tmp_path, text_shards)
+    done("import", folder, config, "run.name=first")
+    done("export", tmp_path / "runs/first", tmp_path / "once", "--dtype", dtype)
+    done("import", tmp_path / "once", config, "run.name=second")
+    done("export", tmp_path / "runs/second", tmp_path / "twice", "--dtype", dtype)
+    once, twice = files_of(tmp_path / "once"), files_of(tmp_path / "twice")
+    assert list(once) == list(twice)
+    for name, content in once.items():
+        assert twice[name] == content, name
+    kind = getattr(torch, dtype)
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "twice", dtype=kind)
+    for name, parameter in AutoModelForCausalLM.from_pretrained(folder).named_parameters():
+        assert torch.equal(back.get_parameter(name), parameter.to(kind)), name
+
+
+@pytest.mark.parametrize("model", [LLAMA, QWEN3], ids=["llama", "qwen3, scaled norms"])
+def test_a_trained_run_there_and_back(model: dict[str, Any], tmp_path: Path, text_shards: Path) -> None:
+    """Scaled norms come back as gains: another config, the same export."""
+    config = write_config(tmp_path, text_shards, model=model)
+    done("train", config, "train.steps=2", "run.name=trained")
+    done("export", tmp_path / "runs/trained", tmp_path / "once")
+    plain = write_config(tmp_path, text_shards, model={**model, "norm_scaling": "none"})
+    done("import", tmp_path / "once", plain)
+    done("export", tmp_path / "runs/try", tmp_path / "twice")
+    assert files_of(tmp_path / "once") == files_of(tmp_path / "twice")
+    done("train", plain, "train.steps=1")  # the config as given is that of the run
+
+
+def test_without_a_config_the_section_is_printed(tmp_path: Path, text_shards: Path) -> None:
+    folder = their_folder(tmp_path / "hf", text_shards)
+    section = yaml.safe_load(done("import", folder))["model"]
+    assert section["vocab_size"] == VOCABULARY
+    assert section["norm"] == {"name": "rmsnorm", "eps": 1e-6}
+    config = write_config(tmp_path, text_shards, model=section)
+    done("import", folder, config)
+    assert "is not empty" in refused("import", folder, config)
+
+
+def test_mistakes_are_one_message_and_leave_nothing(tmp_path: Path, text_shards: Path) -> None:
+    folder = their_folder(tmp_path / "hf", text_shards)
+    config = write_config(tmp_path, text_shards)
+    said = refused("import", folder, config, "model.hidden_size=64", "model.norm=rmsnorm", "model.num_kv_heads=4")
+    for key in ("model.hidden_size: 32 in the folder, 64 here", "model.norm.eps: 1e-06", "model.num_kv_heads: 2"):
+        assert key in said
+    assert "model.norm_scaling" in refused("import", folder, config, "model.norm_scaling=layernorm_scaling")
+    other = write_text_shards(tmp_path / "other", size=300)
+    said = refused("import", folder, config, f"data.shards={other}")
+    assert "model.vocab: 320 and 300 entries" in said
+    assert "data.tokenizer.path" in said
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer.json" in refused("import", folder, config)
+    assert "no folder" in refused("import", tmp_path / "nowhere", config)
+    assert "config.json does not exist" in refused("import", text_shards, config)
+    gpt2 = their_folder(tmp_path / "gpt2", text_shards, "gpt2")
+    assert "set train.seq_length to 32" in refused("import", gpt2, config, "train.seq_length=16")
+    assert not (tmp_path / "runs").exists()
+
+
+def alter_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, text_shards: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = their_folder(tmp_path / "hf", text_shards)
+    config = write_config(tmp_path, text_shards)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(32)
+    tensors["model.norm.weight"] = torch.zeros(31)
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    said = refused("import", folder, config)
+    for part in (
+        "lm_head.weight is missing",
+        "model.norm.weight is 31, config.json makes it 32",
+        "model.layers.1.self_attn.q_proj.bias has no place in a LlamaForCausalLM",
+    ):
+        assert part in said
+    alter_json(folder / "config.json", architectures=["MambaForCausalLM"])
+    assert "lehr imports LlamaForCausalLM" in refused("import", folder, config)
+    assert not any((tmp_path / "runs").glob("*"))
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_of_the_folder_is_run(tmp_path: Path, text_shards: Path) -> None:
+    import pickle
+
+    folder = their_folder(tmp_path / "hf", text_shards)
+    config = write_config(tmp_path, text_shards)
+    sprung = tmp_path / "sprung"
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung)))
+    (folder / "modeling.py").write_text(f"import pathlib; pathlib.Path({str(sprung)!r}).touch()")
+    done("import", folder, config)  # beside safetensors it is not looked at
+    (folder / "model.safetensors").unlink()
+    assert "a pickle, which can run code" in refused("import", folder, config, "run.name=second")
+    shutil.copy(folder / "pytorch_model.bin", folder / "model.safetensors")
+    assert "is no safetensors file" in refused("import", folder, config, "run.name=second")
+    alter_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Model"})
+    assert "lehr runs no such code" in refused("import", folder, config, "run.name=second")
+    assert not sprung.exists()
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())
+    assert sprung.exists()  # the trap works
+
+
+def test_older_files_of_gpt2(tmp_path: Path, text_shards: Path) -> None:
+    """As first published: names without "transformer.", and the causal mask among the tensors."""
+    from safetensors.torch import load_file, save_file
+
+    folder = their_folder(tmp_path / "hf", text_shards, "gpt2")
+    config = write_config(tmp_path, text_shards)
+    done("import", folder, config, "run.name=new")
+    tensors = load_file(folder / "model.safetensors")
+    older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    older["h.0.attn.bias"] = torch.ones(1, 1, SEQ_LENGTH, SEQ_LENGTH).tril()
+    save_file(older, folder / "model.safetensors", metadata={"format": "pt"})
+    done("import", folder, config, "run.name=old")
+    files = [
+        next((tmp_path / "runs" / name / "checkpoints/step-00000000").glob("*.safetensors")).read_bytes()
+        for name in ("new", "old")
+    ]
+    assert files[0] == files[1]

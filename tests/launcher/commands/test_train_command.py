@@ -1,0 +1,188 @@
+"""`lehr train` as a user runs it: done, stopped and gone on with, and every mistake in one message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import lehr, start_lehr
+
+from launcher.commands.train import own_command
+from train.metrics.jsonl import read_metrics
+
+INSTALLED = Path(sys.executable).with_name("lehr")
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
+def batch_hashes(run: Path) -> list[str]:
+    return [line["batch_hash"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
+def test_layouts_agree_and_the_run_folder_holds_all(config: Path) -> None:
+    runs = config.parent / "runs"
+    one = lehr("train", config, "run.name=one")
+    assert one.returncode == 0, one.stderr
+    two = lehr(
+        "train", config, "run.name=two", "parallel.tensor=2", "parallel.sequence=true", "train.micro_batch_size=4"
+    )
+    assert two.returncode == 0, two.stderr
+    assert losses(runs / "two") == pytest.approx(losses(runs / "one"), rel=1e-5)
+    assert len(losses(runs / "one")) == 8
+    assert batch_hashes(runs / "two") == batch_hashes(runs / "one")
+    assert len(set(batch_hashes(runs / "one"))) == 8
+    for name in (
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints/latest",
+        "logs/rank-00001.log",
+    ):
+        assert (runs / "two" / name).exists(), name
+    evaluated = lehr("eval", runs / "two")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "alpha" in evaluated.stdout
+
+
+@pytest.fixture
+def own_rooms(tmp_path: Path) -> Path:
+    """A user's folder with packages that are called as lehr's rooms."""
+    folder = tmp_path / "project"
+    for name in ("data", "model", "optim", "train"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"raise AssertionError('the {name} of the current folder')\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_folder_with_a_data_and_a_model_of_its_own(config: Path, own_rooms: Path) -> None:
+    done = subprocess.run(
+        [INSTALLED, "train", config, "parallel.data=2"], cwd=own_rooms, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(losses(config.parent / "runs" / "try")) == 8
+
+
+@pytest.mark.slow
+def test_so_are_ranks_that_start_afresh(config: Path, own_rooms: Path) -> None:
+    """As with CUDA: a thread that would not survive a fork has the same effect."""
+    code = (
+        "import sys, threading; threading.Thread(target=threading.Event().wait, daemon=True).start();"
+        "from launcher.cli import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-P", "-c", code, "train", config, "parallel.data=2"]
+    done = subprocess.run(command, cwd=own_rooms, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(config.parent / "runs" / "try")) == 8
+
+
+def test_own_commands_find_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    assert own_command("train") == [sys.executable, "-m", "launcher", "train"]
+    monkeypatch.chdir(tmp_path)
+    assert own_command("train") == [sys.executable, "-P", "-m", "launcher", "train"]
+
+
+@pytest.mark.slow
+def test_torchrun_is_the_same_program(config: Path, own_rooms: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", INSTALLED, "train", config]
+    done = subprocess.run(
+        [sys.executable, "-P", *command, "run.name=torchrun"],
+        cwd=own_rooms, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(losses(config.parent / "runs" / "torchrun")) == 8
+
+
+@pytest.mark.slow
+def test_stopped_by_a_signal_and_gone_on_with_to_the_bit(config: Path) -> None:
+    runs = config.parent / "runs"
+    whole = lehr("train", config, "run.name=whole", "train.steps=60", "evaluate.every_steps=20")
+    assert whole.returncode == 0, whole.stderr
+    arguments = ("train", config, "run.name=cut", "train.steps=60", "evaluate.every_steps=20", "parallel.data=1")
+    process = start_lehr(*arguments)
+    metrics = runs / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not metrics.exists() or len(metrics.read_text().splitlines()) < 5):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    stopped_after = len(losses(runs / "cut"))
+    assert stopped_after < 60
+    again = lehr(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert losses(runs / "cut") == losses(runs / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_and_is_named(config: Path) -> None:
+    process = start_lehr("train", config, "run.name=killed", "train.steps=100000", "parallel.pipeline=2")
+    metrics = config.parent / "runs" / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not metrics.exists():
+        time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    victim = int(children.stdout.split()[-1])
+    os.kill(victim, signal.SIGKILL)
+    killed = time.monotonic()
+    output, errors = process.communicate(timeout=30)
+    assert time.monotonic() - killed < 10
+    assert process.returncode not in (0, 2, 75)
+    assert "rank 1" in output + errors
+
+
+MISTAKES = {
+    "unknown key": (["model.hiden_size=64"], "did you mean"),
+    "wrong type": (["train.steps=many"], "train.steps"),
+    "out of range": (["optim.lr=-1"], "optim.lr"),
+    "layout": (["parallel.tensor=3"], "must be divisible by parallel.tensor = 3"),
+    "zero with a pipeline": (["parallel.zero=2", "parallel.pipeline=2"], "use parallel.zero 0 or 1"),
+    "batch": (["train.global_batch_size=6", "parallel.data=2"], "train.global_batch_size = 6"),
+    "vocabulary": (["model.vocab_size=100"], "model.vocab_size = 100"),
+    "sequence": (["train.seq_length=1000000"], "train.seq_length"),
+    "no shards": (["data.shards=/nowhere"], "lehr data build"),
+    "mixture": (["data.mixture.alfa=1"], "alpha"),
+    "schedule": (["schedule.warmup_steps=100"], "schedule.warmup_steps = 100"),
+    "optimizer": (["optim.name=adamv"], "adamw"),
+    "kernel": (["train.attention=flash"], "train.attention = flash cannot be used"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_one_message_and_leaves_nothing(config: Path, kind: str) -> None:
+    overrides, shown = MISTAKES[kind]
+    done = lehr("train", config, *overrides)
+    assert done.returncode == 2, done.stderr
+    assert shown in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (config.parent / "runs").exists()
+
+
+def test_altered_shards_are_refused(config: Path, shards: Path) -> None:
+    (file,) = (shards / "beta" / "train").glob("*.ds")
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        done = lehr("train", config)
+    finally:
+        file.write_bytes(kept)
+    assert done.returncode == 2
+    assert file.name in done.stderr
+    assert not (config.parent / "runs").exists()
+
+
+def test_a_run_of_another_config_is_refused(config: Path) -> None:
+    first = lehr("train", config, "train.steps=2", "schedule.warmup_steps=1")
+    assert first.returncode == 0, first.stderr
+    other = lehr("train", config, "train.steps=2", "schedule.warmup_steps=1", "optim.lr=1e-3")
+    assert other.returncode == 2
+    assert "optim.lr" in other.stderr

@@ -1,0 +1,112 @@
+"""A run opened to be looked at takes the memory of its weights, whatever layout and optimizer wrote them."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_runs import LLAMA, checkpoint_model, write_config, write_text_shards
+from live_memory import LiveMemory
+from processes import lehr, run_ranks
+
+from launcher.run.config import RunConfig
+from launcher.run.input_hashes import inputs_of
+from launcher.run.preflight import model_with_vocabulary, parameter_shapes
+from launcher.run.saved_run import open_run_for_reading
+from settings import UserError, compose
+from train.checkpoint.weights_only import write_first_checkpoint
+from train.run_folder.folder import RunFolder, open_run
+
+LARGE = {**LLAMA, "num_layers": 2, "hidden_size": 768, "ffn_size": 4096}
+
+
+def made_run(folder: Path, shards: Path) -> tuple[RunFolder, int]:
+    """A run of random weights that has taken no step, and how many bytes they are."""
+    config = compose(RunConfig, write_config(folder, shards, model=LARGE))
+    model = model_with_vocabulary(config)
+    shapes = parameter_shapes(model, config.train.seq_length)
+    run = RunFolder(config.run.path)
+    open_run(run.path, config, world_size=1, inputs=inputs_of(config)).release()
+    generator = torch.Generator().manual_seed(0)
+    write_first_checkpoint(
+        run.checkpoints,
+        shapes,
+        (0.02 * torch.randn(shape, generator=generator) for shape in shapes.values()),
+        model=model.to_plain(),
+        tokenizer=inputs_of(config).tokenizer,
+    )
+    return run, 4 * sum(map(math.prod, shapes.values()))
+
+
+def memory_of(run: Path) -> tuple[int, int]:
+    """(most bytes of tensors while a run is opened, bytes of its parameters)."""
+    with LiveMemory() as memory:
+        opened = open_run_for_reading(run)
+    return memory.most, sum(p.numel() * p.element_size() for p in opened.transformer.parameters())
+
+
+def test_the_memory_of_the_weights_is_enough(tmp_path: Path) -> None:
+    """A training engine has gradients and the optimizer's state beside them."""
+    run, size = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    assert size > 80e6
+    ((most, held),) = run_ranks(1, memory_of, run.path, join=False)
+    assert held == size
+    assert held < most < 1.3 * size
+
+
+def test_bfloat16_weights_take_half(tmp_path: Path) -> None:
+    run, size = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    plain = run.config.read_text()
+    run.config.write_text(plain.replace("precision: float32", "precision: bfloat16"))
+    ((_, held),) = run_ranks(1, memory_of, run.path, join=False)
+    assert held == size // 2
+
+
+def opened_weights(run: Path) -> dict[str, torch.Tensor]:
+    return {name: value.detach() for name, value in open_run_for_reading(run).transformer.named_parameters()}
+
+
+def refusal(run: Path, shards: Path) -> str:
+    try:
+        open_run_for_reading(run, data_shards=shards)
+    except UserError as error:
+        return str(error)
+    return "opened"
+
+
+def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    run, _ = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    other = write_text_shards(tmp_path / "other", size=300)
+    (said,) = run_ranks(1, refusal, run.path, other, join=False)
+    assert "was trained with another tokenizer than that of the shards" in said
+    assert "--shards" in said
+
+
+@pytest.mark.slow
+def test_what_tensor_ranks_wrote_is_read_whole(trained: Path) -> None:
+    (found,) = run_ranks(1, opened_weights, trained, join=False)
+    wanted = dict(checkpoint_model(trained / "checkpoints/step-00000030").named_parameters())
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.slow
+def test_generate_with_shards_that_moved(trained: Path, text_shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    plain = (tmp_path / "run/config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(plain.replace(str(text_shards), str(tmp_path / "gone")))
+    shutil.copytree(text_shards, tmp_path / "elsewhere")
+    words = ("generate", tmp_path / "run", "lehr ", "--tokens", "4")
+    gone = lehr(*words)
+    assert gone.returncode == 2
+    assert "there is no such folder" in gone.stderr
+    found = lehr(*words, "--shards", tmp_path / "elsewhere")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("lehr ")
+    (tmp_path / "elsewhere/tokenizer.json").write_text((text_shards / "tokenizer.json").read_text() + "\n")
+    altered = lehr(*words, "--shards", tmp_path / "elsewhere")
+    assert altered.returncode == 2
+    assert "tokenizer.json was altered" in altered.stderr

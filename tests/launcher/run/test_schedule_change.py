@@ -1,0 +1,87 @@
+"""Another number of steps draws the schedule anew: a start says where lr jumps, and only where it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import lehr
+from small_runs import write_config
+
+from launcher.run.config import RunConfig
+from launcher.run.input_hashes import inputs_of
+from launcher.run.schedule_change import redrawn_schedule
+from settings import compose
+from train.metrics.jsonl import read_metrics
+from train.run_folder.folder import RunFolder, open_run
+from train.state import TrainState
+
+WSD = {"name": "wsd", "warmup_steps": 2, "min_lr": 3e-4, "decay_steps": 4}
+SCHEDULES = {
+    "cosine": {"name": "cosine", "warmup_steps": 2, "min_lr": 3e-4},
+    "linear": {"name": "linear", "warmup_steps": 2, "min_lr": 3e-4},
+    "wsd": WSD,
+    "wsd, a share": {**WSD, "decay_steps": None},
+    "constant": {"name": "constant", "warmup_steps": 2},
+}
+
+
+def started(folder: Path, shards: Path, schedule: dict[str, Any], step: int) -> Path:
+    """The config of a run of 12 steps that has a checkpoint of `step`."""
+    path = write_config(folder, shards)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schedule": schedule}))
+    config = compose(RunConfig, path)
+    open_run(config.run.path, config, world_size=1, inputs=inputs_of(config)).release()
+    checkpoint = RunFolder(config.run.path).checkpoints / f"step-{step:08d}"
+    checkpoint.mkdir()
+    (checkpoint / "state.json").write_text(json.dumps(TrainState(step=step).to_plain()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "steps", "jumps"),
+    [
+        ("cosine", 6, 24, True),
+        ("cosine", 12, 24, True),  # it was done, at min_lr
+        ("cosine", 6, 12, False),
+        ("cosine", 1, 24, False),  # within the warm-up
+        ("linear", 6, 9, True),
+        ("wsd", 6, 24, False),  # at the peak, and so it stays
+        ("wsd", 10, 24, True),  # it had begun to decay
+        ("wsd", 6, 8, True),
+        ("wsd, a share", 6, 24, False),
+        ("constant", 6, 24, False),
+    ],
+)
+def test_a_jump_is_told_with_both_values(
+    tmp_path: Path, shards: Path, schedule: str, step: int, steps: int, jumps: bool
+) -> None:
+    path = started(tmp_path, shards, SCHEDULES[schedule], step)
+    config = compose(RunConfig, path, [f"train.steps={steps}"])
+    then, now = (config.schedule.build(peak_lr=3e-3, total_steps=total)(step) for total in (12, steps))
+    assert (then != now) == jumps
+    said = redrawn_schedule(config)
+    if not jumps:
+        assert said == []
+        return
+    (line,) = said
+    assert f"train.steps = {steps}, and 12 when" in line
+    assert f"lr jumps at step {step + 1} to {now:.4g}, from the {then:.4g} that it would have had" in line
+
+
+def test_a_new_run_is_told_nothing(tmp_path: Path, shards: Path) -> None:
+    assert redrawn_schedule(compose(RunConfig, write_config(tmp_path, shards))) == []
+
+
+@pytest.mark.slow
+def test_the_step_that_is_told_is_that_of_the_metrics(tmp_path: Path, shards: Path) -> None:
+    path = write_config(tmp_path, shards)
+    first = lehr("train", path, "train.steps=4")
+    assert first.returncode == 0, first.stderr
+    assert "lr jumps" not in first.stderr
+    longer = lehr("train", path, "train.steps=8")
+    assert longer.returncode == 0, longer.stderr
+    lr = {line["step"]: line["lr"] for line in read_metrics(tmp_path / "runs/try/metrics.jsonl") if "lr" in line}
+    assert f"lr jumps at step 5 to {lr[5]:.4g}, from the {lr[4]:.4g} that" in longer.stderr  # it was done: lr stays

@@ -1,0 +1,73 @@
+"""What is in a checkpoint comes into the engine's own tensors, whatever cut them; torch's reader finds the same."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from parallel_runs import Trial, start
+from processes import run_ranks
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from parallel.shards import slice_of
+from train.checkpoint.manager import Checkpoints
+from train.checkpoint.manifest import read_manifest
+from train.checkpoint.writer_lease import Claim
+from train.state import TrainState
+
+SMALL = {"num_layers": 1, "hidden_size": 16, "num_kv_heads": 4, "ffn_size": 24}
+
+
+def made_up(name: str, shape: tuple[int, ...]) -> Tensor:
+    """A whole tensor that no engine holds by itself."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def save_made_up(folder: Path, trial: Trial) -> None:
+    """Fill the engine's state with made-up tensors, save it."""
+    mesh, parts = start(trial)
+    for name, part in parts.engine.state(saving=False).items():
+        part.tensor.copy_(slice_of(made_up(name, part.whole_shape(mesh.tensor.size)), part.dim, mesh.tensor))
+    claim = Claim.take(folder) if mesh.rank == 0 else None
+    checkpoints = Checkpoints(folder, mesh, model=trial.model_config().to_plain(), claim=claim)
+    checkpoints.save(parts.engine, TrainState(step=1))
+    checkpoints.wait()
+    dist.barrier()
+
+
+def load_made_up(folder: Path, trial: Trial) -> list[str]:
+    """The names of what was not filled, in place, with what was saved."""
+    mesh, parts = start(trial)
+    before = {name: part.tensor.data_ptr() for name, part in parts.engine.state(saving=False).items()}
+    Checkpoints(folder, mesh, model=trial.model_config().to_plain()).load(parts.engine, folder / "step-00000001")
+    return [
+        name
+        for name, part in parts.engine.state(saving=False).items()
+        if part.tensor.data_ptr() != before[name]
+        or not torch.equal(
+            part.tensor, slice_of(made_up(name, part.whole_shape(mesh.tensor.size)), part.dim, mesh.tensor)
+        )
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_every_cut_is_loaded_in_place_and_read_by_torch(tensor: int, tmp_path: Path) -> None:
+    trial = Trial(parallel={"tensor": tensor}, model=SMALL)
+    run_ranks(tensor, save_made_up, tmp_path, trial)
+    for ranks in {1, 2, 4} - {tensor}:
+        other = Trial(parallel={"tensor": ranks}, model=SMALL)
+        assert run_ranks(ranks, load_made_up, tmp_path, other) == [[]] * ranks
+    shapes = read_manifest(tmp_path / "step-00000001").tensors
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that no process group is there, which is meant
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(tmp_path / "step-00000001")), no_dist=True)
+    assert all(torch.equal(tensor, made_up(name, shapes[name])) for name, tensor in tensors.items())

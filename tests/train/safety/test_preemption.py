@@ -1,0 +1,52 @@
+"""When a run is late, and what a second Ctrl-C does."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+from train.safety.preemption import Stop
+
+
+def looks(*, limit: float | None = 100.0, before: float = 0.0, save: float = 0.0) -> list[bool]:
+    """With `limit` seconds left: the answers before each of three steps, and after the last."""
+    end = None if limit is None else time.time() + limit
+    stop = Stop(limit=end, before_limit_seconds=before, save_seconds=lambda: save)
+    answers = [stop.asked()]
+    for step in (500.0, 40.0, 10.0):
+        stop.step_took(step)
+        answers.append(stop.asked())
+    return answers
+
+
+def test_a_step_a_save_and_the_margin_must_fit() -> None:
+    assert looks() == [False, False, False, False]  # the first step of 500 s warms up, and says nothing
+    assert looks(before=61) == [False, False, True, True]  # the longest step counts, not the last
+    assert looks(save=61) == [False, False, True, True]
+    assert looks(save=35, before=35) == [False, False, True, True]
+    assert looks(before=101) == [True] * 4
+    assert looks(limit=None, before=101) == [False] * 4
+
+
+LISTENS = """
+import time
+from train.safety.preemption import Stop
+Stop().listen()
+print("ready", flush=True)
+while True: time.sleep(0.05)
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_but_not_an_echo_of_the_first() -> None:
+    with subprocess.Popen([sys.executable, "-c", LISTENS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(2):  # as a terminal and torchrun do, both of the one key
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130

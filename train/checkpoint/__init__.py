@@ -1,0 +1,1 @@
+"""Checkpoints: their format on disk, writing, finding, reading in another layout."""

@@ -1,0 +1,136 @@
+"""The folder of a run's checkpoints: which there are, which `latest` names, and the newest one that is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from settings import UserError, parse
+from train.checkpoint.manifest import STATE_FILE_NAME, NotWholeError, check_slices, content_problems, read_manifest
+from train.state import TrainState
+
+LATEST = "latest"
+_NAME = re.compile(r"step-\d{8,18}")
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its folder's name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """All checkpoints by step, oldest first, whole or not. Raises UserError where the folder cannot be read."""
+    try:
+        found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"checkpoints in {folder} cannot be read: {error.strerror}") from None
+    return sorted(found, key=step_of)
+
+
+def read_latest(folder: Path) -> str | None:
+    """The name in `latest`; None where there is no such file, "" where it names nothing that could be a checkpoint."""
+    try:
+        with (folder / LATEST).open("rb") as file:
+            name = file.read(64).decode("ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return ""
+    return name if _NAME.fullmatch(name) else ""
+
+
+def candidates(folder: Path) -> tuple[list[Path], list[str]]:
+    """(checkpoints in the order in which they are to be tried, what is wrong with `latest`).
+
+    First the one that `latest` names, then from the newest to the oldest. Raises UserError where `latest` stands for a
+    checkpoint and there is none: a run that has one is not begun anew unasked.
+    """
+    newest_first = step_folders(folder)[::-1]
+    latest = read_latest(folder)
+    if not newest_first:
+        if latest is None:
+            return [], []
+        raise UserError(
+            f"{folder} holds no checkpoint, but {LATEST} names {latest or 'one'}: put it back, "
+            "or choose another run.name for a new run"
+        )
+    named = [path for path in newest_first if path.name == latest]
+    warnings = []
+    if latest is None:
+        warnings.append(f"{folder / LATEST} is missing")
+    elif not latest:
+        warnings.append(f"{folder / LATEST} names no checkpoint")
+    elif not named:
+        warnings.append(f"{folder / LATEST} names {latest}, which is not there")
+    return [*named, *(path for path in newest_first if path not in named)], warnings
+
+
+def first_whole(
+    paths: Sequence[Path],
+    warnings: Sequence[str],
+    *,
+    problems: Callable[[Path], list[str]],
+    warn: Callable[[str], None],
+) -> Path | None:
+    """The first of `candidates` without `problems`, or None where there are no candidates.
+
+    What was passed over, and why, is told to `warn`. Raises UserError where there are some and none is whole.
+    """
+    refused: list[str] = []
+    for path in paths:
+        found = problems(path)
+        if found:
+            refused.append(str(NotWholeError(path, found)))
+            continue
+        for warning in (*warnings, *refused):
+            warn(f"{warning}; going on from {path.name}")
+        return path
+    if refused:
+        raise UserError(
+            "\n  ".join(["no checkpoint of this run is whole:", *refused])
+            + f"\nput back what is missing, or move {paths[0].parent} away to begin anew"
+        )
+    return None
+
+
+def problems_of(path: Path) -> list[str]:
+    """Everything that is wrong with one checkpoint: its listing, its files' hashes, its slices. Reads every byte."""
+    try:
+        manifest = read_manifest(path)
+        found = content_problems(path, manifest)
+        if not found:
+            check_slices(path, manifest)
+    except NotWholeError as error:
+        return error.problems
+    return found
+
+
+def latest_checkpoint(folder: Path, *, warn: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The newest whole checkpoint of a run, every byte of it checked; None where there is none yet. One process only.
+
+    Raises UserError where there are checkpoints and none is whole.
+    """
+    return first_whole(*candidates(folder), problems=problems_of, warn=warn)
+
+
+def read_state(path: Path) -> TrainState:
+    """Of the checkpoint folder `path`. Raises UserError where it is not readable."""
+    source = path / STATE_FILE_NAME
+    try:
+        plain = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{source} cannot be read: {error}") from None
+    return parse(TrainState, plain, source=str(source))
+
+
+def state_to_go_on_from(folder: Path) -> TrainState | None:
+    """Of the checkpoint that a start would load, unless its tensors turn out not to be whole; None: of none."""
+    for path in candidates(folder)[0]:
+        with contextlib.suppress(UserError):  # passed over when it is loaded
+            return read_state(path)
+    return None

@@ -1,0 +1,72 @@
+"""A checkpoint's weights without an engine: one after the other, whole, whatever layout cut them; and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from settings import UserError
+from settings.files import flush_folder, write_json, write_text
+from train.checkpoint.discovery import LATEST
+from train.checkpoint.manifest import STATE_FILE_NAME, FileRecord, Manifest, folder_name, write_manifest
+from train.checkpoint.resharding import TensorFiles
+from train.checkpoint.safetensors_file import Shape, slices_metadata, write_safetensors
+from train.state import TrainState
+
+PREFIX = "model."
+_FILE = "shard-00001-model-00001-of-00001.safetensors"  # as the first of a single rank
+
+
+class Weights:
+    """The weights of a whole checkpoint, by global name without "model."."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self._files = TensorFiles(manifest.tensor_files(path))
+        self.shapes = {
+            name.removeprefix(PREFIX): shape for name, shape in manifest.tensors.items() if name.startswith(PREFIX)
+        }
+
+    def fill(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Give a whole model these weights in `dtype`, one tensor after the other. Raises UserError for another's.
+
+        No more memory is taken than that of the weights and of one tensor.
+        """
+        parameters = dict(model.named_parameters())
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        if differing := [n for n in {**shapes, **self.shapes} if shapes.get(n) != self.shapes.get(n)]:
+            name = differing[0]
+            raise UserError(
+                f"{len(differing)} tensors are not those of the model that manifest.json names, such as {name}: "
+                f"{self.shapes.get(name, 'absent')} there, {shapes.get(name, 'absent')} in the model"
+            )
+        for name, parameter in parameters.items():
+            parameter.data = self.read(name).to(parameter.device, dtype)
+
+    def read(self, name: str) -> Tensor:
+        """One whole tensor, float32."""
+        return self._files.read(PREFIX + name)
+
+
+def write_first_checkpoint(
+    folder: Path, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], *, model: Mapping[str, Any], tokenizer: str
+) -> None:
+    """Make `folder` the checkpoints of a run that has taken no step: given weights, and no state of an optimizer.
+
+    `tensors` come in the order of `shapes`, and only one is in memory at a time. The folder must not be in use.
+    """
+    state = TrainState()
+    path = folder / folder_name(state.step)
+    path.mkdir(parents=True)
+    named = {PREFIX + name: shape for name, shape in shapes.items()}
+    metadata = slices_metadata({name: [0] * len(shape) for name, shape in named.items()})
+    size, sha256 = write_safetensors(path / _FILE, named, tensors, dtype=torch.float32, metadata=metadata)
+    write_json(path / STATE_FILE_NAME, state.to_plain())
+    files = {_FILE: FileRecord(bytes=size, sha256=sha256), STATE_FILE_NAME: FileRecord.of(path / STATE_FILE_NAME)}
+    manifest = Manifest(step=state.step, tensors=named, files=files, model=dict(model), tokenizer=tokenizer)
+    write_manifest(path, manifest)
+    flush_folder(folder)
+    write_text(folder / LATEST, path.name + "\n")

@@ -1,0 +1,1 @@
+"""What keeps a run safe: checks after each step, stopping, the watchdog."""

@@ -32,12 +32,12 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from model.config import ModelConfig
 from optim.adamw import AdamWConfig
-from parallel.build import Arithmetic, Parts, build
+from parallel.build import ComputeConfig, Parts, build
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh, start_processes
 from parallel.stage import MicroBatch
-from train.checkpoint.manager import Checkpoints
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.manager import CheckpointManager
+from train.checkpoint.writer_lease import WriterLease
 from train.config import CheckpointConfig
 from train.state import TrainState
 
@@ -73,7 +73,7 @@ def make_parts(args: argparse.Namespace) -> tuple[Mesh, Parts]:
         parallel,
         AdamWConfig(lr=1e-3),
         mesh,
-        arithmetic=Arithmetic(),
+        arithmetic=ComputeConfig(),
         seq_length=args.seq,
         micro_batches=1,
         seed=0,
@@ -100,13 +100,13 @@ class Lehr:
     """train.checkpoints, as a run uses it."""
 
     def __init__(self, folder: Path, mesh: Mesh, parts: Parts, model: ModelConfig) -> None:
-        claim = Claim.take(folder / "checkpoints")
-        self._checkpoints = Checkpoints(
+        lease = WriterLease.take(folder / "checkpoints")
+        self._checkpoints = CheckpointManager(
             folder / "checkpoints",
             mesh,
             model=model.to_plain(),
             retention=CheckpointConfig(keep_last=1),
-            claim=claim,
+            lease=lease,
         )
         self._engine = parts.engine
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from laws.curve import Curve, Schedule, every_step
 from laws.fitting.fitted import fit_curves
-from laws.forecasting import FittedForecast, Forecaster, OwnForecast, Standing
+from laws.forecasting import FittedForecast, Forecaster, OwnForecast, RunProgress
 from laws.law import DEFAULT_LAW, LAWS
 from laws.schedules import FAMILIES
 
@@ -39,10 +39,10 @@ def seconds_of(call: Callable[[], object], *, repeats: int) -> float:
     return statistics.median(taken)
 
 
-def both(forecaster: Forecaster, standing: Standing, last: int) -> None:
+def both(forecaster: Forecaster, standing: RunProgress, last: int) -> None:
     """The forecasts that an evaluation asks for: of the next loss, and of the end."""
     for step in (last + 1, standing.schedule.steps):
-        forecaster.outlook(standing, step)
+        forecaster.predict_loss(standing, step)
 
 
 def forecasts() -> None:
@@ -57,7 +57,7 @@ def forecasts() -> None:
         fitted = FittedForecast(fit_curves(law, [run], samples=200))
         last = int(run.steps[losses - 1])
         seen = Curve(Schedule(planned.lr[:last], 100), run.steps[:losses], loss=run.loss[:losses])
-        standing = Standing(planned, seen)
+        standing = RunProgress(planned, seen)
 
         by_fit = seconds_of(lambda at=(fitted, standing, last): both(*at), repeats=9)
         auto = seconds_of(lambda at=(standing, last): both(OwnForecast(law), *at), repeats=9)
@@ -85,7 +85,7 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     mesh = make_mesh(config.parallel, timeout_seconds=600)
     with tempfile.TemporaryDirectory() as folder:
         watchdog = Watchdog(600, lambda hang: None)  # not started
-        run = build_run(config, mesh, RunFolder(Path(folder)), claim=None, watchdog=watchdog)
+        run = build_run(config, mesh, RunFolder(Path(folder)), lease=None, watchdog=watchdog)
         train = config.train
 
         def step() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from laws.curve import Curve, Places
+from laws.curve import Curve, EvaluationPoints
 from laws.fitting.solver import HUBER_DELTA, fit_points
 from laws.loss_curves.annealing import AnnealingConfig
 from laws.read_curves import read_curve
@@ -37,7 +37,7 @@ def made_curves() -> list[Curve]:
         if name != "constant":
             section["min_lr"] = 3e-5
         schedule = FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=24000)
-        places = Places(schedule, np.linspace(2176, 24000, losses).astype(np.int64))
+        places = EvaluationPoints(schedule, np.linspace(2176, 24000, losses).astype(np.int64))
         loss = AnnealingConfig().predict(TRUTH, places) * np.exp(1e-3 * rng.normal(size=losses))
         curves.append(Curve(schedule, places.steps, loss=loss, name=name))
     return curves

@@ -25,7 +25,7 @@ from torch import nn
 
 from optim.optimizer import OPTIMIZERS, OneRank, Param
 from parallel.engines import parameter_all_gather as weight_messages
-from parallel.engines.parameter_all_gather import WeightMessages
+from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
 from parallel.mesh import Axis
 from parallel.shards import Shard
@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"conda": {"refresh_interval": 10**9}}
 VARIANTS = ("as they are done", "after all work", "work alone")
 
 
-class Counted(WeightMessages):
+class Counted(ParameterAllGather):
     """Notes how many batches of parameters were done when each round started."""
 
     batches = 0

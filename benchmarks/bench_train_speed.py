@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 
 LossOf = Callable[[Tensor, Tensor], Tensor]  # tokens [B, T], targets [B, T] -> mean loss
@@ -43,7 +43,7 @@ def lehr(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, LossOf]:
         ffn_size=shape.ffn,
         vocab_size=shape.vocab,
     )
-    model = Transformer(config, seq_length=shape.seq, layers=WholeLayers(), attend=KERNELS["blocked"])
+    model = Transformer(config, seq_length=shape.seq, layers=TorchLayers(), attend=KERNELS["blocked"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=0)
     if compiled:
         model.compile_blocks()

@@ -156,8 +156,8 @@ def _kill_one(launch: Launch, rng: random.Random) -> Expected:
 
 def _wait_save(launch: Launch) -> None:
     """Until a checkpoint is being written: there is a folder of a step in a hidden folder."""
-    patience = Patience(_SAVE_SECONDS)
-    while not patience.is_over() and not launch.ended():
+    timeout_factor = Patience(_SAVE_SECONDS)
+    while not timeout_factor.is_over() and not launch.ended():
         if any((launch.run_folder / "checkpoints").glob(".*/step-*")):
             return
         time.sleep(0.0005)
@@ -165,9 +165,9 @@ def _wait_save(launch: Launch) -> None:
 
 def _damage(launch: Launch, rng: random.Random, change: Callable[[bytes], bytes | None]) -> Expected:
     folder = launch.run_folder / "checkpoints"
-    patience = Patience(_SAVE_SECONDS)
+    timeout_factor = Patience(_SAVE_SECONDS)
     while len(list(folder.glob("step-*"))) < 2 and not launch.ended():
-        assert not patience.is_over(), "no two checkpoints"
+        assert not timeout_factor.is_over(), "no two checkpoints"
         time.sleep(0.01)
     expected = rng.choice([kill_all, stop])(launch, rng)
     code = launch.wait_end(60)

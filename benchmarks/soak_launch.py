@@ -122,9 +122,9 @@ class Launch:
 
     def wait_end(self, seconds: float) -> int:
         """Its exit code. Raises TimeoutError, and kills it, where it does not end in time."""
-        patience = Patience(seconds)
+        timeout_factor = Patience(seconds)
         while not self.ended():
-            if patience.is_over():
+            if timeout_factor.is_over():
                 self.kill_all()
                 raise TimeoutError(f"no end after {seconds:g} s:\n{self.text()[-3000:]}")
             time.sleep(_POLL_SECONDS)
@@ -133,11 +133,11 @@ class Launch:
 
     def wait_step(self, step: int, seconds: float) -> bool:
         """Until this many steps are taken; False where it ended before."""
-        patience = Patience(seconds)
+        timeout_factor = Patience(seconds)
         while last_step(self.run_folder) < step:
             if self.ended():
                 return False
-            if patience.is_over():
+            if timeout_factor.is_over():
                 self.kill_all()
                 raise TimeoutError(f"step {step} not reached after {seconds:g} s:\n{self.text()[-3000:]}")
             time.sleep(_POLL_SECONDS)

@@ -36,7 +36,10 @@ COMMANDS = (
     ),
     Command("export", "launcher.commands.export", "export_run", "Write a run's checkpoint as a Hugging Face folder."),
     Command(
-        "import", "launcher.commands.import_huggingface", "import_folder", "Start a run from a Hugging Face folder."
+        "import",
+        "launcher.commands.import_huggingface",
+        "import_huggingface",
+        "Start a run from a Hugging Face folder.",
     ),
     Command(
         "checkpoint",

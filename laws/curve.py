@@ -51,7 +51,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class EvaluationPoints:
     """Where on a schedule losses are wanted or were seen: after `steps` steps each."""
 
     schedule: Schedule
@@ -71,7 +71,7 @@ class Places:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve(Places):
+class Curve(EvaluationPoints):
     """The losses of one run."""
 
     loss: Floats = field(kw_only=True)  # [k]
@@ -114,17 +114,17 @@ class Curve(Places):
         return replace(self, steps=self.steps[keep], loss=self.loss[keep])
 
 
-def every_step(schedule: Schedule, *, most: int = 2000, parameters: float | None = None) -> Places:
+def every_step(schedule: Schedule, *, most: int = 2000, parameters: float | None = None) -> EvaluationPoints:
     """About `most` evenly spaced steps after the warm-up, the last among them: what a plot needs."""
     first = min(max(schedule.warmup_steps, 1), schedule.steps)
     count = min(most, schedule.steps - first + 1)
     steps = np.unique(np.linspace(first, schedule.steps, count).round().astype(np.int64))
-    return Places(schedule, steps, parameters=parameters)
+    return EvaluationPoints(schedule, steps, parameters=parameters)
 
 
-def last_step(schedule: Schedule, *, parameters: float | None = None) -> Places:
+def last_step(schedule: Schedule, *, parameters: float | None = None) -> EvaluationPoints:
     """The end of the schedule."""
-    return Places(schedule, np.array([schedule.steps]), parameters=parameters)
+    return EvaluationPoints(schedule, np.array([schedule.steps]), parameters=parameters)
 
 
 def schedule_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, warmup_steps: int) -> Schedule:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from laws.curve import Curve, Floats, Places, Schedule
+from laws.curve import Curve, EvaluationPoints, Floats, Schedule
 from laws.fitting.bootstrap import LEVEL, correlation_steps
 from laws.fitting.fitted import LAW_ERROR, Fit, normal_quantile, robust_spread
 from laws.fitting.solver import fit_points
@@ -33,7 +33,7 @@ OWN_SPREAD = 1.5  # the linearised spread of parameters is too small by about th
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Prediction:
     """A forecast loss and its 90% interval."""
 
     loss: float
@@ -46,21 +46,21 @@ class Outlook:
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class RunProgress:
     """Where a run stands: `schedule`, the lr that was applied and then what is planned; `losses`, those seen so far."""
 
     schedule: Schedule
     losses: Curve | None  # None before the first; its schedule ends with its last loss
 
-    def place(self, step: int, parameters: float | None = None) -> Places:
+    def place(self, step: int, parameters: float | None = None) -> EvaluationPoints:
         """One step of the schedule."""
-        return Places(self.schedule, np.array([step]), parameters=parameters)
+        return EvaluationPoints(self.schedule, np.array([step]), parameters=parameters)
 
 
 class Forecaster(Protocol):
     """What a run asks. An answer is an outlook, or why there is none."""
 
-    def outlook(self, standing: Standing, step: int) -> Outlook | str:
+    def predict_loss(self, standing: RunProgress, step: int) -> Prediction | str:
         """The loss after `step` steps of the schedule, told from `standing`."""
         ...
 
@@ -73,13 +73,13 @@ class FittedForecast:
         self._fit = fit
         self._parameters = parameters
 
-    def outlook(self, standing: Standing, step: int) -> Outlook | str:
+    def predict_loss(self, standing: RunProgress, step: int) -> Prediction | str:
         """The fit's prediction and band."""
         if step <= standing.schedule.warmup_steps:
             return "no law holds in the warm-up"
         place = standing.place(step, self._parameters)
         low, high = self._fit.band(place)
-        return Outlook(float(self._fit.predict(place)[0]), float(low[0]), float(high[0]))
+        return Prediction(float(self._fit.predict(place)[0]), float(low[0]), float(high[0]))
 
 
 class OwnForecast:
@@ -94,7 +94,7 @@ class OwnForecast:
         """How many losses after the warm-up it takes."""
         return len(self._law.parameter_names()) + LOSSES_TO_SPARE
 
-    def outlook(self, standing: Standing, step: int) -> Outlook | str:
+    def predict_loss(self, standing: RunProgress, step: int) -> Prediction | str:
         """What the losses so far say of a step."""
         curve = standing.losses
         if curve is None or step <= standing.schedule.warmup_steps:
@@ -113,7 +113,7 @@ class OwnForecast:
             except np.linalg.LinAlgError:
                 return "the law cannot be fitted to them"
         ahead = step - int(curve.steps[-1])
-        return self._refit.outlook(standing.place(step), far=ahead > _spacing(after))
+        return self._refit.predict_loss(standing.place(step), far=ahead > _spacing(after))
 
 
 class _Refit:
@@ -151,7 +151,7 @@ class _Refit:
             and np.array_equal(curve.schedule.lr, self._curve.schedule.lr)
         )
 
-    def outlook(self, place: Places, *, far: bool) -> Outlook | str:
+    def predict_loss(self, place: EvaluationPoints, *, far: bool) -> Prediction | str:
         """The interval adds the spread of the parameters, of single losses, and what the law misses."""
         loss_n, slope_np = self._log_slopes(self._law.features([place]))
         spread = OWN_SPREAD * math.sqrt(max(float(slope_np[0] @ self._covariance @ slope_np[0]), 0.0))
@@ -160,7 +160,7 @@ class _Refit:
         if not half <= WIDEST:
             return f"its interval would be {100 * half:.1f}% to either side" if half < 1 else "it could be anything"
         loss = float(loss_n[0])
-        return Outlook(loss, loss * math.exp(-half), loss * math.exp(half))
+        return Prediction(loss, loss * math.exp(-half), loss * math.exp(half))
 
     def _log_slopes(self, features: object) -> tuple[Floats, Floats]:
         """The loss [n], and the slopes of its logarithm in the coordinates of the search [n, p]."""
@@ -187,15 +187,15 @@ IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
-class Departure:
+class DriftEvent:
     """A run that leaves the band of its forecast."""
 
     step: int
     error: float  # fact / forecast - 1
-    outlook: Outlook
+    prediction: Prediction
 
 
-class Watch:
+class DriftDetector:
     """Says once for each excursion that a run has left the band of its forecast.
 
     It has where a loss lies FAR half-widths from the forecast, or IN_A_ROW losses in a row lie NEAR on the same side;
@@ -207,9 +207,9 @@ class Watch:
         self.outside = False
         self._run = 0  # losses in a row that speak for a change of `outside`, negative below the forecast
 
-    def see(self, step: int, fact: float, outlook: Outlook) -> Departure | None:
+    def see(self, step: int, fact: float, prediction: Prediction) -> DriftEvent | None:
         """One loss, and what was forecast of it; a departure where one begins. A loss that is not finite is one."""
-        size = _half_widths(fact, outlook)
+        size = _half_widths(fact, prediction)
         if self.outside:
             self._run = self._run + 1 if abs(size) <= 1 else 0
             if self._run == IN_A_ROW:
@@ -222,12 +222,12 @@ class Watch:
             self._run = self._run + side if self._run * side > 0 else side
         if abs(size) > FAR or abs(self._run) == IN_A_ROW:
             self.outside, self._run = True, 0
-            return Departure(step, fact / outlook.loss - 1, outlook)
+            return DriftEvent(step, fact / prediction.loss - 1, prediction)
         return None
 
 
-def _half_widths(fact: float, outlook: Outlook) -> float:
+def _half_widths(fact: float, prediction: Prediction) -> float:
     """How far a loss lies from its forecast; 1 is the edge of the band."""
     if not (math.isfinite(fact) and fact > 0):
         return math.inf
-    return math.log(fact / outlook.loss) / outlook.half_width(fact)
+    return math.log(fact / prediction.loss) / prediction.half_width(fact)

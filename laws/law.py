@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from laws.curve import Curve, Floats, Places, Schedule
+from laws.curve import Curve, EvaluationPoints, Floats, Schedule
 from settings import Registry, Settings, UserError
 
 SMALLEST_LOSS = 1e-6  # a law may dip below 0 far from its data; its logarithm may not
@@ -91,7 +91,7 @@ class LawConfig(Settings):
 class CurveLaw(LawConfig):
     """A law of the loss along a run: its features are those of a schedule up to each step."""
 
-    def features(self, places: Sequence[Places]) -> Any:
+    def features(self, places: Sequence[EvaluationPoints]) -> Any:
         """What `terms` needs of the points of all places, one after the other."""
         raise AssertionError(f"{type(self).__name__} has no features")
 
@@ -99,11 +99,11 @@ class CurveLaw(LawConfig):
         """Refuse, with a UserError, curves that cannot identify the parameters."""
         check_annealed(curves)
 
-    def suited(self, curves: Sequence[Places]) -> Self:
+    def suited(self, curves: Sequence[EvaluationPoints]) -> Self:
         """The law in the units of the curves to be fitted: what a prior says must not hang on the lr's unit."""
         return self
 
-    def predict(self, values: Mapping[str, float], places: Places) -> Floats:
+    def predict(self, values: Mapping[str, float], places: EvaluationPoints) -> Floats:
         """The loss at each place [k]."""
         loss_mn, _ = self.evaluate(self.pack(values)[None], self.features([places]))
         loss_k: Floats = loss_mn[0]

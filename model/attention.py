@@ -18,14 +18,14 @@ from model.blocked import attend_in_blocks
 from model.layers import Layers
 from model.norms import NormConfig
 from model.position import Rotation, rotate
-from model.recompute import Forget, keeping
+from model.recompute import RecomputeContext, saving
 from settings import UserError
 
 Kernel = Literal["sdpa", "blocked", "flash"]
 
 
 @dataclass(frozen=True)
-class Documents:
+class AttentionMask:
     """Which tokens of a micro-batch may see each other, in the form the kernel wants; built once, for all layers."""
 
     mask_B1TT: Tensor | None = None  # sdpa, blocked: 0 where the query may see the key, else -inf
@@ -36,7 +36,7 @@ class Documents:
     @staticmethod
     def of(
         documents_BT: Tensor, *, kernel: Kernel, dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> Documents | None:
+    ) -> AttentionMask | None:
         """From each token's document number within its row: a document ends where the number changes.
 
         None when every row is one document: a causal mask is all that is needed. Give `documents_BT` on the CPU:
@@ -48,19 +48,19 @@ class Documents:
         begins_BT = nn.functional.pad(change_BT, (1, 0), value=True)
         if kernel == "flash":
             starts = nn.functional.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=documents_BT.numel())
-            return Documents(starts=starts.to(device, torch.int32), longest=int(starts.diff().max()))
+            return AttentionMask(starts=starts.to(device, torch.int32), longest=int(starts.diff().max()))
         place_T = torch.arange(documents_BT.shape[1])
         first_BT = (place_T * begins_BT).cummax(1).values
         key_T, first_BT1 = place_T.to(device), first_BT.to(device)[:, :, None]
         hidden_BTT = (key_T < first_BT1) | (key_T > key_T[:, None])
         mask_BTT = torch.zeros(hidden_BTT.shape, dtype=dtype, device=device).masked_fill_(hidden_BTT, -torch.inf)
-        return Documents(mask_B1TT=mask_BTT[:, None], first_BT=first_BT if kernel == "blocked" else None)
+        return AttentionMask(mask_B1TT=mask_BTT[:, None], first_BT=first_BT if kernel == "blocked" else None)
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, Documents | None], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, AttentionMask | None], Tensor]
 
 
-def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | None) -> Tensor:
+def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: AttentionMask | None) -> Tensor:
     """torch's scaled_dot_product_attention: softmax(q·k / sqrt(K)) · v, causal, on any device -> [B, H, T, K]."""
     mask = None if documents is None else documents.mask_B1TT
     groups = q_BHTK.shape[1] // k_BGTK.shape[1]
@@ -73,7 +73,7 @@ def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | 
     )
 
 
-def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | None) -> Tensor:
+def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: AttentionMask | None) -> Tensor:
     """flash-attn (arXiv 2307.08691) on CUDA in 16 bits; its variable-length form where rows hold several documents."""
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
@@ -96,7 +96,7 @@ def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents |
     return out_BTHK.transpose(1, 2)
 
 
-def blocked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: Documents | None) -> Tensor:
+def blocked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: AttentionMask | None) -> Tensor:
     """The same in blocks, on the CPU (model/blocked.py): faster than sdpa there, most of all with documents."""
     if documents is None or documents.mask_B1TT is None:
         return attend_in_blocks(q_BHTK, k_BGTK, v_BGTK, None, None)
@@ -144,7 +144,7 @@ class Attention(nn.Module):
         qk_norm: NormConfig | None,
         layers: Layers,
         attend: Attend,
-        forget: Forget = keeping,
+        forget: RecomputeContext = saving,
     ) -> None:
         super().__init__()
         self._head_size = hidden_size // num_heads
@@ -158,7 +158,7 @@ class Attention(nn.Module):
         self._attend = attend
         self._forget = forget
 
-    def forward(self, x_tBD: Tensor, rotation: Rotation | None, documents: Documents | None) -> Tensor:
+    def forward(self, x_tBD: Tensor, rotation: Rotation | None, documents: AttentionMask | None) -> Tensor:
         projected = self._layers.project(x_tBD, (self.q, self.k, self.v))
         q_TBHK, k_TBGK, v_TBGK = (each.view(*each.shape[:-1], -1, self._head_size) for each in projected)
         if self.q_norm is not None and self.k_norm is not None:

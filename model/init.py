@@ -67,11 +67,11 @@ def initialise(
     num_layers: int,
     seed: int,
     take_slice: Callable[[str, nn.Parameter, Tensor], Tensor] = lambda name, parameter, whole: whole,
-    whole_shape: Callable[[str, nn.Parameter], tuple[int, ...]] = lambda name, parameter: tuple(parameter.shape),
+    full_shape: Callable[[str, nn.Parameter], tuple[int, ...]] = lambda name, parameter: tuple(parameter.shape),
 ) -> None:
     """Fill each (global name, parameter) in place.
 
-    `whole_shape(name, parameter)` is the parameter's shape when it is not cut; `take_slice(name, parameter, whole)`
+    `full_shape(name, parameter)` is the parameter's shape when it is not cut; `take_slice(name, parameter, whole)`
     gives this rank's part of the whole fp32 tensor, of the parameter's shape. A name that no rule covers is our own
     bug: AssertionError.
     """
@@ -79,7 +79,7 @@ def initialise(
     for name, parameter in parameters:
         rule = next((value for pattern, value in table.items() if fnmatch.fnmatchcase(name, pattern)), None)
         assert rule is not None, f"no initial value is defined for the parameter {name}"
-        shape = whole_shape(name, parameter)
+        shape = full_shape(name, parameter)
         if rule == "ones" or rule == "zeros":
             whole = torch.full(shape, 1.0 if rule == "ones" else 0.0)
         else:

@@ -1,6 +1,6 @@
 """What the model is built from and does not know: the kind of its linear and embedding layers.
 
-`Layers` is the contract; `WholeLayers` are plain torch layers on one process (the oracle of every parity test).
+`Layers` is the contract; `TorchLayers` are plain torch layers on one process (the oracle of every parity test).
 `parallel` gives Megatron's layers, which cut matrices over the tensor-parallel ranks.
 
 Shapes: T sequence, B batch, D hidden_size, O features of one output, V vocabulary;
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 class Layers(Protocol):
     """Builds layers, and crosses between what a rank holds of a tensor and the whole."""
 
-    ways: int  # ranks over which heads, ffn features and vocabulary are cut; 1: not cut
+    tp_size: int  # ranks over which heads, ffn features and vocabulary are cut; 1: not cut
     rank: int  # which share is this rank's
 
     def column(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
@@ -56,7 +56,7 @@ class Layers(Protocol):
 
 
 class Column(nn.Module):
-    """Weight [out, in] and bias of one column of `WholeLayers`."""
+    """Weight [out, in] and bias of one column of `TorchLayers`."""
 
     def __init__(self, in_size: int, out_size: int, *, bias: bool) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class Embedding(nn.Module):
         return nn.functional.embedding(tokens_BT.transpose(0, 1), self.weight)
 
 
-class WholeLayers:
+class TorchLayers:
     """Plain torch: every matrix whole, on one process."""
 
-    ways = 1
+    tp_size = 1
     rank = 0
 
     def column(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from model.layers import Layers
-from model.recompute import Forget, keeping
+from model.recompute import RecomputeContext, saving
 from settings import Registry, Settings
 
 
@@ -20,7 +20,7 @@ class MLPConfig(Settings):
     name: str
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: Forget = keeping
+        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
     ) -> nn.Module:
         """A module [t, B, hidden_size] -> [t, B, hidden_size]; the last linear layer is called `down`."""
         raise AssertionError(f"{type(self).__name__} has no build")
@@ -36,7 +36,9 @@ MLPS = Registry("MLP", room="model", base=MLPConfig)
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
 
-    def __init__(self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: Forget) -> None:
+    def __init__(
+        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext
+    ) -> None:
         super().__init__()
         self.gate = layers.column(hidden_size, ffn_size, bias=bias)
         self.up = layers.column(hidden_size, ffn_size, bias=bias)
@@ -57,7 +59,9 @@ class SwiGLU(nn.Module):
 class GELU(nn.Module):
     """down(gelu(up(x))), with the tanh form of GELU (arXiv 1606.08415), as GPT-2."""
 
-    def __init__(self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: Forget) -> None:
+    def __init__(
+        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext
+    ) -> None:
         super().__init__()
         self.up = layers.column(hidden_size, ffn_size, bias=bias)
         self.down = layers.row(ffn_size, hidden_size, bias=bias)
@@ -77,7 +81,7 @@ class SwiGLUConfig(MLPConfig):
     name: Literal["swiglu"] = "swiglu"
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: Forget = keeping
+        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
     ) -> nn.Module:
         return SwiGLU(hidden_size, ffn_size, bias=bias, layers=layers, forget=forget)
 
@@ -90,7 +94,7 @@ class GELUConfig(MLPConfig):
     name: Literal["gelu"] = "gelu"
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: Forget = keeping
+        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
     ) -> nn.Module:
         return GELU(hidden_size, ffn_size, bias=bias, layers=layers, forget=forget)
 

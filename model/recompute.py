@@ -16,18 +16,18 @@ from torch import Tensor
 Recompute = Literal["none", "selective", "full"]
 
 
-class Forget(Protocol):
+class RecomputeContext(Protocol):
     """`with forget(x, again): ...`: what the body saves of x for its backward pass may be made anew by `again()`."""
 
     def __call__(self, x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]: ...
 
 
-def keeping(x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]:
+def saving(x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]:
     """Forgets nothing."""
     return nullcontext()
 
 
-def forgetting(x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]:
+def recomputing(x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]:
     """What the body saves of x (itself or a view) is dropped, and made again when the backward pass asks for it.
 
     `again` must give x to the bit, from tensors that are kept anyway. Works under any layer that saves its input by

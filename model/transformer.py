@@ -11,12 +11,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import Attend, Attention, Documents
+from model.attention import Attend, Attention, AttentionMask
 from model.config import ModelConfig
 from model.layers import Layers
 from model.objectives import LossSums
 from model.position import Rotation
-from model.recompute import Recompute, forgetting, keeping
+from model.recompute import Recompute, recomputing, saving
 
 
 class Block(nn.Module):
@@ -28,7 +28,7 @@ class Block(nn.Module):
         super().__init__()
         scale = config.norm_scale(layer)
         self._full = recompute == "full"
-        self._forget = forgetting if recompute == "selective" else keeping
+        self._forget = recomputing if recompute == "selective" else saving
         self.attention_norm = config.norm.build(config.hidden_size, bias=config.bias, scale=scale)
         self.attention = Attention(
             config.hidden_size,
@@ -45,7 +45,7 @@ class Block(nn.Module):
             config.hidden_size, config.ffn_size, bias=config.bias, layers=layers, forget=self._forget
         )
 
-    def forward(self, x_tBD: Tensor, rotation: Rotation | None, documents: Documents | None) -> Tensor:
+    def forward(self, x_tBD: Tensor, rotation: Rotation | None, documents: AttentionMask | None) -> Tensor:
         if self._full:
             # No dropout, so no random state to keep. The layer's scale is in its norms, not in a captured variable.
             out_tBD: Tensor = checkpoint(
@@ -54,7 +54,7 @@ class Block(nn.Module):
             return out_tBD
         return self._run(x_tBD, rotation, documents)
 
-    def _run(self, x_tBD: Tensor, rotation: Rotation | None, documents: Documents | None) -> Tensor:
+    def _run(self, x_tBD: Tensor, rotation: Rotation | None, documents: AttentionMask | None) -> Tensor:
         normed_tBD = self.attention_norm(x_tBD)
         with self._forget(normed_tBD, lambda: self.attention_norm(x_tBD)):
             h_tBD = x_tBD + self.attention(normed_tBD, rotation, documents)
@@ -109,7 +109,7 @@ class Transformer(nn.Module):
             block.compile()
 
     def forward(
-        self, tokens_BT: Tensor, documents: Documents | None, positions_BT: Tensor, x_tBD: Tensor | None = None
+        self, tokens_BT: Tensor, documents: AttentionMask | None, positions_BT: Tensor, x_tBD: Tensor | None = None
     ) -> Tensor:
         """-> x [t, B, D]. The first stage embeds the tokens; the others take the stage before's output as `x_tBD`.
 

@@ -28,7 +28,7 @@ class AdamPConfig(ProjectedConfig):
     beta2: float = Field(0.999, ge=0, lt=1)
     nesterov: bool = False
 
-    def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> AdamP:
+    def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> AdamP:
         return AdamP(self, params, ranks)
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from optim.adamw import Moments, fused_adamw, gradients
 from optim.batches import Scratch, grouped, runs, scratch_bytes
-from optim.beside import AdamWBeside, MatrixConfig
 from optim.groups import ADAMW_BESIDE_MATRICES, ParamRule, rule_of
+from optim.mixed import FallbackAdamWConfig, MatrixConfig
 from optim.optimizer import (
     OPTIMIZERS,
     Optimizer,
@@ -54,9 +54,9 @@ class CondaConfig(MatrixConfig):
     second_moment: Literal["keep", "rotate"] = Field(
         "keep", description="at a refresh; as published: keep. rotate: its expectation in the new basis"
     )
-    adamw: AdamWBeside = AdamWBeside(beta2=0.99)
+    adamw: FallbackAdamWConfig = FallbackAdamWConfig(beta2=0.99)
 
-    def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> Conda:
+    def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> Conda:
         return Conda(self, params, ranks)
 
     def matrix_cost(self, shape: Sequence[int]) -> float:
@@ -102,10 +102,10 @@ class _Group:
         kept_dim = 1 - rotated_dim
         self._home: int | None = self._dim
         if self._dim == rotated_dim:
-            self._home = kept_dim if params[0].shape[kept_dim] % ranks.ways == 0 else None
+            self._home = kept_dim if params[0].shape[kept_dim] % ranks.tp_size == 0 else None
         shape = [rows, columns]
         if self._home is not None:
-            shape[self._home] //= ranks.ways
+            shape[self._home] //= ranks.tp_size
         like = params[0].weight
         self._exp_avg = torch.zeros(len(params), *shape, device=like.device, dtype=like.dtype)
         self._exp_avg_sq = torch.zeros_like(self._exp_avg)
@@ -198,7 +198,7 @@ class _Group:
             return x
         assert self._dim is not None
         if self._home is None:
-            return x.chunk(self._ranks.ways, self._dim + 1)[self._ranks.rank]
+            return x.chunk(self._ranks.tp_size, self._dim + 1)[self._ranks.rank]
         return self._ranks.reshard(x, have=self._home + 1, want=self._dim + 1)
 
 
@@ -207,7 +207,7 @@ def _eigenvectors(gram: Tensor, ranks: TensorRanks) -> Tensor:
 
     The matrices are dealt out over the ranks: each decomposition is done once, by one rank.
     """
-    each = -(-len(gram) // ranks.ways)
+    each = -(-len(gram) // ranks.tp_size)
     mine = gram[ranks.rank * each : (ranks.rank + 1) * each]
     vectors = torch.zeros(each, *gram.shape[1:], device=gram.device, dtype=gram.dtype)
     if len(mine):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from optim.adamw import gradients
 from optim.batches import grouped, runs, scratch_bytes
-from optim.beside import MatrixConfig
 from optim.groups import ADAMW_BESIDE_MATRICES, ParamRule, rule_of
+from optim.mixed import MatrixConfig
 from optim.optimizer import OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # the slope at zero is what they maximise: singular values end in about [0.7, 1.2]
@@ -40,7 +40,7 @@ class MuonConfig(MatrixConfig):
         "auto", description="of the iteration; published: bfloat16. auto: that on a GPU, float32 on a CPU"
     )
 
-    def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> Muon:
+    def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> Muon:
         return Muon(self, params, ranks)
 
     def matrix_cost(self, shape: Sequence[int]) -> float:
@@ -69,7 +69,7 @@ class Muon(Optimizer):
         self.step_count += 1
         for group in self._groups:
             whole_bytes = math.prod(group[0].shape) * group[0].weight.element_size()
-            for run in runs([whole_bytes] * len(group), scratch_bytes(group[0].weight.device) * self._ranks.ways):
+            for run in runs([whole_bytes] * len(group), scratch_bytes(group[0].weight.device) * self._ranks.tp_size):
                 self._step(group[run], lr)
                 yield group[run]
 
@@ -86,10 +86,10 @@ class Muon(Optimizer):
         stack = torch.stack(ahead)
         bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and stack.device.type == "cuda")
         dtype = torch.bfloat16 if bfloat16 else stack.dtype
-        if dim is None or self._ranks.ways == 1:
+        if dim is None or self._ranks.tp_size == 1:
             update = orthogonalised(stack.to(dtype), config.iterations)
         else:
-            spare = -len(params) % self._ranks.ways  # zero matrices, so that every rank gets equally many
+            spare = -len(params) % self._ranks.tp_size  # zero matrices, so that every rank gets equally many
             stack = torch.cat([stack, stack.new_zeros(spare, *stack.shape[1:])]) if spare else stack
             whole = self._ranks.reshard(stack.to(dtype), have=dim + 1, want=0)
             update = self._ranks.reshard(orthogonalised(whole, config.iterations), have=0, want=dim + 1)

@@ -22,7 +22,7 @@ from settings import Registry, Settings
 class TensorRanks(Protocol):
     """The tensor-parallel ranks that hold the slices of one matrix. Every rank calls these in the same order."""
 
-    ways: int
+    tp_size: int
     rank: int
 
     def sum(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class TensorRanks(Protocol):
 class OneRank:
     """No tensor parallelism: every matrix is whole."""
 
-    ways = 1
+    tp_size = 1
     rank = 0
 
     def sum(self, x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from optim.batches import Scratch, grouped, runs, scratch_bytes
-from optim.beside import BesideConfig
 from optim.groups import DECAY_MATRICES, ParamRule, rule_of
+from optim.mixed import MixedOptimizerConfig
 from optim.optimizer import Optimizer, Param, StateTensor, TensorRanks
 from settings import UserError
 
@@ -41,7 +41,7 @@ class InvarianceRule(ParamRule):
     head_size: int | None = Field(None, ge=1, description="rows of a head, for scale_invariant: head")
 
 
-class ProjectedConfig(BesideConfig):
+class ProjectedConfig(MixedOptimizerConfig):
     """What AdamP and SGDP have in common; delta and wd_ratio as published."""
 
     table: tuple[InvarianceRule, ...] = tuple(InvarianceRule(**rule.model_dump()) for rule in DECAY_MATRICES)
@@ -125,7 +125,9 @@ class Projected(Optimizer):
             bucket_lr, decay = lr * bucket[0].rule.lr_multiplier, self.decay(bucket[0].rule)
             plain = [member for member in bucket if member.param.name not in views]
             projected = [member for member in bucket if member.param.name in views]
-            for members in self._runs(projected, scratch_bytes if self._ranks.ways == 1 else lambda _: _REDUCE_BYTES):
+            for members in self._runs(
+                projected, scratch_bytes if self._ranks.tp_size == 1 else lambda _: _REDUCE_BYTES
+            ):
                 self._step_projected(members, [views[m.param.name] for m in members], bucket_lr, decay)
                 yield [member.param for member in members]
             for members in self._runs(plain, scratch_bytes):
@@ -222,7 +224,7 @@ class Projected(Optimizer):
     def _summed(self, parts: list[Tensor], over_ranks: list[bool]) -> list[Tensor]:
         """The parts, those of cut parameters summed over the ranks, in one message."""
         chosen = [part for part, flag in zip(parts, over_ranks, strict=True) if flag]
-        if self._ranks.ways == 1 or not chosen:
+        if self._ranks.tp_size == 1 or not chosen:
             return parts
         total = self._ranks.sum(torch.cat([part.flatten() for part in chosen]))
         pieces = iter(torch.split(total, [part.numel() for part in chosen]))

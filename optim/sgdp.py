@@ -27,7 +27,7 @@ class SGDPConfig(ProjectedConfig):
     dampening: float = Field(0.0, ge=0, le=1)
     nesterov: bool = False
 
-    def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> SGDP:
+    def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> SGDP:
         return SGDP(self, params, ranks)
 
 

@@ -15,14 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.attention import KERNELS, Documents, choose_kernel
+from model.attention import KERNELS, AttentionMask, choose_kernel
 from model.config import ModelConfig
 from model.init import initialise
 from optim.optimizer import OptimizerConfig
 from parallel.config import ParallelConfig
 from parallel.engines.deepspeed_engine import DeepSpeedEngine
 from parallel.engines.engine import Engine
-from parallel.engines.sharded_optimizer_engine import OwnerEngine
+from parallel.engines.sharded_optimizer_engine import ShardedOptimizerEngine
 from parallel.mesh import Mesh
 from parallel.shards import shards_of, slice_of
 from parallel.stage import Stage, build_stages
@@ -31,7 +31,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class ComputeConfig:
     """How forward and backward are computed."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -50,7 +50,7 @@ class Chunks:
     """This rank's part of the model, and how document masks are made for it."""
 
     stages: tuple[Stage, ...]
-    documents: Callable[[Tensor], Documents | None]  # document numbers [B, T] on the CPU -> masks on the device
+    documents: Callable[[Tensor], AttentionMask | None]  # document numbers [B, T] on the CPU -> masks on the device
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def build(
     optimizer: OptimizerConfig,
     mesh: Mesh,
     *,
-    arithmetic: Arithmetic,
+    arithmetic: ComputeConfig,
     seq_length: int,
     micro_batches: int,
     seed: int,
@@ -88,7 +88,7 @@ def build(
         model.init,
         num_layers=model.num_layers,
         seed=seed,
-        whole_shape=lambda name, _: by_name[name].shape,
+        full_shape=lambda name, _: by_name[name].shape,
         take_slice=lambda name, _, whole: slice_of(whole, by_name[name].dim, mesh.tensor),
     )
     if arithmetic.compile:
@@ -108,12 +108,14 @@ def build(
             micro_batches=micro_batches,
         )
     else:
-        engine = OwnerEngine(stages, shards, mesh, optimizer, zero=parallel.zero, offload=offload, dtype=dtype)
+        engine = ShardedOptimizerEngine(
+            stages, shards, mesh, optimizer, zero=parallel.zero, offload=offload, dtype=dtype
+        )
     return Parts(stages, chunks.documents, engine)
 
 
 def build_chunks(
-    model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, arithmetic: Arithmetic, seq_length: int
+    model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, arithmetic: ComputeConfig, seq_length: int
 ) -> Chunks:
     """This rank's part of the model in float32, without values."""
     dtype = arithmetic.dtype
@@ -128,5 +130,6 @@ def build_chunks(
         dtype=dtype,
     )
     return Chunks(
-        tuple(stages), lambda documents_BT: Documents.of(documents_BT, kernel=kernel, dtype=dtype, device=mesh.device)
+        tuple(stages),
+        lambda documents_BT: AttentionMask.of(documents_BT, kernel=kernel, dtype=dtype, device=mesh.device),
     )

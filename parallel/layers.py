@@ -94,7 +94,7 @@ class MegatronLayers:
     """Matrices cut over the tensor axis; with `sequence`, activations between them cut along the sequence."""
 
     def __init__(self, config: TransformerConfig, axis: Axis) -> None:
-        self.ways = axis.size
+        self.tp_size = axis.size
         self.rank = axis.rank
         self._config = config
         self._sequence = bool(config.sequence_parallel)

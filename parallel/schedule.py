@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from parallel.patches.cpu_device import cuda_means_cpu
+from parallel.patches.cpu_device import redirect_cuda_to_cpu
 
 # isort: split
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -31,7 +31,7 @@ def run_micro_batches(stages: Sequence[Stage], micro_batches: Sequence[MicroBatc
     waiting = [deque([first]) for _ in stages]
     del first  # or its masks would live as long as all
     batches = [_of_a_chunk(own, waiting, rest) for own in waiting]
-    with cuda_means_cpu() or contextlib.nullcontext(), contextlib.nullcontext() if backward else torch.no_grad():
+    with redirect_cuda_to_cpu() or contextlib.nullcontext(), contextlib.nullcontext() if backward else torch.no_grad():
         sums: list[Tensor] = get_forward_backward_func()(
             forward_step_func=_forward_step,
             data_iterator=batches if len(stages) > 1 else batches[0],

@@ -14,9 +14,9 @@ import parallel.patches.before_megatron  # noqa: F401
 from megatron.core.enums import ModelType
 from megatron.core.transformer import TransformerConfig
 
-from model.attention import Attend, Documents
+from model.attention import Attend, AttentionMask
 from model.config import ModelConfig
-from model.layers import Layers, WholeLayers
+from model.layers import Layers, TorchLayers
 from model.recompute import Recompute
 from model.size import layers_per_chunk
 from model.transformer import Transformer
@@ -33,7 +33,7 @@ class MicroBatch:
     targets_BT: Tensor
     weights_BT: Tensor
     positions_BT: Tensor
-    documents: Documents | None
+    documents: AttentionMask | None
 
 
 class Stage(nn.Module):
@@ -76,7 +76,7 @@ def build_stages(
 ) -> list[Stage]:
     """This rank's chunks in float32, without initial values. `dtype` is that of what stages send each other."""
     config = megatron_config(model, parallel, dtype)
-    layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else WholeLayers()
+    layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else TorchLayers()
     ranges = layers_per_chunk(model.num_layers, parallel.pipeline * parallel.virtual_stages)
     stages = []
     for virtual in range(parallel.virtual_stages):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from optim.adamp import AdamPConfig
 from optim.adamw import AdamWConfig
-from optim.beside import BesideConfig
 from optim.conda import CondaConfig
 from optim.groups import rule_of
+from optim.mixed import MixedOptimizerConfig
 from optim.muon import MuonConfig
 from optim.optimizer import OptimizerConfig
 from optim.sgdp import SGDPConfig
@@ -169,7 +169,7 @@ def rule_for(config: OptimizerConfig, name: str) -> Rule:
     row = rule_of(config.table, name)
     assert row.lr_multiplier == 1
     decay = row.decay(config.weight_decay)
-    if isinstance(config, BesideConfig) and row.method == "adamw":
+    if isinstance(config, MixedOptimizerConfig) and row.method == "adamw":
         beside = config.adamw
         assert beside.lr is None
         return adam(b1=beside.beta1, b2=beside.beta2, eps=beside.eps, weight_decay=decay)

@@ -11,16 +11,16 @@ import torch
 from optim_oracles import rule_for
 from torch import Tensor, nn
 
-from model.attention import KERNELS, Documents
+from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 from optim.adamw import AdamWConfig
 from optim.groups import rule_of
 from optim.optimizer import OptimizerConfig
 from optim.projection import ProjectedConfig
-from parallel.build import Arithmetic, Parts, build
+from parallel.build import ComputeConfig, Parts, build
 from parallel.config import ParallelConfig
 from parallel.engines.engine import Slice
 from parallel.mesh import Mesh, make_mesh
@@ -114,14 +114,14 @@ def global_batches(*, all_tokens: bool = False) -> Iterator[GlobalBatch]:
 def oracle(trial: Trial) -> Trajectory:
     """Plain torch: whole matrices, full logits, torch's cross-entropy, clipping and AdamW, else the plain rules."""
     config = trial.model_config()
-    model = Transformer(config, seq_length=SEQ_LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
+    model = Transformer(config, seq_length=SEQ_LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=SEED)
     parameters = dict(model.named_parameters())
     adamw = torch_adamw(parameters, trial.optimizer) if isinstance(trial.optimizer, AdamWConfig) else None
     optimizer = adamw or Plain(parameters, trial)
     losses, norms = [], []
     for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
-        documents = Documents.of(batch.documents, kernel="sdpa", dtype=torch.float32)
+        documents = AttentionMask.of(batch.documents, kernel="sdpa", dtype=torch.float32)
         hidden_TBD = model(batch.tokens, documents, batch.positions)
         logits_BTV = model.logits(hidden_TBD).transpose(0, 1)
         loss = nn.functional.cross_entropy(logits_BTV[batch.mask], batch.targets[batch.mask])
@@ -176,7 +176,7 @@ def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
         parallel,
         trial.optimizer,
         mesh,
-        arithmetic=Arithmetic(**trial.arithmetic),
+        arithmetic=ComputeConfig(**trial.arithmetic),
         seq_length=SEQ_LENGTH,
         micro_batches=ROWS // (mesh.data.size * trial.micro_batch_size),
         seed=SEED,

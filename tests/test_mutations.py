@@ -33,9 +33,9 @@ from launcher.run.preflight import check_config
 from laws.read_curves import read_curve
 from settings import RunError, UserError, compose
 from train.checkpoint.discovery import latest_checkpoint
-from train.checkpoint.manager import Checkpoints
+from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.manifest import _seal
-from train.checkpoint.writer_lease import Claim, check_not_running
+from train.checkpoint.writer_lease import WriterLease, check_not_running
 from train.metrics.jsonl import MetricsFile, read_metrics
 from train.run_folder.folder import check_run, open_run
 from train.state import TrainState
@@ -182,9 +182,9 @@ COUNTS = {"manifest": 100, "sealed manifest": 60, "state": 20, "sealed state": 4
 def mutate_checkpoints(saved: Path, work: Path) -> dict[str, int]:
     """All of it on one rank with one engine: how many mutations of each kind still loaded the newest checkpoint."""
     mesh, parts = start(TRIAL)
-    claim = Claim.take(saved)
+    lease = WriterLease.take(saved)
     arguments: dict[str, Any] = {"model": TRIAL.model_config().to_plain(), "tokenizer": "a" * 64}
-    checkpoints = Checkpoints(saved, mesh, claim=claim, **arguments)
+    checkpoints = CheckpointManager(saved, mesh, lease=lease, **arguments)
     for step in (10, 20):
         checkpoints.save(parts.engine, TrainState(step=step, held_out_loss=2.5))
     checkpoints.wait()
@@ -197,11 +197,11 @@ def mutate_checkpoints(saved: Path, work: Path) -> dict[str, int]:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(saved, folder)
             damage_checkpoint(folder, kind, file, random.Random(f"{kind} {seed}"))
-            reader = Checkpoints.__new__(Checkpoints)  # the same groups: a thousand would be too many
+            reader = CheckpointManager.__new__(CheckpointManager)  # the same groups: a thousand would be too many
             reader.__dict__.update(checkpoints.__dict__, folder=folder)
             steps: list[int] = []
 
-            def load(reader: Checkpoints = reader, steps: list[int] = steps) -> None:
+            def load(reader: CheckpointManager = reader, steps: list[int] = steps) -> None:
                 state = reader.load_latest(parts.engine)
                 assert state is not None, "begun anew"
                 steps.append(state.step)
@@ -262,14 +262,14 @@ def test_checkpoints(tmp_path: Path) -> None:
 
 
 def test_claims(tmp_path: Path) -> None:
-    first = Claim.take(tmp_path / "run" / "checkpoints")
+    first = WriterLease.take(tmp_path / "run" / "checkpoints")
     record = json.loads((tmp_path / "run" / "checkpoints" / "claim.json").read_text())
     for seed in range(60):
         content = damaged_json(record, random.Random(seed))
         (tmp_path / "run" / "checkpoints" / "claim.json").write_bytes(content)
         survives(lambda: check_not_running(tmp_path / "run" / "checkpoints"), seed=seed, damage=content)
         with within_seconds():
-            newer = Claim.take(tmp_path / "run" / "checkpoints")
+            newer = WriterLease.take(tmp_path / "run" / "checkpoints")
         newer.check()
         assert not survives(first.check, seed=seed, damage=content)
         first = newer

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from data.batches.loader import Loader, Rows, batch_hash
-from model.attention import Documents
+from model.attention import AttentionMask
 from parallel.gather import sums_over_world
 from parallel.mesh import Mesh
 from parallel.stage import MicroBatch
@@ -31,7 +31,7 @@ def to_local_batch(
     mesh: Mesh,
     *,
     micro_batch_size: int,
-    documents: Callable[[torch.Tensor], Documents | None],
+    documents: Callable[[torch.Tensor], AttentionMask | None],
     stop_asked: bool = False,
 ) -> LocalBatch:
     """Cut rows into micro-batches in their order. A collective: the one message of a step that all ranks exchange.
@@ -64,7 +64,7 @@ class _MicroBatches(Sequence[MicroBatch]):
         size: int,
         *,
         weight: float,
-        documents: Callable[[torch.Tensor], Documents | None],
+        documents: Callable[[torch.Tensor], AttentionMask | None],
         device: torch.device,
     ) -> None:
         self._rows = rows

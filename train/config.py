@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from settings import Settings
 
-FIRST_TIME_PATIENCE = 4.0  # the first step, save or evaluation compiles, connects and warms up
+FIRST_TIME_FACTOR = 4.0  # the first step, save or evaluation compiles, connects and warms up
 
 
 class SpikeConfig(Settings):
@@ -60,13 +60,13 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
-        longest = self.hang_after_seconds * FIRST_TIME_PATIENCE
+        longest = self.hang_after_seconds * FIRST_TIME_FACTOR
         if longest >= self.timeout_seconds:
             raise ValueError(
                 f"hang_seconds = {self.hang_after_seconds:g} is {longest:g} for a first step, and must stay below "
                 f"timeout_seconds = {self.timeout_seconds:g}: after that a collective fails by itself, with no word of "
                 f"where the ranks stand; set timeout_seconds above {longest:g}, or hang_seconds below "
-                f"{self.timeout_seconds / FIRST_TIME_PATIENCE:g}"
+                f"{self.timeout_seconds / FIRST_TIME_FACTOR:g}"
             )
         if self.time_limit_seconds is not None and self.time_limit_seconds <= self.stop_before_limit_seconds:
             raise ValueError(

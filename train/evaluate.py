@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from data.batches.held_out import HeldOut
-from model.attention import Documents
+from model.attention import AttentionMask
 from parallel.engines.engine import Evaluates
 from parallel.mesh import Mesh
 from parallel.stage import MicroBatch
@@ -54,9 +54,9 @@ def evaluate(
     micro_batch_size: int,
     micro_batches: int,
     max_windows: int,
-    documents: Callable[[Tensor], Documents | None],
+    documents: Callable[[Tensor], AttentionMask | None],
     stop_asked: Callable[[], bool] = lambda: False,
-    followed: Callable[[Sequence[MicroBatch]], Sequence[MicroBatch]] = lambda micro_batches: micro_batches,
+    track_progress: Callable[[Sequence[MicroBatch]], Sequence[MicroBatch]] = lambda micro_batches: micro_batches,
 ) -> Evaluation | None:
     """Held-out loss over at most `max_windows` rows of each source. None where a rank was asked to stop on the
     way (`stop_asked`: of this rank). `followed` sees the micro-batches being taken.
@@ -80,7 +80,7 @@ def evaluate(
         )
         if batch.stop:
             return None
-        nll = engine.evaluate(followed(batch.micro_batches))
+        nll = engine.evaluate(track_progress(batch.micro_batches))
         total, tokens = sums.get(source, (0.0, 0))
         sums[source] = (total + nll, tokens + batch.tokens_global)
     losses = {}

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from data.batches.held_out import HeldOut
 from data.batches.loader import Loader
-from model.attention import Documents
+from model.attention import AttentionMask
 from parallel.engines.engine import Engine, StepResult
 from parallel.mesh import Mesh
 from settings import Settings
 from train.batches import LocalBatch, to_local_batch
-from train.checkpoint.manager import Checkpoints
+from train.checkpoint.manager import CheckpointManager
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.evaluate import evaluate
-from train.metrics.logger import Metrics
-from train.metrics.step_timer import StepClock
+from train.metrics.logger import MetricsLogger
+from train.metrics.step_timer import StepTimer
 from train.safety.preemption import Stop
-from train.safety.step_checks import Guards
-from train.safety.watchdog import SAVE_PATIENCE, Watchdog
+from train.safety.step_checks import StepChecks
+from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
 from train.state import TrainState
 
 
@@ -40,16 +40,16 @@ class Run:
     config: LoopConfig
     mesh: Mesh
     engine: Engine
-    documents: Callable[[Tensor], Documents | None]  # document numbers [B, T] -> what attention needs of them
+    documents: Callable[[Tensor], AttentionMask | None]  # document numbers [B, T] -> what attention needs of them
     loader: Loader
     held_out: HeldOut
     schedule: Callable[[int], float]
-    checkpoints: Checkpoints
-    metrics: Metrics
-    guards: Guards
+    checkpoints: CheckpointManager
+    metrics: MetricsLogger
+    guards: StepChecks
     stop: Stop
     watchdog: Watchdog
-    clock: StepClock
+    clock: StepTimer
     state: TrainState
     saved_step: int  # of the newest checkpoint
 
@@ -65,13 +65,13 @@ def train(run: Run) -> bool:
             _save(run)
         if run.state.step >= steps:
             break
-        run.watchdog.doing("step", str(run.state.step + 1))
+        run.watchdog.set_phase("step", str(run.state.step + 1))
         batch = _next_batch(run)
         if batch.stop:
             break
         _step(run, batch)
     _save(run)
-    run.watchdog.doing("save", "being finished", patience=SAVE_PATIENCE)
+    run.watchdog.set_phase("save", "being finished", timeout_factor=SAVE_TIME_FACTOR)
     run.checkpoints.wait()
     return run.state.step >= steps and not _evaluation_due(run)
 
@@ -89,7 +89,7 @@ def _next_batch(run: Run) -> LocalBatch:
 def _step(run: Run, batch: LocalBatch) -> None:
     number = run.state.batch
     lr = run.schedule(run.state.step)
-    result = run.engine.train_step(run.watchdog.followed(batch.micro_batches), lr=lr)
+    result = run.engine.train_step(run.watchdog.track_progress(batch.micro_batches), lr=lr)
     run.state = _advanced(run.state, result, batch.tokens_global, run.engine.optimizer_steps)
     seconds = run.clock.step_ended()
     run.stop.step_took(seconds)
@@ -120,7 +120,7 @@ def _evaluation_due(run: Run) -> bool:
 
 def _evaluate(run: Run) -> bool:
     """False where the run was asked to stop on the way."""
-    run.watchdog.doing("evaluation", f"after step {run.state.step}")
+    run.watchdog.set_phase("evaluation", f"after step {run.state.step}")
     train = run.config.train
     with run.clock.apart():
         evaluation = evaluate(
@@ -131,7 +131,7 @@ def _evaluate(run: Run) -> bool:
             micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
             max_windows=run.config.evaluate.max_windows,
             documents=run.documents,
-            followed=run.watchdog.followed,
+            track_progress=run.watchdog.track_progress,
             stop_asked=run.stop.asked,
         )
         if evaluation is None:
@@ -146,7 +146,7 @@ def _evaluate(run: Run) -> bool:
 def _save(run: Run) -> None:
     if run.state.step == run.saved_step:
         return
-    run.watchdog.doing("save", f"after step {run.state.step}", patience=SAVE_PATIENCE)
+    run.watchdog.set_phase("save", f"after step {run.state.step}", timeout_factor=SAVE_TIME_FACTOR)
     with run.clock.apart():
         run.checkpoints.save(run.engine, run.state)
     run.saved_step = run.state.step
@@ -154,7 +154,7 @@ def _save(run: Run) -> None:
 
 def _go_back(run: Run) -> TrainState | None:
     """To the last checkpoint, which is loaded into the engine; None where there is none yet."""
-    run.watchdog.doing("rollback", f"after step {run.state.step}")
+    run.watchdog.set_phase("rollback", f"after step {run.state.step}")
     with run.clock.apart():
         state = run.checkpoints.load_latest(run.engine)
     if state is None:

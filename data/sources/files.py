@@ -23,7 +23,7 @@ _BUFFER_BYTES = 1 << 20
 _COMPRESSIONS = {".gz": 4, ".zst": 4}  # about how much text a compressed byte holds
 
 
-def find_files(paths: Sequence[str], suffixes: Sequence[str], *, key: str) -> list[Path]:
+def find_input_files(paths: Sequence[str], suffixes: Sequence[str], *, key: str) -> list[Path]:
     """Files, folders (every file under them with one of the suffixes) and globs, sorted within each; no file twice.
 
     Raises UserError where a path matches nothing: a typing error must not become a smaller data set.

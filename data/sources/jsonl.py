@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 from pydantic import Field
 
 from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
-from data.sources.files import UNREADABLE, find_files, is_compressed, open_binary, text_bytes
+from data.sources.files import UNREADABLE, find_input_files, is_compressed, open_binary, text_bytes
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst", ".json.gz")
 _LINES_A_TURN = 256
@@ -26,7 +26,7 @@ class JsonLinesConfig(SourceConfig):
     text_field: str = "text"
 
     def files(self) -> Sequence[Path]:
-        return find_files(self.paths, _SUFFIXES, key="paths")
+        return find_input_files(self.paths, _SUFFIXES, key="paths")
 
     def pieces(self, piece_bytes: int) -> Sequence[Piece]:
         """Plain files in ranges of bytes; compressed ones in turns of 256 lines."""

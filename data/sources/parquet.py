@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
-from data.sources.files import find_files
+from data.sources.files import find_input_files
 
 _ROWS_AT_ONCE = 1024
 _TEXT_PER_BYTE = 3  # about: columns are compressed
@@ -24,7 +24,7 @@ class ParquetConfig(SourceConfig):
     text_field: str = "text"
 
     def files(self) -> Sequence[Path]:
-        return find_files(self.paths, (".parquet",), key="paths")
+        return find_input_files(self.paths, (".parquet",), key="paths")
 
     def pieces(self, piece_bytes: int) -> Sequence[Piece]:
         """Row groups are dealt out in turn; a file of one row group is not cut."""

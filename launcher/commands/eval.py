@@ -27,11 +27,11 @@ def evaluate_run(
 
     from data.batches.held_out import HeldOut
     from data.shards.unigram import unigram_loss
-    from launcher.run.saved_run import open_run_for_reading
+    from launcher.run.saved_run import open_saved_run
     from settings import UserError
     from train.evaluate import evaluate
 
-    opened = open_run_for_reading(run, data_shards=shards)
+    opened = open_saved_run(run, data_shards=shards)
     config = opened.config
     held_out = HeldOut(config.data, seq_length=config.train.seq_length)
     if not held_out.sources:

@@ -23,11 +23,11 @@ def generate_text(
     """Go on with a text, sampled from a run's newest checkpoint."""
     from data.shards.index import open_shards
     from data.tokenizer import load_tokenizer
-    from launcher.run.saved_run import open_run_for_reading
+    from launcher.run.saved_run import open_saved_run
     from settings import UserError
     from train.sampling import generate
 
-    opened = open_run_for_reading(run, data_shards=shards)
+    opened = open_saved_run(run, data_shards=shards)
     theirs = open_shards(opened.config.data)
     info, tokenizer = theirs.tokenizer, load_tokenizer(theirs.tokenizer_file())
     encoded = tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else [info.eos_id]

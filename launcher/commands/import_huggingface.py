@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @user_errors
-def import_folder(
+def import_huggingface(
     folder: Annotated[Path, typer.Argument(help="config.json, *.safetensors, tokenizer.json", show_default=False)],
     config: Annotated[Path | None, typer.Argument(help="the run config, a YAML file", show_default=False)] = None,
     overrides: Annotated[
@@ -54,7 +54,7 @@ def import_folder(
     with new_folder(path) as aside:
         weights = open_weights(source, entries, tied=model.tied_embeddings)
         shapes = {name: shape for entry in entries for name, shape in entry.ours}
-        claim = open_run(aside, run_config, world_size=1, inputs=inputs_of(run_config))
+        lease = open_run(aside, run_config, world_size=1, inputs=inputs_of(run_config))
         write_first_checkpoint(
             RunFolder(aside).checkpoints,
             shapes,
@@ -62,7 +62,7 @@ def import_folder(
             model=model.to_plain(),
             tokenizer=shard_tokenizer(run_config.data).sha256,
         )
-        claim.release()
+        lease.release()
     print(f"{path}: {source.architecture.name} from {folder}; go on with it: lehr train {path / 'config.yaml'}")
 
 

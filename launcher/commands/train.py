@@ -20,7 +20,7 @@ from launcher.processes.environment import Ranks, one_thread, prepare_imports, p
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
 from launcher.processes.rank_logs import rank_output
-from launcher.processes.signals import die_with_parent, end_at_once
+from launcher.processes.signals import die_with_parent, exit_immediately
 from launcher.run.machine import check_machine, look, memory_warnings
 from settings import UserError, compose
 
@@ -50,12 +50,12 @@ def train(
     """
     ranks = read_ranks()
     if ranks.parent is None:
-        end_at_once(silently=ranks.source != "single")  # of many ranks only the launcher needs to say so
+        exit_immediately(silently=ranks.source != "single")  # of many ranks only the launcher needs to say so
     if ranks.source == "single":
         with one_thread():
             run_config = _load(config, overrides or [], None)
         if run_config.parallel.ranks > 1:
-            command = own_command("train", str(config), *(overrides or []))
+            command = lehr_command("train", str(config), *(overrides or []))
             start = _starter(run_config, command)
             log_folder = run_config.run.path / "logs"
             raise SystemExit(run_ranks(start, count=run_config.parallel.ranks, log_folder=log_folder))
@@ -79,7 +79,7 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     from launcher.run.config import RunConfig
     from launcher.run.input_hashes import inputs_of
     from launcher.run.preflight import check_config, model_with_vocabulary
-    from launcher.run.schedule_change import redrawn_schedule
+    from launcher.run.schedule_change import schedule_change_warnings
     from launcher.run.verify_shards import verify
     from train.run_folder.folder import check_run
 
@@ -90,7 +90,7 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     warnings = check_machine(run_config, machine, ranks)
     warnings += check_config(run_config, world_size=run_config.parallel.ranks if ranks is None else ranks.world_size)
     check_run(run_config.run.path, run_config, inputs_of(run_config))
-    warnings += redrawn_schedule(run_config)
+    warnings += schedule_change_warnings(run_config)
     warnings += memory_warnings(run_config, model_with_vocabulary(run_config), machine, ranks)
     if ranks is None or ranks.rank == 0:
         for warning in warnings:
@@ -100,7 +100,7 @@ def _load(path: Path, overrides: list[str], ranks: Ranks | None) -> RunConfig:
     return run_config
 
 
-def own_command(*arguments: str) -> list[str]:
+def lehr_command(*arguments: str) -> list[str]:
     """`lehr ARGUMENTS` with this Python, of these rooms: the user's folder may have a `data` or a `model` of its own.
 
     `python -m` looks into the current folder first, with -P it does not: that would miss a tree that is not installed.

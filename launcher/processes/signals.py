@@ -15,7 +15,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def end_at_once(*, silently: bool) -> None:
+def exit_immediately(*, silently: bool) -> None:
     """While there is nothing to save: a signal to stop ends this process, with a line unless `silently`.
 
     By no exception: an import or a `finally` could swallow it. Silently it is the kernel that ends it, which can do so
@@ -24,7 +24,7 @@ def end_at_once(*, silently: bool) -> None:
     _set(signal.SIG_DFL if silently else _end)
 
 
-def hold_back() -> None:
+def defer_signals() -> None:
     """Let signals to stop wait until whoever handles them unblocks them: none is lost, none ends what can save soon."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _set(_to_this_thread)

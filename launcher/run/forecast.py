@@ -8,9 +8,9 @@ from pathlib import Path
 from launcher.run.config import RunConfig
 from launcher.run.fit_scope import schedule_warnings
 from launcher.run.planned_schedule import planned_schedule, stated_warmup
-from launcher.run.provenance import compare, config_origin, listed
+from launcher.run.provenance import compare, config_provenance, listed
 from laws.fitting.fitted import Fit, load_fit
-from laws.forecasting import FittedForecast, OwnForecast, Standing
+from laws.forecasting import FittedForecast, OwnForecast, RunProgress
 from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
 from model.size import parameters
@@ -34,7 +34,7 @@ def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
     fit = load_fit(Path(wanted))
     schedule = planned_schedule(config.schedule, peak_lr=config.optim.lr, steps=config.train.steps)
     lines = [*_compared(config, fit), *schedule_warnings(fit, schedule)]
-    final = _fitted(config, model, fit).outlook(Standing(schedule, None), schedule.steps)
+    final = _fitted(config, model, fit).predict_loss(RunProgress(schedule, None), schedule.steps)
     if not isinstance(final, str) and not all(map(math.isfinite, (final.loss, final.low, final.high))):
         raise UserError(f"train.forecast = {wanted}: its forecast of this run is not a number; fit the law again")
     return [f"train.forecast = {wanted}: {line}" for line in lines]
@@ -62,7 +62,7 @@ def _fitted(config: RunConfig, model: ModelConfig, fit: Fit) -> FittedForecast:
 def _compared(config: RunConfig, fit: Fit) -> list[str]:
     """Warnings, where the fit's curves are of runs that differ from this one. Raises UserError where they differ so
     that their loss is another."""
-    here = config_origin(config.to_plain(), loss=HELD_OUT_LOSS)
+    here = config_provenance(config.to_plain(), loss=HELD_OUT_LOSS)
     for curve in fit.curves:
         differences = compare(curve.origin, here, sizes=fit.law.spans_sizes)
         if differences.severe:

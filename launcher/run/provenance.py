@@ -32,16 +32,16 @@ class Differences:
     slight: tuple[str, ...]
 
 
-def run_origin(path: Path, *, loss: str) -> dict[str, Any]:
+def run_provenance(path: Path, *, loss: str) -> dict[str, Any]:
     """Of a run folder, from its config.yaml; empty for what is none (a CSV file says nothing of its run)."""
     try:
         plain = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return config_origin(plain, loss=loss) if isinstance(plain, Mapping) else {}
+    return config_provenance(plain, loss=loss) if isinstance(plain, Mapping) else {}
 
 
-def config_origin(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
+def config_provenance(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
     """Of a run's whole config, as plain values."""
     data = plain.get("data")
     data = data if isinstance(data, Mapping) else {}
@@ -63,7 +63,7 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any], *, sizes: bool = 
     return Differences(tuple(severe), tuple(slight))
 
 
-def check_one_origin(origins: Sequence[tuple[str, Mapping[str, Any]]], *, sizes: bool) -> None:
+def check_one_provenance(origins: Sequence[tuple[str, Mapping[str, Any]]], *, sizes: bool) -> None:
     """Refuse, with a UserError, runs of several models or data: no one law holds for them."""
     known = [(name, origin) for name, origin in origins if origin]
     for (first, there), (name, here) in itertools.pairwise(known):

@@ -16,26 +16,26 @@ from data.shards.index import shard_tokenizer
 from launcher.exit_codes import DONE, STOPPED_EARLY
 from launcher.processes.environment import Ranks, job_end
 from launcher.processes.rendezvous import open_store
-from launcher.processes.signals import hold_back
+from launcher.processes.signals import defer_signals
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.preflight import model_with_vocabulary
 from launcher.run.verify_shards import verify_on_rank_0
 from model.config import ModelConfig
 from model.size import flops_per_token
-from parallel.build import Arithmetic, build
+from parallel.build import ComputeConfig, build
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
 from train.batches import name_samples
-from train.checkpoint.manager import Checkpoints
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.manager import CheckpointManager
+from train.checkpoint.writer_lease import WriterLease
 from train.loop import LoopConfig, Run, train
 from train.metrics.hardware import memory_bytes, peak_flops
-from train.metrics.logger import Metrics
-from train.metrics.step_timer import StepClock
+from train.metrics.logger import MetricsLogger
+from train.metrics.step_timer import StepTimer
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder, open_run
 from train.safety.preemption import Stop
-from train.safety.step_checks import Guards
+from train.safety.step_checks import StepChecks
 from train.safety.watchdog import Hang, Watchdog
 from train.state import TrainState
 
@@ -65,16 +65,16 @@ def run_rank(
         store=store,
     )
     # All ranks are there. From now on a notice to stop waits until the loop listens: it would end what can save soon.
-    hold_back()
+    defer_signals()
     mesh = make_mesh(config.parallel, timeout_seconds=timeout_seconds)
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, store))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    claim = None
+    lease = None
     if mesh.rank == 0:
-        claim = open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config))
+        lease = open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config))
     dist.barrier()
-    run = build_run(config, mesh, folder, claim=claim, watchdog=watchdog)
+    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog)
     try:
         done = train(run)
     finally:
@@ -83,13 +83,15 @@ def run_rank(
         watchdog.close()
     if mesh.rank == 0:
         _say_goodbye(run, folder, done)
-    if claim is not None:
-        claim.release()
+    if lease is not None:
+        lease.release()
     stop_processes()
     return DONE if done else STOPPED_EARLY
 
 
-def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, *, claim: Claim | None, watchdog: Watchdog) -> Run:
+def build_run(
+    config: RunConfig, mesh: Mesh, folder: RunFolder, *, lease: WriterLease | None, watchdog: Watchdog
+) -> Run:
     """Every part of a run, the newest whole checkpoint loaded if there is one. `claim`: rank 0's, to write with."""
     train_config = config.train
     model = model_with_vocabulary(config)
@@ -104,21 +106,21 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, *, claim: Claim 
         config.parallel,
         config.optim,
         mesh,
-        arithmetic=Arithmetic(
+        arithmetic=ComputeConfig(
             train_config.precision, train_config.attention, train_config.recompute, train_config.compile
         ),
         seq_length=train_config.seq_length,
         micro_batches=train_config.global_batch_size // (train_config.micro_batch_size * mesh.data.size),
         seed=config.run.seed,
     )
-    checkpoints = Checkpoints(
+    checkpoints = CheckpointManager(
         folder.checkpoints,
         mesh,
         model=model.to_plain(),
         tokenizer=shard_tokenizer(config.data).sha256,
         layout={**config.parallel.to_plain(), "data": mesh.data.size},
         retention=config.checkpoint,
-        claim=claim,
+        lease=lease,
     )
     state = checkpoints.load_latest(parts.engine) or TrainState()
     rows = train_config.global_batch_size
@@ -140,7 +142,7 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, *, claim: Claim 
         held_out=HeldOut(config.data, seq_length=train_config.seq_length),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=train_config.steps),
         checkpoints=checkpoints,
-        metrics=Metrics(
+        metrics=MetricsLogger(
             folder,
             writes=mesh.rank == 0,
             from_step=state.step,
@@ -151,14 +153,14 @@ def build_run(config: RunConfig, mesh: Mesh, folder: RunFolder, *, claim: Claim 
             memory_bytes=lambda: memory_bytes(mesh.device),
             log_every_steps=train_config.log_every_steps,
             forecast=_forecast(config, model) if mesh.rank == 0 else None,
-            claim=claim,
+            lease=lease,
         ),
-        guards=Guards(
+        guards=StepChecks(
             train_config, Events(folder.events, writes=mesh.rank == 0), lambda batch: name_samples(loader, batch)
         ),
         stop=stop,
         watchdog=watchdog,
-        clock=StepClock(mesh.device),
+        clock=StepTimer(mesh.device),
         state=state,
         saved_step=state.step,
     )

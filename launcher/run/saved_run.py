@@ -14,23 +14,23 @@ from data.shards.index import shard_tokenizer
 from launcher.processes.environment import SINGLE, prepare_process
 from launcher.processes.rendezvous import open_store
 from launcher.run.config import RunConfig
-from model.attention import Documents
+from model.attention import AttentionMask
 from model.config import ModelConfig
 from model.transformer import Transformer
-from parallel.build import Arithmetic, build_chunks
+from parallel.build import ComputeConfig, build_chunks
 from parallel.config import ParallelConfig
 from parallel.engines.forward_engine import ForwardEngine
 from parallel.mesh import Mesh, make_mesh, start_processes
 from settings import UserError, compose, parse
 from settings.files import explained
 from train.checkpoint.discovery import latest_checkpoint, problems_of, step_folders, step_of
-from train.checkpoint.manifest import Manifest, NotWholeError, read_manifest
+from train.checkpoint.manifest import IncompleteCheckpointError, Manifest, read_manifest
 from train.checkpoint.weights_only import Weights
 from train.run_folder.folder import RunFolder
 
 
 @dataclass(frozen=True)
-class OpenRun:
+class SavedRun:
     """A run's config, and the weights of a checkpoint: nothing else of it is in memory."""
 
     config: RunConfig
@@ -38,7 +38,7 @@ class OpenRun:
     mesh: Mesh
     transformer: Transformer
     engine: ForwardEngine
-    documents: Callable[[Tensor], Documents | None]
+    documents: Callable[[Tensor], AttentionMask | None]
 
 
 def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[RunFolder, RunConfig]:
@@ -66,11 +66,11 @@ def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
         raise UserError(f"{folder.path} has no checkpoint of step {step}; it has {', '.join(map(str, there))}")
     problems = problems_of(there[step])
     if problems:
-        raise NotWholeError(there[step], problems)
+        raise IncompleteCheckpointError(there[step], problems)
     return there[step]
 
 
-def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> OpenRun:
+def open_saved_run(path: Path, *, data_shards: Path | None = None) -> SavedRun:
     """Load the weights of a run's newest whole checkpoint. Raises UserError where there is none, or no run.
 
     `data_shards` replaces the folder that the run recorded, where its shards were moved.
@@ -90,12 +90,12 @@ def open_run_for_reading(path: Path, *, data_shards: Path | None = None) -> Open
     )
     parallel = ParallelConfig()
     mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
-    arithmetic = Arithmetic(config.train.precision, config.train.attention)
+    arithmetic = ComputeConfig(config.train.precision, config.train.attention)
     chunks = build_chunks(model, parallel, mesh, arithmetic=arithmetic, seq_length=config.train.seq_length)
     (stage,) = chunks.stages
     with explained("reading a checkpoint"):
         Weights(checkpoint, manifest).fill(stage.transformer, arithmetic.dtype)
-    return OpenRun(config, manifest.step, mesh, stage.transformer, ForwardEngine(stage), chunks.documents)
+    return SavedRun(config, manifest.step, mesh, stage.transformer, ForwardEngine(stage), chunks.documents)
 
 
 def _model_of(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:

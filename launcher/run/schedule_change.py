@@ -8,7 +8,7 @@ from train.checkpoint.discovery import state_to_go_on_from
 from train.run_folder.folder import RunFolder
 
 
-def redrawn_schedule(config: RunConfig) -> list[str]:
+def schedule_change_warnings(config: RunConfig) -> list[str]:
     """A warning where `train.steps` is not what the run was last started with, and the next step's lr another for it.
 
     For a run folder that `check_run` has found to go on with `config`.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from laws.curve import Curve, Floats, Places
+from laws.curve import Curve, EvaluationPoints, Floats
 from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
@@ -60,11 +60,11 @@ class Fit(Settings):
         """The parameters in the law's order [p]."""
         return self.law.pack(self.values)
 
-    def predict(self, places: Places) -> Floats:
+    def predict(self, places: EvaluationPoints) -> Floats:
         """The loss at each place [k]."""
         return np.maximum(self.law.predict(self.values, places), SMALLEST_LOSS)
 
-    def band(self, places: Places, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+    def band(self, places: EvaluationPoints, *, level: float = LEVEL) -> tuple[Floats, Floats]:
         """Where a run's own losses should lie, at each place: (low [k], high [k]).
 
         The spread of the parameters, of single losses, and what the law itself misses (`law_error`), as independent.

@@ -18,7 +18,7 @@ from pydantic import Field
 from scipy.interpolate import CubicSpline
 from scipy.signal import lfilter
 
-from laws.curve import Floats, Places, Schedule
+from laws.curve import EvaluationPoints, Floats, Schedule
 from laws.law import LAWS, Coefficient, CurveLaw, Shape
 
 LAMBDAS = 1 - np.exp(np.linspace(np.log(3e-5), np.log(0.1), 25))
@@ -73,7 +73,7 @@ class AnnealedConfig(CurveLaw):
         grid = (3e-4, 1e-3, 3e-3)
         return (Shape("one_minus_lambda", 1 - LAMBDAS[0], 1 - LAMBDAS[-1], grid, "forgetting of a step", log=True),)
 
-    def features(self, places: Sequence[Places]) -> AnnealingFeatures:
+    def features(self, places: Sequence[EvaluationPoints]) -> AnnealingFeatures:
         """S1 and S2 of all points."""
         s1_n = np.concatenate([area_under_lr(at.schedule, self.warmup)[at.steps - 1] for at in places])
         if not self.fit_decay:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from laws.curve import Curve, Floats, Places, Schedule
+from laws.curve import Curve, EvaluationPoints, Floats, Schedule
 from laws.law import LAWS, Coefficient, Shape
 from laws.loss_curves.annealing import AnnealedConfig, AnnealingFeatures
 from settings import UserError
@@ -61,7 +61,7 @@ class AnnealingSizeConfig(AnnealedConfig):
                 f"these have {len(sizes)}"
             )
 
-    def features(self, places: Sequence[Places]) -> SizedFeatures:  # type: ignore[override]  # its own features
+    def features(self, places: Sequence[EvaluationPoints]) -> SizedFeatures:  # type: ignore[override]  # its own features
         """S1, S2 and log N of all points."""
         for at in places:
             if at.parameters is None or not at.parameters > 0:

@@ -22,7 +22,7 @@ SMALLEST_OF_PEAK = 1e-4  # an lr of 0 has no power below 0
 
 
 @dataclass(frozen=True)
-class Falls:
+class LrDrops:
     """Of g groups: the fall of the lr (negative where it rises), the lr reached, and the steps covered."""
 
     first_g: Ints  # first and last 0-based step
@@ -39,7 +39,7 @@ class Falls:
         return fall_g
 
 
-def gather_falls(schedule: Schedule) -> Falls:
+def group_lr_drops(schedule: Schedule) -> LrDrops:
     """The groups of a schedule, warm-up included; before the first step the lr is 0."""
     lr_n, peak = schedule.lr, schedule.peak
     fall_n = -np.diff(lr_n, prepend=0.0)
@@ -50,7 +50,7 @@ def gather_falls(schedule: Schedule) -> Falls:
     mean_lr_g = np.add.reduceat(size_k * lr_n[steps], starts) / np.add.reduceat(size_k, starts)
     first_g, last_g = steps[starts], steps[np.append(starts[1:], steps.size) - 1]
     half_g = np.where(first_g == last_g, 0.0, 0.5)
-    return Falls(
+    return LrDrops(
         first_g=first_g,
         last_g=last_g,
         fall_g=np.add.reduceat(fall_n[steps], starts),

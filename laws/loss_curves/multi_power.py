@@ -15,13 +15,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from laws.curve import Floats, Places, Schedule
+from laws.curve import EvaluationPoints, Floats, Schedule
 from laws.law import LAWS, Coefficient, CurveLaw, Shape
-from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, gather_falls, mean_kernel
+from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, group_lr_drops, mean_kernel
 
 
 @dataclass(frozen=True)
-class FallFeatures:
+class DropFeatures:
     """Of one run: S at its k places; what lies from the start and from the end of each of g falls to each place."""
 
     s1_k: Floats
@@ -60,11 +60,11 @@ class MultiPowerConfig(CurveLaw):
             Shape("C", 1e-3, 1e3, (0.5, 2.0, 6.0), "the kernel's speed", log=True),
         )
 
-    def features(self, places: Sequence[Places]) -> list[FallFeatures]:
+    def features(self, places: Sequence[EvaluationPoints]) -> list[DropFeatures]:
         """One a run."""
         return [_features(at) for at in places]
 
-    def terms(self, shape_mq: Floats, features: list[FallFeatures]) -> tuple[Floats, Floats]:
+    def terms(self, shape_mq: Floats, features: list[DropFeatures]) -> tuple[Floats, Floats]:
         """1, S^-alpha, and the sum over the falls."""
         points = sum(run.s1_k.size for run in features)
         phi = np.ones((shape_mq.shape[0], points, 3))
@@ -98,7 +98,7 @@ class MultiPowerConfig(CurveLaw):
         return loss, b * slope_n - alpha * a * s1 ** (-alpha - 1)
 
 
-def _drop(run: FallFeatures, beta: float, gamma: float, speed: float) -> tuple[Floats, Floats]:
+def _drop(run: DropFeatures, beta: float, gamma: float, speed: float) -> tuple[Floats, Floats]:
     """The sum over the falls [k], and its derivatives by beta, gamma and speed [k, 3]."""
     scale_g = speed * np.exp(-gamma * run.log_lr_g)
     mean, by_beta, by_log_scale = mean_kernel(
@@ -108,12 +108,12 @@ def _drop(run: FallFeatures, beta: float, gamma: float, speed: float) -> tuple[F
     return mean @ run.fall_g, np.stack([by_beta @ run.fall_g, by_gamma_k, by_log_scale @ run.fall_g / speed], axis=1)
 
 
-def _features(at: Places) -> FallFeatures:
-    falls = gather_falls(at.schedule)
+def _features(at: EvaluationPoints) -> DropFeatures:
+    falls = group_lr_drops(at.schedule)
     clock_n = np.cumsum(at.schedule.lr)
     edges = np.stack([falls.start_g, falls.end_g])
     at_edges = np.interp(edges, np.arange(clock_n.size + 1.0), np.concatenate([[0.0], clock_n]))
-    return FallFeatures(
+    return DropFeatures(
         s1_k=clock_n[at.steps - 1],
         from_start_kg=elapsed(clock_n, falls.start_g, at.steps),
         from_end_kg=elapsed(clock_n, falls.end_g, at.steps),

@@ -26,9 +26,9 @@ import numpy as np
 from pydantic import Field
 from scipy.interpolate import CubicSpline
 
-from laws.curve import Floats, Places, Schedule
+from laws.curve import EvaluationPoints, Floats, Schedule
 from laws.law import LAWS, Coefficient, CurveLaw, Shape
-from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, gather_falls, mean_kernel, mean_kernel_value
+from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, group_lr_drops, mean_kernel, mean_kernel_value
 
 REFERENCE_LR = 3e-4  # of a law that was not fitted
 SLOWEST, FASTEST = 1e-5, 10.0  # of C, per step at the reference lr
@@ -41,7 +41,7 @@ class RelaxationFeatures:
 
     def __init__(
         self,
-        places: Sequence[Places],
+        places: Sequence[EvaluationPoints],
         *,
         progress_power: float,
         level_power: float,
@@ -53,7 +53,7 @@ class RelaxationFeatures:
         self._runs: list[tuple[Floats, Floats, Floats, Floats]] = []
         progress: list[Floats] = []
         for at in places:
-            falls, u_n = gather_falls(at.schedule), scaled_lr(at.schedule, reference_lr)
+            falls, u_n = group_lr_drops(at.schedule), scaled_lr(at.schedule, reference_lr)
             clock_n = np.cumsum(u_n**clock_power)
             edges = np.interp(
                 np.stack([falls.start_g, falls.end_g]), np.arange(clock_n.size + 1.0), np.append(0.0, clock_n)
@@ -113,7 +113,7 @@ class RelaxationConfig(CurveLaw):
     rho: float = Field(0.1, ge=0, le=1, description="how the noise sinks with progress")
     reference_lr: float = Field(REFERENCE_LR, gt=0, description="of B and C; a fit takes the largest of its curves")
 
-    def suited(self, curves: Sequence[Places]) -> Self:
+    def suited(self, curves: Sequence[EvaluationPoints]) -> Self:
         """With the largest lr of the curves as the reference."""
         return self.model_copy(update={"reference_lr": max(curve.schedule.peak for curve in curves)})
 
@@ -134,7 +134,7 @@ class RelaxationConfig(CurveLaw):
             Shape("C", SLOWEST, FASTEST, speeds, "speed of relaxation, a step at reference_lr", log=True, prior=prior),
         )
 
-    def features(self, places: Sequence[Places]) -> RelaxationFeatures:
+    def features(self, places: Sequence[EvaluationPoints]) -> RelaxationFeatures:
         """S, and the falls seen from every point."""
         return RelaxationFeatures(
             places,

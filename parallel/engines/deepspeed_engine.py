@@ -22,7 +22,7 @@ from optim.optimizer import Optimizer, OptimizerConfig, Param
 from parallel.engines.engine import Slice, StepResult
 from parallel.engines.zero_parts import gather, scatter
 from parallel.mesh import Mesh
-from parallel.patches.uncompiled import compile_left_out
+from parallel.patches.uncompiled import without_torch_compile
 from parallel.schedule import run_micro_batches
 from parallel.shards import Shard
 from parallel.stage import MicroBatch, Stage
@@ -53,7 +53,7 @@ class DeepSpeedEngine:
         self._face = _TorchFace(shards, optimizer)
         rounded = shards if dtype != torch.float32 else ()
         initial = [(shard.parameter, shard.parameter.detach().cpu()) for shard in rounded]
-        with compile_left_out():  # DeepSpeed looks at the optimizer, and imports a compiled one to compare it with
+        with without_torch_compile():  # DeepSpeed looks at the optimizer, and imports a compiled one to compare it with
             self._engine, *_ = deepspeed.initialize(
                 model=stage,
                 optimizer=self._face,

@@ -28,11 +28,11 @@ class Slice:
     tensor: Tensor
     dim: int | None
 
-    def whole_shape(self, ways: int) -> tuple[int, ...]:
+    def full_shape(self, tp_size: int) -> tuple[int, ...]:
         """Of the tensor that `ways` tensor ranks hold together."""
         shape = list(self.tensor.shape)
         if self.dim is not None:
-            shape[self.dim] *= ways
+            shape[self.dim] *= tp_size
         return tuple(shape)
 
     def offsets(self, rank: int) -> tuple[int, ...]:

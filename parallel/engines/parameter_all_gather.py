@@ -21,7 +21,7 @@ from parallel.mesh import Axis
 MESSAGE_BYTES = 16 << 20
 
 
-class WeightMessages:
+class ParameterAllGather:
     """Sends what this owner has updated and receives what the others have."""
 
     def __init__(self, layout: FlatLayout, data: Axis, *, weights: Tensor, own_master: Tensor | None) -> None:

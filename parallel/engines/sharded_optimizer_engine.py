@@ -22,7 +22,7 @@ from torch import Tensor
 from optim.optimizer import Optimizer, OptimizerConfig, Param
 from parallel.engines.diagnostics import Diagnostics
 from parallel.engines.engine import Slice, StepResult
-from parallel.engines.parameter_all_gather import WeightMessages
+from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
 from parallel.engines.tensor_ranks import TensorAxisRanks
 from parallel.mesh import Mesh
@@ -31,7 +31,7 @@ from parallel.shards import Shard
 from parallel.stage import MicroBatch, Stage
 
 
-class OwnerEngine:
+class ShardedOptimizerEngine:
     """See the module. `dtype` is that of weights in forward and backward; masters and state are float32."""
 
     def __init__(
@@ -87,7 +87,7 @@ class OwnerEngine:
         }
         tied = mesh.embedding is not None and stages[0].transformer.config.tied_embeddings
         self._tied = [shard for shard in shards if tied and shard.name == "embedding.weight"]
-        self._messages = WeightMessages(self._layout, mesh.data, weights=self._weights, own_master=masters)
+        self._messages = ParameterAllGather(self._layout, mesh.data, weights=self._weights, own_master=masters)
         reports = mesh.tensor.rank == 0 and (self._shared or mesh.data.rank == 0)
         self._diagnostics = Diagnostics(self._optimizer, reports=reports)
         self._counted = [

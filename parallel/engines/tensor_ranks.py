@@ -13,26 +13,26 @@ class TensorAxisRanks:
     """Collectives over the tensor axis; with one rank each returns at once."""
 
     def __init__(self, axis: Axis) -> None:
-        self.ways = axis.size
+        self.tp_size = axis.size
         self.rank = axis.rank
         self._group = axis.group
 
     def sum(self, x: Tensor) -> Tensor:
-        if self.ways > 1:
+        if self.tp_size > 1:
             dist.all_reduce(x, group=self._group)
         return x
 
     def gather(self, x: Tensor, dim: int) -> Tensor:
-        if self.ways == 1:
+        if self.tp_size == 1:
             return x
-        slices = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.ways)]
+        slices = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.tp_size)]
         dist.all_gather(slices, x.contiguous(), group=self._group)
         return torch.cat(slices, dim)
 
     def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
-        if self.ways == 1 or have == want:
+        if self.tp_size == 1 or have == want:
             return x
-        outgoing = [piece.contiguous() for piece in x.chunk(self.ways, want)]
-        incoming = [torch.empty_like(outgoing[self.rank]) for _ in range(self.ways)]
+        outgoing = [piece.contiguous() for piece in x.chunk(self.tp_size, want)]
+        incoming = [torch.empty_like(outgoing[self.rank]) for _ in range(self.tp_size)]
         dist.all_to_all(incoming, outgoing, group=self._group)
         return torch.cat(incoming, have)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import parallel.patches.cpu_device  # noqa: F401
-from parallel.patches.uncompiled import compile_left_out
+from parallel.patches.uncompiled import without_torch_compile
 
-with compile_left_out():
+with without_torch_compile():
     import megatron.core  # noqa: F401

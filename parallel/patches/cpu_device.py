@@ -24,7 +24,7 @@ class _CudaToCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def cuda_means_cpu() -> TorchFunctionMode | None:
+def redirect_cuda_to_cpu() -> TorchFunctionMode | None:
     """The mode under which Megatron's schedules run: None where there is a CUDA device."""
     return None if torch.cuda.is_available() else _CudaToCpu()
 

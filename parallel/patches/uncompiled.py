@@ -14,7 +14,7 @@ import torch
 
 
 @contextmanager
-def compile_left_out() -> Iterator[None]:
+def without_torch_compile() -> Iterator[None]:
     """What is decorated with torch.compile within stays as it is."""
     compiler = torch.compile
 

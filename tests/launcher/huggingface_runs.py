@@ -19,7 +19,7 @@ from data.tokenizer import train_tokenizer
 from launcher.cli import make_app
 from model.attention import KERNELS
 from model.config import ModelConfig
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -107,7 +107,7 @@ def checkpoint_model(checkpoint: Path) -> Transformer:
     """The whole model of a checkpoint in plain torch, read by torch's own reader."""
     plain = json.loads((checkpoint / "manifest.json").read_text())["model"]
     model = Transformer(
-        ModelConfig.model_validate(plain), seq_length=SEQ_LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"]
+        ModelConfig.model_validate(plain), seq_length=SEQ_LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"]
     )
     tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import pytest
 
 from laws.curve import Curve, Floats, Schedule, every_step, last_step
 from laws.fitting.fitted import Fit, fit_curves
-from laws.forecasting import FAR, IN_A_ROW, FittedForecast, Outlook, OwnForecast, Standing, Watch
+from laws.forecasting import FAR, IN_A_ROW, DriftDetector, FittedForecast, OwnForecast, Prediction, RunProgress
 from laws.law import DEFAULT_LAW, LAWS, CurveLaw
 from laws.loss_curves.annealing import AnnealingConfig
 from laws.schedules import FAMILIES
@@ -17,7 +17,7 @@ from laws.schedules import FAMILIES
 PEAK = 3e-4
 RELAXATION = {"L0": 2.6, "A": 0.55, "B": 0.19, "alpha": 0.48, "C": 0.02}
 ANNEALING = {"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}
-BAND = Outlook(3.0, 3.0 * math.exp(-0.005), 3.0 * math.exp(0.005))
+BAND = Prediction(3.0, 3.0 * math.exp(-0.005), 3.0 * math.exp(0.005))
 SIGMA = 0.005 / 1.6448536  # of a loss that the 90% band of BAND supposes
 
 
@@ -33,18 +33,18 @@ def noisy_run(
     return Curve(planned, places.steps, loss=law.predict(values, places) * np.exp(wobble))
 
 
-def standing(run: Curve, losses: int) -> Standing:
+def standing(run: Curve, losses: int) -> RunProgress:
     """After so many losses of a run, as a run itself would have it: the lr of its losses ends with the last."""
     if losses == 0:
-        return Standing(run.schedule, None)
+        return RunProgress(run.schedule, None)
     last = int(run.steps[losses - 1])
     applied = Schedule(run.schedule.lr[:last], min(run.schedule.warmup_steps, last))
-    return Standing(run.schedule, Curve(applied, run.steps[:losses], loss=run.loss[:losses]))
+    return RunProgress(run.schedule, Curve(applied, run.steps[:losses], loss=run.loss[:losses]))
 
 
-def inside(outlook: Outlook | str, fact: float) -> bool:
-    assert isinstance(outlook, Outlook)
-    return outlook.low <= fact <= outlook.high
+def inside(prediction: Prediction | str, fact: float) -> bool:
+    assert isinstance(prediction, Prediction)
+    return prediction.low <= fact <= prediction.high
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,16 @@ def fit() -> Fit:
 
 def test_a_fitted_forecast_is_the_fits_prediction_and_band(fit: Fit) -> None:
     planned = schedule({"name": "wsd", "decay_steps": 1000})
-    outlook = FittedForecast(fit).outlook(Standing(planned, None), 6000)
-    assert isinstance(outlook, Outlook)
+    prediction = FittedForecast(fit).predict_loss(RunProgress(planned, None), 6000)
+    assert isinstance(prediction, Prediction)
     low, high = fit.band(last_step(planned))
-    assert (outlook.loss, outlook.low, outlook.high) == (fit.predict(last_step(planned))[0], low[0], high[0])
-    assert outlook.low < outlook.loss < outlook.high
-    assert FittedForecast(fit).outlook(Standing(planned, None), 50) == "no law holds in the warm-up"
+    assert (prediction.loss, prediction.low, prediction.high) == (
+        fit.predict(last_step(planned))[0],
+        low[0],
+        high[0],
+    )
+    assert prediction.low < prediction.loss < prediction.high
+    assert FittedForecast(fit).predict_loss(RunProgress(planned, None), 50) == "no law holds in the warm-up"
 
 
 def test_a_fits_band_holds_single_losses_at_its_rate() -> None:
@@ -79,10 +83,10 @@ def test_a_fits_band_holds_single_losses_at_its_rate() -> None:
             for number, name in enumerate(("cosine", "constant"))
         ]
         forecast = FittedForecast(fit_curves(law, runs, samples=100).model_copy(update={"law_error": 0.0}))
-        told = [forecast.outlook(Standing(planned, None), step) for step in places.steps.tolist()[1:]]
+        told = [forecast.predict_loss(RunProgress(planned, None), step) for step in places.steps.tolist()[1:]]
         for fresh in range(20):
             facts = noisy_run(law, ANNEALING, planned, 2e-3, 1000 + 100 * seed + fresh, losses=30).loss.tolist()[1:]
-            held += [inside(outlook, fact) for outlook, fact in zip(told, facts, strict=True)]
+            held += [inside(prediction, fact) for prediction, fact in zip(told, facts, strict=True)]
     # A fit's noise is known to 9% or so, which moves the rate by 3%, and the mean over 12 fits by 1%.
     assert 0.87 < np.mean(held) < 0.93
 
@@ -112,11 +116,14 @@ def test_a_run_forecasts_its_own_end_and_its_next_loss(section: dict[str, object
         told = []
         for losses in range(8, run.steps.size, 2):
             now = standing(run, losses)
-            final, following = forecast.outlook(now, planned.steps), forecast.outlook(now, int(run.steps[losses]))
-            if isinstance(final, Outlook):
+            final, following = (
+                forecast.predict_loss(now, planned.steps),
+                forecast.predict_loss(now, int(run.steps[losses])),
+            )
+            if isinstance(final, Prediction):
                 told.append(losses / run.steps.size)
                 final_held.append(inside(final, truth))
-            if isinstance(following, Outlook):
+            if isinstance(following, Prediction):
                 next_held.append(inside(following, float(run.loss[losses])))
         first.append(told[0])
     assert np.mean(next_held) >= 0.95
@@ -130,12 +137,14 @@ def test_what_the_losses_cannot_tell_is_not_told() -> None:
     run = noisy_run(law, RELAXATION, planned, 1e-3, 0)
     constant = int(np.searchsorted(run.steps, 4800))
     forecast = OwnForecast(law)
-    assert forecast.outlook(standing(run, 0), 6000) == "no held-out loss after the warm-up yet"
-    assert forecast.outlook(standing(run, 5), 6000) == "5 of 8 held-out losses"
-    assert forecast.outlook(standing(run, constant), 6000) == "the lr has not fallen yet"
-    assert isinstance(forecast.outlook(standing(run, constant), 4800), Outlook)  # while it stays constant it can tell
+    assert forecast.predict_loss(standing(run, 0), 6000) == "no held-out loss after the warm-up yet"
+    assert forecast.predict_loss(standing(run, 5), 6000) == "5 of 8 held-out losses"
+    assert forecast.predict_loss(standing(run, constant), 6000) == "the lr has not fallen yet"
+    assert isinstance(
+        forecast.predict_loss(standing(run, constant), 4800), Prediction
+    )  # while it stays constant it can tell
     early = noisy_run(law, RELAXATION, schedule({"name": "cosine"}), 5e-3, 0)
-    assert "interval would be" in str(OwnForecast(law).outlook(standing(early, 14), 6000))
+    assert "interval would be" in str(OwnForecast(law).predict_loss(standing(early, 14), 6000))
 
 
 def test_an_own_forecast_depends_on_the_losses_before_it_alone() -> None:
@@ -143,16 +152,18 @@ def test_an_own_forecast_depends_on_the_losses_before_it_alone() -> None:
     run = noisy_run(law, RELAXATION, schedule({"name": "cosine"}), 1e-3, 3, losses=24)
     running = OwnForecast(law)
     for losses in range(1, run.steps.size):
-        told = running.outlook(standing(run, losses), int(run.steps[losses]))
-        assert told == OwnForecast(law).outlook(standing(run, losses), int(run.steps[losses]))
-        assert running.outlook(standing(run, losses), 6000) == OwnForecast(law).outlook(standing(run, losses), 6000)
+        told = running.predict_loss(standing(run, losses), int(run.steps[losses]))
+        assert told == OwnForecast(law).predict_loss(standing(run, losses), int(run.steps[losses]))
+        assert running.predict_loss(standing(run, losses), 6000) == OwnForecast(law).predict_loss(
+            standing(run, losses), 6000
+        )
 
 
 def flagged(facts_rk: Floats) -> float:
     """The share of runs [r, k] that the watch flags."""
     count = 0
     for facts in facts_rk:
-        watch = Watch()
+        watch = DriftDetector()
         count += any(watch.see(step, float(fact), BAND) is not None for step, fact in enumerate(facts, 1))
     return count / len(facts_rk)
 
@@ -183,14 +194,14 @@ def test_a_break_is_found_when_it_comes(jump: float, within: int) -> None:
     for run in range(400):
         facts = 3.0 * np.exp(SIGMA / 3 * rng.normal(size=100))
         facts[50:] *= 1 + (jump if run % 2 else -jump)
-        watch = Watch()
+        watch = DriftDetector()
         steps = [step for step, fact in enumerate(facts, 1) if watch.see(step, float(fact), BAND) is not None]
         found += bool(steps) and 51 <= steps[0] < 51 + within
     assert found >= 0.99 * 400
 
 
 def test_an_excursion_is_told_once_and_so_is_the_next() -> None:
-    watch = Watch()
+    watch = DriftDetector()
     far, near, within = (3.0 * math.exp(0.005 * size) for size in (FAR + 0.1, 1.2, 0.3))
     assert watch.see(1, within, BAND) is None
     departure = watch.see(2, far, BAND)
@@ -209,12 +220,12 @@ def test_an_excursion_is_told_once_and_so_is_the_next() -> None:
 
 def test_losses_on_both_sides_are_noise_and_on_one_side_are_not() -> None:
     above, below = 3.0 * math.exp(0.009), 3.0 * math.exp(-0.009)
-    watch = Watch()
+    watch = DriftDetector()
     assert all(watch.see(step, fact, BAND) is None for step, fact in enumerate([above, above, below, below, above]))
-    watch = Watch()
+    watch = DriftDetector()
     assert [watch.see(step, below, BAND) is not None for step in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize("fact", [math.nan, math.inf, 0.0, -1.0])
 def test_a_loss_that_is_none_is_flagged_at_once(fact: float) -> None:
-    assert Watch().see(1, fact, BAND) is not None
+    assert DriftDetector().see(1, fact, BAND) is not None

@@ -12,16 +12,16 @@ from live_memory import LiveMemory
 from torch import Tensor, nn
 
 from model.cross_entropy import cross_entropy
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 
 TOKENS, HIDDEN, VOCABULARY = 37, 16, 48
 
 
-class ThreadRanks(WholeLayers):
+class ThreadRanks(TorchLayers):
     """One of `ways` ranks that are threads of this process: sums and maxima meet at a barrier."""
 
-    def __init__(self, rank: int, ways: int, barrier: threading.Barrier, desk: list[Tensor]) -> None:
-        self.rank, self.ways = rank, ways
+    def __init__(self, rank: int, tp_size: int, barrier: threading.Barrier, desk: list[Tensor]) -> None:
+        self.rank, self.tp_size = rank, tp_size
         self._barrier, self._desk = barrier, desk
 
     def _reduced(self, x: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
@@ -53,25 +53,25 @@ def with_all_logits(x: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z
     return (weights * (nll + z_loss * logits.logsumexp(1).square())).sum(), nll[weights > 0].sum()
 
 
-@pytest.mark.parametrize("ways", [1, 2, 3])
+@pytest.mark.parametrize("tp_size", [1, 2, 3])
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
-def test_a_vocabulary_cut_over_ranks(ways: int, z_loss: float) -> None:
+def test_a_vocabulary_cut_over_ranks(tp_size: int, z_loss: float) -> None:
     x, head, targets, weights = (each.detach() for each in inputs(torch.float64))
     x.requires_grad_()
     head.requires_grad_()
     total, nll = with_all_logits(x, head, targets, weights, z_loss)
     wanted_x, wanted_head = torch.autograd.grad(2.5 * total, (x, head))
-    barrier, desk = threading.Barrier(ways), [torch.empty(0)] * ways
+    barrier, desk = threading.Barrier(tp_size), [torch.empty(0)] * tp_size
 
     def on_rank(rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         mine = x.detach().clone().requires_grad_()
-        part = head.detach().chunk(ways)[rank].clone().requires_grad_()
-        layers = ThreadRanks(rank, ways, barrier, desk)
+        part = head.detach().chunk(tp_size)[rank].clone().requires_grad_()
+        layers = ThreadRanks(rank, tp_size, barrier, desk)
         sums = cross_entropy(mine, part, targets, weights, layers, z_loss=z_loss, chunk_tokens=10)
         return *sums, *torch.autograd.grad(2.5 * sums[0], (mine, part))
 
-    with ThreadPoolExecutor(ways) as pool:
-        ranks = list(pool.map(on_rank, range(ways)))
+    with ThreadPoolExecutor(tp_size) as pool:
+        ranks = list(pool.map(on_rank, range(tp_size)))
     for got_total, got_nll, _, _ in ranks:
         torch.testing.assert_close(got_total, total.detach())
         torch.testing.assert_close(got_nll, nll.detach())
@@ -83,7 +83,7 @@ def test_bfloat16_states_have_an_fp32_loss() -> None:
     """Only the logits and their gradients are rounded: 2^-9 of each, so less of their sums."""
     x, head, targets, weights = inputs(torch.bfloat16)
     wide_x, wide_head = (each.detach().float().requires_grad_() for each in (x, head))
-    total, nll = cross_entropy(x, head, targets, weights, WholeLayers(), z_loss=1e-3, chunk_tokens=8)
+    total, nll = cross_entropy(x, head, targets, weights, TorchLayers(), z_loss=1e-3, chunk_tokens=8)
     wanted_total, wanted_nll = with_all_logits(wide_x, wide_head, targets, weights, 1e-3)
     assert total.dtype == nll.dtype == torch.float32
     torch.testing.assert_close(total, wanted_total, rtol=2e-3, atol=0)
@@ -96,7 +96,7 @@ def test_bfloat16_states_have_an_fp32_loss() -> None:
 
 def test_large_logits_do_not_overflow() -> None:
     x, head, targets, weights = (each.detach() for each in inputs())
-    total, nll = cross_entropy(100 * x, head, targets, weights, WholeLayers(), z_loss=0.0, chunk_tokens=8)
+    total, nll = cross_entropy(100 * x, head, targets, weights, TorchLayers(), z_loss=0.0, chunk_tokens=8)
     wanted_total, wanted_nll = with_all_logits(100 * x.double(), head.double(), targets, weights.double(), 0.0)
     torch.testing.assert_close(total.double(), wanted_total, rtol=1e-5, atol=0)
     torch.testing.assert_close(nll.double(), wanted_nll, rtol=1e-5, atol=0)
@@ -104,9 +104,9 @@ def test_large_logits_do_not_overflow() -> None:
 
 def test_what_is_masked_counts_for_nothing_whatever_its_target() -> None:
     x, head, targets, weights = inputs()
-    total, nll = cross_entropy(x, head, targets, weights, WholeLayers(), z_loss=1e-2, chunk_tokens=8)
+    total, nll = cross_entropy(x, head, targets, weights, TorchLayers(), z_loss=1e-2, chunk_tokens=8)
     strange = torch.where(weights > 0, targets, torch.where(torch.arange(TOKENS) % 2 == 0, -100, VOCABULARY + 5))
-    total_again, nll_again = cross_entropy(x, head, strange, weights, WholeLayers(), z_loss=1e-2, chunk_tokens=8)
+    total_again, nll_again = cross_entropy(x, head, strange, weights, TorchLayers(), z_loss=1e-2, chunk_tokens=8)
     assert torch.equal(total, total_again)
     assert torch.equal(nll, nll_again)
     (grad_x,) = torch.autograd.grad(total, x)
@@ -117,7 +117,7 @@ def test_what_is_masked_counts_for_nothing_whatever_its_target() -> None:
 def test_a_second_backward_pass_is_refused() -> None:
     """Gradients are scaled in place: a second pass must fail, not give another result."""
     x, head, targets, weights = inputs()
-    total, _ = cross_entropy(x, head, targets, weights, WholeLayers(), z_loss=0.0, chunk_tokens=8)
+    total, _ = cross_entropy(x, head, targets, weights, TorchLayers(), z_loss=0.0, chunk_tokens=8)
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         total.backward()
@@ -130,6 +130,6 @@ def test_all_logits_are_never_held(gradients: bool) -> None:
     head = torch.randn(vocabulary, 8, requires_grad=gradients)
     targets, weights = torch.zeros(tokens, dtype=torch.int64), torch.ones(tokens)
     with LiveMemory() as memory:
-        cross_entropy(x, head, targets, weights, WholeLayers(), z_loss=0.0, chunk_tokens=chunk)
+        cross_entropy(x, head, targets, weights, TorchLayers(), z_loss=0.0, chunk_tokens=chunk)
     held_by_all_logits = 4 * tokens * vocabulary
     assert memory.most < held_by_all_logits / 4

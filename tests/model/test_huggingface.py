@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.fold import fold_norm_scaling
 from model.huggingface import ARCHITECTURES, Architecture, architecture_of
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 from settings import UserError
 
@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def made(style: dict[str, Any]) -> Transformer:
     config = ModelConfig.model_validate({**SMALL, **style})
-    model = Transformer(config, seq_length=LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
+    model = Transformer(config, seq_length=LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=5)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():  # gains and biases that differ, so that a wrong one shows
@@ -99,7 +99,7 @@ def test_there_and_back(kind: str) -> None:
     )
     assert back == same
     folded = fold_norm_scaling(weights_of(ours), ours.config)
-    again = Transformer(back, seq_length=LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
+    again = Transformer(back, seq_length=LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
     there = {entry.name: entry.to_theirs(folded) for entry in architecture.entries(shapes_of(ours))}
     returned = {
         name: tensor
@@ -127,7 +127,7 @@ def test_what_transformers_itself_writes_is_read(architecture: Architecture) -> 
 
 def _on_meta(config: ModelConfig) -> Transformer:
     with torch.device("meta"):
-        return Transformer(config, seq_length=1024, layers=WholeLayers(), attend=KERNELS["sdpa"])
+        return Transformer(config, seq_length=1024, layers=TorchLayers(), attend=KERNELS["sdpa"])
 
 
 NOWHERE: dict[str, tuple[dict[str, Any], str]] = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 
 SMALL: dict[str, Any] = {"num_layers": 8, "hidden_size": 64, "num_heads": 4, "ffn_size": 160, "vocab_size": 256}
@@ -22,7 +22,7 @@ GPT2: dict[str, Any] = {
 
 def built(seed: int = 1, **more: Any) -> Transformer:
     config = ModelConfig.model_validate({**SMALL, **more})
-    model = Transformer(config, seq_length=64, layers=WholeLayers(), attend=KERNELS["sdpa"])
+    model = Transformer(config, seq_length=64, layers=TorchLayers(), attend=KERNELS["sdpa"])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
@@ -84,6 +84,6 @@ def test_a_rank_takes_its_slice_of_the_whole() -> None:
         num_layers=config.num_layers,
         seed=1,
         take_slice=take_slice,
-        whole_shape=lambda *_: (64, 64),
+        full_shape=lambda *_: (64, 64),
     )
     assert torch.equal(part, built().get_parameter(name)[32:])

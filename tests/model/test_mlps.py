@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.mlps import MLPS
-from model.recompute import forgetting, keeping
+from model.recompute import recomputing, saving
 
 HIDDEN, FFN = 8, 20
 
 
-def built(name: str, *, bias: bool = True, forget: Any = keeping) -> nn.Module:
-    mlp = MLPS[name]().build(HIDDEN, FFN, bias=bias, layers=WholeLayers(), forget=forget)
+def built(name: str, *, bias: bool = True, forget: Any = saving) -> nn.Module:
+    mlp = MLPS[name]().build(HIDDEN, FFN, bias=bias, layers=TorchLayers(), forget=forget)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in mlp.parameters():
@@ -29,7 +29,7 @@ def states(seed: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MLPS.names())
-@pytest.mark.parametrize("forget", [keeping, forgetting])
+@pytest.mark.parametrize("forget", [saving, recomputing])
 def test_gradients_are_those_of_finite_differences(name: str, forget: Any) -> None:
     mlp = built(name, forget=forget).double()
     x = states().double().requires_grad_()

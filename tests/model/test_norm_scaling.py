@@ -15,7 +15,7 @@ from torch import Tensor
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.recompute import Recompute
 from model.transformer import Transformer
 
@@ -31,7 +31,7 @@ def built(
     model = Transformer(
         config,
         seq_length=8,
-        layers=WholeLayers(),
+        layers=TorchLayers(),
         attend=KERNELS["sdpa"],
         layer_range=layer_range,
         first=False,

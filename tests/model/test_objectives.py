@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.attention import KERNELS, Documents
+from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.mlps import MLPS
 from model.norms import NORMS
 from model.objectives import OBJECTIVES, NextTokenConfig
@@ -36,7 +36,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_next_token_is_the_weighted_cross_entropy(chunk_tokens: int, z_loss: float) -> None:
     x_ND, weight_VD, targets_N, weights_N = inputs()
     objective = NextTokenConfig(z_loss=z_loss, chunk_tokens=chunk_tokens)
-    sums = objective.loss(x_ND, weight_VD, targets_N, weights_N, WholeLayers())
+    sums = objective.loss(x_ND, weight_VD, targets_N, weights_N, TorchLayers())
     (3.0 * sums.total).backward()  # a gradient from above that is not 1
     x, weight = (each.detach().clone().requires_grad_() for each in (x_ND, weight_VD))
     logits_NV = x @ weight.T
@@ -52,7 +52,7 @@ def test_next_token_is_the_weighted_cross_entropy(chunk_tokens: int, z_loss: flo
 def test_next_token_without_gradients() -> None:
     with torch.no_grad():
         x_ND, weight_VD, targets_N, weights_N = inputs()
-        sums = NextTokenConfig(chunk_tokens=8).loss(x_ND, weight_VD, targets_N, weights_N, WholeLayers())
+        sums = NextTokenConfig(chunk_tokens=8).loss(x_ND, weight_VD, targets_N, weights_N, TorchLayers())
     assert not sums.total.requires_grad
     wanted = nn.functional.cross_entropy(x_ND @ weight_VD.T, targets_N, reduction="none")[weights_N > 0].sum()
     torch.testing.assert_close(sums.nll, wanted.detach(), rtol=1e-5, atol=1e-5)
@@ -61,7 +61,7 @@ def test_next_token_without_gradients() -> None:
 def built(seq_length: int = 20, recompute: Any = "none", **more: Any) -> Transformer:
     config = ModelConfig.model_validate({**SMALL, "vocab_size": VOCABULARY, **more})
     model = Transformer(
-        config, seq_length=seq_length, layers=WholeLayers(), attend=KERNELS["sdpa"], recompute=recompute
+        config, seq_length=seq_length, layers=TorchLayers(), attend=KERNELS["sdpa"], recompute=recompute
     )
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=1)
     return model
@@ -71,7 +71,7 @@ def loss_and_gradients(model: Transformer) -> tuple[Tensor, dict[str, Tensor]]:
     tokens_BT = torch.randint(0, VOCABULARY, (2, 21), generator=torch.Generator().manual_seed(4))
     positions_BT = torch.arange(20).expand(2, 20)
     documents_BT = (positions_BT >= 7).int()
-    documents = Documents.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+    documents = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.float32)
     hidden_TBD = model(tokens_BT[:, :-1], documents, positions_BT - 7 * documents_BT)
     loss = model.loss(hidden_TBD, tokens_BT[:, 1:], torch.full((2, 20), 1 / 40)).total
     loss.backward()
@@ -94,7 +94,7 @@ def test_a_document_does_not_see_the_one_before() -> None:
     tokens_BT = torch.randint(0, VOCABULARY, (1, 20), generator=torch.Generator().manual_seed(4))
     positions_BT = torch.cat([torch.arange(7), torch.arange(13)])[None]
     documents_BT = torch.cat([torch.zeros(7), torch.ones(13)])[None].int()
-    documents = Documents.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+    documents = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.float32)
     packed_TBD = model(tokens_BT, documents, positions_BT)
     alone_TBD = model(tokens_BT[:, 7:], None, torch.arange(13)[None])
     torch.testing.assert_close(packed_TBD[7:], alone_TBD, rtol=1e-5, atol=1e-6)

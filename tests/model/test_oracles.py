@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 
 LAYERS, HIDDEN, HEADS, KV_HEADS, FFN, VOCABULARY, ROWS, LENGTH = 3, 64, 4, 2, 96, 128, 2, 24
@@ -35,7 +35,7 @@ LLAMA = {
 def our_model(**style: Any) -> Transformer:
     plain = {"num_layers": LAYERS, "hidden_size": HIDDEN, "num_heads": HEADS, "ffn_size": FFN, "vocab_size": VOCABULARY}
     config = ModelConfig.model_validate({**plain, **style})
-    model = Transformer(config, seq_length=LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
+    model = Transformer(config, seq_length=LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=5)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():  # gains and biases that differ, so that a wrong one shows

@@ -11,7 +11,7 @@ from live_memory import bytes_kept
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.mlps import MLPS
 from model.norms import NORMS
 from model.position import POSITIONS
@@ -31,7 +31,7 @@ GPT2: dict[str, Any] = {"norm": "layernorm", "mlp": "gelu", "position": "learned
 
 
 def model_of(config: ModelConfig, recompute: Any = "none") -> Transformer:
-    return Transformer(config, seq_length=32, layers=WholeLayers(), attend=KERNELS["sdpa"], recompute=recompute)
+    return Transformer(config, seq_length=32, layers=TorchLayers(), attend=KERNELS["sdpa"], recompute=recompute)
 
 
 @pytest.mark.parametrize("norm", NORMS.names())

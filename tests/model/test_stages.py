@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.attention import KERNELS, Documents
+from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
 from model.fold import fold_norm_scaling
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 
 VOCABULARY, LENGTH, ROWS = 64, 20, 2
@@ -30,7 +30,7 @@ def built(
     model = Transformer(
         config,
         seq_length=LENGTH,
-        layers=WholeLayers(),
+        layers=TorchLayers(),
         attend=KERNELS["blocked"],
         layer_range=layer_range,
         first=first,
@@ -44,12 +44,12 @@ def built(
     return model
 
 
-def batch() -> tuple[Tensor, Documents | None, Tensor]:
+def batch() -> tuple[Tensor, AttentionMask | None, Tensor]:
     tokens_BT = torch.randint(0, VOCABULARY, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(2))
     documents_BT = (torch.arange(LENGTH) >= 8).int().expand(ROWS, LENGTH)
     return (
         tokens_BT,
-        Documents.of(documents_BT, kernel="blocked", dtype=torch.float32),
+        AttentionMask.of(documents_BT, kernel="blocked", dtype=torch.float32),
         torch.arange(LENGTH).expand(2, -1),
     )
 

@@ -52,13 +52,13 @@ def gradients(cases: Mapping[str, Case], step: int, dtype: torch.dtype = torch.f
 
 
 def cut(x: Tensor, dim: int | None, ranks: TensorRanks) -> Tensor:
-    return x.clone() if dim is None else x.chunk(ranks.ways, dim)[ranks.rank].clone()
+    return x.clone() if dim is None else x.chunk(ranks.tp_size, dim)[ranks.rank].clone()
 
 
 def params_of(cases: Mapping[str, Case], values: Mapping[str, Tensor], ranks: TensorRanks | None = None) -> list[Param]:
     ranks = ranks or OneRank()
     return [
-        Param(name, cut(values[name], case.dim, ranks), case.shape, case.dim if ranks.ways > 1 else None)
+        Param(name, cut(values[name], case.dim, ranks), case.shape, case.dim if ranks.tp_size > 1 else None)
         for name, case in cases.items()
     ]
 

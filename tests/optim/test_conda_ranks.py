@@ -70,8 +70,8 @@ class Counting:
     calls: Counter[str] = field(default_factory=Counter)
 
     @property
-    def ways(self) -> int:
-        return self.ranks.ways
+    def tp_size(self) -> int:
+        return self.ranks.tp_size
 
     @property
     def rank(self) -> int:

@@ -31,9 +31,9 @@ from parallel_runs import (
 from processes import run_ranks
 from torch import Tensor, nn
 
-from model.attention import KERNELS, Documents
+from model.attention import KERNELS, AttentionMask
 from model.init import initialise
-from model.layers import WholeLayers
+from model.layers import TorchLayers
 from model.transformer import Transformer
 from optim.adamw import AdamWConfig
 from parallel.config import ParallelConfig
@@ -70,7 +70,7 @@ layouts = pytest.mark.parametrize(
 
 
 @dataclass(frozen=True)
-class Seen:
+class EvaluationRecord:
     """Of one rank: the factors of its chunks, by chunk; its data rank's logits [T, B, V], if any; its gradients."""
 
     chunks: list[dict[str, tuple[float, float]]]
@@ -83,7 +83,7 @@ def batch() -> GlobalBatch:
     return next(global_batches(all_tokens=True))
 
 
-def see(trial: Trial, mesh: Mesh) -> Seen:
+def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
     _, parts = start(trial, mesh)
     chunks = [
         {
@@ -109,10 +109,10 @@ def see(trial: Trial, mesh: Mesh) -> Seen:
         for name, part in parts.engine.state(saving=True).items()
         if name.endswith(".exp_avg")
     }
-    return Seen(chunks, mesh.data.rank, logits, gradients)
+    return EvaluationRecord(chunks, mesh.data.rank, logits, gradients)
 
 
-def on_a_rank(parallel: dict[str, Any], model: dict[str, Any]) -> dict[str, Seen]:
+def on_a_rank(parallel: dict[str, Any], model: dict[str, Any]) -> dict[str, EvaluationRecord]:
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
     return {
         name: see(Trial(model=model, parallel=parallel, arithmetic=values, optimizer=READS_GRADIENTS), mesh)
@@ -129,7 +129,7 @@ class Pass:
 
 
 @cache
-def seen(layout: str) -> dict[str, list[Seen]]:
+def seen(layout: str) -> dict[str, list[EvaluationRecord]]:
     """By arithmetic, each rank's view."""
     by_rank = run_ranks(ranks_of(LAYOUTS[layout]), on_a_rank, LAYOUTS[layout], SCALED, timeout=240)
     return {name: [views[name] for views in by_rank] for name in ARITHMETIC}
@@ -149,13 +149,13 @@ def multiplied(factor: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 @cache
 def oracle() -> Pass:
     config = Trial(model=SMALL).model_config()
-    model = Transformer(config, seq_length=SEQ_LENGTH, layers=WholeLayers(), attend=KERNELS["sdpa"])
+    model = Transformer(config, seq_length=SEQ_LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=SEED)
     for name, module in model.named_modules():
         if name.endswith((".attention_norm", ".mlp_norm")):
             module.register_forward_hook(multiplied(1 / math.sqrt(int(name.split(".")[1]) + 1)))
     rows = batch()
-    documents = Documents.of(rows.documents, kernel="sdpa", dtype=torch.float32)
+    documents = AttentionMask.of(rows.documents, kernel="sdpa", dtype=torch.float32)
     logits_TBV = model.logits(model(rows.tokens, documents, rows.positions))
     nn.functional.cross_entropy(logits_TBV.transpose(0, 1)[rows.mask], rows.targets[rows.mask]).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}

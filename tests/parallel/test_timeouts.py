@@ -11,7 +11,7 @@ import torch.distributed as dist
 from parallel_runs import Trial
 from processes import run_ranks
 
-from parallel.build import Arithmetic, build
+from parallel.build import ComputeConfig, build
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
 
@@ -27,7 +27,7 @@ def timeouts_on_a_rank(parallel: dict[str, Any]) -> list[timedelta]:
         ParallelConfig(**parallel),
         trial.optimizer,
         mesh,
-        arithmetic=Arithmetic(),
+        arithmetic=ComputeConfig(),
         seq_length=32,
         micro_batches=1,
         seed=0,

@@ -15,7 +15,7 @@ from processes import run_ranks
 
 from data.batches.loader import Loader, Rows, batch_hash
 from data.config import DataConfig
-from model.attention import Documents
+from model.attention import AttentionMask
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
 from train.batches import name_samples, to_local_batch
@@ -49,7 +49,7 @@ def hashes_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], micro_batch
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class EvaluationRecord:
     """Of one step, by a rank: what the batch says of all ranks, and the collectives that it took to know."""
 
     tokens: int
@@ -57,7 +57,7 @@ class Seen:
     messages: int
 
 
-def steps_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], asked: list[int | None]) -> list[Seen]:
+def steps_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], asked: list[int | None]) -> list[EvaluationRecord]:
     """`asked`: by step, the rank that is asked to stop."""
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
     seen = []
@@ -73,7 +73,7 @@ def steps_on_a_rank(data: dict[str, Any], parallel: dict[str, Any], asked: list[
                     stop_asked=rank == mesh.rank,
                 )
             messages = sum(event.name.startswith("gloo:") for event in profile.events())
-            seen.append(Seen(batch.tokens_global, batch.stop, messages))
+            seen.append(EvaluationRecord(batch.tokens_global, batch.stop, messages))
     return seen
 
 
@@ -92,12 +92,12 @@ def test_one_message_tells_all_ranks_of_tokens_and_of_a_stop(data: dict[str, Any
 def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int, int, int]:
     """Of a step over 8 micro-batches: how often masks were made before it, and in all; the most alive at once."""
     mesh, parts = start(Trial(parallel=parallel, micro_batch_size=1))
-    made: list[weakref.ref[Documents]] = []
+    made: list[weakref.ref[AttentionMask]] = []
     most = 0
 
-    def documents(documents_BT: torch.Tensor) -> Documents | None:
+    def documents(documents_BT: torch.Tensor) -> AttentionMask | None:
         nonlocal most
-        masks = Documents.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+        masks = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.float32)
         assert masks is not None
         made.append(weakref.ref(masks))
         most = max(most, sum(each() is not None for each in made))
@@ -106,7 +106,7 @@ def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int
     with open_loader(data) as loader:
         batch = to_local_batch(loader.batch(0), mesh, micro_batch_size=1, documents=documents)
         before = len(made)
-        parts.engine.train_step(Watchdog(60.0, print).followed(batch.micro_batches), lr=1e-3)
+        parts.engine.train_step(Watchdog(60.0, print).track_progress(batch.micro_batches), lr=1e-3)
     return before, len(made), most
 
 

@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from settings import UserError, parse
-from train.checkpoint.manifest import STATE_FILE_NAME, NotWholeError, check_slices, content_problems, read_manifest
+from train.checkpoint.manifest import (
+    STATE_FILE_NAME,
+    IncompleteCheckpointError,
+    check_slices,
+    content_problems,
+    read_manifest,
+)
 from train.state import TrainState
 
 LATEST = "latest"
@@ -70,7 +76,7 @@ def candidates(folder: Path) -> tuple[list[Path], list[str]]:
     return [*named, *(path for path in newest_first if path not in named)], warnings
 
 
-def first_whole(
+def first_complete(
     paths: Sequence[Path],
     warnings: Sequence[str],
     *,
@@ -85,7 +91,7 @@ def first_whole(
     for path in paths:
         found = problems(path)
         if found:
-            refused.append(str(NotWholeError(path, found)))
+            refused.append(str(IncompleteCheckpointError(path, found)))
             continue
         for warning in (*warnings, *refused):
             warn(f"{warning}; going on from {path.name}")
@@ -105,7 +111,7 @@ def problems_of(path: Path) -> list[str]:
         found = content_problems(path, manifest)
         if not found:
             check_slices(path, manifest)
-    except NotWholeError as error:
+    except IncompleteCheckpointError as error:
         return error.problems
     return found
 
@@ -115,7 +121,7 @@ def latest_checkpoint(folder: Path, *, warn: Callable[[str], None] = lambda _: N
 
     Raises UserError where there are checkpoints and none is whole.
     """
-    return first_whole(*candidates(folder), problems=problems_of, warn=warn)
+    return first_complete(*candidates(folder), problems=problems_of, warn=warn)
 
 
 def read_state(path: Path) -> TrainState:

@@ -26,18 +26,18 @@ from parallel.gather import gather_json
 from parallel.mesh import Mesh
 from settings import UserError, parse
 from settings.files import explained
-from train.checkpoint.discovery import candidates, first_whole, read_state
+from train.checkpoint.discovery import candidates, first_complete, read_state
 from train.checkpoint.manifest import (
     STATE_FILE_NAME,
+    IncompleteCheckpointError,
     Manifest,
-    NotWholeError,
     check_slices,
     content_problems,
     read_manifest,
 )
 from train.checkpoint.resharding import TensorFiles
 from train.checkpoint.writer import CheckpointWriter, Origin
-from train.checkpoint.writer_lease import Claim, ClaimRecord
+from train.checkpoint.writer_lease import LeaseRecord, WriterLease
 from train.config import CheckpointConfig
 from train.resume_rules import differences
 from train.state import TrainState
@@ -47,7 +47,7 @@ _MOST_DIFFERENCES = 10
 _WRITE_TIMEOUT = datetime.timedelta(days=1)
 
 
-class Checkpoints:
+class CheckpointManager:
     """Saves and finds the checkpoints of one run. Saving holds the loop only for a copy of the tensors."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Checkpoints:
         tokenizer: str = "",
         layout: Mapping[str, Any] | None = None,
         retention: CheckpointConfig | None = None,
-        claim: Claim | None = None,
+        lease: WriterLease | None = None,
     ) -> None:
         """`model` and `tokenizer` (its hash) are what a checkpoint must be of; `layout` is recorded.
 
@@ -74,7 +74,7 @@ class Checkpoints:
             folder,
             mesh,
             self._group,
-            claim=_shared_claim(claim, folder, self._group),
+            lease=_shared_claim(lease, folder, self._group),
             retention=retention or CheckpointConfig(),
             origin=self._origin,
         )
@@ -112,7 +112,7 @@ class Checkpoints:
         """
         self.wait()
         names, warnings = agree(self._candidates, self._group)[0]
-        path = first_whole(
+        path = first_complete(
             [self.folder / name for name in names],
             warnings,
             problems=self._problems,
@@ -166,7 +166,7 @@ class Checkpoints:
                 found = content_problems(path, manifest, share=self._mesh.rank, shares=self._mesh.world_size)
                 if not found and self._mesh.rank == 0:
                     check_slices(path, manifest)
-            except NotWholeError as error:
+            except IncompleteCheckpointError as error:
                 return error.problems
             return found
 
@@ -192,8 +192,8 @@ class Checkpoints:
             there = manifest.tensors.get(name)
             if there is None:
                 differing.append(f"{name}: not there")
-            elif there != part.whole_shape(self._mesh.tensor.size):
-                differing.append(f"{name}: {list(there)} there, {list(part.whole_shape(self._mesh.tensor.size))} here")
+            elif there != part.full_shape(self._mesh.tensor.size):
+                differing.append(f"{name}: {list(there)} there, {list(part.full_shape(self._mesh.tensor.size))} here")
         everyone = gather_json({"names": list(slices), "differing": differing}, self._group)
         wanted = {name for theirs in everyone for name in theirs["names"]}
         differing = list(dict.fromkeys(line for theirs in everyone for line in theirs["differing"]))
@@ -204,7 +204,7 @@ class Checkpoints:
             raise UserError(f"checkpoint {path} is of another model, tokenizer or optimizer:\n  {shown}{more}")
 
 
-def _shared_claim(claim: Claim | None, folder: Path, group: dist.ProcessGroup) -> Claim | None:
+def _shared_claim(lease: WriterLease | None, folder: Path, group: dist.ProcessGroup) -> WriterLease | None:
     """Rank 0's claim on every rank: any of them may find out that it is lost."""
-    plain = gather_json(claim.record.to_plain() if claim else None, group)[0]
-    return None if plain is None else Claim(folder, parse(ClaimRecord, plain, source="claim"))
+    plain = gather_json(lease.record.to_plain() if lease else None, group)[0]
+    return None if plain is None else WriterLease(folder, parse(LeaseRecord, plain, source="claim"))

@@ -53,7 +53,7 @@ class Manifest(Settings):
         return [path / name for name in sorted(self.files) if name != STATE_FILE_NAME]
 
 
-class NotWholeError(UserError):
+class IncompleteCheckpointError(UserError):
     """A checkpoint lacks something or was altered; `problems` says all of what."""
 
     def __init__(self, path: Path, problems: Iterable[str]) -> None:
@@ -76,7 +76,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the checkpoint folder `path`, whole in itself; every file there is of the size that it says.
 
-    Raises NotWholeError. What is in the files is not looked at: see `content_problems`.
+    Raises IncompleteCheckpointError. What is in the files is not looked at: see `content_problems`.
     """
     source = path / FILE_NAME
     try:
@@ -90,14 +90,16 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError("it was altered: its own hash is not that of its content")
         manifest = parse(Manifest, plain, source=FILE_NAME)
     except FileNotFoundError:
-        raise NotWholeError(path, [f"{FILE_NAME} is missing"]) from None
+        raise IncompleteCheckpointError(path, [f"{FILE_NAME} is missing"]) from None
     except OSError as error:
-        raise NotWholeError(path, [f"{FILE_NAME} cannot be read ({error.strerror})"]) from None
+        raise IncompleteCheckpointError(path, [f"{FILE_NAME} cannot be read ({error.strerror})"]) from None
     except (ValueError, RecursionError) as error:
-        raise NotWholeError(path, [f"{FILE_NAME} is not readable: {' '.join(str(error).split())}"]) from None
+        raise IncompleteCheckpointError(
+            path, [f"{FILE_NAME} is not readable: {' '.join(str(error).split())}"]
+        ) from None
     problems = list(_listing_problems(path, manifest))
     if problems:
-        raise NotWholeError(path, problems)
+        raise IncompleteCheckpointError(path, problems)
     return manifest
 
 
@@ -117,7 +119,7 @@ def content_problems(path: Path, manifest: Manifest, *, share: int = 0, shares: 
 
 
 def check_slices(path: Path, manifest: Manifest) -> None:
-    """Raise NotWholeError unless the files' slices make up every tensor of the manifest, and nothing else.
+    """Raise IncompleteCheckpointError unless the files' slices make up every tensor of the manifest, and nothing else.
 
     Reads headers only. Of files that have their hashes this can fail only where somebody made them up.
     """
@@ -144,7 +146,7 @@ def check_slices(path: Path, manifest: Manifest) -> None:
                 missing[name] -= math.prod(part.shape)
     problems += [f"{name}: not all of it is there, or some of it twice" for name, count in missing.items() if count]
     if problems:
-        raise NotWholeError(path, problems)
+        raise IncompleteCheckpointError(path, problems)
 
 
 def _listing_problems(path: Path, manifest: Manifest) -> Iterable[str]:

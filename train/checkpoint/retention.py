@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the last few, every so many steps, the best by held-out loss. Arithmetic only."""
+"""Which checkpoints are kept: the last few, every so many steps, the best by held-out loss. ComputeConfig only."""
 
 from __future__ import annotations
 

@@ -26,15 +26,15 @@ from train.checkpoint.manifest import FILE_NAME as MANIFEST
 from train.checkpoint.manifest import (
     STATE_FILE_NAME,
     FileRecord,
+    IncompleteCheckpointError,
     Manifest,
-    NotWholeError,
     folder_name,
     read_manifest,
     write_manifest,
 )
 from train.checkpoint.retention import kept
 from train.checkpoint.safetensors_file import slices_metadata, write_safetensors
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.writer_lease import WriterLease
 from train.config import CheckpointConfig
 from train.state import TrainState
 
@@ -69,14 +69,14 @@ class CheckpointWriter:
         mesh: Mesh,
         group: dist.ProcessGroup,
         *,
-        claim: Claim | None,
+        lease: WriterLease | None,
         retention: CheckpointConfig,
         origin: Origin,
     ) -> None:
         self._folder = folder
         self._mesh = mesh
         self._group = group
-        self._claim_or_none = claim
+        self._claim_or_none = lease
         self._retention = retention
         self._origin = origin
         self._staging: dict[str, Tensor] = {}
@@ -117,7 +117,7 @@ class CheckpointWriter:
             raise failure
 
     @property
-    def _claim(self) -> Claim:
+    def _claim(self) -> WriterLease:
         assert self._claim_or_none is not None, "a run saves with a claim"
         return self._claim_or_none
 
@@ -141,7 +141,7 @@ class CheckpointWriter:
             pieces[name] = Piece(buffer, part.offsets(tensor_axis.rank))
         if self._mesh.device.type == "cuda":
             torch.cuda.synchronize()
-        return pieces, {name: slices[name].whole_shape(tensor_axis.size) for name in pieces}
+        return pieces, {name: slices[name].full_shape(tensor_axis.size) for name in pieces}
 
     def _guarded(self, write: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):  # of this thread alone: so does Linux take a thread's id
@@ -225,7 +225,7 @@ class CheckpointWriter:
         """Put another manifest in place of a checkpoint's; where the checkpoint is gone by now, do nothing."""
         path = self._folder / folder_name(state.step)
         self._claim.check()
-        with contextlib.suppress(NotWholeError):
+        with contextlib.suppress(IncompleteCheckpointError):
             manifest = read_manifest(path)
             write_manifest(self._claim.workspace, manifest.model_copy(update={"held_out_loss": state.held_out_loss}))
             self._claim.publish(self._claim.workspace / MANIFEST, path / MANIFEST)
@@ -236,7 +236,7 @@ class CheckpointWriter:
         older = {step_of(path): path for path in step_folders(self._folder) if step_of(path) <= newest}
         for step, path in older.items():
             if step not in self._held_out or step == newest:
-                with contextlib.suppress(NotWholeError):
+                with contextlib.suppress(IncompleteCheckpointError):
                     self._held_out[step] = read_manifest(path).held_out_loss
         reasons = kept({step: loss for step, loss in self._held_out.items() if step in older}, self._retention)
         for step, path in older.items():

@@ -30,7 +30,7 @@ FILE_NAME = "claim.json"
 _FOLDER_NAME = re.compile(r"\.claim-(\d{8,18})")
 
 
-class ClaimRecord(Settings):
+class LeaseRecord(Settings):
     """The content of claim.json."""
 
     format: Literal[1] = 1
@@ -49,41 +49,41 @@ class FencedError(RunError):
     """A newer process has claimed the folder: this one must not write into it any more."""
 
 
-class Claim:
+class WriterLease:
     """The right to write into a folder of checkpoints, until a newer claim is made."""
 
-    def __init__(self, folder: Path, record: ClaimRecord) -> None:
+    def __init__(self, folder: Path, record: LeaseRecord) -> None:
         self.folder = folder
         self.record = record
         self.workspace = _workspace(folder, record.token)
 
     @classmethod
-    def take(cls, folder: Path) -> Claim:
+    def take(cls, folder: Path) -> WriterLease:
         """Claim `folder` and shut out all earlier owners. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         while True:
-            record = read_claim(folder)
+            record = read_lease(folder)
             token = 1 + max([record.token if record else 0, *_tokens(folder)])
             try:
                 _workspace(folder, token).mkdir()
                 break
             except FileExistsError:
                 continue  # another claims at this moment: the later one wins
-        claim = cls(folder, _own_record(token))
+        lease = cls(folder, _own_record(token))
         for older in _tokens(folder):
             if older < token:
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(_workspace(folder, older), claim.workspace / f"fenced-{older}")
-                shutil.rmtree(claim.workspace / f"fenced-{older}", ignore_errors=True)
-        write_json(claim.workspace / FILE_NAME, claim.record.to_plain())
-        claim.publish(claim.workspace / FILE_NAME, folder / FILE_NAME)
-        return claim
+                    os.rename(_workspace(folder, older), lease.workspace / f"fenced-{older}")
+                shutil.rmtree(lease.workspace / f"fenced-{older}", ignore_errors=True)
+        write_json(lease.workspace / FILE_NAME, lease.record.to_plain())
+        lease.publish(lease.workspace / FILE_NAME, folder / FILE_NAME)
+        return lease
 
     def check(self) -> None:
         """Raise FencedError where a newer claim was made. Costs one look at the file system."""
         if self.workspace.is_dir():
             return
-        newer = read_claim(self.folder)
+        newer = read_lease(self.folder)
         if newer is None or newer.token <= self.record.token:
             reason = f"{self.workspace} is gone: somebody removed it, or is claiming the run at this moment"
         else:
@@ -118,12 +118,12 @@ class Claim:
             raise
 
 
-def read_claim(folder: Path) -> ClaimRecord | None:
+def read_lease(folder: Path) -> LeaseRecord | None:
     """The last claim of a folder; None where there is none or it cannot be read (the claim folders still count)."""
     try:
         with (folder / FILE_NAME).open("rb") as file:
             plain = json.loads(file.read(2**16))
-        return parse(ClaimRecord, plain, source=FILE_NAME)
+        return parse(LeaseRecord, plain, source=FILE_NAME)
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -134,7 +134,7 @@ def check_not_running(folder: Path) -> None:
     A process that is stopped (SIGSTOP) or runs on another host may be dead for all that can be known here: its claim is
     taken over, and if it comes back it is shut out.
     """
-    record = read_claim(folder)
+    record = read_lease(folder)
     if record is None or record.pid == os.getpid() or not _workspace(folder, record.token).is_dir():
         return  # never claimed, by us, or released
     if (record.host, record.boot) == (platform.node(), _boot()) and _is_running(record):
@@ -152,9 +152,9 @@ def _tokens(folder: Path) -> list[int]:
     return [int(match[1]) for path in folder.iterdir() if (match := _FOLDER_NAME.fullmatch(path.name))]
 
 
-def _own_record(token: int) -> ClaimRecord:
+def _own_record(token: int) -> LeaseRecord:
     state = _process_state(os.getpid())
-    return ClaimRecord(
+    return LeaseRecord(
         token=token,
         host=platform.node(),
         boot=_boot(),
@@ -164,7 +164,7 @@ def _own_record(token: int) -> ClaimRecord:
     )
 
 
-def _is_running(record: ClaimRecord) -> bool:
+def _is_running(record: LeaseRecord) -> bool:
     state = _process_state(record.pid)
     return state is not None and state[1] == record.started and state[0] not in "TtZXx"
 

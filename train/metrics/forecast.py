@@ -14,45 +14,45 @@ from typing import Any
 import numpy as np
 
 from laws.curve import Curve, Floats, Schedule, detect_warmup
-from laws.forecasting import Departure, Forecaster, Outlook, Standing, Watch
+from laws.forecasting import DriftDetector, DriftEvent, Forecaster, Prediction, RunProgress
 from settings import UserError
 
 HELD_OUT_LOSS = "held_out/loss"
 
 
 @dataclass(frozen=True)
-class Seen:
+class EvaluationRecord:
     """An evaluation; what was forecast of it beforehand, and what is forecast of the end now, or why nothing is."""
 
     step: int
     applied: int  # steps that had changed the weights
     loss: float
-    now: Outlook | str
-    final: Outlook | str
+    now: Prediction | str
+    final: Prediction | str
     final_step: int
-    departure: Departure | None = None  # where an excursion from the band begins
+    departure: DriftEvent | None = None  # where an excursion from the band begins
     outside: bool = False
     returned: bool = False
 
     def metrics(self) -> dict[str, float | int]:
         """As keys of metrics.jsonl. `error`: fact / forecast - 1; `left_band`: the same, where an excursion begins."""
         values: dict[str, float | int] = {}
-        if isinstance(self.now, Outlook):
+        if isinstance(self.now, Prediction):
             values |= {"forecast/loss": self.now.loss, "forecast/low": self.now.low, "forecast/high": self.now.high}
             values |= {"forecast/error": self.loss / self.now.loss - 1, "forecast/outside": int(self.outside)}
         if self.departure is not None:
             values["forecast/left_band"] = self.departure.error
-        if isinstance(self.final, Outlook):
+        if isinstance(self.final, Prediction):
             values |= {"forecast/final": self.final.loss, "forecast/final_low": self.final.low}
             values |= {"forecast/final_high": self.final.high, "forecast/final_step": self.final_step}
         return values
 
     def line(self) -> str:
         """For the console, after the held-out loss."""
-        now = f"forecast {_shown(self.now)}" if isinstance(self.now, Outlook) else ""
+        now = f"forecast {_shown(self.now)}" if isinstance(self.now, Prediction) else ""
         if self.step >= self.final_step:
             return now or f"no forecast: {self.final}"
-        final = f"final {_shown(self.final)}" if isinstance(self.final, Outlook) else f"final: not yet, {self.final}"
+        final = f"final {_shown(self.final)}" if isinstance(self.final, Prediction) else f"final: not yet, {self.final}"
         return "  ".join(filter(None, [now, final]))
 
     def notice(self) -> str | None:
@@ -65,7 +65,7 @@ class Seen:
         size = f"{100 * abs(error):.2f}% {'above' if error > 0 else 'below'}" if math.isfinite(error) else "not finite:"
         return (
             f"warning: step {self.step}: the held-out loss {self.loss:.4f} is {size} its forecast "
-            f"{_shown(self.departure.outlook)}; the run has left the band"
+            f"{_shown(self.departure.prediction)}; the run has left the band"
         )
 
 
@@ -91,8 +91,8 @@ class RunForecast:
         self._warmup_steps = detect_warmup(self._planned_n) if warmup_steps is None else warmup_steps
         self._applied_lr: list[float] = []  # of the steps that changed the weights
         self._applied_by: list[int] = []  # how many of these there were after every step taken
-        self._history: list[Seen] = []
-        self._watch = Watch()
+        self._history: list[EvaluationRecord] = []
+        self._watch = DriftDetector()
 
     def recall(self, rows: Sequence[Mapping[str, Any]], *, step: int) -> None:
         """Take in what metrics.jsonl holds of the first `step` steps, in order."""
@@ -119,13 +119,13 @@ class RunForecast:
         self._applied_lr += [] if skipped else [lr]
         self._applied_by.append(len(self._applied_lr))
 
-    def evaluation(self, step: int, loss: float) -> Seen:
+    def evaluation(self, step: int, loss: float) -> EvaluationRecord:
         """The held-out loss after a step, beside its forecast from before; the forecast of the end with it known."""
         self._fill(step)
         was_outside = self._watch.outside
         now = self._outlook(self._applied)
-        departure = self._watch.see(step, loss, now) if isinstance(now, Outlook) else None
-        seen = Seen(step, self._applied, loss, now, now, max(self._planned_n.size, step), departure)
+        departure = self._watch.see(step, loss, now) if isinstance(now, Prediction) else None
+        seen = EvaluationRecord(step, self._applied, loss, now, now, max(self._planned_n.size, step), departure)
         self._history.append(seen)
         self._history[-1] = replace(
             seen,
@@ -167,7 +167,7 @@ class RunForecast:
             self._applied_lr.append(lr)
             self._applied_by.append(len(self._applied_lr))
 
-    def _outlook(self, applied: int | None) -> Outlook | str:
+    def _outlook(self, applied: int | None) -> Prediction | str:
         """Of the loss after so many applied steps (None: after all), from where the run stands."""
         applied_n = np.array(self._applied_lr)
         lr_n = np.concatenate([applied_n, self._planned_n[len(self._applied_by) :]])
@@ -176,7 +176,7 @@ class RunForecast:
             return "no step has changed the weights"
         schedule = Schedule(lr_n, min(self._warmup_steps, lr_n.size))
         try:
-            return self._forecaster.outlook(Standing(schedule, self._losses(applied_n)), step)
+            return self._forecaster.predict_loss(RunProgress(schedule, self._losses(applied_n)), step)
         except UserError as error:  # the run itself is in order: it goes on without a forecast
             return str(error)
 
@@ -193,31 +193,31 @@ class RunForecast:
         return Curve(schedule, np.array(list(kept)), loss=np.array(list(kept.values())))
 
 
-def _tells(seen: Seen, last: Seen) -> bool:
-    return isinstance(seen.final, Outlook) and seen.final_step == last.step
+def _tells(seen: EvaluationRecord, last: EvaluationRecord) -> bool:
+    return isinstance(seen.final, Prediction) and seen.final_step == last.step
 
 
-def _recalled(row: Mapping[str, Any], *, applied: int) -> Seen:
+def _recalled(row: Mapping[str, Any], *, applied: int) -> EvaluationRecord:
     """An evaluation as its line in metrics.jsonl tells it."""
     now, final = _told(row, "loss", ""), _told(row, "final", "final_")
     final_step = int(row.get("forecast/final_step", 0))
-    return Seen(int(row["step"]), applied, float(row[HELD_OUT_LOSS]), now, final, final_step)
+    return EvaluationRecord(int(row["step"]), applied, float(row[HELD_OUT_LOSS]), now, final, final_step)
 
 
-def _told(row: Mapping[str, Any], name: str, prefix: str) -> Outlook | str:
+def _told(row: Mapping[str, Any], name: str, prefix: str) -> Prediction | str:
     if f"forecast/{name}" not in row:
         return "the run was not forecast then"
-    return Outlook(*(float(row[f"forecast/{key}"]) for key in (name, f"{prefix}low", f"{prefix}high")))
+    return Prediction(*(float(row[f"forecast/{key}"]) for key in (name, f"{prefix}low", f"{prefix}high")))
 
 
-def _watched(history: Sequence[Seen]) -> Watch:
+def _watched(history: Sequence[EvaluationRecord]) -> DriftDetector:
     """A watch that has seen all this."""
-    watch = Watch()
+    watch = DriftDetector()
     for seen in history:
-        if isinstance(seen.now, Outlook):
+        if isinstance(seen.now, Prediction):
             watch.see(seen.step, seen.loss, seen.now)
     return watch
 
 
-def _shown(outlook: Outlook) -> str:
-    return f"{outlook.loss:.4f} (90%: {outlook.low:.4f} to {outlook.high:.4f})"
+def _shown(prediction: Prediction) -> str:
+    return f"{prediction.loss:.4f} (90%: {prediction.low:.4f} to {prediction.high:.4f})"

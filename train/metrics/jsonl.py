@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from settings.files import explained, naming, write_text
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.writer_lease import WriterLease
 
 
 class MetricsFile:
     """Appends lines. Each is one write of its own, so a reader sees whole lines, whenever it looks."""
 
-    def __init__(self, path: Path, *, from_step: int, evaluated: bool = True, claim: Claim | None = None) -> None:
+    def __init__(self, path: Path, *, from_step: int, evaluated: bool = True, lease: WriterLease | None = None) -> None:
         """Lines past `from_step` (steps taken so far) are dropped, as in `rewind`: the run takes those steps anew.
 
         With a claim, nothing is written once a newer one was made. The file is made anew at each start, so that what an
         earlier owner holds open leads nowhere. Raises RunError.
         """
         self._path = path
-        self._claim = claim
+        self._claim = lease
         self._descriptor = -1
         self.rewind(from_step, evaluated=evaluated)
 

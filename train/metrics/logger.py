@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from parallel.engines.engine import StepResult
 from settings.files import explained
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.writer_lease import WriterLease
 from train.evaluate import Evaluation
 from train.metrics.jsonl import MetricsFile, read_metrics
 from train.run_folder.folder import RunFolder
@@ -36,7 +36,7 @@ _BESIDE_THE_FACT = {
 }
 
 
-class Metrics:
+class MetricsLogger:
     """Of one run. On ranks that do not write, every method returns at once, so the loop need not ask."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Metrics:
         log_every_steps: int = 1,
         forecast: RunForecast | None = None,
         console: Console | None = None,
-        claim: Claim | None = None,
+        lease: WriterLease | None = None,
     ) -> None:
         """`from_step`: steps taken so far; what a crashed run wrote past it is dropped. So is the evaluation of that
         step where it is not `evaluated`: that is made anew.
@@ -69,9 +69,9 @@ class Metrics:
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
         self._memory_bytes = memory_bytes
-        self._file = MetricsFile(folder.metrics, from_step=from_step, evaluated=evaluated, claim=claim)
+        self._file = MetricsFile(folder.metrics, from_step=from_step, evaluated=evaluated, lease=lease)
         self._board = _open_board(folder, from_step)
-        self._lines = StepLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
+        self._lines = ConsoleLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
         self._forecast = forecast
         if forecast is not None:
             forecast.recall(read_metrics(folder.metrics), step=from_step)
@@ -146,7 +146,7 @@ class Metrics:
                     self._board.add_scalar(name, value, step)
 
 
-class StepLines:
+class ConsoleLines:
     """The console: a line a step and, on a terminal, the progress under the lines."""
 
     def __init__(self, console: Console, *, from_step: int, total: int, every: int) -> None:

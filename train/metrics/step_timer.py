@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 
-class StepClock:
+class StepTimer:
     """A step ends where the last one's loss is known on the host, and the next begins there.
 
     On a GPU the optimizer still works at that point; what it takes falls to the next step, as waiting for data and

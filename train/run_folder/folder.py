@@ -26,7 +26,7 @@ from pydantic import Field
 from settings import Settings, UserError, parse, read_yaml, to_yaml
 from settings.files import explained, write_json, write_text
 from train.checkpoint.discovery import state_to_go_on_from
-from train.checkpoint.writer_lease import Claim, check_not_running
+from train.checkpoint.writer_lease import WriterLease, check_not_running
 from train.resume_rules import differences, past_of
 from train.run_folder.input_hashes import Inputs
 
@@ -191,7 +191,7 @@ def open_run(
     world_size: int,
     inputs: Inputs | None = None,
     command: Sequence[str] | None = None,
-) -> Claim:
+) -> WriterLease:
     """Create the folder of a run, or add a start to it, and claim it. For one rank only; `check_run`'s errors apply.
 
     `command` is recorded as what started the run: by default this process's arguments. Raises RunError where the folder
@@ -201,9 +201,9 @@ def open_run(
     with explained("opening the run folder"):
         for part in (folder.path, folder.checkpoints, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
-        claim = Claim.take(folder.checkpoints)
+        lease = WriterLease.take(folder.checkpoints)
         _record(folder, config, inputs or Inputs(), command or ("lehr", *sys.argv[1:]), world_size)
-    return claim
+    return lease
 
 
 def _record(folder: RunFolder, config: Settings, inputs: Inputs, command: Sequence[str], world_size: int) -> None:

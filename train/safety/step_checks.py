@@ -12,7 +12,7 @@ from train.safety.nonfinite import note_skipped, shown
 from train.state import TrainState
 
 
-class Guards:
+class StepChecks:
     """Of one run. `samples_of` names the samples of a batch by source, for the record."""
 
     def __init__(

@@ -19,11 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar, overload
 
-from train.config import FIRST_TIME_PATIENCE
+from train.config import FIRST_TIME_FACTOR
 
 T = TypeVar("T")
 
-SAVE_PATIENCE = 12.0  # it waits for the disk, as long as the earlier one is being written
+SAVE_TIME_FACTOR = 12.0  # it waits for the disk, as long as the earlier one is being written
 _ROOT = Path(__file__).resolve().parents[2]
 _COLLECTIVES = (
     Path("torch/distributed"),
@@ -49,7 +49,7 @@ class Watchdog:
         self._on_hang = on_hang
         self._main = threading.main_thread().ident
         self._seen: set[str] = set()
-        self._patience = FIRST_TIME_PATIENCE
+        self._patience = FIRST_TIME_FACTOR
         self._position = "starting up"
         self._moves = 0
         self._outer = 0
@@ -61,16 +61,16 @@ class Watchdog:
         self._outer = len(traceback.extract_stack()) - 2
         self._thread.start()
 
-    def doing(self, kind: str, detail: str = "", *, patience: float = 1.0) -> None:
+    def set_phase(self, kind: str, detail: str = "", *, timeout_factor: float = 1.0) -> None:
         """The main thread begins something. `patience`: how many times the usual it may go without progress."""
         self._position = f"{kind} {detail}".rstrip()
-        self._patience = patience if kind in self._seen else max(patience, FIRST_TIME_PATIENCE)
+        self._patience = timeout_factor if kind in self._seen else max(timeout_factor, FIRST_TIME_FACTOR)
         self._seen.add(kind)
         self._moves += 1
 
-    def followed(self, parts: Sequence[T]) -> Sequence[T]:
+    def track_progress(self, parts: Sequence[T]) -> Sequence[T]:
         """Micro-batches that tell the watchdog when they are taken."""
-        return _Followed(parts, self._at_micro_batch)
+        return _Tracked(parts, self._at_micro_batch)
 
     def close(self) -> None:
         """No longer watch."""
@@ -100,7 +100,7 @@ class Watchdog:
 
     def _arm_last_resort(self) -> None:
         """Where the main thread never gives Python's lock back, this one cannot run; a C thread writes the stacks."""
-        faulthandler.dump_traceback_later(2 * self._hang_seconds * FIRST_TIME_PATIENCE, file=2)
+        faulthandler.dump_traceback_later(2 * self._hang_seconds * FIRST_TIME_FACTOR, file=2)
 
     def _hang(self, still_seconds: float) -> Hang:
         frames = sys._current_frames()
@@ -134,7 +134,7 @@ def place_of(frame: FrameType | None) -> str:
     return collective or "no code of lehr"
 
 
-class _Followed(Sequence[T]):
+class _Tracked(Sequence[T]):
     def __init__(self, parts: Sequence[T], at: Callable[[int, int], None]) -> None:
         self._parts = parts
         self._at = at

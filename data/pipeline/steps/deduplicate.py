@@ -23,7 +23,7 @@ from data.config import DeduplicateConfig
 from data.pipeline.steps.simplify import SpacedWords, simplify_text
 from data.pipeline.work_folder import Counts, WorkFolder
 
-Documents = Iterator[Document]
+AttentionMask = Iterator[Document]
 Hashes = npt.NDArray[np.uint64]
 EXACT = 0  # the bucket of whole texts
 _RECORD = np.dtype([("hash", "<u8"), ("document", "<u8")])
@@ -91,7 +91,7 @@ class SignDocuments(PipelineStep):  # type: ignore[misc]
         forms = np.random.default_rng(0).integers(1, 1 << 63, size=config.hashes_per_bucket, dtype=np.uint64)
         self.forms: Hashes = forms * np.uint64(2) + np.uint64(1)
 
-    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: AttentionMask, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields every document."""
         exact: list[int] = []
         signed: list[int] = []
@@ -128,7 +128,7 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.buckets, self.tasks = work, buckets(config), tasks
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields nothing. Holds one bucket's records in memory: 16 bytes a document."""
         for bucket in self.buckets[rank::world_size]:
             records = np.concatenate([np.load(self.work.signatures(bucket, task)) for task in range(self.tasks)])
@@ -151,7 +151,7 @@ class ClusterDuplicates(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.buckets, self.tasks = work, buckets(config), tasks
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields nothing."""
         assert world_size == 1, "clusters span all tasks"
         later = _all_but_firsts(np.concatenate([np.load(self.work.pairs(bucket)) for bucket in self.buckets]))

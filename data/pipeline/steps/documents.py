@@ -20,7 +20,7 @@ from data.sources import BadDocument, SourceConfig, Text
 from data.sources.files import open_binary
 from settings import UserError
 
-Documents = Iterator[Document]
+AttentionMask = Iterator[Document]
 STAGE = "documents"
 _MOST_LISTED = 1000  # bad documents by name, a task; all are counted
 _COMPRESSION_LEVEL = 1
@@ -45,7 +45,7 @@ class ReadSource(PipelineStep):  # type: ignore[misc]
         self.work, self.tasks, self.sources = work, tasks, sources
         self.on_bad_document, self.max_document_bytes = on_bad_document, max_document_bytes
 
-    def run(self, data: Documents | None = None, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: AttentionMask | None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields documents with `bytes` and `hash` of their text in the metadata."""
         task = self.tasks[rank]
         counts = Counts()
@@ -108,7 +108,7 @@ class FilterDocuments(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.tasks, self.filters = work, tasks, filters
 
-    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: AttentionMask, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields what every filter keeps."""
         verdicts = [filter_.filter for filter_ in self.filters[self.tasks[rank].source]]
         counts = Counts()
@@ -133,7 +133,7 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.tasks, self.config, self.sample = work, tasks, config, sample
 
-    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: AttentionMask, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields nothing."""
         counts = Counts()
         level = _COMPRESSION_LEVEL
@@ -164,7 +164,7 @@ class ReadDocuments(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.deduplicated = work, deduplicated
 
-    def run(self, data: Documents | None = None, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: AttentionMask | None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields documents with the `hash` of their text in the metadata."""
         left_out = self.work.read_duplicates(rank) if self.deduplicated else frozenset()
         with open_binary(self.work.documents(rank)) as lines:

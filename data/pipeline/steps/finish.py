@@ -18,7 +18,7 @@ from data.shards.dataset_json import FILE_NAME, SPLITS, DatasetInfo, ShardFile, 
 from data.tokenizer import end_of_text_id, load_tokenizer, token_bytes, vocab_size
 from settings.files import file_sha256, write_json
 
-Documents = Iterator[Document]
+AttentionMask = Iterator[Document]
 STAGE = "finish"
 BAD_DOCUMENTS = "bad_documents.jsonl"
 
@@ -33,7 +33,7 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config, self.plan, self.inputs = work, config, plan, inputs
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields nothing."""
         tokenizer = self._tokenizer()
         reports = {source: self._describe(source, tokenizer) for source in self.config.sources}

@@ -22,7 +22,7 @@ from data.shards.dataset_json import SPLITS, ShardFile, Split
 from data.tokenizer import end_of_text_id, train_tokenizer
 from settings.files import file_sha256
 
-Documents = Iterator[Document]
+AttentionMask = Iterator[Document]
 STAGE = "tokens"
 _DOCUMENTS_AT_ONCE = 128
 _TEXTS_AT_ONCE = 256
@@ -38,7 +38,7 @@ class TrainTokenizer(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config, self.tasks = work, config, tasks
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields nothing."""
         tokenizer = train_tokenizer(
             batched(self.texts(), _TEXTS_AT_ONCE),
@@ -124,7 +124,7 @@ class TokenizeDocuments(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config, self.tasks = work, config, tasks
 
-    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
+    def run(self, data: AttentionMask, rank: int = 0, world_size: int = 1) -> AttentionMask:
         """Yields nothing."""
         os.putenv("TOKENIZERS_PARALLELISM", "false")  # tasks are what runs in parallel
         task = self.tasks[rank]

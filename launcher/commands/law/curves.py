@@ -16,7 +16,7 @@ from launcher.commands.law.arguments import curve_law, read_constraints
 from launcher.exit_codes import user_errors
 from launcher.run.fit_scope import schedule_warnings
 from launcher.run.planned_schedule import read_plan
-from launcher.run.provenance import check_one_origin, run_origin
+from launcher.run.provenance import check_one_provenance, run_provenance
 from laws.curve import every_step, last_step
 from laws.fitting.fitted import Fit, fit_curves, load_fit
 from laws.law import DEFAULT_LAW
@@ -61,8 +61,8 @@ def fit_command(
     readings = [read_curve(path, loss=loss, warmup_steps=warmup_steps, last_step=last_step) for path in curves]
     readings = _with_sizes(readings, parameters or [])
     chosen = curve_law(law)
-    origins = [run_origin(path, loss=loss) for path in curves]
-    check_one_origin(list(zip(map(str, curves), origins, strict=True)), sizes=chosen.spans_sizes)
+    origins = [run_provenance(path, loss=loss) for path in curves]
+    check_one_provenance(list(zip(map(str, curves), origins, strict=True)), sizes=chosen.spans_sizes)
     for reading in readings:
         for note in reading.notes:
             console.print(f"note: {note}", highlight=False, markup=False)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from launcher.commands.figures import save_picture
-from laws.curve import Curve, Places, every_step
+from laws.curve import Curve, EvaluationPoints, every_step
 from laws.fitting.fitted import Fit
 from laws.schedule_search import Candidate
 
@@ -39,7 +39,7 @@ def plot_fit(fit: Fit, curves: Sequence[Curve], path: Path) -> None:
     save_picture(figure, path)
 
 
-def plot_prediction(fit: Fit, places: Places, path: Path) -> None:
+def plot_prediction(fit: Fit, places: EvaluationPoints, path: Path) -> None:
     """The predicted curve with its band, and the lr."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     losses, lrs = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import lehr, start_lehr
 
-from launcher.commands.train import own_command
+from launcher.commands.train import lehr_command
 from train.metrics.jsonl import read_metrics
 
 INSTALLED = Path(sys.executable).with_name("lehr")
@@ -86,9 +86,9 @@ def test_so_are_ranks_that_start_afresh(config: Path, own_rooms: Path) -> None:
 
 def test_own_commands_find_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(Path(__file__).parents[3])
-    assert own_command("train") == [sys.executable, "-m", "launcher", "train"]
+    assert lehr_command("train") == [sys.executable, "-m", "launcher", "train"]
     monkeypatch.chdir(tmp_path)
-    assert own_command("train") == [sys.executable, "-P", "-m", "launcher", "train"]
+    assert lehr_command("train") == [sys.executable, "-P", "-m", "launcher", "train"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from processes import run_ranks, start_lehr
 
-from launcher.processes.signals import STOP_SIGNALS, hold_back
+from launcher.processes.signals import STOP_SIGNALS, defer_signals
 from train.safety.preemption import Stop
 
 
@@ -116,7 +116,7 @@ def is_asked(number: signal.Signals) -> list[bool]:
     """On a rank, whose libraries have threads that block nothing."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     stop = Stop()
-    hold_back()
+    defer_signals()
     for _ in range(20):
         os.kill(os.getpid(), number)
         time.sleep(0.01)

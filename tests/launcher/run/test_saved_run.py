@@ -15,7 +15,7 @@ from processes import lehr, run_ranks
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.preflight import model_with_vocabulary, parameter_shapes
-from launcher.run.saved_run import open_run_for_reading
+from launcher.run.saved_run import open_saved_run
 from settings import UserError, compose
 from train.checkpoint.weights_only import write_first_checkpoint
 from train.run_folder.folder import RunFolder, open_run
@@ -44,7 +44,7 @@ def made_run(folder: Path, shards: Path) -> tuple[RunFolder, int]:
 def memory_of(run: Path) -> tuple[int, int]:
     """(most bytes of tensors while a run is opened, bytes of its parameters)."""
     with LiveMemory() as memory:
-        opened = open_run_for_reading(run)
+        opened = open_saved_run(run)
     return memory.most, sum(p.numel() * p.element_size() for p in opened.transformer.parameters())
 
 
@@ -66,12 +66,12 @@ def test_bfloat16_weights_take_half(tmp_path: Path) -> None:
 
 
 def opened_weights(run: Path) -> dict[str, torch.Tensor]:
-    return {name: value.detach() for name, value in open_run_for_reading(run).transformer.named_parameters()}
+    return {name: value.detach() for name, value in open_saved_run(run).transformer.named_parameters()}
 
 
 def refusal(run: Path, shards: Path) -> str:
     try:
-        open_run_for_reading(run, data_shards=shards)
+        open_saved_run(run, data_shards=shards)
     except UserError as error:
         return str(error)
     return "opened"

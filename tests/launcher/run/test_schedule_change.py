@@ -12,7 +12,7 @@ from small_runs import write_config
 
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
-from launcher.run.schedule_change import redrawn_schedule
+from launcher.run.schedule_change import schedule_change_warnings
 from settings import compose
 from train.metrics.jsonl import read_metrics
 from train.run_folder.folder import RunFolder, open_run
@@ -62,7 +62,7 @@ def test_a_jump_is_told_with_both_values(
     config = compose(RunConfig, path, [f"train.steps={steps}"])
     then, now = (config.schedule.build(peak_lr=3e-3, total_steps=total)(step) for total in (12, steps))
     assert (then != now) == jumps
-    said = redrawn_schedule(config)
+    said = schedule_change_warnings(config)
     if not jumps:
         assert said == []
         return
@@ -72,7 +72,7 @@ def test_a_jump_is_told_with_both_values(
 
 
 def test_a_new_run_is_told_nothing(tmp_path: Path, shards: Path) -> None:
-    assert redrawn_schedule(compose(RunConfig, write_config(tmp_path, shards))) == []
+    assert schedule_change_warnings(compose(RunConfig, write_config(tmp_path, shards))) == []
 
 
 @pytest.mark.slow

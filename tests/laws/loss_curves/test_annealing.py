@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from public_curves import FITTED, held_out_errors, public_curve
 
-from laws.curve import Curve, Places, Schedule
+from laws.curve import Curve, EvaluationPoints, Schedule
 from laws.fitting.fitted import fit_curves
 from laws.loss_curves.annealing import AnnealingConfig, area_of_annealing
 from laws.schedules import FAMILIES
@@ -79,9 +79,9 @@ def test_rewarming_raises_the_loss() -> None:
     lr = np.full(6000, 1e-4)
     lr[4000:] = 3e-4
     law, values = AnnealingConfig(), {"L0": 3.0, "A": 0.5, "C": 0.4, "alpha": 0.5}
-    kept = law.predict(values, Places(Schedule(np.full(6000, 1e-4)), np.array([6000])))
-    raised = law.predict(values, Places(Schedule(lr), np.array([6000])))
-    only_s1 = law.predict({**values, "C": 0.0}, Places(Schedule(lr), np.array([6000])))
+    kept = law.predict(values, EvaluationPoints(Schedule(np.full(6000, 1e-4)), np.array([6000])))
+    raised = law.predict(values, EvaluationPoints(Schedule(lr), np.array([6000])))
+    only_s1 = law.predict({**values, "C": 0.0}, EvaluationPoints(Schedule(lr), np.array([6000])))
     assert raised[0] > only_s1[0] + 0.05
     assert kept[0] > only_s1[0]  # progress alone would have gained
 
@@ -89,7 +89,7 @@ def test_rewarming_raises_the_loss() -> None:
 def test_both_conventions_of_warmup() -> None:
     schedule = FAMILIES.parse({"name": "constant", "warmup_steps": 100}).build(peak_lr=1e-3, total_steps=200)
     values = {"L0": 0.0, "A": 1.0, "C": 0.0, "alpha": 1.0}
-    at = Places(schedule, np.array([200]))
+    at = EvaluationPoints(schedule, np.array([200]))
     assert 1 / AnnealingConfig(warmup="peak").predict(values, at)[0] == pytest.approx(0.2)
     assert 1 / AnnealingConfig(warmup="actual").predict(values, at)[0] == pytest.approx(0.1 + 1e-3 * 50.5)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from laws.curve import Curve, Places, Schedule, every_step, last_step
+from laws.curve import Curve, EvaluationPoints, Schedule, every_step, last_step
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, CurveLaw
 from laws.scaling.laws import COMPUTE_LAWS, Runs
@@ -36,7 +36,7 @@ def schedules() -> Iterator[Schedule]:
     yield Schedule(lr)  # a jump, and a re-warming
 
 
-def places() -> list[Places]:
+def places() -> list[EvaluationPoints]:
     sizes = [2e7, 1e8, 5e8, 2e9]
     return [every_step(each, most=40, parameters=size) for each, size in zip(schedules(), sizes, strict=True)]
 
@@ -139,7 +139,7 @@ def test_a_curve_of_another_shape_is_refused() -> None:
 
     schedule = Schedule(np.full(10, 1e-3))
     with pytest.raises(UserError, match="steps must ascend"):
-        Places(schedule, np.array([11]))
+        EvaluationPoints(schedule, np.array([11]))
     with pytest.raises(UserError, match="positive and finite"):
         Curve(schedule, np.array([1, 2]), loss=np.array([1.0, np.nan]))
     with pytest.raises(UserError, match="3 losses for 2 steps"):

@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from public_curves import FITTED, HELD_OUT, held_out_errors, public_curve
 
-from laws.curve import Places, Schedule, every_step
+from laws.curve import EvaluationPoints, Schedule, every_step
 from laws.fitting.fitted import fit_curves
-from laws.loss_curves.lr_drops import gather_falls
+from laws.loss_curves.lr_drops import group_lr_drops
 from laws.loss_curves.multi_power import MultiPowerConfig
 from laws.schedules import FAMILIES
 
@@ -56,14 +56,14 @@ def test_jumps_up_and_down() -> None:
     lr = np.concatenate([np.full(300, 3e-4), np.full(200, 9e-5), np.full(200, 2e-4), np.full(100, 1e-5)])
     schedule = Schedule(lr)
     steps = np.array([1, 100, 299, 300, 301, 302, 350, 500, 501, 600, 700, 701, 800])
-    got = MultiPowerConfig().predict(PUBLISHED, Places(schedule, steps))
+    got = MultiPowerConfig().predict(PUBLISHED, EvaluationPoints(schedule, steps))
     np.testing.assert_allclose(got, double_sum(PUBLISHED, schedule, steps), rtol=1e-5)
 
 
 def test_long_schedules_have_few_groups(loss_curves: Path) -> None:
     curve = public_curve(loss_curves, "25M", "cosine_72000")
-    assert gather_falls(curve.schedule).fall_g.size < 300
-    places = Places(curve.schedule, np.array([9001, 40003, 71990]))
+    assert group_lr_drops(curve.schedule).fall_g.size < 300
+    places = EvaluationPoints(curve.schedule, np.array([9001, 40003, 71990]))
     lr, clock = curve.schedule.lr, np.cumsum(curve.schedule.lr)
     gap = -np.diff(lr, prepend=0.0)
     expected = []
@@ -109,7 +109,7 @@ def test_falls_add_up_to_the_lr(changes: list[tuple[int, float]], warmup: int) -
     lr = np.concatenate([np.full(length, level) for length, level in changes])
     if lr.max() == 0:
         return
-    falls = gather_falls(Schedule(lr, min(warmup, lr.size)))
+    falls = group_lr_drops(Schedule(lr, min(warmup, lr.size)))
     assert falls.fall_g.sum() == pytest.approx(-lr[-1], abs=1e-9)
     assert np.all(falls.start_g <= falls.end_g)
     assert np.all(falls.end_g[:-1] <= falls.start_g[1:] + 1e-9)

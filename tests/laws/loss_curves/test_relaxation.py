@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from public_curves import FITTED, held_out_errors, public_curve
 
-from laws.curve import Places, Schedule, every_step
+from laws.curve import EvaluationPoints, Schedule, every_step
 from laws.fitting.fitted import fit_curves
 from laws.loss_curves.relaxation import RelaxationConfig
 from laws.schedules import FAMILIES
@@ -41,7 +41,7 @@ def test_groups_of_falls_are_the_sum(name: str) -> None:
 def test_jumps_and_rewarming() -> None:
     schedule = Schedule(np.concatenate([np.full(300, 3e-4), np.full(200, 9e-5), np.full(200, 2e-4)]))
     steps = np.array([100, 300, 301, 350, 500, 501, 600, 700])
-    got = RelaxationConfig().predict(VALUES, Places(schedule, steps))
+    got = RelaxationConfig().predict(VALUES, EvaluationPoints(schedule, steps))
     np.testing.assert_allclose(got, written_out(schedule, steps), rtol=1e-6)
 
 

@@ -136,9 +136,9 @@ def _with_messages_of(size: int, trials: dict[str, Trial]) -> dict[str, tuple[Tr
         return broadcast(*args, **values)
 
     torch.distributed.broadcast = noted
-    exchange = weight_messages.WeightMessages.exchange
+    exchange = weight_messages.ParameterAllGather.exchange
 
-    def watched(self: weight_messages.WeightMessages, done: Any) -> None:
+    def watched(self: weight_messages.ParameterAllGather, done: Any) -> None:
         def noting() -> Any:
             events.clear()
             for params in done:
@@ -147,7 +147,7 @@ def _with_messages_of(size: int, trials: dict[str, Trial]) -> dict[str, tuple[Tr
 
         exchange(self, noting())
 
-    weight_messages.WeightMessages.exchange = watched  # type: ignore[method-assign]
+    weight_messages.ParameterAllGather.exchange = watched  # type: ignore[method-assign]
     mesh = make_mesh(ParallelConfig(**next(iter(trials.values())).parallel), timeout_seconds=60)
     return {name: (on_a_rank(trial, mesh), list(events)) for name, trial in trials.items()}
 

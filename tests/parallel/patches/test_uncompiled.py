@@ -14,7 +14,7 @@ import torch
 from parallel_runs import Trial, on_a_rank
 from processes import run_ranks
 
-from parallel.patches.uncompiled import compile_left_out
+from parallel.patches.uncompiled import without_torch_compile
 
 TESTS = Path(__file__).resolve().parents[2]
 STEPS = """
@@ -65,7 +65,7 @@ def losses_and_compiled_frames(trial: Trial) -> tuple[list[float], int]:
 
 def test_torch_compile_is_itself_again_afterwards() -> None:
     compiler = torch.compile
-    with compile_left_out():
+    with without_torch_compile():
         assert torch.compile(len) is len
         assert torch.compile(mode="default")(len) is len
     assert torch.compile is compiler

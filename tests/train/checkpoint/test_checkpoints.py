@@ -20,10 +20,10 @@ from safetensors import safe_open
 
 from settings import UserError
 from train.checkpoint.discovery import latest_checkpoint, problems_of
-from train.checkpoint.manager import Checkpoints
-from train.checkpoint.manifest import NotWholeError, read_manifest
+from train.checkpoint.manager import CheckpointManager
+from train.checkpoint.manifest import IncompleteCheckpointError, read_manifest
 from train.checkpoint.weights_only import PREFIX, write_first_checkpoint
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.writer_lease import WriterLease
 from train.config import CheckpointConfig
 from train.state import TrainState
 
@@ -35,15 +35,15 @@ FILE = "shard-00002-model-00001-of-00001.safetensors"
 def save_on_a_rank(folder: Path, trial: Trial, steps: list[int]) -> None:
     """Save the initial weights as the checkpoints of several steps."""
     mesh, parts = start(trial)
-    claim = Claim.take(folder) if mesh.rank == 0 else None
-    checkpoints = Checkpoints(
+    lease = WriterLease.take(folder) if mesh.rank == 0 else None
+    checkpoints = CheckpointManager(
         folder,
         mesh,
         model=trial.model_config().to_plain(),
         tokenizer="a" * 64,
         layout={"tensor": mesh.tensor.size},
         retention=CheckpointConfig(keep_last=9),
-        claim=claim,
+        lease=lease,
     )
     for step in steps:
         checkpoints.save(parts.engine, TrainState(step=step, tokens=10 * step))
@@ -54,7 +54,7 @@ def save_on_a_rank(folder: Path, trial: Trial, steps: list[int]) -> None:
 def load_on_a_rank(folder: Path, trial: Trial, tokenizer: str = "") -> int | None:
     """The step of what was loaded."""
     mesh, parts = start(trial)
-    checkpoints = Checkpoints(folder, mesh, model=trial.model_config().to_plain(), tokenizer=tokenizer)
+    checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), tokenizer=tokenizer)
     state = checkpoints.load_latest(parts.engine)
     return None if state is None else state.step
 
@@ -67,7 +67,7 @@ def losses_from_imported_weights(folder: Path, trial: Trial) -> list[list[float]
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     model = trial.model_config().to_plain()
     write_first_checkpoint(folder, shapes, weights.values(), model=model, tokenizer="")
-    checkpoints = Checkpoints(folder, mesh, model=model)
+    checkpoints = CheckpointManager(folder, mesh, model=model)
     found: list[list[float]] = []
     for _ in range(2):
         checkpoints.load_latest(parts.engine)
@@ -81,12 +81,12 @@ def losses_from_imported_weights(folder: Path, trial: Trial) -> list[list[float]
 def tell_later_on_a_rank(folder: Path) -> None:
     """Steps 10 and 20 saved, 20 without its held-out loss, which comes later and is the best."""
     mesh, parts = start(Trial(model=TRIAL.model, parallel={"data": 2}))
-    checkpoints = Checkpoints(
+    checkpoints = CheckpointManager(
         folder,
         mesh,
         model={},
         retention=CheckpointConfig(keep_last=1, keep_best=1),
-        claim=Claim.take(folder) if mesh.rank == 0 else None,
+        lease=WriterLease.take(folder) if mesh.rank == 0 else None,
     )
     checkpoints.save(parts.engine, TrainState(step=10, held_out_loss=2.0))
     stopped = TrainState(step=20)
@@ -109,8 +109,8 @@ def save_on_a_slow_disk(folder: Path) -> list[float]:
         flush(descriptor)
 
     os.fsync = slow_flush
-    claim = Claim.take(folder)
-    checkpoints = Checkpoints(folder, mesh, model=SMALL.model_config().to_plain(), claim=claim)
+    lease = WriterLease.take(folder)
+    checkpoints = CheckpointManager(folder, mesh, model=SMALL.model_config().to_plain(), lease=lease)
     held = []
     for step in (1, 2):
         for parameter in parts.stages[0].parameters():
@@ -257,7 +257,7 @@ def test_every_bit_of_a_manifest_counts(folder: Path) -> None:
         if _same_json(content, bytes(altered)):
             continue  # one blank for another
         path.write_bytes(altered)
-        with pytest.raises(NotWholeError):
+        with pytest.raises(IncompleteCheckpointError):
             read_manifest(path.parent)
 
 

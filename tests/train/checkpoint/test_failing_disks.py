@@ -70,8 +70,8 @@ def nothing_is_half_written(run: Path) -> None:
         assert problems_of(path) == []
     if (checkpoints / "latest").exists():
         assert (checkpoints / (checkpoints / "latest").read_text().strip()).is_dir()
-    for claim in checkpoints.glob(".claim-*"):
-        assert list(claim.iterdir()) == []
+    for lease in checkpoints.glob(".claim-*"):
+        assert list(lease.iterdir()) == []
     assert list(run.glob(".*.partial")) == []
     if (run / "metrics.jsonl").exists():
         text = (run / "metrics.jsonl").read_text()

@@ -16,9 +16,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from parallel.shards import slice_of
-from train.checkpoint.manager import Checkpoints
+from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.manifest import read_manifest
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.writer_lease import WriterLease
 from train.state import TrainState
 
 SMALL = {"num_layers": 1, "hidden_size": 16, "num_kv_heads": 4, "ffn_size": 24}
@@ -34,9 +34,9 @@ def save_made_up(folder: Path, trial: Trial) -> None:
     """Fill the engine's state with made-up tensors, save it."""
     mesh, parts = start(trial)
     for name, part in parts.engine.state(saving=False).items():
-        part.tensor.copy_(slice_of(made_up(name, part.whole_shape(mesh.tensor.size)), part.dim, mesh.tensor))
-    claim = Claim.take(folder) if mesh.rank == 0 else None
-    checkpoints = Checkpoints(folder, mesh, model=trial.model_config().to_plain(), claim=claim)
+        part.tensor.copy_(slice_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor))
+    lease = WriterLease.take(folder) if mesh.rank == 0 else None
+    checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), lease=lease)
     checkpoints.save(parts.engine, TrainState(step=1))
     checkpoints.wait()
     dist.barrier()
@@ -46,13 +46,13 @@ def load_made_up(folder: Path, trial: Trial) -> list[str]:
     """The names of what was not filled, in place, with what was saved."""
     mesh, parts = start(trial)
     before = {name: part.tensor.data_ptr() for name, part in parts.engine.state(saving=False).items()}
-    Checkpoints(folder, mesh, model=trial.model_config().to_plain()).load(parts.engine, folder / "step-00000001")
+    CheckpointManager(folder, mesh, model=trial.model_config().to_plain()).load(parts.engine, folder / "step-00000001")
     return [
         name
         for name, part in parts.engine.state(saving=False).items()
         if part.tensor.data_ptr() != before[name]
         or not torch.equal(
-            part.tensor, slice_of(made_up(name, part.whole_shape(mesh.tensor.size)), part.dim, mesh.tensor)
+            part.tensor, slice_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor)
         )
     ]
 

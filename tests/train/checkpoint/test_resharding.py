@@ -68,9 +68,9 @@ def test_pieces_of_several_files_make_a_whole(dim: int, tmp_path: Path) -> None:
         TensorFiles([*paths, paths[0]])
 
 
-def cut(folder: Path, whole: torch.Tensor, ways: int, dim: int) -> TensorFiles:
+def cut(folder: Path, whole: torch.Tensor, tp_size: int, dim: int) -> TensorFiles:
     """The files of so many tensor ranks."""
-    parts = whole.chunk(ways, dim)
+    parts = whole.chunk(tp_size, dim)
     for number, part in enumerate(parts):
         offset = [0] * whole.ndim
         offset[dim] = number * parts[0].shape[dim]

@@ -24,8 +24,8 @@ from processes import run_ranks
 
 from optim.optimizer import OPTIMIZERS
 from train.checkpoint.discovery import latest_checkpoint
-from train.checkpoint.manager import Checkpoints
-from train.checkpoint.writer_lease import Claim
+from train.checkpoint.manager import CheckpointManager
+from train.checkpoint.writer_lease import WriterLease
 from train.state import TrainState
 
 SAVED_AFTER, STEPS = 5, 15
@@ -48,8 +48,8 @@ def trial(layout: str, **more: Any) -> Trial:
 def save_on_a_rank(folder: Path, trial: Trial) -> list[float]:
     """Train all steps, saving on the way; the losses of all steps."""
     mesh, parts = start(trial)
-    claim = Claim.take(folder) if mesh.rank == 0 else None
-    checkpoints = Checkpoints(folder, mesh, model=trial.model_config().to_plain(), claim=claim)
+    lease = WriterLease.take(folder) if mesh.rank == 0 else None
+    checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), lease=lease)
     losses = []
     for step, batch in enumerate(itertools.islice(global_batches(), STEPS), start=1):
         result = parts.engine.train_step(local_micro_batches(batch, trial, mesh, parts), lr=trial.optimizer.lr)
@@ -64,7 +64,7 @@ def save_on_a_rank(folder: Path, trial: Trial) -> list[float]:
 def resume_on_a_rank(folder: Path, trial: Trial) -> list[float]:
     """Load, train the remaining steps; their losses."""
     mesh, parts = start(trial)
-    checkpoints = Checkpoints(folder, mesh, model=trial.model_config().to_plain())
+    checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain())
     state = checkpoints.load_latest(parts.engine)
     assert state is not None
     assert (state.step, state.optimizer_steps) == (SAVED_AFTER, SAVED_AFTER)
@@ -124,8 +124,8 @@ def test_another_layout(before: str, after: str, saved: Any) -> None:
 def leg_on_a_rank(folder: Path, trial: Trial, first: int, last: int) -> list[float]:
     """Go on from the checkpoint of step `first`, train to step `last`, save; the losses on the way."""
     mesh, parts = start(trial)
-    claim = Claim.take(folder) if mesh.rank == 0 else None
-    checkpoints = Checkpoints(folder, mesh, model=trial.model_config().to_plain(), claim=claim)
+    lease = WriterLease.take(folder) if mesh.rank == 0 else None
+    checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), lease=lease)
     state = checkpoints.load_latest(parts.engine) or TrainState()
     assert (state.step, parts.engine.optimizer_steps) == (first, first)
     losses = []

@@ -16,15 +16,15 @@ from processes import lehr, start_lehr
 from small_runs import STEPS, make_shards, steps_taken, trajectory, wait_until, write_config
 
 from settings import UserError
-from train.checkpoint.writer_lease import Claim, FencedError, check_not_running, read_claim
+from train.checkpoint.writer_lease import FencedError, WriterLease, check_not_running, read_lease
 from train.metrics.jsonl import MetricsFile, read_metrics
 
 
 def test_a_newer_claim_shuts_the_older_out(tmp_path: Path) -> None:
-    old = Claim.take(tmp_path / "checkpoints")
+    old = WriterLease.take(tmp_path / "checkpoints")
     (old.workspace / "ready").mkdir()
     old.check()
-    new = Claim.take(tmp_path / "checkpoints")
+    new = WriterLease.take(tmp_path / "checkpoints")
     assert (old.record.token, new.record.token) == (1, 2)
     new.check()
     with pytest.raises(FencedError, match=rf"taken over by process {os.getpid()} on .* \(claim 2\); this process"):
@@ -40,10 +40,10 @@ def test_a_newer_claim_shuts_the_older_out(tmp_path: Path) -> None:
 
 def test_renames_of_an_older_owner_fail_even_past_its_look(tmp_path: Path) -> None:
     """It was stopped between looking and writing, and woken up after the folder was claimed anew."""
-    old = Claim.take(tmp_path)
+    old = WriterLease.take(tmp_path)
     (old.workspace / "latest").write_text("mine")
     (tmp_path / "latest").write_text("before")
-    Claim.take(tmp_path)
+    WriterLease.take(tmp_path)
     with pytest.raises(FileNotFoundError):
         os.rename(old.workspace / "latest", tmp_path / "latest")
     with pytest.raises(FileNotFoundError):
@@ -52,11 +52,11 @@ def test_renames_of_an_older_owner_fail_even_past_its_look(tmp_path: Path) -> No
 
 
 def test_metrics_of_an_older_owner_lead_nowhere(tmp_path: Path) -> None:
-    old = Claim.take(tmp_path / "checkpoints")
-    ours = MetricsFile(tmp_path / "metrics.jsonl", from_step=0, claim=old)
+    old = WriterLease.take(tmp_path / "checkpoints")
+    ours = MetricsFile(tmp_path / "metrics.jsonl", from_step=0, lease=old)
     ours.append({"step": 1, "loss": 2.0})
-    new = Claim.take(tmp_path / "checkpoints")
-    theirs = MetricsFile(tmp_path / "metrics.jsonl", from_step=1, claim=new)
+    new = WriterLease.take(tmp_path / "checkpoints")
+    theirs = MetricsFile(tmp_path / "metrics.jsonl", from_step=1, lease=new)
     with pytest.raises(FencedError):
         ours.append({"step": 2, "loss": 9.0})
     os.write(ours._descriptor, b'{"step": 2, "loss": 9.0}\n')  # past its look
@@ -68,24 +68,24 @@ def test_metrics_of_an_older_owner_lead_nowhere(tmp_path: Path) -> None:
 
 
 def test_tokens_grow_past_a_claim_that_cannot_be_read(tmp_path: Path) -> None:
-    first = Claim.take(tmp_path)
+    first = WriterLease.take(tmp_path)
     for content in (b"", b"\xff\x00", b"[]", b'{"token": -5}', b"{" * 10000):
         (tmp_path / "claim.json").write_bytes(content)
-        assert read_claim(tmp_path) is None
+        assert read_lease(tmp_path) is None
     first.check()  # its folder says so
-    assert Claim.take(tmp_path).record.token == 2
+    assert WriterLease.take(tmp_path).record.token == 2
     with pytest.raises(FencedError):
         first.check()
 
 
 def test_a_released_claim_leaves_only_its_record(tmp_path: Path) -> None:
-    Claim.take(tmp_path).release()
+    WriterLease.take(tmp_path).release()
     assert [path.name for path in tmp_path.iterdir()] == ["claim.json"]
-    assert Claim.take(tmp_path).record.token == 2
+    assert WriterLease.take(tmp_path).record.token == 2
 
 
 def claim_of(folder: Path, **changes: Any) -> None:
-    record = Claim.take(folder).record.to_plain()
+    record = WriterLease.take(folder).record.to_plain()
     (folder / "claim.json").write_text(json.dumps({**record, **changes}))
 
 
@@ -109,7 +109,7 @@ def test_who_is_clearly_alive_is_not_disturbed(tmp_path: Path) -> None:
         finally:
             other.kill()
     check_not_running(tmp_path)
-    assert read_claim(tmp_path).host == platform.node()  # type: ignore[union-attr]
+    assert read_lease(tmp_path).host == platform.node()  # type: ignore[union-attr]
 
 
 def tree_of(pid: int) -> list[int]:

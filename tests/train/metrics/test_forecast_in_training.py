@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from laws.curve import Curve, Places, Schedule, every_step, last_step
+from laws.curve import Curve, EvaluationPoints, Schedule, every_step, last_step
 from laws.fitting.fitted import Fit, fit_curves
-from laws.forecasting import FittedForecast, Forecaster, Outlook, OwnForecast
+from laws.forecasting import FittedForecast, Forecaster, OwnForecast, Prediction
 from laws.law import DEFAULT_LAW, LAWS
 from laws.schedules import FAMILIES
 from parallel.engines.engine import StepResult
 from train.evaluate import Evaluation, SourceLoss
 from train.metrics.forecast import RunForecast
 from train.metrics.jsonl import read_metrics
-from train.metrics.logger import Metrics
+from train.metrics.logger import MetricsLogger
 from train.run_folder.folder import RunFolder
 from train.state import TrainState
 
@@ -41,7 +41,7 @@ def fit() -> Fit:
 
 def true_loss(applied: int) -> float:
     wobble = float(np.random.default_rng(applied).normal(scale=1e-3))
-    return float(LAW.predict(VALUES, Places(PLANNED, np.array([applied])))[0]) * math.exp(wobble)
+    return float(LAW.predict(VALUES, EvaluationPoints(PLANNED, np.array([applied])))[0]) * math.exp(wobble)
 
 
 class Run:
@@ -62,7 +62,7 @@ class Run:
             total_steps=steps,
             warmup_steps=20,
         )
-        self.metrics = Metrics(
+        self.metrics = MetricsLogger(
             RunFolder(folder), writes=True, from_step=from_step, total_steps=steps, flops_per_step=1e9, peak_flops=1e10,
             memory_bytes=lambda: 1, log_every_steps=10**6, forecast=forecast, console=Console(file=self.out),
         )  # fmt: skip
@@ -105,7 +105,7 @@ def test_forecast_and_fact_stand_side_by_side(kind: str, fit: Fit, tmp_path: Pat
     assert not any("forecast/left_band" in row for row in rows.values())
     if kind == "fit":  # it follows the curve from the end of the warm-up on
         assert rows[30]["forecast/final"] == rows[STEPS]["forecast/final"] == rows[STEPS]["forecast/loss"]
-        assert rows[30]["forecast/loss"] == float(fit.predict(Places(PLANNED, np.array([30])))[0])
+        assert rows[30]["forecast/loss"] == float(fit.predict(EvaluationPoints(PLANNED, np.array([30])))[0])
     else:
         assert "forecast/final" not in rows[30]
     lines = run.out.getvalue().splitlines()
@@ -183,7 +183,7 @@ def test_a_skipped_step_does_not_count(fit: Fit, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", FittedForecast(fit)).go(200, skip=skip)
     rows = {row["step"]: row for row in run.end()}
     applied = np.delete(PLANNED.lr, np.array(skip) - 1)
-    expected = fit.predict(Places(Schedule(applied, 20), np.array([195])))[0]
+    expected = fit.predict(EvaluationPoints(Schedule(applied, 20), np.array([195])))[0]
     assert rows[200]["forecast/loss"] == pytest.approx(expected, rel=1e-12)
 
 
@@ -206,7 +206,7 @@ def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit)
             take(301, 320, broken=True)
         take(301, 320, broken=False)
         forecasts.append(running.evaluation(320, true_loss(320)))
-    assert isinstance(forecasts[0].final, Outlook)
+    assert isinstance(forecasts[0].final, Prediction)
     assert forecasts[0] == forecasts[1]
 
 
@@ -236,7 +236,7 @@ def test_tensorboard_has_forecast_and_fact_in_one_chart(fit: Fit, tmp_path: Path
 def test_without_lines_of_the_past_the_plan_stands_in(fit: Fit, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", FittedForecast(fit), from_step=200)
     rows = {row["step"]: row for row in run.go(210).end()}
-    assert rows[210]["forecast/loss"] == float(fit.predict(Places(PLANNED, np.array([210])))[0])
+    assert rows[210]["forecast/loss"] == float(fit.predict(EvaluationPoints(PLANNED, np.array([210])))[0])
 
 
 def test_a_run_that_could_not_be_forecast_says_so_in_the_end(tmp_path: Path) -> None:

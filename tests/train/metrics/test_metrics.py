@@ -21,15 +21,15 @@ from rich.console import Console
 from parallel.engines.engine import StepResult
 from train.evaluate import Evaluation, SourceLoss
 from train.metrics.jsonl import MetricsFile, read_metrics
-from train.metrics.logger import Metrics, count, duration
+from train.metrics.logger import MetricsLogger, count, duration
 from train.run_folder.folder import RunFolder
 from train.state import TrainState
 
 
-def open_metrics(folder: Path, console: Console | None = None, **options: Any) -> Metrics:
+def open_metrics(folder: Path, console: Console | None = None, **options: Any) -> MetricsLogger:
     folder.mkdir(exist_ok=True)
     options = {"writes": True, "from_step": 0, "total_steps": 10, **options}
-    return Metrics(
+    return MetricsLogger(
         RunFolder(folder),
         flops_per_step=5e9,
         peak_flops=1e10,
@@ -39,7 +39,7 @@ def open_metrics(folder: Path, console: Console | None = None, **options: Any) -
     )
 
 
-def take_steps(metrics: Metrics, first: int, last: int) -> None:
+def take_steps(metrics: MetricsLogger, first: int, last: int) -> None:
     for step in range(first, last + 1):
         result = StepResult(nll=200.0 / step, grad_norm=0.1 + step, skipped=False, diagnostics={"fire_rate": 0.5})
         metrics.step(

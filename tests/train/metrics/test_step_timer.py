@@ -8,12 +8,12 @@ import time
 import pytest
 import torch
 
-from train.metrics.step_timer import StepClock
+from train.metrics.step_timer import StepTimer
 
 
 def test_steps_and_what_is_apart_add_up() -> None:
     """Not a moment is lost or counted twice: what lies between steps is a part of them."""
-    clock = StepClock(torch.device("cpu"))
+    clock = StepTimer(torch.device("cpu"))
     time.sleep(0.1)
     before_start = time.perf_counter()
     clock.start()
@@ -40,7 +40,7 @@ def test_steps_and_what_is_apart_add_up() -> None:
 
 def test_what_fails_apart_is_apart() -> None:
     began = time.perf_counter()
-    clock = StepClock(torch.device("cpu"))
+    clock = StepTimer(torch.device("cpu"))
     with contextlib.suppress(InterruptedError), clock.apart():
         time.sleep(0.1)
         raise InterruptedError
@@ -51,7 +51,7 @@ def test_what_fails_apart_is_apart() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_work_that_a_gpu_has_yet_to_do_is_the_steps() -> None:
-    clock = StepClock(torch.device("cuda"))
+    clock = StepTimer(torch.device("cuda"))
     matrix = torch.randn(8192, 8192, device="cuda")
 
     def work() -> None:

@@ -98,8 +98,8 @@ def run_on_a_rank(
     config = RunConfig.model_validate(plain)
     mesh = make_mesh(config.parallel, timeout_seconds=60)
     folder = RunFolder(config.run.path)
-    claim = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
-    run = build_run(config, mesh, folder, claim=claim, watchdog=Watchdog(60, lambda hang: None))
+    lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
+    run = build_run(config, mesh, folder, lease=lease, watchdog=Watchdog(60, lambda hang: None))
     if left_out:
         run.state = run.state.model_copy(update={"left_out": left_out})
     change = {"not finite": not_finite_at, "spoilt": spoilt}[kind](*numbers)
@@ -118,8 +118,8 @@ def run_on_a_rank(
         run.checkpoints.wait()
         run.metrics.close()
         run.loader.close()
-        if claim is not None:
-            claim.release()
+        if lease is not None:
+            lease.release()
     return run.state.to_plain()
 
 

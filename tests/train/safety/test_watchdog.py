@@ -16,8 +16,8 @@ from processes import run_ranks
 
 from settings import UserError, parse
 from train.checkpoint.manager import _WRITE_TIMEOUT
-from train.config import FIRST_TIME_PATIENCE, TrainConfig
-from train.safety.watchdog import SAVE_PATIENCE, Hang, Watchdog
+from train.config import FIRST_TIME_FACTOR, TrainConfig
+from train.safety.watchdog import SAVE_TIME_FACTOR, Hang, Watchdog
 
 HANG_SECONDS = 1.0
 
@@ -38,9 +38,9 @@ def test_no_progress_is_a_hang_and_names_the_place() -> None:
     told = Told()
     watchdog = Watchdog(HANG_SECONDS, told)
     watchdog.start()
-    watchdog.doing("step", "1")
-    watchdog.doing("step", "2")
-    for part in watchdog.followed(["a", "b", "c"]):
+    watchdog.set_phase("step", "1")
+    watchdog.set_phase("step", "2")
+    for part in watchdog.track_progress(["a", "b", "c"]):
         if part == "b":
             began = time.monotonic()
             assert told.event.wait(20)
@@ -58,9 +58,9 @@ def test_progress_of_any_kind_is_none() -> None:
     watchdog = Watchdog(HANG_SECONDS, told)
     watchdog.start()
     for kind in ("step", "evaluation"):
-        watchdog.doing(kind)
-        watchdog.doing(kind)
-        for _ in watchdog.followed(range(6)):
+        watchdog.set_phase(kind)
+        watchdog.set_phase(kind)
+        for _ in watchdog.track_progress(range(6)):
             time.sleep(0.3 * HANG_SECONDS)
     assert not told.found
     watchdog.close()
@@ -72,11 +72,11 @@ def test_the_first_of_a_kind_and_a_save_have_patience() -> None:
     watchdog = Watchdog(HANG_SECONDS, told)
     watchdog.start()
     for _ in range(2):
-        watchdog.doing("save", patience=FIRST_TIME_PATIENCE)
+        watchdog.set_phase("save", timeout_factor=FIRST_TIME_FACTOR)
         assert not told.event.wait(2 * HANG_SECONDS)
-    watchdog.doing("step", "1")
+    watchdog.set_phase("step", "1")
     assert not told.event.wait(2 * HANG_SECONDS)
-    watchdog.doing("step", "2")
+    watchdog.set_phase("step", "2")
     assert told.event.wait(20)
     watchdog.close()
 
@@ -87,10 +87,10 @@ def train_config(**times: float) -> TrainConfig:
 
 def test_a_watchdog_speaks_before_a_collective_fails() -> None:
     assert (train_config().hang_after_seconds, train_config().timeout_seconds) == (300, 1800)
-    assert train_config().hang_after_seconds * SAVE_PATIENCE < _WRITE_TIMEOUT.total_seconds()
+    assert train_config().hang_after_seconds * SAVE_TIME_FACTOR < _WRITE_TIMEOUT.total_seconds()
     for times in ({}, {"timeout_seconds": 7200}, {"timeout_seconds": 1}, {"timeout_seconds": 60, "hang_seconds": 14.9}):
         config = train_config(**times)
-        assert config.hang_after_seconds * FIRST_TIME_PATIENCE < config.timeout_seconds
+        assert config.hang_after_seconds * FIRST_TIME_FACTOR < config.timeout_seconds
     for hang_seconds in (15, 60, 1000):
         with pytest.raises(UserError, match=r"set timeout_seconds above .*, or hang_seconds below 15"):
             train_config(timeout_seconds=60, hang_seconds=hang_seconds)
@@ -134,7 +134,7 @@ def waits_and_tells() -> None:
     if dist.get_rank() == 0:
         watchdog = Watchdog(HANG_SECONDS, lambda hang: (print(hang.position, flush=True), os._exit(1)))
         watchdog.start()
-        watchdog.doing("step", "1")
-        watchdog.doing("step", "2")
+        watchdog.set_phase("step", "1")
+        watchdog.set_phase("step", "2")
         dist.all_reduce(torch.zeros(1))
     time.sleep(6)

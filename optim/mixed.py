@@ -13,7 +13,7 @@ from optim.optimizer import ELEMENT_COST, Optimizer, OptimizerConfig, Param, Sta
 from settings import Settings, UserError
 
 
-class AdamWBeside(Settings):
+class FallbackAdamWConfig(Settings):
     """AdamW for the rows of the table that say `method: adamw`."""
 
     lr: float | None = Field(None, gt=0, description="peak; None: the optimizer's lr")
@@ -29,22 +29,22 @@ class AdamWBeside(Settings):
         return AdamW(params, rules, moments=moments, weight_decay=config.weight_decay, lr_scale=scale)
 
 
-class BesideConfig(OptimizerConfig):
+class MixedOptimizerConfig(OptimizerConfig):
     """A config whose table splits the parameters between its own rule and AdamW."""
 
-    adamw: AdamWBeside = AdamWBeside()
+    adamw: FallbackAdamWConfig = FallbackAdamWConfig()
 
-    def build(self, params: Sequence[Param], ranks: TensorRanks) -> Pair:
+    def build(self, params: Sequence[Param], ranks: TensorRanks) -> CombinedOptimizer:
         own = [param for param in params if self.own(param.name)]
         rest = [param for param in params if not self.own(param.name)]
-        return Pair(self.build_own(own, ranks), self.adamw.build(rest, self))
+        return CombinedOptimizer(self.build_primary(own, ranks), self.adamw.build(rest, self))
 
-    def build_own(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
+    def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
         """The optimizer of the parameters with `method: own`."""
-        raise AssertionError(f"{type(self).__name__} has no build_own")
+        raise AssertionError(f"{type(self).__name__} has no build_primary")
 
 
-class MatrixConfig(BesideConfig):
+class MatrixConfig(MixedOptimizerConfig):
     """Its own rule is for matrices only."""
 
     def matrix_cost(self, shape: Sequence[int]) -> float:
@@ -66,7 +66,7 @@ class MatrixConfig(BesideConfig):
                 )
 
 
-class Pair(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Both step together, and count together. AdamW's large and quickly updated tables are done first."""
 
     def __init__(self, own: Optimizer, beside: AdamW) -> None:

@@ -1,4 +1,8 @@
-"""One thread a process, set before torch is imported: tests run side by side, rounding must not depend on cores."""
+"""Settings of every test process, and the options of the test run.
+
+torch gets one thread a process, which must be set before torch is imported: tests run side by side, and rounding must
+not depend on the number of cores.
+"""
 
 import os
 from pathlib import Path
@@ -10,11 +14,12 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-LOSS_CURVES = Path(__file__).parents[2] / "shared" / "data" / "loss_curves"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options stand here, not beside their fixtures: pytest reads this file before the command line, others after."""
+    """Adds the options. They stand here and not beside their fixtures, since pytest reads only this file in time."""
     parser.addoption(
-        "--loss-curves", type=Path, default=LOSS_CURVES, help="folder of the public loss curves (25M/, 100M/)"
+        "--loss-curves",
+        type=Path,
+        metavar="DIR",
+        help="folder of the public loss curves (25M/, 100M/); without it the tests that need them are skipped",
     )

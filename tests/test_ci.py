@@ -1,4 +1,4 @@
-""".ci/run: what it installs on machines that lack one thing or another, each a PATH of stand-ins for the tools."""
+""".ci/run on machines that lack one tool or another. Each machine is a PATH of stand-ins for the tools."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ TOOLS = ("make", "git", "g++", "python3.11")
 ALL_OF_PYTHON = ["python3.11", "python3.11-venv", "python3.11-dev"]
 
 
-def run(folder: Path, *, tools: tuple[str, ...], ensurepip: bool = True, headers: bool = True) -> tuple[list[str], str]:
-    """(packages that are installed, what make is told) on a machine with these tools."""
+def run(
+    folder: Path,
+    *,
+    tools: tuple[str, ...],
+    ensurepip: bool = True,
+    headers: bool = True,
+    script: Path = SCRIPT,
+    **environment: str,
+) -> tuple[list[str], str]:
+    """(packages that are installed, the command line of make) on a machine with these tools.
+
+    LOSS_CURVES, as make finds it in its environment, is left in the file `curves` of the folder.
+    """
     path, shelf, include, log = (folder / name for name in ("bin", "shelf", "include", "log"))
     for made in (path, shelf, include):
         made.mkdir()
@@ -25,7 +36,7 @@ def run(folder: Path, *, tools: tuple[str, ...], ensurepip: bool = True, headers
     for name in ("dirname", "cp"):
         (path / name).symlink_to(str(shutil.which(name)))
     stand_ins = {
-        "make": f'echo "make $*" >> {log}',
+        "make": f'echo "make $*" >> {log}; echo -n "$LOSS_CURVES" > {folder}/curves',
         "git": "true",
         "g++": "true",
         "python3.11": f'case "$*" in *ensurepip*) {str(ensurepip).lower()} ;; *include*) echo {include} ;; esac',
@@ -38,7 +49,9 @@ def run(folder: Path, *, tools: tuple[str, ...], ensurepip: bool = True, headers
         (shelf / name).chmod(0o755)
         if name in (*tools, "apt-get"):
             shutil.copy(shelf / name, path)
-    done = subprocess.run([bash, SCRIPT], env={"PATH": str(path)}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [bash, script], env={"PATH": str(path), **environment}, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     *installs, made_at_last = log.read_text().splitlines()
     assert installs in ([], ["apt-get update", *installs[1:]])
@@ -72,3 +85,23 @@ def test_python_in_parts(tmp_path: Path) -> None:
 
 def test_a_bare_machine(tmp_path: Path) -> None:
     assert run(tmp_path, tools=()) == ([*TOOLS[:3], *ALL_OF_PYTHON], "make check")
+
+
+def test_loss_curves_beside_the_checkout_are_used(tmp_path: Path) -> None:
+    script = tmp_path / "checkout" / ".ci" / "run"
+    script.parent.mkdir(parents=True)
+    shutil.copy(SCRIPT, script)
+
+    def curves(name: str, **environment: str) -> str:
+        (tmp_path / name).mkdir()
+        assert run(tmp_path / name, tools=TOOLS, script=script, **environment) == ([], "make check")
+        return (tmp_path / name / "curves").read_text()
+
+    assert curves("none") == ""
+    folder = tmp_path / "some data" / "loss_curves"
+    folder.mkdir(parents=True)
+    assert curves("another_folder_of_that_name") == ""
+    (folder / "25M").mkdir()
+    (folder / "25M" / "cosine_24000.csv").touch()
+    assert curves("found") == "../some data/loss_curves"
+    assert curves("given", LOSS_CURVES="/elsewhere") == "/elsewhere"

@@ -1,9 +1,9 @@
-"""How long saving holds the training loop, and what writing behind its back costs it, against torch's async_save.
+"""The time for which a save holds the training loop, and what writing beside it costs, against torch's async_save.
 
 One process trains in intervals of 10 steps on random tokens; after each interval a checkpoint is saved (weights and two
 moments of AdamW), by lehr and by `torch.distributed.checkpoint.async_save` in turns. Both write safetensors to the same
-disk; lehr also hashes what it writes and flushes it to disk. "Held" is how long the call keeps the loop; a step's
-slowdown is the median step that begins while a checkpoint is being written over the median one that does not.
+disk; lehr also hashes its files and flushes them to disk. "Held" is the time until the call returns to the loop. The
+slowdown of a step is the median step that begins while a checkpoint is being written over the median of the others.
 
     python benchmarks/bench_checkpoint_hold.py --intervals 6
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -24,9 +23,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
@@ -44,15 +40,15 @@ from train.state import TrainState
 
 @dataclass
 class Measured:
-    """Of one way to save."""
+    """The seconds measured for one way to save."""
 
     held: list[float] = field(default_factory=list)
-    written: list[float] = field(default_factory=list)  # from the call to a whole checkpoint
-    steps_beside: list[float] = field(default_factory=list)  # begun while one was being written
+    written: list[float] = field(default_factory=list)  # from the call to the complete checkpoint
+    steps_while_writing: list[float] = field(default_factory=list)  # steps begun while a checkpoint was written
 
 
 def make_model(args: argparse.Namespace) -> ModelConfig:
-    """A Llama of the shape asked for."""
+    """Returns the config of a Llama with the sizes of the arguments."""
     return ModelConfig(
         num_layers=args.layers,
         hidden_size=args.hidden,
@@ -63,7 +59,7 @@ def make_model(args: argparse.Namespace) -> ModelConfig:
 
 
 def make_parts(args: argparse.Namespace) -> tuple[Mesh, Parts]:
-    """One rank with its engine."""
+    """Builds one rank with its engine."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     start_processes(rank=0, world_size=1, local_rank=0, timeout_seconds=600, store=store)
     parallel = ParallelConfig()
@@ -82,7 +78,7 @@ def make_parts(args: argparse.Namespace) -> tuple[Mesh, Parts]:
 
 
 def make_step(args: argparse.Namespace, parts: Parts) -> Callable[[], float]:
-    """A training step that returns its seconds."""
+    """Builds a training step that returns its seconds."""
     tokens = torch.randint(args.vocab, (args.rows, args.seq + 1), generator=torch.Generator().manual_seed(1))
     positions = torch.arange(args.seq).expand(args.rows, args.seq).contiguous()
     weights = torch.full((args.rows, args.seq), 1 / (args.rows * args.seq))
@@ -97,7 +93,7 @@ def make_step(args: argparse.Namespace, parts: Parts) -> Callable[[], float]:
 
 
 class Lehr:
-    """train.checkpoints, as a run uses it."""
+    """Saves with lehr's CheckpointManager, as a run does."""
 
     def __init__(self, folder: Path, mesh: Mesh, parts: Parts, model: ModelConfig) -> None:
         lease = WriterLease.take(folder / "checkpoints")
@@ -122,7 +118,7 @@ class Lehr:
 
 
 class Torch:
-    """torch's async_save to its Hugging Face writer, one folder after the other."""
+    """Saves with torch's async_save and its Hugging Face writer, each time into a new folder."""
 
     def __init__(self, folder: Path, mesh: Mesh, parts: Parts, model: ModelConfig) -> None:
         self._folder = folder / "torch"
@@ -148,7 +144,7 @@ class Torch:
 def measure(
     args: argparse.Namespace, step: Callable[[], float], savers: dict[str, Any]
 ) -> tuple[dict[str, Measured], list[float]]:
-    """(by saver, seconds of steps while nothing was written)."""
+    """Returns the measurements by saver, and the seconds of steps while nothing was written."""
     found = {name: Measured() for name in savers}
     alone: list[float] = []
     for _ in range(2):
@@ -163,7 +159,7 @@ def measure(
                 busy = not saver.done()
                 seconds = step()
                 still = not saver.done()
-                (found[name].steps_beside if busy else alone).append(seconds)
+                (found[name].steps_while_writing if busy else alone).append(seconds)
                 if written is None and not still:
                     written = time.perf_counter() - start
             waiting = time.perf_counter()
@@ -175,7 +171,7 @@ def measure(
 
 
 def main() -> None:
-    """Read the arguments, run the intervals, print the table."""
+    """Reads the arguments, runs the intervals and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = {"hidden": 512, "layers": 8, "vocab": 8192, "seq": 512, "rows": 2, "every": 10, "intervals": 6}
     for name, value in {**sizes, "threads": 2}.items():
@@ -194,13 +190,14 @@ def main() -> None:
     interval = args.every * statistics.median(alone)
     print(f"checkpoint of {size / 1e6:.0f} MB, {args.rows * args.seq} tokens a step, {args.threads} threads")
     print(f"step {statistics.median(alone):.3f} s, interval of {args.every} steps {interval:.2f} s")
-    print(f"{'':18}{'held, first':>12}{'held, later':>12}{'of interval':>12}{'written in':>12}{'step beside':>12}")
+    print(f"{'':18}{'held, first':>12}{'held, later':>12}{'of interval':>12}{'written in':>12}{'slowdown':>12}")
     for name, m in found.items():
         later = statistics.median(m.held[1:] or m.held)
-        beside = statistics.median(m.steps_beside) / statistics.median(alone) if m.steps_beside else float("nan")
+        during = m.steps_while_writing
+        slowdown = statistics.median(during) / statistics.median(alone) if during else float("nan")
         print(
             f"{name:18}{m.held[0]:10.3f} s{later:10.3f} s{100 * later / interval:11.2f}%"
-            f"{statistics.median(m.written):10.2f} s{beside:10.2f} x"
+            f"{statistics.median(m.written):10.2f} s{slowdown:10.2f} x"
         )
     rivals = found["torch async_save"].held[1:], found["lehr"].held[1:]
     if all(rivals):

@@ -1,4 +1,4 @@
-"""`lehr data build` against a pipeline of datatrove's own blocks, on the same text with the same tokenizer.
+"""The speed of `lehr data build` against a pipeline of datatrove's own blocks, on the same text and tokenizer.
 
 Both read JSON lines, apply the Gopher repetition and quality filters, deduplicate by MinHash, and write token shards,
 with the same number of processes. datatrove's word tokenizer for English needs spaCy, which lehr does not install:
@@ -8,7 +8,7 @@ with the same number of processes. datatrove's word tokenizer for English needs 
     python benchmarks/bench_data_build.py --stock-python STOCK/bin/python
 
 Without --stock-python only lehr's half runs. lehr is timed before and after the stock pipeline, since other programs
-may disturb either. How often the two disagree on keeping a document is counted on a sample, by the same thresholds.
+may disturb either. The script also counts, on a sample, how often the two disagree on keeping a document.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FILES = 4  # datatrove shares out whole files
+FILES = 4  # datatrove gives each task whole files
 SAMPLE = 4000
 ALPHA_RATIOS = (0.8, 0.7)
 
 
 def main() -> None:
-    """Run both halves and print the record."""
+    """Runs both halves and prints the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stock-python", help="an interpreter with datatrove and spaCy")
-    parser.add_argument("--corpora", default="corpora", help="where `make` put the demo's archives")
+    parser.add_argument("--corpora", default="corpora", help="the folder of the demo's archives")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--stock", metavar="FOLDER", help=argparse.SUPPRESS)  # this file, run by the other interpreter
     options = parser.parse_args()
@@ -71,13 +71,13 @@ def main() -> None:
 
 
 def has_spacy(python: str) -> bool:
-    """Whether the other interpreter has what the stock half needs."""
+    """Returns whether the other interpreter has the packages that the stock half needs."""
     command = [python, "-c", "import datatrove, spacy, orjson"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def make_corpus(folder: Path, corpora: str) -> list[tuple[str, str]]:
-    """Prose, verse and code as JSON lines, in random order; returns (kind, text)."""
+    """Writes prose, verse and code as JSON lines in random order; returns (kind, text) of each document."""
     from data.sources import SOURCES, Text
     from data.tokenizer import train_tokenizer
 
@@ -108,18 +108,18 @@ def make_corpus(folder: Path, corpora: str) -> list[tuple[str, str]]:
 
 
 def print_line(name: str, megabytes: float, seconds: float, cpu: float) -> None:
-    """One line of the record."""
+    """Prints one line of the record."""
     print(f"{name:10} {seconds:7.1f} s  {megabytes / seconds:6.2f} MB/s   {cpu:7.1f} s of processor time", flush=True)
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Returns the CPU seconds of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def time_lehr(folder: Path, name: str, workers: int) -> tuple[float, float]:
-    """Seconds, and seconds of processor time, of the whole command, its start included."""
+    """Returns the seconds and CPU seconds of the whole command, its start included."""
     config = {
         "shards": str(folder / name),
         "sources": {"text": {"name": "jsonl", "paths": [str(folder / "text")]}},
@@ -150,7 +150,7 @@ def print_disagreement(documents: list[tuple[str, str]], decisions: dict[str, li
     for name, config in configs.items():
         step = FILTERS.parse(config).build()
         for kind in ("prose", "verse", "code"):
-            chosen = [number for number, (its, _) in enumerate(sample) if its == kind]
+            chosen = [number for number, (kind_of_document, _) in enumerate(sample) if kind_of_document == kind]
             mine = [step.filter(sample[number][1]) is True for number in chosen]
             stock = [decisions[name][number] for number in chosen]
             differ = sum(a != b for a, b in zip(mine, stock, strict=True))
@@ -161,7 +161,7 @@ def print_disagreement(documents: list[tuple[str, str]], decisions: dict[str, li
 
 
 def run_stock(folder: Path, workers: int) -> None:
-    """datatrove's blocks as its examples put them together. Imports nothing of lehr's."""
+    """Runs datatrove's blocks in the order of its examples. Imports nothing of lehr."""
     from datatrove.data import Document
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
@@ -200,7 +200,7 @@ def run_stock(folder: Path, workers: int) -> None:
             tasks=tasks,
             workers=min(workers, tasks),
             logging_dir=at(f"logs/{name}"),
-            start_method="fork",  # no slower than its default, and the processor time of the tasks can be told
+            start_method="fork",  # no slower than its default, and the CPU time of the tasks can be measured
         ).run()
         seconds[name] = time.perf_counter() - start
     cpu = cpu_seconds()
@@ -216,7 +216,7 @@ def run_stock(folder: Path, workers: int) -> None:
 
 
 def sample_texts(folder: Path) -> Iterator[str]:
-    """The first documents of the corpus, in its order."""
+    """Yields the first documents of the corpus, in its order."""
     files = [(folder / "text" / f"{number}.jsonl").open() for number in range(FILES)]
     for index in range(SAMPLE):
         line = files[index % FILES].readline()

@@ -1,16 +1,16 @@
-"""What a forecast costs: held-out evaluations often enough for one, as a share of training, and the forecast itself.
+"""The cost of a forecast: the held-out evaluations that it needs, as a share of training, and the forecast itself.
 
-The evaluation is measured on a run's own config, in one process on the CPU: the CPU seconds of a step, and of an
-evaluation of several numbers of windows. The forecast is timed at an evaluation after so many held-out losses, in a run
-of 24,000 steps: by a fit file (200 bootstrap samples), and refitted on the run's own losses.
+The script measures the CPU seconds of a step and of evaluations of several sizes, on the config of a run, in one
+process on the CPU. It then times a forecast in a run of 24,000 steps after several numbers of held-out losses: by a fit
+file (200 bootstrap samples), and refitted on the run's own losses.
 
     python benchmarks/bench_forecast.py [CONFIG] [KEY=VALUE ...]      (default: configs/demo.yaml, its shards built)
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ VALUES = {"L0": 2.6, "A": 0.55, "B": 0.19, "alpha": 0.48, "C": 0.02}
 
 
 def seconds_of(call: Callable[[], object], *, repeats: int) -> float:
-    """The median of some calls, after one that warms up, in seconds of the CPU: other work does not count."""
+    """Returns the median CPU seconds of the calls after a first one. Other work on the machine does not count."""
     call()
     taken = []
     for _ in range(repeats):
@@ -39,33 +39,33 @@ def seconds_of(call: Callable[[], object], *, repeats: int) -> float:
     return statistics.median(taken)
 
 
-def both(forecaster: Forecaster, standing: RunProgress, last: int) -> None:
-    """The forecasts that an evaluation asks for: of the next loss, and of the end."""
-    for step in (last + 1, standing.schedule.steps):
-        forecaster.predict_loss(standing, step)
+def predict_next_and_final(forecaster: Forecaster, progress: RunProgress, last: int) -> None:
+    """Makes the two forecasts of an evaluation: of the next loss, and of the final one."""
+    for step in (last + 1, progress.schedule.steps):
+        forecaster.predict_loss(progress, step)
 
 
 def forecasts() -> None:
-    """A table of both kinds."""
+    """Prints the time of a forecast by a fit file and of one by the run's own losses."""
     law = LAWS.parse(DEFAULT_LAW)
     planned = FAMILIES.parse({"name": "cosine", "warmup_steps": 100}).build(peak_lr=3e-4, total_steps=24000)
     print("\n| held-out losses so far | by a fit file | auto |\n|---|---|---|")
     for losses in (10, 40, 80, 400):
-        places = every_step(planned, most=2 * losses)
-        wobble = np.random.default_rng(losses).normal(scale=1e-3, size=places.steps.size)
-        run = Curve(planned, places.steps, loss=law.predict(VALUES, places) * np.exp(wobble))
+        points = every_step(planned, most=2 * losses)
+        noise = np.random.default_rng(losses).normal(scale=1e-3, size=points.steps.size)
+        run = Curve(planned, points.steps, loss=law.predict(VALUES, points) * np.exp(noise))
         fitted = FittedForecast(fit_curves(law, [run], samples=200))
         last = int(run.steps[losses - 1])
         seen = Curve(Schedule(planned.lr[:last], 100), run.steps[:losses], loss=run.loss[:losses])
-        standing = RunProgress(planned, seen)
+        progress = RunProgress(planned, seen)
 
-        by_fit = seconds_of(lambda at=(fitted, standing, last): both(*at), repeats=9)
-        auto = seconds_of(lambda at=(standing, last): both(OwnForecast(law), *at), repeats=9)
+        by_fit = seconds_of(lambda at=(fitted, progress, last): predict_next_and_final(*at), repeats=9)
+        auto = seconds_of(lambda at=(progress, last): predict_next_and_final(OwnForecast(law), *at), repeats=9)
         print(f"| {losses} | {1e3 * by_fit:.0f} ms | {1e3 * auto:.0f} ms |")
 
 
 def evaluations(path: Path, overrides: list[str]) -> None:
-    """A step, evaluations of several sizes, and their share of the run at several distances."""
+    """Prints the seconds of a step and of evaluations of several sizes, and their share of a run."""
     from launcher.processes.environment import SINGLE, prepare_process
     from launcher.processes.rendezvous import open_store
     from launcher.run.config import RunConfig
@@ -94,7 +94,7 @@ def evaluations(path: Path, overrides: list[str]) -> None:
             )
             run.engine.train_step(batch.micro_batches, lr=1e-6)
 
-        def look(windows: int) -> None:
+        def evaluate_windows(windows: int) -> None:
             evaluate(
                 run.engine,
                 run.held_out,
@@ -113,7 +113,7 @@ def evaluations(path: Path, overrides: list[str]) -> None:
         print("| max_windows | seconds | in steps |" + "".join(f" {every} steps |" for every in EVERY))
         print("|---|---|---|" + "---|" * len(EVERY))
         for windows in WINDOWS:
-            taken = seconds_of(lambda windows=windows: look(windows), repeats=3)
+            taken = seconds_of(lambda windows=windows: evaluate_windows(windows), repeats=3)
             shares = "".join(f" {100 * taken / (taken + every * a_step):.1f}% |" for every in EVERY)
             print(f"| {windows} | {taken:.2f} | {taken / a_step:.2f} |{shares}", flush=True)
         run.loader.close()
@@ -121,7 +121,15 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     stop_processes()
 
 
-if __name__ == "__main__":
-    given = sys.argv[1:] or ["configs/demo.yaml"]
+def main() -> None:
+    """Reads the arguments and prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the config")
+    arguments = parser.parse_args()
     forecasts()
-    evaluations(Path(given[0]), given[1:])
+    evaluations(arguments.config, arguments.overrides)
+
+
+if __name__ == "__main__":
+    main()

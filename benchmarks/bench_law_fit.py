@@ -1,4 +1,4 @@
-"""How long a fit of the annealing law takes, against the plain way: L-BFGS-B with finite differences from a grid.
+"""The time of a fit of the annealing law, against plain L-BFGS-B with finite differences from a grid of starts.
 
 Both start from the lr of every step of three curves and end with the four parameters. Single-threaded.
 
@@ -29,7 +29,7 @@ OPTIONS = {"ftol": 1e-9, "gtol": 1e-6, "eps": 1e-8}
 
 
 def made_curves() -> list[Curve]:
-    """Three curves of 24,000 steps, 500 losses in all, by the law and noise of a thousandth."""
+    """Makes three curves of 24,000 steps and 500 losses in all, from the law and noise of a thousandth."""
     rng = np.random.default_rng(0)
     curves = []
     for name, losses in (("cosine", 167), ("constant", 167), ("wsd", 166)):
@@ -37,20 +37,20 @@ def made_curves() -> list[Curve]:
         if name != "constant":
             section["min_lr"] = 3e-5
         schedule = FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=24000)
-        places = EvaluationPoints(schedule, np.linspace(2176, 24000, losses).astype(np.int64))
-        loss = AnnealingConfig().predict(TRUTH, places) * np.exp(1e-3 * rng.normal(size=losses))
-        curves.append(Curve(schedule, places.steps, loss=loss, name=name))
+        points = EvaluationPoints(schedule, np.linspace(2176, 24000, losses).astype(np.int64))
+        loss = AnnealingConfig().predict(TRUTH, points) * np.exp(1e-3 * rng.normal(size=losses))
+        curves.append(Curve(schedule, points.steps, loss=loss, name=name))
     return curves
 
 
 def public_curves(folder: Path) -> list[Curve]:
-    """The three curves on which laws are compared, of the 100M model."""
+    """Reads the three curves of the 100M model to which laws are fitted."""
     names = ("cosine_24000", "constant_24000", "wsdcon_9")
     return [read_curve(folder / "100M" / f"{name}.csv", warmup_steps=2160).curve for name in names]
 
 
 def plain_fit(curves: list[Curve]) -> float:
-    """The objective at the best of 54 starts."""
+    """Returns the objective at the best of 54 starts."""
     features = AnnealingConfig().features(curves)
     s1_n, s2_n = features.s1_n, features.s2_n
     log_loss_n = np.log(np.concatenate([curve.loss for curve in curves]))
@@ -71,14 +71,14 @@ def plain_fit(curves: list[Curve]) -> float:
 
 
 def lehr_fit(curves: list[Curve]) -> float:
-    """The objective of the fit that `lehr law fit` makes."""
+    """Returns the objective of the fit that `lehr law fit` makes."""
     law = AnnealingConfig()
     loss_n = np.concatenate([curve.loss for curve in curves])
     return fit_points(law, law.features(curves), loss_n).objective
 
 
 def timed(fit: Callable[[list[Curve]], float], curves: list[Curve], repeats: int) -> tuple[float, float]:
-    """(median seconds, objective)."""
+    """Returns (median seconds, objective)."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -88,26 +88,26 @@ def timed(fit: Callable[[list[Curve]], float], curves: list[Curve], repeats: int
 
 
 def main() -> None:
-    """Read the arguments; compare."""
+    """Reads the arguments and runs the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--loss-curves", type=Path, help="folder of the public loss curves; also fit these")
+    parser.add_argument("--loss-curves", type=Path, help="also fits the public loss curves of this folder")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    np.seterr(all="ignore")  # the plain way strays where powers overflow
-    lehr_fit(made_curves())  # the first call imports
-    compare("made here by the law, noise of a thousandth", made_curves(), arguments.repeats)
+    np.seterr(all="ignore")  # the plain fit tries values at which powers overflow
+    lehr_fit(made_curves())  # the first call imports modules
+    compare("made by the law, noise of a thousandth", made_curves(), arguments.repeats)
     if arguments.loss_curves is not None:
         compare("public, 100M parameters", public_curves(arguments.loss_curves), arguments.repeats)
 
 
 def compare(what: str, curves: list[Curve], repeats: int) -> None:
-    """Print both times, their ratio, and both objectives."""
-    ours_seconds, ours = timed(lehr_fit, curves, 5 * repeats)
+    """Prints both times, their ratio, and both objectives."""
+    lehr_seconds, lehr = timed(lehr_fit, curves, 5 * repeats)
     plain_seconds, plain = timed(plain_fit, curves, repeats)
     print(f"{len(curves)} curves ({what}), {sum(curve.loss.size for curve in curves)} losses")
-    print(f"lehr   {1e3 * ours_seconds:9.2f} ms   objective {ours:.9e}")
+    print(f"lehr   {1e3 * lehr_seconds:9.2f} ms   objective {lehr:.9e}")
     print(f"plain  {1e3 * plain_seconds:9.2f} ms   objective {plain:.9e}")
-    print(f"ratio  {plain_seconds / ours_seconds:9.1f}      objective ours / plain - 1 = {ours / plain - 1:.1e}")
+    print(f"ratio  {plain_seconds / lehr_seconds:9.1f}      objective lehr / plain - 1 = {lehr / plain - 1:.1e}")
 
 
 if __name__ == "__main__":

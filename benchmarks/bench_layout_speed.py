@@ -1,8 +1,8 @@
-"""Training tokens/s of `lehr train` in several layouts on the same cores: what splitting the model costs.
+"""Training tokens/s of `lehr train` in several layouts on the same cores, which shows what splitting a model costs.
 
 Each layout trains the same steps of the same run through the command itself, in turns (A B C A B C ...), one process
-with as many threads as there are cores, or as many ranks. Reported: the median seconds of a step after the first
-two, and the median over rounds of the ratio to one process.
+with as many threads as there are cores, or as many ranks. The script reports the median seconds of a step after the
+first two, and the median over rounds of the ratio to one process.
 
     python benchmarks/bench_layout_speed.py --shards shards/demo
 """
@@ -29,7 +29,7 @@ SHAPE = {
     "train.seq_length": 512,
     "train.global_batch_size": 8,
 }
-# The largest micro-batch for one process and tensor ranks; pipelines want many small ones.
+# One process and tensor ranks get the largest micro-batch; a pipeline needs many small ones.
 LAYOUTS = {
     "one process": {"parallel.tensor": 1, "parallel.sequence": "false", "train.micro_batch_size": 4},
     "one process, compiled": {
@@ -49,7 +49,7 @@ LAYOUTS = {
 
 
 def seconds_per_step(layout: str, *, shards: Path, steps: int, folder: Path) -> float:
-    """Train `steps` steps in a folder of its own; the median of the later ones."""
+    """Trains `steps` steps in a folder of their own; returns the median seconds of the steps after the first two."""
     settings = {
         **SHAPE,
         **LAYOUTS[layout],
@@ -73,9 +73,11 @@ def seconds_per_step(layout: str, *, shards: Path, steps: int, folder: Path) -> 
 
 
 def main() -> None:
-    """Read the arguments, run the rounds, print the table."""
+    """Reads the arguments, runs the rounds and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=Path, default=ROOT / "shards" / "demo", help="as `make run` builds them")
+    parser.add_argument(
+        "--shards", type=Path, default=ROOT / "shards" / "demo", help="the shards that `make run` builds"
+    )
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()

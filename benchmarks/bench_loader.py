@@ -1,8 +1,8 @@
-"""Rows per second of lehr's loader against Megatron-core's GPTDataset on the same shards; memory against their size.
+"""Rows per second of lehr's loader against Megatron-core's GPTDataset on the same shards, and memory by shard size.
 
 Both read 1024-token rows in random order from the same file in the same process, in turns (A B C A B C ...), and give
 int64 tokens and targets, loss mask and positions in batches. Megatron's rows are also timed without being stacked into
-batches. Memory is private (anonymous) memory, which leaves out the page cache, in a process of its own per size.
+batches. Memory is private (anonymous) memory, without the page cache, of a fresh process for each size.
 
     python benchmarks/bench_loader.py --megabytes 50 500 --rounds 7
 """
@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from data.batches.loader import Loader
 from data.config import DataConfig
 
@@ -35,7 +33,7 @@ VOCAB_SIZE = 50_000
 
 
 def write_shards(folder: Path, megabytes: int, document_tokens: int) -> Path:
-    """One source of one file of random tokens; documents have lengths of an exponential distribution."""
+    """Writes a source of one file of random tokens; document lengths are exponentially distributed."""
     rng = np.random.default_rng(0)
     tokens = megabytes * 500_000
     lengths = 1 + rng.exponential(document_tokens, tokens // document_tokens * 2).astype(np.int64)
@@ -71,7 +69,7 @@ def write_shards(folder: Path, megabytes: int, document_tokens: int) -> Path:
 
 
 def megatron(shard: Path) -> Any:
-    """Its training dataset over one epoch of the same bytes."""
+    """Builds Megatron's training dataset over one epoch of the same bytes."""
     warnings.simplefilter("ignore")
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
@@ -101,25 +99,25 @@ def megatron(shard: Path) -> Any:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Print the medians of rows/s over the rounds, and of lehr's ratio to the faster of Megatron's two."""
+    """Prints the median rows/s of each contender, and its median ratio to the faster of Megatron's two."""
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shard = write_shards(folder, arguments.megabytes[0], arguments.document_tokens)
-        theirs = megatron(shard)
+        dataset = megatron(shard)
         batch, batches = arguments.batch, arguments.rows // arguments.batch
         position = 0
 
-        def rows_of_theirs() -> list[dict[str, Any]]:
+        def megatron_rows() -> list[dict[str, Any]]:
             nonlocal position
-            rows = [theirs[(position + i) % len(theirs)] for i in range(batch)]
+            rows = [dataset[(position + i) % len(dataset)] for i in range(batch)]
             position += batch
             return rows
 
         def stacked() -> object:
-            rows = rows_of_theirs()
+            rows = megatron_rows()
             return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
         def lehr(**config: Any) -> tuple[Loader, Callable[[], object]]:
@@ -134,7 +132,7 @@ def speed(arguments: argparse.Namespace) -> None:
         contenders = {
             "lehr": plain,
             "lehr, document masks": masked,
-            "Megatron GPTDataset": rows_of_theirs,
+            "Megatron GPTDataset": megatron_rows,
             "Megatron GPTDataset, stacked": stacked,
         }
         rates: dict[str, list[float]] = {key: [] for key in contenders}
@@ -156,7 +154,7 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def memory(arguments: argparse.Namespace) -> None:
-    """Print private and file-backed memory of a fresh process that reads all rows, for each size of shards."""
+    """Prints the memory of a fresh process that reads all rows, for each size of shards."""
     for megabytes in arguments.megabytes:
         with tempfile.TemporaryDirectory() as name:
             write_shards(Path(name), megabytes, arguments.document_tokens)
@@ -165,7 +163,7 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def read(arguments: argparse.Namespace) -> None:
-    """Read an epoch and say what memory that took; run by `memory`."""
+    """Reads an epoch and prints the memory of this process. `memory` runs it as a command."""
     before = psutil.Process().memory_info()
     with Loader(DataConfig(shards=arguments.read), seed=1, seq_length=SEQ_LENGTH, rows_per_step_global=64) as loader:
         tokens = loader.shards.split("random", "train").tokens
@@ -181,8 +179,11 @@ def read(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Reads the arguments, then measures speed and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, nargs="+", default=[50, 500], help="of shards; speed is of the first")
+    parser.add_argument(
+        "--megabytes", type=int, nargs="+", default=[50, 500], help="sizes of shards; speed is measured on the first"
+    )
     parser.add_argument("--document-tokens", type=int, default=700, help="mean length of a document")
     parser.add_argument("--batch", type=int, default=64, help="rows a batch")
     parser.add_argument("--rows", type=int, default=8192, help="rows a round")

@@ -1,11 +1,11 @@
-"""Step times and memory of the optimizers on the matrices of a 60M Llama, each beside a reference, in one run.
+"""Step times and memory of the optimizers on the parameters of a 60M Llama, each against a reference implementation.
 
     python benchmarks/bench_optimizers.py [--repeats 7] [--only conda muon] [--threads 2]
 
-References: torch's fused AdamW, the PyPI package `adamp`, torch's Muon (and its rule with the iteration in float32),
-and Conda's published steps written as a plain loop over matrices. Contenders of a pair take turns, so that what else
-the machine does meets both. The ratios are those of the fastest steps, by the clock and by the processor time of this
-process: on a machine with other work the second means more, and with one thread it has no waiting in it.
+The references are torch's fused AdamW, the PyPI package `adamp`, torch's Muon (and its rule with the iteration in
+float32), and Conda's published steps written as a plain loop over matrices. Contenders of a comparison take turns, so
+that other work on the machine slows both. The ratios are those of the fastest steps, by the clock and by the CPU time
+of this process. On a busy machine the CPU time means more; with one thread it contains no waiting.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from optim.optimizer import OPTIMIZERS, OneRank, Optimizer, Param
 TOKENS_PER_STEP = 131072
 
 
-def ours(method: str, names: list[str], **values: object) -> Step:
-    """lehr's optimizer of this name."""
+def lehr(method: str, names: list[str], **values: object) -> Step:
+    """Builds a step of lehr's optimizer of this name."""
     params = [Param(name, weight, tuple(weight.shape), grad=gradient) for name, weight, gradient in fresh(names)]
     optimizer: Optimizer = OPTIMIZERS[method].model_validate({"lr": 1e-3, **values}).build(params, OneRank())
     return lambda: optimizer.step(lr=1e-3)
 
 
 def torch_class(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer], names: list[str]) -> Step:
-    """An optimizer with torch's interface."""
+    """Builds a step of an optimizer with torch's interface."""
     params = []
     for _, weight, gradient in fresh(names):
         params.append(torch.nn.Parameter(weight))
@@ -46,7 +46,7 @@ def torch_class(make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer
 
 @dataclass
 class Contender:
-    """What is timed: made when its turn comes, so that two at most are in memory."""
+    """An optimizer that is timed. It is built when its comparison begins, so that few are in memory."""
 
     label: str
     make: Callable[[], Step]
@@ -56,7 +56,7 @@ class Contender:
 
 
 def comparisons() -> dict[str, tuple[str, list[Contender]]]:
-    """Name -> (what is updated, lehr's contender first)."""
+    """Returns (the updated parameters, the contenders, lehr's first) by the name of the comparison."""
     import adamp
 
     every = list(shapes())
@@ -64,38 +64,38 @@ def comparisons() -> dict[str, tuple[str, list[Contender]]]:
     often, never = {"refresh_interval": 1}, {"refresh_interval": 10**9}
     return {
         "adamw": ("all parameters", [
-            Contender("lehr adamw", lambda: ours("adamw", every, beta2=0.999)),
+            Contender("lehr adamw", lambda: lehr("adamw", every, beta2=0.999)),
             Contender("torch AdamW, fused", lambda: torch_class(lambda p: torch.optim.AdamW(p, fused=True), every)),
         ]),
         "adamp": ("all parameters", [
-            Contender("lehr adamp", lambda: ours("adamp", every)),
+            Contender("lehr adamp", lambda: lehr("adamp", every)),
             Contender("adamp.AdamP", lambda: torch_class(lambda p: adamp.AdamP(p, weight_decay=0.1), every)),
         ]),
         "sgdp": ("all parameters", [
-            Contender("lehr sgdp", lambda: ours("sgdp", every)),
+            Contender("lehr sgdp", lambda: lehr("sgdp", every)),
             Contender("adamp.SGDP", lambda: torch_class(
                 lambda p: adamp.SGDP(p, lr=1e-3, weight_decay=0.1, momentum=0.9), every)),
         ]),
         "conda": ("matrices, between refreshes", [
-            Contender("lehr conda", lambda: ours("conda", matrices, **never)),
+            Contender("lehr conda", lambda: lehr("conda", matrices, **never)),
             Contender("loop, in place", lambda: conda_loop(matrices, refresh=False)),
             Contender("loop, as written", lambda: conda_as_written(matrices)),
         ]),
         "conda-model": ("all parameters, between refreshes", [
-            Contender("lehr conda", lambda: ours("conda", every, **never)),
+            Contender("lehr conda", lambda: lehr("conda", every, **never)),
             Contender("loop, in place", lambda: conda_loop(every, refresh=False)),
             Contender("loop, as written", lambda: conda_as_written(every)),
         ]),
         "conda-refresh": ("matrices, a step with a refresh", [
-            Contender("lehr conda", lambda: ours("conda", matrices, **often), slow=True),
+            Contender("lehr conda", lambda: lehr("conda", matrices, **often), slow=True),
             Contender("loop, in place", lambda: conda_loop(matrices, refresh=True), slow=True),
         ]),
         "muon-float32": ("matrices, iteration in float32", [
-            Contender("lehr muon", lambda: ours("muon", matrices, precision="float32")),
+            Contender("lehr muon", lambda: lehr("muon", matrices, precision="float32")),
             Contender("plain loop in float32", lambda: muon_loop_float32(matrices)),
         ]),
         "muon": ("matrices, as each comes on a CPU", [
-            Contender("lehr muon", lambda: ours("muon", matrices)),
+            Contender("lehr muon", lambda: lehr("muon", matrices)),
             Contender("torch.optim.Muon (bfloat16)", lambda: torch_class(
                 lambda p: torch.optim.Muon(p, lr=1e-3, weight_decay=0.1), matrices), slow=True),
         ]),
@@ -103,7 +103,7 @@ def comparisons() -> dict[str, tuple[str, list[Contender]]]:
 
 
 def compare(contenders: list[Contender], repeats: int) -> None:
-    """Time them in turns, after a warm-up step each."""
+    """Times the contenders in turns, after one warm-up step of each."""
     steps = [contender.make() for contender in contenders]
     for step in steps:
         step()
@@ -117,14 +117,14 @@ def compare(contenders: list[Contender], repeats: int) -> None:
             contender.cpu_seconds.append(time.process_time() - cpu_start)
 
 
-def print_row(label: str, contender: Contender, ours: Contender) -> None:
-    """A line of the table, with the ratios to lehr's own contender."""
+def print_row(label: str, contender: Contender, base: Contender) -> None:
+    """Prints a line of the table, with the ratios to lehr's contender, `base`."""
     clock, cpu = min(contender.seconds), min(contender.cpu_seconds)
     median = sorted(contender.seconds)[len(contender.seconds) // 2]
-    if contender is ours:
+    if contender is base:
         ratios = ("", "")
     else:
-        label, ratios = "", (f"{clock / min(ours.seconds):.2f}", f"{cpu / min(ours.cpu_seconds):.2f}")
+        label, ratios = "", (f"{clock / min(base.seconds):.2f}", f"{cpu / min(base.cpu_seconds):.2f}")
     print(
         f"| {label} | {contender.label} | {clock * 1e3:.1f} | {median * 1e3:.1f} | {ratios[0]} "
         f"| {cpu * 1e3:.1f} | {ratios[1]} |",
@@ -133,7 +133,7 @@ def print_row(label: str, contender: Contender, ours: Contender) -> None:
 
 
 def matmul_rate() -> float:
-    """FLOP/s of a large float32 product, by processor time: what a training step would reach at best."""
+    """Returns the FLOP/s of a large float32 product by CPU time, which a training step would reach at best."""
     a, b = torch.randn(2048, HIDDEN), torch.randn(HIDDEN, FFN)
     best = math.inf
     for _ in range(20):
@@ -176,6 +176,7 @@ def print_memory() -> None:
 
 
 def main() -> None:
+    """Reads the arguments, runs the comparisons and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,11 +1,12 @@
-"""What it saves to send updated weights while their owners go on working: two data ranks, ZeRO 1.
+"""The time saved by sending updated weights while their owner ranks go on working, on two data ranks of ZeRO 1.
 
     python -W ignore benchmarks/bench_owners.py [--repeats 7] [--only conda muon] [--ranks 2]
 
-The parameters of the 60M Llama of llama60m.py, owned by ranks with one thread each that talk over gloo. A step
-is the owners' updates and the exchange of weights: with messages that leave as soon as their parameters are done, with
-one message an owner after all work, and the work alone. The variants take turns; times are the slowest rank's, and the
-fastest of the repeats counts. The bytes that leave while work is left are counted: they do not depend on the machine.
+The parameters are those of the 60M Llama of llama60m.py. Their owner ranks have one thread each and communicate over
+gloo. A step is the owners' updates and the exchange of weights. Three variants take turns: messages that are sent as
+soon as their parameters are done, one message of each owner after all work, and the work alone. The time of a step is
+that of the slowest rank, and the fastest of the repeats counts. The script also counts the bytes that are sent while
+work is left; they do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from llama60m import fresh, shapes
 from torch import nn
 
 from optim.optimizer import OPTIMIZERS, OneRank, Param
-from parallel.engines import parameter_all_gather as weight_messages
+from parallel.engines import parameter_all_gather
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
 from parallel.mesh import Axis
@@ -35,7 +36,7 @@ VARIANTS = ("as they are done", "after all work", "work alone")
 
 
 class Counted(ParameterAllGather):
-    """Notes how many batches of parameters were done when each round started."""
+    """A ParameterAllGather that records how many batches of parameters were done when each round started."""
 
     batches = 0
 
@@ -54,14 +55,14 @@ class Counted(ParameterAllGather):
         return super()._start_round(number)
 
     def early_share(self) -> float:
-        """Of the bytes that this owner sends, those that left before its last batch was done."""
+        """Returns the share of this owner's bytes that were sent before its last batch was done."""
         sizes = [end - start for start, end in self._ranges[self._me]]
         early = [number for number, batches in self.started if batches < self.batches and number < len(sizes)]
         return sum(sizes[number] for number in early) / sum(sizes)
 
 
 def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], Counted, dict[str, float]]:
-    """(a step by variant, the messages of the first, figures of this layout) for one optimizer."""
+    """Returns a step of each variant, the first variant's messages, and the figures of the layout."""
     config = OPTIMIZERS.parse({"name": name, "lr": 1e-3, **SETTINGS.get(name, {})})
     shards, gradients = [], {}
     for key, weight, gradient in fresh(list(shapes())):
@@ -79,10 +80,10 @@ def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], Count
     ]
     optimizer = config.build(params, OneRank())
     by_size = {}
-    for label, size in (("as they are done", weight_messages.MESSAGE_BYTES), ("after all work", 1 << 40)):
-        default, weight_messages.MESSAGE_BYTES = weight_messages.MESSAGE_BYTES, size
+    for label, size in (("as they are done", parameter_all_gather.MESSAGE_BYTES), ("after all work", 1 << 40)):
+        default, parameter_all_gather.MESSAGE_BYTES = parameter_all_gather.MESSAGE_BYTES, size
         by_size[label] = Counted(layout, data, weights=weights, own_master=None)
-        weight_messages.MESSAGE_BYTES = default
+        parameter_all_gather.MESSAGE_BYTES = default
     steps: dict[str, Callable[[], None]] = {
         label: lambda messages=messages: messages.exchange(optimizer.updates(lr=1e-3))
         for label, messages in by_size.items()
@@ -128,6 +129,7 @@ def be_a_rank(rank: int, ranks: int, folder: str, names: list[str], repeats: int
 
 
 def main() -> None:
+    """Reads the arguments, starts the ranks and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--ranks", type=int, default=2)

@@ -1,28 +1,24 @@
-"""Training tokens/s of lehr's model against Hugging Face's Llama and litgpt's: same shapes, data, optimizer, process.
+"""Training tokens/s of lehr's model against the Llamas of Hugging Face and litgpt, in the same process.
 
-Every contender trains the same shapes on the same random tokens, in turns (A B C A B C ...), so that whatever else the
-machine does meets all alike. Reported: each one's median, and the median over the rounds of its ratio to the fastest
-rival's step in that round.
+Every contender trains the same shapes on the same random tokens with the same optimizer. They take turns (A B C A B C
+...), so that other work on the machine slows all of them alike. The script reports the median step of each, and the
+median over the rounds of its ratio to the step of the fastest rival in that round.
 
     python benchmarks/bench_train_speed.py --rounds 15 --compile
 
-litgpt asks for an older huggingface-hub than the tested set has: have it in an environment of its own, or install it
-with --no-deps beside lightning and jsonargparse. Without it, it is left out.
+litgpt requires an older huggingface-hub than constraints.txt has: install it in an environment of its own, or with
+--no-deps next to lightning and jsonargparse. Without litgpt the script skips it.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model.attention import KERNELS
 from model.config import ModelConfig
@@ -31,18 +27,18 @@ from model.layers import TorchLayers
 from model.transformer import Transformer
 
 LossOf = Callable[[Tensor, Tensor], Tensor]  # tokens [B, T], targets [B, T] -> mean loss
+SIZES = {"layers": 8, "hidden": 256, "heads": 4, "kv_heads": 4, "ffn": 704, "vocab": 8192, "seq": 512, "batch": 4}
+
+
+def sizes(shape: argparse.Namespace, *names: str) -> dict[str, int]:
+    """Returns the sizes of the shape, in the order of SIZES, under the names that a contender's config has for them."""
+    return {name: getattr(shape, size) for name, size in zip(names, SIZES, strict=False)}
 
 
 def lehr(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, LossOf]:
-    """This repository's transformer."""
-    config = ModelConfig(
-        num_layers=shape.layers,
-        hidden_size=shape.hidden,
-        num_heads=shape.heads,
-        num_kv_heads=shape.kv_heads,
-        ffn_size=shape.ffn,
-        vocab_size=shape.vocab,
-    )
+    """Builds lehr's transformer and its loss."""
+    names = ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "ffn_size", "vocab_size")
+    config = ModelConfig(**sizes(shape, *names))
     model = Transformer(config, seq_length=shape.seq, layers=TorchLayers(), attend=KERNELS["blocked"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=0)
     if compiled:
@@ -57,22 +53,12 @@ def lehr(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, LossOf]:
 
 
 def hugging_face(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, LossOf]:
-    """transformers.LlamaForCausalLM with SDPA, and its own loss."""
+    """Builds transformers.LlamaForCausalLM with SDPA, and its own loss."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            num_hidden_layers=shape.layers,
-            hidden_size=shape.hidden,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            intermediate_size=shape.ffn,
-            vocab_size=shape.vocab,
-            max_position_embeddings=shape.seq,
-            attn_implementation="sdpa",
-            use_cache=False,
-        )
-    )
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    values = sizes(shape, *names, "vocab_size", "max_position_embeddings")
+    model = LlamaForCausalLM(LlamaConfig(**values, attn_implementation="sdpa", use_cache=False))
     run = torch.compile(model) if compiled else model
 
     def loss(tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -83,21 +69,16 @@ def hugging_face(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, 
 
 
 def litgpt(shape: argparse.Namespace, compiled: bool) -> tuple[nn.Module, LossOf]:
-    """litgpt.GPT with the loss of its pretraining script."""
+    """Builds litgpt.GPT with the loss of its pretraining script."""
     from litgpt.config import Config
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
 
+    names = ("n_layer", "n_embd", "n_head", "n_query_groups", "intermediate_size", "vocab_size", "block_size")
     model = GPT(
         Config(
-            n_layer=shape.layers,
-            n_embd=shape.hidden,
-            n_head=shape.heads,
-            n_query_groups=shape.kv_heads,
-            intermediate_size=shape.ffn,
-            vocab_size=shape.vocab,
+            **sizes(shape, *names),
             padded_vocab_size=shape.vocab,
-            block_size=shape.seq,
             rotary_percentage=1.0,
             parallel_residual=False,
             bias=False,
@@ -118,7 +99,7 @@ CONTENDERS = {"lehr": lehr, "hugging_face": hugging_face, "litgpt": litgpt}
 
 
 class Run:
-    """One contender: its model, its optimizer, and how long its steps took."""
+    """A contender with its model, its optimizer and the seconds of its steps."""
 
     def __init__(self, name: str, build: Callable[[], tuple[nn.Module, LossOf]]) -> None:
         torch.manual_seed(0)
@@ -128,6 +109,7 @@ class Run:
         self.seconds: list[float] = []
 
     def step(self, tokens_BT: Tensor, targets_BT: Tensor) -> float:
+        """Takes one step; returns its loss."""
         start = time.perf_counter()
         loss = self.loss(tokens_BT, targets_BT)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -138,14 +120,13 @@ class Run:
 
 
 def main() -> None:
-    """Read the arguments, run the rounds, print the table."""
+    """Reads the arguments, runs the rounds and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"hidden": 256, "layers": 8, "heads": 4, "kv_heads": 4, "ffn": 704, "vocab": 8192, "seq": 512, "batch": 4}
-    for name, value in sizes.items():
+    for name, value in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="also every contender under torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also run every contender under torch.compile")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -156,7 +137,7 @@ def main() -> None:
             try:
                 runs.append(Run(name + ("+compile" if compiled else ""), lambda: CONTENDERS[name](args, compiled)))  # noqa: B023
             except ImportError as error:
-                print(f"{name} is left out: {error}")
+                print(f"{name} is skipped: {error}")
     tokens = torch.randint(args.vocab, (args.batch, args.seq + 1), generator=torch.Generator().manual_seed(1))
     batch = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     for run in runs:
@@ -176,7 +157,7 @@ def main() -> None:
 
 
 def _ratio(run: Run, rivals: list[Run]) -> float:
-    """The median over rounds of (the generally fastest rival's time / this one's time)."""
+    """Returns the median over rounds of the fastest rival's time divided by this run's time."""
     fastest = min(rivals, key=lambda rival: statistics.median(rival.seconds))
     return statistics.median(a / b for a, b in zip(fastest.seconds, run.seconds, strict=True))
 

@@ -1,13 +1,13 @@
-"""The laws on lehr's own runs: fit two, predict others before they are trained, train them, compare.
+"""The laws tested on lehr's own runs: two runs are fitted, others are predicted before they are trained.
 
-1. The shards of the config are built, and a small model is trained under a constant and a cosine schedule.
-2. Every law is fitted to these two. From the fits: the losses of a WSD, a linear and a re-warmed run of as many steps,
-   and the schedule that the default law likes best. All of it is written to FOLDER/predictions.json, once: the file is
-   never changed, and while it is missing none of the predicted runs may exist.
-3. These are trained; the chosen schedule and cosine under two more seeds.
-4. Errors, the spread over seeds and plots; the record is printed.
+1. The script builds the shards of the config and trains a small model under a constant and a cosine schedule.
+2. It fits every law to these two runs. The fits predict the losses of a WSD, a linear and a re-warmed run of as many
+   steps, and the default law chooses a schedule. All predictions are written to FOLDER/predictions.json once. The file
+   is never changed, and none of the predicted runs may exist before it.
+3. It trains the predicted runs, and the chosen schedule and cosine under two more seeds.
+4. It prints the record (errors, spread over seeds) and writes the plots.
 
-What is finished is not done again: the same command goes on where it was stopped.
+Finished work is not repeated: the same command resumes where it was stopped.
 
     python benchmarks/laws_on_own_runs.py [CONFIG] [--folder FOLDER] [--plots DIR] [key=value ...]
 """
@@ -22,23 +22,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from own_runs_plan import LEAST_OF_PEAK, Plan, rewarmed
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from launcher.run.planned_schedule import planned_schedule
-from laws.curve import Curve, Schedule, last_step
+from laws.curve import last_step
 from laws.fitting.fitted import Fit, fit_curves
 from laws.law import LAWS
-from laws.read_curves import read_curve
 from laws.schedule_search import Constraints, search
-from laws.schedules import FAMILIES, write_table
-from optim.schedules import SCHEDULES
-from settings import UserError
+from laws.schedules import write_table
 from settings.compose import compose
 from settings.files import file_sha256, write_json
 
@@ -49,73 +42,14 @@ TRIED = {
     "annealing, lambda fitted": {"name": "annealing", "fit_decay": True},
     "multi_power": {"name": "multi_power"},
 }
-CHOOSES = "relaxation"
-LEAST_OF_PEAK = 0.1  # the lr at the end of every run but the constant one
-FIT_FROM = 0.2  # of the run: a small model's first losses follow no power law (docs/laws.md)
+CHOOSES = "relaxation"  # the law that chooses a schedule
 FITTED, UNSEEN = ("constant", "cosine"), ("wsd", "linear", "rewarmed")
 LATER = (*UNSEEN, "chosen")
-BOUND = 0.003  # what is asked of each final loss of UNSEEN
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all runs share."""
-
-    config: Path
-    overrides: tuple[str, ...]
-    folder: Path
-    steps: int
-    peak_lr: float
-    warmup_steps: int
-    seed: int
-    bound: float = BOUND
-
-    @property
-    def first_fitted_step(self) -> int:
-        """Earlier losses are not fitted."""
-        return round(FIT_FROM * self.steps)
-
-    def section(self, name: str) -> dict[str, Any]:
-        """The `schedule` section of a run; tables lie in the folder."""
-        if name in ("rewarmed", "chosen"):
-            return {"name": "table", "file": str(self.folder / f"{name}.json")}
-        section = {"name": name, "warmup_steps": self.warmup_steps}
-        return section if name == "constant" else {**section, "min_lr": LEAST_OF_PEAK * self.peak_lr}
-
-    def schedule(self, name: str) -> Schedule:
-        """The lr of every step of a run."""
-        section = SCHEDULES.parse(self.section(name))
-        built = planned_schedule(section, peak_lr=self.peak_lr, steps=self.steps)
-        return Schedule(built.lr, self.warmup_steps)
-
-    def run(self, name: str, seed: int) -> Path:
-        """The run's folder."""
-        return self.folder / f"{name}-{seed}"
-
-    def curve(self, name: str, seed: int) -> Curve:
-        """The held-out losses of a finished run."""
-        return read_curve(self.run(name, seed), warmup_steps=self.warmup_steps).curve
-
-    def finished(self, name: str, seed: int) -> bool:
-        """Whether the run has its last loss."""
-        try:
-            return int(self.curve(name, seed).steps[-1]) == self.steps
-        except UserError:
-            return False
-
-
-def rewarmed(plan: Plan) -> Schedule:
-    """Cosine to the least lr by half of the run, up to 0.7 of the peak within a warm-up's steps, then linear down."""
-    half, up = plan.steps // 2, plan.warmup_steps
-    peak, least = plan.peak_lr, LEAST_OF_PEAK * plan.peak_lr
-    first = FAMILIES.parse(plan.section("cosine")).build(peak_lr=peak, total_steps=half).lr
-    rise = np.linspace(least, 0.7 * peak, up + 1)[1:]
-    fall = np.linspace(0.7 * peak, least, plan.steps - half - up + 1)[1:]
-    return Schedule(np.concatenate([first, rise, fall]), plan.warmup_steps)
+BOUND = 0.003  # the largest error that counts as met, for each final loss of UNSEEN
 
 
 def train(plan: Plan, runs: Sequence[tuple[str, int]], processes: int) -> None:
-    """Train what is not finished, `processes` runs at a time, one thread each."""
+    """Trains the runs that are not finished, `processes` at a time, with one thread each."""
     seconds_file = plan.folder / "cpu_seconds.json"
 
     def one(run: tuple[str, int]) -> tuple[str, float]:
@@ -134,21 +68,21 @@ def train(plan: Plan, runs: Sequence[tuple[str, int]], processes: int) -> None:
         print(f"{name}-{seed}: final loss {plan.curve(name, seed).loss[-1]:.4f}", flush=True)
         return plan.run(name, seed).name, usage.ru_utime + usage.ru_stime
 
-    todo = [run for run in runs if not plan.finished(*run)]
+    missing = [run for run in runs if not plan.finished(*run)]
     with ThreadPoolExecutor(processes) as pool:
-        for name, seconds in pool.map(one, todo):
+        for name, seconds in pool.map(one, missing):
             known = json.loads(seconds_file.read_text()) if seconds_file.exists() else {}
             write_json(seconds_file, {**known, name: known.get(name, 0.0) + seconds})
 
 
 def fits(plan: Plan) -> dict[str, Fit]:
-    """Every law on the two runs."""
+    """Fits every law to the two fitted runs."""
     curves = [plan.curve(name, plan.seed).between(plan.first_fitted_step) for name in FITTED]
     return {name: fit_curves(LAWS.parse(section), curves) for name, section in TRIED.items()}
 
 
 def predict(plan: Plan) -> None:
-    """Write the predictions, unless they are there. Refuses where a run they speak of was begun before."""
+    """Writes the predictions unless they are there. Exits if one of the predicted runs was begun before."""
     path = plan.folder / "predictions.json"
     if path.exists():
         return
@@ -162,9 +96,9 @@ def predict(plan: Plan) -> None:
     write_table(best[0].schedule, plan.folder / "chosen.json")
     final: dict[str, dict[str, list[float]]] = {}
     for run in (*FITTED, *LATER):
-        places = last_step(plan.schedule(run))
+        points = last_step(plan.schedule(run))
         final[run] = {
-            law: [float(fit.predict(places)[0]), *(float(bound[0]) for bound in fit.band(places))]
+            law: [float(fit.predict(points)[0]), *(float(bound[0]) for bound in fit.band(points))]
             for law, fit in found.items()
         }
     write_json(
@@ -180,34 +114,35 @@ def predict(plan: Plan) -> None:
 
 
 def report(plan: Plan, seeds: Sequence[int]) -> str:
-    """The record's tables."""
-    told = json.loads((plan.folder / "predictions.json").read_text())
-    lines = [f"Predictions written {told['made']}, before the predicted runs were begun.", ""]
+    """Returns the tables of the record."""
+    predictions = json.loads((plan.folder / "predictions.json").read_text())
+    lines = [f"Predictions written {predictions['made']}, before the predicted runs were begun.", ""]
     lines += ["| run | final loss | " + " | ".join(TRIED) + " |", "|---|---|" + "---|" * len(TRIED)]
     for name in (*FITTED, *LATER):
         fact = float(plan.curve(name, plan.seed).loss[-1])
         cells = []
         for law in TRIED:
-            value, low, high = told["final"][name][law]
+            value, low, high = predictions["final"][name][law]
             inside = "" if low <= fact <= high else ", outside its interval"
             cells.append(f"{value:.4f} ({100 * (value / fact - 1):+.2f}%{inside})")
         lines.append(f"| {name}{' (fitted)' if name in FITTED else ''} | {fact:.4f} | " + " | ".join(cells) + " |")
-    lines += ["", f"Worst of {', '.join(UNSEEN)}, against the {100 * BOUND:.1f}% asked:"]
+    lines += ["", f"Worst of {', '.join(UNSEEN)}, against a bound of {100 * BOUND:.1f}%:"]
     for law in TRIED:
-        errors = [abs(told["final"][name][law][0] / plan.curve(name, plan.seed).loss[-1] - 1) for name in UNSEEN]
+        errors = [abs(predictions["final"][name][law][0] / plan.curve(name, plan.seed).loss[-1] - 1) for name in UNSEEN]
         lines.append(f"- {law}: {100 * max(errors):.2f}%, {'met' if max(errors) <= BOUND else 'missed'}")
     pairs = np.array([[plan.curve(name, seed).loss[-1] for name in ("cosine", "chosen")] for seed in seeds])
     lines += ["", "| seed | cosine | chosen | gain |", "|---|---|---|---|"]
     lines += [
         f"| {s} | {a:.4f} | {b:.4f} | {100 * (1 - b / a):+.2f}% |" for s, (a, b) in zip(seeds, pairs, strict=True)
     ]
-    foretold = 1 - told["final"]["chosen"][CHOOSES][0] / told["final"]["cosine"][CHOOSES][0]
+    predicted = predictions["final"]
+    predicted_gain = 1 - predicted["chosen"][CHOOSES][0] / predicted["cosine"][CHOOSES][0]
     spread = 100 * pairs.std(axis=0, ddof=1) / pairs.mean(axis=0)
     gains = 100 * (1 - pairs[:, 1] / pairs[:, 0])
     lines += [
         "",
         f"Gain over cosine at equal steps: {gains.mean():+.2f}% in the mean of {len(seeds)} seeds (standard error "
-        f"{gains.std(ddof=1) / np.sqrt(len(seeds)):.2f}%); predicted {100 * foretold:+.2f}%.",
+        f"{gains.std(ddof=1) / np.sqrt(len(seeds)):.2f}%); predicted {100 * predicted_gain:+.2f}%.",
         f"Spread of final losses over seeds (standard deviation): cosine {spread[0]:.2f}%, chosen {spread[1]:.2f}%.",
     ]
     seconds = json.loads((plan.folder / "cpu_seconds.json").read_text())
@@ -216,10 +151,10 @@ def report(plan: Plan, seeds: Sequence[int]) -> str:
 
 
 def main() -> None:
-    """Do what is not done yet; print the record."""
+    """Runs the steps that are not done yet and prints the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", type=Path, default=ROOT / "configs/laws.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/laws")
     parser.add_argument("--plots", type=Path, help="folder for the PNGs; default: FOLDER")
     parser.add_argument("--processes", type=int, default=2)
@@ -251,7 +186,7 @@ def main() -> None:
     print(report(plan, seeds))
     from own_runs_plots import plot_all  # matplotlib is slow to import
 
-    plot_all(plan, arguments.plots or plan.folder, fitted=FITTED, predicted=LATER, seeds=seeds)
+    plot_all(plan, arguments.plots or plan.folder, fitted=FITTED, predicted=LATER, seeds=seeds, bound=BOUND)
 
 
 if __name__ == "__main__":

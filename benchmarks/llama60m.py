@@ -1,4 +1,4 @@
-"""The parameters of a 60M Llama, for the optimizers' benchmarks."""
+"""The parameters of a 60M Llama, for the benchmarks of optimizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HIDDEN, LAYERS, FFN, VOCAB = 512, 8, 1376, 32000
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the model: d 512, 8 layers, ffn 1376, vocabulary 32000."""
+    """Returns the names and shapes of the parameters: hidden 512, 8 layers, FFN 1376, vocabulary 32000."""
     result: dict[str, tuple[int, ...]] = {"embedding.weight": (VOCAB, HIDDEN)}
     for layer in range(LAYERS):
         at = f"layers.{layer}"
@@ -24,12 +24,12 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether Conda and Muon take it: the linear maps of the layers."""
+    """Returns whether Conda and Muon update it: it is a linear map of a layer."""
     return name.startswith("layers.") and "norm" not in name
 
 
 def fresh(names: list[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, weight, gradient), the same on every call."""
+    """Yields (name, weight, gradient), with the same values on every call."""
     generator = torch.Generator().manual_seed(0)
     for name, shape in shapes().items():
         weight = torch.randn(shape, generator=generator) * 0.02

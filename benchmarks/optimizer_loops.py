@@ -1,4 +1,4 @@
-"""Conda and Muon as plain loops over matrices: what lehr's batched ones are measured against."""
+"""Conda and Muon as plain loops over matrices, against which lehr's batched optimizers are measured."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ Step = Callable[[], None]
 
 
 def conda_loop(names: list[str], *, refresh: bool) -> Step:
-    """The published steps, one parameter after the other: momentum in the original basis, three products, an SVD.
+    """Builds a step of Conda as published: momentum in the original basis, three products, an SVD at a refresh.
 
-    What is no matrix of a layer gets Adam in the same loop, as in the authors' class.
+    Parameters are updated one after the other. Those that are not matrices of a layer get Adam in the same loop, as in
+    the authors' class.
     """
     b1, b2, eps, scale, lr = 0.9, 0.99, 1e-8, 0.25, 1e-3
     states = [(is_matrix(name), w, g, torch.zeros_like(w), torch.zeros_like(w)) for name, w, g in fresh(names)]
@@ -47,7 +48,7 @@ def conda_loop(names: list[str], *, refresh: bool) -> Step:
 
 
 def conda_as_written(names: list[str]) -> Step:
-    """The same steps as formulas, each result a new tensor."""
+    """Builds a step of Conda as its formulas are written, in which each result is a new tensor."""
     b1, b2, eps, scale, lr = 0.9, 0.99, 1e-8, 0.25, 1e-3
     states = [[is_matrix(name), w, g, torch.zeros_like(w), torch.zeros_like(w)] for name, w, g in fresh(names)]
     bases = [torch.eye(min(w.shape)) if matrix else torch.empty(0) for matrix, w, _, _, _ in states]
@@ -72,7 +73,7 @@ def conda_as_written(names: list[str]) -> Step:
 
 
 def muon_loop_float32(names: list[str]) -> Step:
-    """Torch's Muon with the iteration in float32, one matrix after the other."""
+    """Builds a step of torch's Muon with the iteration in float32, one matrix after the other."""
     lr, momentum, decay = 1e-3, 0.95, 0.1
     states = [(w, g, torch.zeros_like(w)) for _, w, g in fresh(names)]
 

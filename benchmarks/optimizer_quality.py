@@ -1,16 +1,16 @@
-"""Held-out loss and tokens to a given loss of each optimizer, and of LayerNorm Scaling, each at its own best lr.
+"""The held-out loss of each optimizer and of LayerNorm Scaling at its own best lr, and the tokens to a given loss.
 
-Real runs of lehr, small ones, on the demo's text. Every method's lr is searched on one lattice, from the same points
-outwards until the best has a worse one on either side; then two more seeds at the best. What is asked, in order: the
-optimizers; what remains of Conda's gain when AdamW has Conda's beta2, and its lr on the matrices apart from the
-embeddings'; LayerNorm Scaling against plain and scaled init in a deep, narrow model; details.
+The runs are small runs of lehr on the demo's text. The lr of every method is searched on one lattice, from the same
+points outwards until the best has a worse one on either side; two more seeds follow at the best. The studies, in order:
+the optimizers; AdamW with Conda's beta2 and with Conda's lr on the matrices, which shows what remains of Conda's gain;
+LayerNorm Scaling against plain and scaled init in a deep, narrow model; details.
 
     lehr data build configs/demo.yaml data.shards=shards/quality data.tokenizer.vocab_size=2048 \\
         data.held_out_fraction=0.02
     python benchmarks/optimizer_quality.py --shards shards/quality
 
-Each finished run is a line of optimizer_quality.jsonl and is not repeated: the same command goes on. What the lines say
-is printed at the end as Markdown, with a plot; alone with `--report`.
+Each finished run is a line of optimizer_quality.jsonl and is not repeated: the same command resumes. At the end the
+script prints the tables as Markdown and draws a plot; with `--report` it does only that.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from optimizer_quality_report import report
+from optimizer_quality_results import Result, add_result, read_results
+from optimizer_quality_studies import TASKS, Spec, Task, digest, run_config, tiny, wanted
 
-from benchmarks.optimizer_quality_report import report
-from benchmarks.optimizer_quality_results import Result, add_result, read_results
-from benchmarks.optimizer_quality_studies import TASKS, Spec, Task, digest, run_config, tiny, wanted
 from launcher.processes.environment import SINGLE, one_thread, prepare_imports, prepare_process
 from launcher.processes.signals import die_with_parent
 from train.metrics.jsonl import read_metrics
@@ -41,7 +40,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str | None) -> Result:
-    """Train in this process, which is the run's own, with one thread; what it says goes to a file in `folder`."""
+    """Trains in this process, which serves this run alone, with one thread. Its output goes to a file in `folder`."""
     die_with_parent(os.getppid())
     task = TASKS[spec.study.task]
     config = run_config(spec, tiny(task) if quick else task, shards=shards, folder=folder)
@@ -65,11 +64,7 @@ def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str 
     shutil.rmtree(config.run.path)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "run": spec.name,
-        "study": spec.study.name + spec.variant,
-        "lr": spec.lr,
-        "seed": spec.seed,
-        "length": spec.length,
+        **spec.labels(),
         "config": digest(config),
         "commit": commit,
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
@@ -83,13 +78,13 @@ def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str 
 def walk(
     results: list[Result], lines: dict[str, Result], config_hash: Callable[[Spec], str], tasks: dict[str, Task]
 ) -> list[Spec]:
-    """Take all lines that are of runs as this code defines them into `results`; return the runs that are missing.
+    """Moves the lines of runs that this code still defines into `results`; returns the runs that are missing.
 
-    What is wanted depends on the results, so that the way is gone again until nothing more is found.
+    The wanted runs depend on the results, so the search is repeated until it finds nothing more.
     """
     while True:
-        there = {result["run"] for result in results}
-        missing = [spec for spec in wanted(results, tasks) if spec.name not in there]
+        finished = {result["run"] for result in results}
+        missing = [spec for spec in wanted(results, tasks) if spec.name not in finished]
         known = [spec for spec in missing if spec.name in lines]
         taken = [lines[spec.name] for spec in known if lines[spec.name]["config"] == config_hash(spec)]
         results += taken
@@ -98,7 +93,7 @@ def walk(
 
 
 def run_all(arguments: argparse.Namespace) -> list[Result]:
-    """Run what is missing, `--processes` at a time; returns all results."""
+    """Trains the missing runs, `--processes` at a time; returns all results."""
     tasks = {name: tiny(task) if arguments.quick else task for name, task in TASKS.items()}
 
     def config_hash(spec: Spec) -> str:
@@ -120,7 +115,7 @@ def run_all(arguments: argparse.Namespace) -> list[Result]:
                     break
                 started += 1
                 options = {"quick": arguments.quick, "shards": arguments.shards, "folder": arguments.folder}
-                with one_thread():  # here the server starts, of which each run's process is a fork
+                with one_thread():  # the fork server starts here; the process of each run is a fork of it
                     pending[pool.submit(run_one, spec, commit=commit, **options)] = spec.name
             if not pending:
                 return results
@@ -141,20 +136,20 @@ def _commit() -> str | None:
 
 
 def main() -> None:
-    """The command line."""
+    """Reads the arguments, trains the missing runs and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=HERE / "optimizer_quality.jsonl")
     parser.add_argument(
-        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "optimizer_quality", help="of logs"
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "optimizer_quality", help="folder of logs"
     )
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, each with one thread")
-    parser.add_argument("--most-runs", type=int, help="stop after so many")
-    parser.add_argument("--quick", action="store_true", help="tiny models, to see that everything runs")
-    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--most-runs", type=int, help="stop after this many runs")
+    parser.add_argument("--quick", action="store_true", help="train tiny models, to see that everything runs")
+    parser.add_argument("--report", action="store_true", help="only print the report")
     arguments = parser.parse_args()
     prepare_imports()
-    sys.warnoptions.append("ignore:Transformer Engine and Apex are not installed")  # handed to the server
+    sys.warnoptions.append("ignore:Transformer Engine and Apex are not installed")  # passed on to the fork server
     if arguments.report:
         arguments.most_runs = 0
     report(run_all(arguments), arguments.results.with_suffix(".png"))

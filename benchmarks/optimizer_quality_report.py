@@ -1,4 +1,4 @@
-"""What the lines of optimizer_quality.jsonl say: tables in Markdown, and a plot."""
+"""The report of optimizer_quality.jsonl: tables in Markdown, and a plot."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from benchmarks.optimizer_quality_results import Result, best_lr, end_of, final_loss, of_study, tokens_to
+from optimizer_quality_results import Result, best_lr, end_of, final_loss, of_study, tokens_to
 
 BASE = "adamw"
-APART = "adamw-99-quarter"  # Conda without its rotation: lr on the matrices apart, the same beta2
+QUARTER = "adamw-99-quarter"  # Conda without its rotation: a quarter of the lr on the matrices, the same beta2
 OPTIMIZERS = (BASE, "conda", "muon", "adamp")
-ABLATION = ("adamw-99", APART, "conda-scale-1")
+ABLATION = ("adamw-99", QUARTER, "conda-scale-1")
 INTERVALS = ("conda-interval-12", "conda", "conda-interval-2000")
 NORMS = ("pre-norm", "scaled-init", "layernorm-scaling")
 
 
 class Target(NamedTuple):
-    """A held-out loss, and whose tokens to it are divided by another's."""
+    """A held-out loss, and the study whose tokens to it are divided by those of another."""
 
     loss: float
     name: str
@@ -35,7 +34,7 @@ class Target(NamedTuple):
 
 
 def report(results: Sequence[Result], plot_path: Path) -> None:
-    """Print what can be said of these results so far, and draw it."""
+    """Prints the tables that the results so far allow, and draws the plot."""
     compared = [study for study in (*OPTIMIZERS, *ABLATION) if of_study(results, study)]
     norms = [study for study in NORMS if of_study(results, study)]
     for studies in (compared, norms):
@@ -56,15 +55,19 @@ def report(results: Sequence[Result], plot_path: Path) -> None:
 
 
 def best_runs(results: Sequence[Result], study: str) -> list[Result]:
-    """All seeds at the best lr of a study."""
+    """Returns the runs of all seeds at the best lr of a study."""
     lr = best_lr(results, study)
     return [result for result in of_study(results, study) if result["lr"] == lr]
 
 
 def _targets(results: Sequence[Result]) -> list[Target]:
-    """What AdamW comes to at the end (its worst seed, so that all do) and at 3/4; and with its lr on matrices apart."""
+    """Returns the losses to which tokens are counted.
+
+    They are the last loss of AdamW (of its worst seed, so that all seeds reach it), its loss at 3/4 of the run, and the
+    last loss of AdamW with a quarter of the lr on the matrices.
+    """
     targets = []
-    for base in (BASE, APART):
+    for base in (BASE, QUARTER):
         runs = [run for run in best_runs(results, base) if not run["diverged"]] if of_study(results, base) else []
         if runs:
             targets.append(Target(max(end_of(run) for run in runs), f"{base}'s last", base))
@@ -75,7 +78,7 @@ def _targets(results: Sequence[Result]) -> list[Target]:
 
 
 def _grid(results: Sequence[Result], studies: Sequence[str]) -> Iterable[Sequence[str]]:
-    """lr -> last held-out loss, first seed; the best in bold."""
+    """Yields the last held-out loss of the first seed by study and lr, the best in bold."""
     losses = {
         study: {result["lr"]: end_of(result) for result in of_study(results, study) if result["seed"] == 1}
         for study in studies
@@ -89,7 +92,7 @@ def _grid(results: Sequence[Result], studies: Sequence[str]) -> Iterable[Sequenc
 
 
 def _at_best(results: Sequence[Result], studies: Sequence[str], targets: Sequence[Target]) -> Iterable[Sequence[str]]:
-    """Each study at its best lr, over its seeds; tokens to the targets, and the target's own over them."""
+    """Yields each study at its best lr over its seeds, with the tokens to the targets and the ratio of tokens."""
     columns = [f"ktokens to {target.loss:.4f} ({target.name}) | {target.base}'s over that" for target in targets]
     yield ["", "lr", "seeds", "last held-out loss: mean (least to largest)", *columns]
     for study in studies:
@@ -108,10 +111,10 @@ def _at_best(results: Sequence[Result], studies: Sequence[str], targets: Sequenc
 
 
 def _rotation(results: Sequence[Result]) -> Iterable[Sequence[str]]:
-    """Conda against AdamW at equal lrs and beta2, which is Conda with the identity for a basis; first seed."""
+    """Yields Conda minus AdamW at equal lrs and beta2, which is Conda with the identity as basis; first seed."""
     pairs = {}
     for run in of_study(results, "conda"):
-        plain = final_loss(results, APART, lr=run["lr"], seed=1)
+        plain = final_loss(results, QUARTER, lr=run["lr"], seed=1)
         if run["seed"] == 1 and plain is not None:
             pairs[run["lr"]] = (plain, end_of(run))
     yield ["lr (matrices: a quarter)", *(f"{lr:g}" for lr in sorted(pairs))]
@@ -120,7 +123,7 @@ def _rotation(results: Sequence[Result]) -> Iterable[Sequence[str]]:
 
 
 def _longer(results: Sequence[Result]) -> Iterable[Sequence[str]]:
-    """AdamW with more tokens, each run with a whole schedule: what it needs for another optimizer's last loss."""
+    """Yields AdamW with more tokens, each run with its own full schedule, and the tokens for another's last loss."""
     runs = sorted((run for run in results if run["run"].startswith(f"{BASE}-lr")), key=lambda run: run["length"])
     if not any(run["length"] > 1 for run in runs):
         return
@@ -141,7 +144,7 @@ def _longer(results: Sequence[Result]) -> Iterable[Sequence[str]]:
 
 
 def _intervals(results: Sequence[Result]) -> Iterable[Sequence[str]]:
-    """Conda's refresh interval, at one lr and seed."""
+    """Yields the loss for each refresh interval of Conda, at one lr and seed."""
     if not all(of_study(results, study) for study in INTERVALS):
         return
     lr = of_study(results, INTERVALS[0])[0]["lr"]
@@ -152,7 +155,7 @@ def _intervals(results: Sequence[Result]) -> Iterable[Sequence[str]]:
 
 
 def _fire_rates(results: Sequence[Result]) -> Iterable[Sequence[str]]:
-    """In which share of the steps AdamP took a tensor for scale-invariant; mean over the tensors."""
+    """Yields the share of steps in which AdamP found a tensor scale-invariant, mean over the tensors."""
     runs = sorted((run for run in of_study(results, "adamp") if run["seed"] == 1), key=lambda run: run["lr"])
     yield ["AdamP's lr", *(f"{run['lr']:g}" for run in runs)]
     if runs:
@@ -160,20 +163,20 @@ def _fire_rates(results: Sequence[Result]) -> Iterable[Sequence[str]]:
 
 
 def _print_table(rows: Iterable[Sequence[str]]) -> None:
-    """The first row is the head; a head alone is not shown."""
-    shown = list(rows)
-    for number, row in enumerate(shown if len(shown) > 1 else []):
+    """Prints a table in Markdown. The first row is its header; a header without rows is not printed."""
+    lines = list(rows)
+    for number, row in enumerate(lines if len(lines) > 1 else []):
         line = f"| {' | '.join(row)} |"
         print(line)
         if number == 0:
             print("|" + "---|" * (line.count("|") - 1))
-    if len(shown) > 1:
+    if len(lines) > 1:
         print()
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    """Curves at the best lr (mean of the seeds), and last losses over lr: optimizers above, norms below."""
-    groups = [[name for name in group if of_study(results, name)] for group in ((*OPTIMIZERS, APART), NORMS)]
+    """Draws the curves at the best lr (mean of the seeds) and the last losses over lr, optimizers above norms."""
+    groups = [[name for name in group if of_study(results, name)] for group in ((*OPTIMIZERS, QUARTER), NORMS)]
     groups = [group for group in groups if group]
     figure = Figure(figsize=(11, 4.2 * len(groups)), layout="constrained")
     for (curves, grid), group in zip(figure.subplots(len(groups), 2, squeeze=False), groups, strict=True):

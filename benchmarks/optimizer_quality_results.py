@@ -1,4 +1,4 @@
-"""The lines of optimizer_quality.jsonl, and what is read off them."""
+"""The lines of optimizer_quality.jsonl, and the figures that are read off them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import TypedDict
 
 
 class Result(TypedDict):
-    """One finished run. `held_out` has the losses after `tokens`; both end early where the run diverged."""
+    """One finished run. `held_out` has the losses after `tokens`; both end early if the run diverged."""
 
     run: str
-    study: str  # with its variant: not all runs of a method are points of its search
+    study: str  # with its variant, since not all runs of a method are points of its search
     lr: float
     seed: int
     length: float
-    config: str  # hash of all that decides the numbers
+    config: str  # hash of the settings that decide the numbers
     commit: str | None
     cpu_seconds: float
     diverged: bool
     tokens: list[int]
     held_out: list[float]
-    fire_rate: float | None  # AdamP's: mean over the tensors of the share of steps in which they were projected
+    fire_rate: float | None  # of AdamP: the share of steps in which a tensor was projected, mean over the tensors
 
 
 def read_results(path: Path) -> list[Result]:
-    """All lines; a last one that was cut off is left out."""
+    """Reads all lines. A last line that was cut off is ignored."""
     lines = path.read_text().splitlines() if path.exists() else []
     results: list[Result] = []
     for number, line in enumerate(lines):
@@ -41,7 +41,7 @@ def read_results(path: Path) -> list[Result]:
 
 
 def add_result(path: Path, result: Result) -> None:
-    """One write of one line, after a line that was cut off."""
+    """Appends a line in one write. A last line that was cut off is removed first."""
     text = path.read_bytes() if path.exists() else b""
     with path.open("ab") as file:
         if text and not text.endswith(b"\n"):
@@ -52,29 +52,32 @@ def add_result(path: Path, result: Result) -> None:
 
 
 def of_study(results: Sequence[Result], study: str, *, length: float = 1.0) -> list[Result]:
-    """The runs of a study of that length."""
+    """Returns the runs of a study that have this length."""
     return [result for result in results if result["study"] == study and result["length"] == length]
 
 
 def end_of(result: Result) -> float:
-    """The last held-out loss; infinite where the run diverged."""
+    """Returns the last held-out loss, infinite if the run diverged."""
     return math.inf if result["diverged"] else result["held_out"][-1]
 
 
 def final_loss(results: Sequence[Result], study: str, *, lr: float, seed: int) -> float | None:
-    """Of one run; None where it has not been."""
+    """Returns the last held-out loss of one run, None if it is missing."""
     found = [result for result in of_study(results, study) if (result["lr"], result["seed"]) == (lr, seed)]
     return end_of(found[-1]) if found else None
 
 
 def best_lr(results: Sequence[Result], study: str, *, seed: int = 1) -> float:
-    """The lr of the least final loss in the search, which is done with one seed."""
+    """Returns the lr of the least final loss in the search, which uses one seed."""
     grid = [result for result in of_study(results, study) if result["seed"] == seed]
     return min(grid, key=end_of)["lr"]
 
 
 def tokens_to(result: Result, loss: float) -> float | None:
-    """Training tokens until the held-out loss is first at `loss`, on lines between the evaluations; None: never."""
+    """Returns the training tokens at which the held-out loss first reaches `loss`, None if it never does.
+
+    The loss between two evaluations is interpolated linearly.
+    """
     before: tuple[int, float] | None = None
     for tokens, here in zip(result["tokens"], result["held_out"], strict=True):
         if here <= loss:

@@ -1,7 +1,7 @@
-"""The runs of optimizer_quality.py: what is compared, on which model, at which learning rates.
+"""The runs of optimizer_quality.py: the methods that are compared, their models and their learning rates.
 
-Every lr is 1e-3 times a power of two. A search takes the task's first points, then steps outwards until the best point
-has a worse one on either side.
+Every lr is 1e-3 times a power of two. A search takes the first points of the task, then steps outwards until the best
+point has a worse one on either side.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from optimizer_quality_results import Result, best_lr, final_loss
 
-from benchmarks.optimizer_quality_results import Result, best_lr, final_loss
 from launcher.run.config import RunConfig
 from optim.groups import DECAY_MATRICES
 from settings import parse
@@ -48,56 +46,53 @@ class Spec:
 
     @property
     def name(self) -> str:
+        """The name of the run."""
         length = f"-x{self.length:g}" if self.length != 1 else ""
         return f"{self.study.name}{self.variant}-lr{self.lr:g}-seed{self.seed}{length}"
+
+    def labels(self) -> dict[str, Any]:
+        """Returns the fields of a `Result` that say which run it is."""
+        study = self.study.name + self.variant
+        return {"run": self.name, "study": study, "lr": self.lr, "seed": self.seed, "length": self.length}
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all studies of a kind train."""
+    """The model and the steps that all studies of a kind train."""
 
     model: Plain
     steps: int
     seq_length: int
-    rows: int
     clip_grad_norm: float  # 0: off
     first_lrs: tuple[float, ...]
+    rows: int = 8  # rows a step
 
 
 _LLAMA = {"tied_embeddings": False, "vocab_size": 2048}
+_SMALL = {**_LLAMA, "num_layers": 4, "hidden_size": 96, "num_heads": 3, "ffn_size": 256}
+_DEEP = {**_LLAMA, "num_layers": 12, "hidden_size": 64, "num_heads": 2, "ffn_size": 172}
 TASKS = {
-    "optimizers": Task(
-        {**_LLAMA, "num_layers": 4, "hidden_size": 96, "num_heads": 3, "ffn_size": 256},
-        steps=240,
-        seq_length=256,
-        rows=8,
-        clip_grad_norm=1.0,
-        first_lrs=(8e-3, 4e-3, 16e-3, 2e-3),
-    ),
-    "norms": Task(
-        {**_LLAMA, "num_layers": 12, "hidden_size": 64, "num_heads": 2, "ffn_size": 172},
-        steps=160,
-        seq_length=128,
-        rows=8,
-        clip_grad_norm=0.0,
-        first_lrs=(4e-3, 2e-3, 8e-3),
-    ),
+    "optimizers": Task(_SMALL, steps=240, seq_length=256, clip_grad_norm=1.0, first_lrs=(8e-3, 4e-3, 16e-3, 2e-3)),
+    "norms": Task(_DEEP, steps=160, seq_length=128, clip_grad_norm=0.0, first_lrs=(4e-3, 2e-3, 8e-3)),
 }
 
 
 def tiny(task: Task) -> Task:
-    """The same in seconds, to see that everything runs."""
+    """Returns a task of the same kind that takes seconds, to see that everything runs."""
     model = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "ffn_size": 32}
     return replace(task, model=model, steps=5, seq_length=8, rows=2)
 
 
 def refresh_interval(task: Task) -> int:
-    """As many refreshes of Conda's basis in a run as the authors' 60M run has: 10,000 steps, one in 2000."""
+    """Returns the interval that refreshes Conda's basis as often in a run as the authors' 60M run does.
+
+    That run has 10,000 steps, with a refresh every 2000.
+    """
     return task.steps // 5
 
 
 def studies(tasks: Mapping[str, Task]) -> tuple[list[Study], list[Study], list[Study]]:
-    """The optimizers, the ablation of Conda, and the norms."""
+    """Returns the studies of the optimizers, of the ablation of Conda, and of the norms."""
     interval = refresh_interval(tasks["optimizers"])
     conda = {"name": "conda", "refresh_interval": interval}
     adamw_99 = {"name": "adamw", "beta2": 0.99}
@@ -126,7 +121,7 @@ def _row(rule: Any, lr_multiplier: float) -> Plain:
 
 
 def wanted(results: Sequence[Result], tasks: Mapping[str, Task]) -> Iterator[Spec]:
-    """Every run that can be named from the results so far, the most wanted first; those that are there too."""
+    """Yields every run that the results so far call for, the most important first, finished ones included."""
     (adamw, conda, muon, adamp), (quarter, adamw_99, scale_1), norms = studies(tasks)
     for study in (adamw, conda, muon, adamp, quarter, adamw_99):
         yield from _search(study, results, tasks)
@@ -144,7 +139,7 @@ def wanted(results: Sequence[Result], tasks: Mapping[str, Task]) -> Iterator[Spe
 
 
 def _search(study: Study, results: Sequence[Result], tasks: Mapping[str, Task]) -> Iterator[Spec]:
-    """The grid: first points, then outwards from a best one at the edge."""
+    """Yields the points of a search: the first ones, then one more while the best lies at an edge."""
     lrs = list(tasks[study.task].first_lrs)
     while True:
         yield from (Spec(study, lr) for lr in lrs)
@@ -158,25 +153,25 @@ def _search(study: Study, results: Sequence[Result], tasks: Mapping[str, Task]) 
 
 
 def _seeds(study: Study, results: Sequence[Result], tasks: Mapping[str, Task]) -> Iterator[Spec]:
-    """Once the search is at its end, the other seeds at the best lr."""
+    """Yields the other seeds at the best lr, once the search has ended."""
     if _searched(study, results, tasks):
         lr = best_lr(results, study.name)
         yield from (Spec(study, lr, seed) for seed in SEEDS[1:])
 
 
 def _searched(study: Study, results: Sequence[Result], tasks: Mapping[str, Task]) -> bool:
-    there = {result["run"] for result in results}
-    return all(spec.name in there for spec in _search(study, results, tasks))
+    finished = {result["run"] for result in results}
+    return all(spec.name in finished for spec in _search(study, results, tasks))
 
 
 def _longer(study: Study, results: Sequence[Result], tasks: Mapping[str, Task]) -> Iterator[Spec]:
-    """More tokens at the best lr: what the study needs for another's last loss."""
+    """Yields longer runs at the best lr, which show how many tokens the study needs for another's last loss."""
     if _searched(study, results, tasks):
         yield from (Spec(study, best_lr(results, study.name), length=length) for length in (1.5, 2.0))
 
 
 def _intervals(conda: Study, results: Sequence[Result], tasks: Mapping[str, Task]) -> Iterator[Spec]:
-    """Many refreshes of the basis, and one at the first step alone."""
+    """Yields a run with many refreshes of the basis, and one with a refresh at the first step alone."""
     if _searched(conda, results, tasks):
         for interval in (12, 2000):
             variant = Study(conda.name, conda.task, {**conda.optim, "refresh_interval": interval})
@@ -184,7 +179,11 @@ def _intervals(conda: Study, results: Sequence[Result], tasks: Mapping[str, Task
 
 
 def run_config(spec: Spec, task: Task, *, shards: Path, folder: Path) -> RunConfig:
-    """Schedule as in Conda's and LayerNorm Scaling's recipes: a tenth of warm-up, cosine to a tenth; no decay."""
+    """Builds the config of a run.
+
+    The schedule is that of the recipes of Conda and LayerNorm Scaling: warm-up over a tenth of the run, cosine to a
+    tenth of the peak, no weight decay.
+    """
     steps = round(task.steps * spec.length)
     plain = {
         "run": {"name": spec.name, "folder": str(folder), "seed": spec.seed},
@@ -206,7 +205,10 @@ def run_config(spec: Spec, task: Task, *, shards: Path, folder: Path) -> RunConf
 
 
 def digest(config: RunConfig) -> str:
-    """Of all that is set in a run: a line of another config is no result of this one. Defaults are left out."""
-    plain = config.model_dump(mode="json", serialize_as_any=True, exclude_unset=True)  # a new field changes no run
+    """Hashes the values that a config sets, without its folders. A result counts only for the config of its hash.
+
+    Defaults are left out, so that a new field does not change the hash.
+    """
+    plain = config.model_dump(mode="json", serialize_as_any=True, exclude_unset=True)
     del plain["run"]["folder"], plain["data"]["shards"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

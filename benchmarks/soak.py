@@ -1,12 +1,13 @@
-"""Random faults against one run: at the end it must be the run that nothing befell.
+"""Random faults in one run, which must end as the same run without a fault.
 
     make soak                                   (python benchmarks/soak.py --faults 100 --layout-faults 40 --seed 0)
 
-First a run is trained without a fault. Then the same run again, with faults from a seed: ranks and whole launches are
-killed, also while they save, told to stop, paused, made to hang; the disk is filled; the newest checkpoint is cut,
-altered or loses a file; after each the same command starts it again. On some steps of both runs the gradient is made
-not finite. In the end every step must be in metrics.jsonl once, with the same batch hash, and the same loss, norm and
-evaluation to the bit; so must the weights. A second part changes the layout at every start: there to 1e-5 in the loss.
+The script first trains a run without a fault. It then trains the same run with faults drawn from a seed: ranks and
+whole launches are killed (also while they save), stopped by a signal, paused, made to hang; the disk is filled; the
+newest checkpoint is truncated, altered or loses a file. After each fault the same command starts the run again. On some
+steps of both runs the gradient is made not finite. In the end every step must be in metrics.jsonl once, with the same
+batch hash, and with the same loss, gradient norm and evaluation to the bit. The weights must be the same bits too. A
+second part changes the layout at every start; its losses must agree to 1e-5.
 
 The runs are on a small tmpfs of their own, which this process mounts where no other process sees it.
 """
@@ -26,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # rounding must not depend on cores, and a process that forks has one thread
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# Rounding must not depend on the number of cores, and a process that forks must have one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "data"))
 
 import numpy as np
@@ -55,7 +56,7 @@ EXACT = ("tokens", "lr", "batch_hash", "skipped_steps")
 
 @dataclass
 class Soak:
-    """One run under faults."""
+    """A run that is started again and again, under faults."""
 
     name: str
     config: Path
@@ -69,7 +70,7 @@ class Soak:
     next_texts: tuple[str, ...] = ("",)
 
     def start(self) -> Launch:
-        """The same command again; where there are several layouts, another one."""
+        """Starts the same command again, in another layout if there are several."""
         layout = self.rng.choice([name for name in self.layouts if name != self.layout] or list(self.layouts))
         self.layout_changes += bool(self.layout) and layout != self.layout
         self.layout = layout
@@ -77,8 +78,8 @@ class Soak:
         arguments = [str(self.config), f"run.name={self.name}", *self.layouts[layout]]
         return Launch(arguments, self.folder / self.name, self.folder.parent / f"{self.name}.txt")
 
-    def suffer(self, kind: str, step: int) -> None:
-        """Start, train to `step`, do the fault, see that what follows is right."""
+    def inflict(self, kind: str, step: int) -> None:
+        """Starts the run, waits for `step`, inflicts the fault, and checks what follows."""
         launch = self.start()
         begun = last_step(self.folder / self.name)
         reached = launch.wait_step(max(step, begun + 1), START_SECONDS)
@@ -92,7 +93,7 @@ class Soak:
         self.done[kind] += 1
 
     def finish(self) -> None:
-        """Let it train to its end."""
+        """Trains the run to its end."""
         launch = self.start()
         assert launch.wait_end(10 * START_SECONDS) == 0, launch.text()[-4000:]
         self._check("the end", Expected((0,), self.next_texts), launch)
@@ -105,12 +106,12 @@ class Soak:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl as they stand there."""
+    """Reads the lines of metrics.jsonl as they are."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(run: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Every tensor of the last checkpoint's files."""
+    """Reads every tensor of the files of the last checkpoint."""
     folder = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
     return {
         f"{file.name} {key}": value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()
@@ -118,16 +119,16 @@ def weights(run: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def compare(unbroken: Path, broken: Path, *, exact: bool) -> float:
-    """The largest relative difference of a loss. Raises AssertionError where the runs are not one."""
+    """Returns the largest relative difference of a loss. Raises AssertionError if the runs are not the same."""
     steps = [[line for line in lines(run) if "loss" in line] for run in (unbroken, broken)]
-    looks = [[line for line in lines(run) if "held_out/loss" in line] for run in (unbroken, broken)]
-    for kind, (there, here) in (("step", steps), ("evaluation", looks)):
+    evaluations = [[line for line in lines(run) if "held_out/loss" in line] for run in (unbroken, broken)]
+    for kind, (there, here) in (("step", steps), ("evaluation", evaluations)):
         numbers = [line["step"] for line in here]
         assert numbers == [line["step"] for line in there], f"the {kind}s of the broken run: {numbers}"
     assert [line["step"] for line in steps[0]] == list(range(1, len(steps[0]) + 1))
     assert len({line["batch_hash"] for line in steps[0]}) == len(steps[0])
     worst = 0.0
-    for there, here in zip(steps[0] + looks[0], steps[1] + looks[1], strict=True):
+    for there, here in zip(steps[0] + evaluations[0], steps[1] + evaluations[1], strict=True):
         for key in set(there) & {*EXACT, "step"}:
             assert there[key] == here[key], f"step {there['step']}: {key} {there[key]} and {here[key]}"
         for key in (key for key in there if "loss" in key or key == "grad_norm" or key.startswith("held_out")):
@@ -139,14 +140,14 @@ def compare(unbroken: Path, broken: Path, *, exact: bool) -> float:
                 worst = max(worst, abs(there[key] - here[key]) / abs(there[key]))
     assert worst <= (0.0 if exact else 1e-5), f"losses differ by {worst:.2e}"
     if exact:
-        ours, theirs = weights(broken), weights(unbroken)
-        assert ours.keys() == theirs.keys()
-        assert all(np.array_equal(ours[key], theirs[key]) for key in ours), "weights differ"
+        there, here = weights(unbroken), weights(broken)
+        assert there.keys() == here.keys()
+        assert all(np.array_equal(there[key], here[key]) for key in there), "weights differ"
     return worst
 
 
 def write_config(folder: Path, *, steps: int, seed: int) -> Path:
-    """A small model on two small sources; everything of a run, and as little of each as will do."""
+    """Writes the config of a small model on two small sources, with a little of everything that a run has."""
     rng = np.random.default_rng(seed)
     documents = lambda number: [[*(rng.zipf(1.3, 60) % 199 + 1).tolist(), 0] for _ in range(number)]  # noqa: E731
     for name in ("alpha", "beta"):
@@ -174,7 +175,7 @@ def write_config(folder: Path, *, steps: int, seed: int) -> Path:
 
 
 def plan(faults: int, rng: random.Random, *, kinds: list[str], tmpfs: bool) -> list[str]:
-    """The kinds in random order, each about as often."""
+    """Returns the kinds of faults in random order, each about equally often."""
     kinds = [kind for kind in kinds if tmpfs or kind != "full_disk"]
     rng.shuffle(kinds)
     repeated = [kinds[number % len(kinds)] for number in range(faults)]
@@ -185,7 +186,7 @@ def plan(faults: int, rng: random.Random, *, kinds: list[str], tmpfs: bool) -> l
 def soak(
     folder: Path, *, faults: int, seed: int, layouts: dict[str, tuple[str, ...]], kinds: list[str], tmpfs: bool
 ) -> dict[str, Any]:
-    """One part: the unbroken run, the run under faults, and what came of it."""
+    """Trains the unbroken run and the run under faults, compares them, and returns the figures."""
     began = time.monotonic()
     rng = random.Random(seed)
     steps = STEPS_PER_FAULT * faults + SAVE_EVERY
@@ -196,7 +197,7 @@ def soak(
     unbroken.finish()
     broken = Soak("broken", config, folder / "runs", rng, layouts)
     for number, kind in enumerate(plan(faults - len(not_finite), rng, kinds=kinds, tmpfs=tmpfs)):
-        broken.suffer(kind, STEPS_PER_FAULT * number + rng.randint(1, STEPS_PER_FAULT))
+        broken.inflict(kind, STEPS_PER_FAULT * number + rng.randint(1, STEPS_PER_FAULT))
         print(f"{number + 1}: {kind} in {broken.layout}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     broken.finish()
     worst = compare(folder / "runs" / "unbroken", folder / "runs" / "broken", exact=len(layouts) == 1)
@@ -213,16 +214,17 @@ def soak(
 
 
 def isolated(arguments: list[str]) -> None:
-    """Run again in a mount namespace of its own, where there may be one: what is mounted there ends with it."""
+    """Runs the script again in a mount namespace of its own, if the system allows it. Its mounts end with it."""
     if shutil.which("unshare"):
         os.execvp("unshare", ["unshare", "--mount", "--map-root-user", sys.executable, *arguments, "--isolated"])
 
 
 def main() -> None:
+    """Reads the arguments, soaks in one layout and in changing ones, and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--faults", type=int, default=100, help="in one layout, compared to the bit")
-    parser.add_argument("--layout-faults", type=int, default=40, help="each start in another layout")
-    parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="to look into one")
+    parser.add_argument("--faults", type=int, default=100, help="faults in one layout, compared to the bit")
+    parser.add_argument("--layout-faults", type=int, default=40, help="faults with another layout at each start")
+    parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="the kinds of faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--isolated", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -252,7 +254,7 @@ def main() -> None:
                     os.system(f"umount {folder}")
         print(f"{name}\n  " + "\n  ".join(f"{key}: {value}" for key, value in result.items()))
         if not tmpfs:
-            print("  no small tmpfs could be mounted: the disk was never full")
+            print("  no small tmpfs could be mounted, so the disk was never full")
 
 
 if __name__ == "__main__":

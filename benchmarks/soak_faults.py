@@ -1,6 +1,6 @@
-"""The faults of the soak. Each is done to a running launch, which ends of it, and says what must follow.
+"""The faults of the soak. Each is inflicted on a running launch and returns what must follow.
 
-A fault returns the exit codes that are right after it, and texts of which the console must show one.
+A fault ends the launch. It returns the exit codes that may follow it, and texts of which one must be on the console.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from soak_launch import Launch, Patience, last_step
+from soak_launch import Deadline, Launch, last_step
 
 FAILED, STOPPED_EARLY = 1, 75
-_SAVE_SECONDS = 120.0  # within so long a save begins
+_SAVE_SECONDS = 120.0  # a save must begin within this time
 _FILLER = ".filler"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What must follow a fault: of this launch, and in the console of the next one."""
+    """The exit codes and console texts that must follow a fault, of this launch and of the next one."""
 
     codes: tuple[int, ...]
     texts: tuple[str, ...] = ("",)
@@ -33,53 +33,53 @@ Fault = Callable[[Launch, random.Random], Expected]
 
 
 def kill_rank(launch: Launch, rng: random.Random) -> Expected:
-    """SIGKILL of one rank at a random moment of a step."""
+    """Kills one rank with SIGKILL at a random moment of a step."""
     time.sleep(rng.uniform(0, 0.2))
     return _kill_one(launch, rng)
 
 
 def kill_all(launch: Launch, rng: random.Random) -> Expected:
-    """SIGKILL of the launch; the kernel ends its ranks with it."""
+    """Kills the launch with SIGKILL; the kernel ends its ranks with it."""
     time.sleep(rng.uniform(0, 0.2))
     launch.kill_all()
     return Expected((-signal.SIGKILL,))
 
 
 def kill_rank_in_save(launch: Launch, rng: random.Random) -> Expected:
-    """SIGKILL of one rank while a checkpoint is being written."""
+    """Kills one rank with SIGKILL while a checkpoint is being written."""
     _wait_save(launch)
     time.sleep(rng.uniform(0, 0.02))
     return _kill_one(launch, rng)
 
 
 def kill_all_in_save(launch: Launch, rng: random.Random) -> Expected:
-    """SIGKILL of all while a checkpoint is being written."""
+    """Kills the launch with SIGKILL while a checkpoint is being written."""
     _wait_save(launch)
     time.sleep(rng.uniform(0, 0.02))
     return kill_all(launch, rng)
 
 
 def stop(launch: Launch, rng: random.Random) -> Expected:
-    """SIGTERM, SIGINT or SIGUSR1 to the launch."""
+    """Sends SIGTERM, SIGINT or SIGUSR1 to the launch."""
     time.sleep(rng.uniform(0, 0.2))
     launch.send(rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]))
     return Expected((STOPPED_EARLY,), ("the same command goes on",))
 
 
 def hang(launch: Launch, rng: random.Random) -> Expected:
-    """SIGSTOP of one rank: the watchdogs of those that wait for it must end the run and name it."""
+    """Stops one rank with SIGSTOP: the watchdogs of the ranks that wait for it must end the run and name it."""
     ranks = launch.ranks()
     if len(ranks) == 1:
         return kill_rank(launch, rng)
     number = rng.randrange(len(ranks))
     while not launch.ended() and "hangs" not in launch.text():
-        launch.send(signal.SIGSTOP, [ranks[number]])  # again, should anything let it go on
+        launch.send(signal.SIGSTOP, [ranks[number]])  # repeated, in case something continues it
         time.sleep(0.1)
     return Expected((FAILED,), (f"rank {number} does not answer: its process is stopped",))
 
 
 def pause(launch: Launch, rng: random.Random) -> Expected:
-    """SIGSTOP of all, longer than what counts as a hang, and SIGCONT: the run goes on. Ended by SIGTERM later."""
+    """Stops all processes for longer than a hang and continues them: the run must go on. Then stops the run."""
     everyone = [launch.pid, *launch.ranks()]
     launch.send(signal.SIGSTOP, everyone)
     time.sleep(rng.uniform(7.0, 8.0))
@@ -90,7 +90,7 @@ def pause(launch: Launch, rng: random.Random) -> Expected:
 
 
 def full_disk(launch: Launch, rng: random.Random) -> Expected:
-    """The rest of the file system filled up; made free again when the run has ended."""
+    """Fills the rest of the file system, and frees it when the run has ended."""
     time.sleep(rng.uniform(0, 0.2))
     filler = launch.run_folder.parent / _FILLER
     try:
@@ -108,12 +108,12 @@ def full_disk(launch: Launch, rng: random.Random) -> Expected:
 
 
 def truncated_file(launch: Launch, rng: random.Random) -> Expected:
-    """A stop or a kill, then a file of the newest checkpoint cut short."""
+    """Stops or kills the launch, then truncates a file of the newest checkpoint."""
     return _damage(launch, rng, lambda data: data[: rng.randrange(len(data))])
 
 
 def flipped_bit(launch: Launch, rng: random.Random) -> Expected:
-    """A stop or a kill, then one bit of a file of the newest checkpoint turned over."""
+    """Stops or kills the launch, then flips one bit of a file of the newest checkpoint."""
 
     def flip(data: bytes) -> bytes:
         place = rng.randrange(len(data))
@@ -123,7 +123,7 @@ def flipped_bit(launch: Launch, rng: random.Random) -> Expected:
 
 
 def missing_file(launch: Launch, rng: random.Random) -> Expected:
-    """A stop or a kill, then a file of the newest checkpoint removed."""
+    """Stops or kills the launch, then removes a file of the newest checkpoint."""
     return _damage(launch, rng, lambda data: None)
 
 
@@ -155,9 +155,9 @@ def _kill_one(launch: Launch, rng: random.Random) -> Expected:
 
 
 def _wait_save(launch: Launch) -> None:
-    """Until a checkpoint is being written: there is a folder of a step in a hidden folder."""
-    timeout_factor = Patience(_SAVE_SECONDS)
-    while not timeout_factor.is_over() and not launch.ended():
+    """Waits until a checkpoint is being written: there is a folder of a step in a hidden folder."""
+    deadline = Deadline(_SAVE_SECONDS)
+    while not deadline.is_over() and not launch.ended():
         if any((launch.run_folder / "checkpoints").glob(".*/step-*")):
             return
         time.sleep(0.0005)
@@ -165,9 +165,9 @@ def _wait_save(launch: Launch) -> None:
 
 def _damage(launch: Launch, rng: random.Random, change: Callable[[bytes], bytes | None]) -> Expected:
     folder = launch.run_folder / "checkpoints"
-    timeout_factor = Patience(_SAVE_SECONDS)
+    deadline = Deadline(_SAVE_SECONDS)
     while len(list(folder.glob("step-*"))) < 2 and not launch.ended():
-        assert not timeout_factor.is_over(), "no two checkpoints"
+        assert not deadline.is_over(), "no two checkpoints"
         time.sleep(0.01)
     expected = rng.choice([kill_all, stop])(launch, rng)
     code = launch.wait_end(60)
@@ -183,7 +183,7 @@ def _damage(launch: Launch, rng: random.Random, change: Callable[[bytes], bytes 
 
 
 def assert_none_left(folder: Path) -> None:
-    """No process of any launch is left: none has an open file in the folder."""
+    """Raises AssertionError if a process of a launch is left, that is, has an open file in the folder."""
     for process in psutil.process_iter():
         try:
             if any(Path(file.path).is_relative_to(folder) for file in process.open_files()):

@@ -1,7 +1,7 @@
-"""Launches for the soak: the `lehr train` command, forked from one process that has the imports done.
+"""Launches of the `lehr train` command for the soak, forked from one process that has already imported all modules.
 
-Each is the real thing: own processes, own launch of ranks, the command's exit code. Only gradients can be spoilt, by an
-engine that stands before the real one: on some steps it makes the loss of one data rank not a number.
+Each launch is the real command: it has its own processes, its own launch of ranks, and the command's exit code. Only
+gradients can be spoilt: an engine in front of the real one makes the loss of one data rank not finite on some steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import deepspeed  # noqa: F401  (so that forked launches have it)
+import deepspeed  # noqa: F401  (so that forked launches have it imported)
 import psutil
 
 import launcher.run.rank_main
@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.01
 
 
 class SpoilingEngine:
-    """The real engine, but for `not_finite`, steps (0-based) at which the last data rank's loss is not a number."""
+    """The real engine, except that the last data rank's loss is not finite at the 0-based steps `not_finite`."""
 
     def __init__(self, run: Run, not_finite: frozenset[int]) -> None:
         self._run, self._engine, self._not_finite = run, run.engine, not_finite
@@ -42,13 +42,13 @@ class SpoilingEngine:
         data = self._run.mesh.data
         if self._run.state.step in self._not_finite and data.rank == data.size - 1:
             first, *others = micro_batches
-            # Not by NaN, which is not above 0: its tokens would not count, and how many these are hangs on the layout.
+            # A weight of NaN is not above 0: its tokens would not count, and their number depends on the layout.
             micro_batches = [dataclasses.replace(first, weights_BT=first.weights_BT * float("inf")), *others]
         return self._engine.train_step(micro_batches, lr=lr)
 
 
 def spoil(not_finite: frozenset[int]) -> None:
-    """From now on every run of this process, and of those forked from it, has the spoiling engine."""
+    """Gives the spoiling engine to every later run of this process and of those forked from it."""
     build_run = launcher.run.rank_main.build_run
 
     def build(*arguments: Any, **more: Any) -> Run:
@@ -59,22 +59,22 @@ def spoil(not_finite: frozenset[int]) -> None:
     launcher.run.rank_main.build_run = build
 
 
-class Patience:
-    """A limit on a wait, in seconds; time in which this process itself was paused does not count."""
+class Deadline:
+    """A limit on a wait, in seconds. Time in which this process itself was paused does not count."""
 
     def __init__(self, seconds: float) -> None:
-        self._left, self._looked_at = seconds, time.monotonic()
+        self._left, self._last_call = seconds, time.monotonic()
 
     def is_over(self) -> bool:
-        """To be asked again and again."""
+        """Returns whether the time is up. Must be called at least once a second, or the rest does not count."""
         now = time.monotonic()
-        self._left -= min(now - self._looked_at, 1.0)
-        self._looked_at = now
+        self._left -= min(now - self._last_call, 1.0)
+        self._last_call = now
         return self._left < 0
 
 
 class Launch:
-    """One `lehr train`, running or ended."""
+    """One `lehr train` command, running or ended."""
 
     def __init__(self, arguments: Sequence[str], run_folder: Path, log: Path) -> None:
         self.run_folder = run_folder
@@ -102,18 +102,18 @@ class Launch:
             os._exit(code)
 
     def ranks(self) -> list[int]:
-        """Process ids by rank: the forked ones, or the command itself where it trains alone."""
+        """Returns the process ids by rank: the forked ones, or the command itself if it trains alone."""
         children = sorted(child.pid for child in self._process.children())
         return children or [self.pid]
 
     def send(self, number: int, pids: Sequence[int] | None = None) -> None:
-        """A signal to the command, or to some of its processes."""
+        """Sends a signal to the command, or to some of its processes."""
         for pid in pids or [self.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def ended(self) -> bool:
-        """Whether it has; then `code` is known, negative where a signal ended it."""
+        """Returns whether the command has ended. `code` is then its exit code, negative if a signal ended it."""
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -121,10 +121,10 @@ class Launch:
         return self.code is not None
 
     def wait_end(self, seconds: float) -> int:
-        """Its exit code. Raises TimeoutError, and kills it, where it does not end in time."""
-        timeout_factor = Patience(seconds)
+        """Waits for the end and returns the exit code. Kills it and raises TimeoutError if it takes too long."""
+        deadline = Deadline(seconds)
         while not self.ended():
-            if timeout_factor.is_over():
+            if deadline.is_over():
                 self.kill_all()
                 raise TimeoutError(f"no end after {seconds:g} s:\n{self.text()[-3000:]}")
             time.sleep(_POLL_SECONDS)
@@ -132,19 +132,19 @@ class Launch:
         return self.code
 
     def wait_step(self, step: int, seconds: float) -> bool:
-        """Until this many steps are taken; False where it ended before."""
-        timeout_factor = Patience(seconds)
+        """Waits until this many steps are taken. Returns False if the command ended before."""
+        deadline = Deadline(seconds)
         while last_step(self.run_folder) < step:
             if self.ended():
                 return False
-            if timeout_factor.is_over():
+            if deadline.is_over():
                 self.kill_all()
                 raise TimeoutError(f"step {step} not reached after {seconds:g} s:\n{self.text()[-3000:]}")
             time.sleep(_POLL_SECONDS)
         return True
 
     def kill_all(self) -> None:
-        """The command and its ranks, which the kernel ends with it; none is left afterwards."""
+        """Kills the command. The kernel ends its ranks with it; raises AssertionError if one is left."""
         ranks = self._process.children() if not self.ended() else []
         self.send(signal.SIGKILL)
         if self.code is None:
@@ -153,12 +153,12 @@ class Launch:
         assert not left, f"ranks outlive their launch: {left}"
 
     def text(self) -> str:
-        """What it has written to the console."""
+        """Returns the text that the command has written to the console."""
         return self.log.read_text(errors="replace")
 
 
 def last_step(run_folder: Path) -> int:
-    """The last step in metrics.jsonl, 0 before the first."""
+    """Returns the last step in metrics.jsonl, 0 before the first."""
     try:
         steps = read_metrics(run_folder / "metrics.jsonl")
     except FileNotFoundError:

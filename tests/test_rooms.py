@@ -117,6 +117,12 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     assert circles(modules()) == []
 
 
+def test_the_benchmarks_import_no_circle() -> None:
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "benchmarks").glob("*.py")}
+    tops = {name: {module.partition(".")[0] for module in imported(tree)} for name, tree in trees.items()}
+    assert circles({name: wanted & set(trees) for name, wanted in tops.items()}) == []
+
+
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_within_a_room_imports_run_down(room: str) -> None:
     arrows: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""The proof's script in small: predictions come before the runs they speak of; what is finished is not done again."""
+"""`make proof` in small: predictions come before the predicted runs, and finished runs are not trained again."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_shards import write_source
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    sys.path.append(str(ROOT / "tests" / "data"))
-    from made_shards import write_source
-
     rng = np.random.default_rng(0)
     documents = [[*(rng.zipf(1.3, 60) % 199 + 1).tolist(), 0] for _ in range(440)]
     write_source(tmp_path / "shards", "text", train=[documents[:400]], held_out=[documents[400:]], vocab_size=200)
@@ -47,7 +45,7 @@ def test_predictions_come_first_and_finished_runs_stay(config: Path) -> None:
     runs = config.parent / "runs"
     done = prove(config, seeds=2)
     assert done.returncode == 0, done.stderr
-    told = json.loads((runs / "predictions.json").read_text())
+    predictions = json.loads((runs / "predictions.json").read_text())
     began = {path.parent.name: path.stat().st_mtime for path in runs.glob("*/config.yaml")}
     written = (runs / "predictions.json").stat().st_mtime
     fitted, predicted = ("constant-1", "cosine-1"), ("wsd-1", "linear-1", "rewarmed-1", "chosen-1", "chosen-2")
@@ -55,8 +53,8 @@ def test_predictions_come_first_and_finished_runs_stay(config: Path) -> None:
     assert all(began[name] < written for name in fitted)
     assert all(began[name] > written for name in predicted)
     for law in ("relaxation", "annealing", "multi_power"):
-        low, high = told["final"]["wsd"][law][1:]
-        assert low <= told["final"]["wsd"][law][0] <= high
+        low, high = predictions["final"]["wsd"][law][1:]
+        assert low <= predictions["final"]["wsd"][law][0] <= high
     for name in ("wsd", "linear", "rewarmed", "chosen"):
         assert f"| {name} | " in done.stdout
     assert (runs / "laws_forecast.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""The benchmark of the optimizers' quality: what it would run, what it reads off the runs, and two real tiny runs."""
+"""The benchmark of the optimizers' quality: the runs it plans, the figures it reads off them, two real tiny runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_shards import documents, write_source
+from optimizer_quality_report import plot, report
+from optimizer_quality_results import Result, add_result, best_lr, of_study, read_results, tokens_to
+from optimizer_quality_studies import SEEDS, TASKS, Spec, digest, run_config, studies, tiny, wanted
 
-from benchmarks.optimizer_quality_report import plot, report
-from benchmarks.optimizer_quality_results import Result, add_result, best_lr, of_study, read_results, tokens_to
-from benchmarks.optimizer_quality_studies import SEEDS, TASKS, Spec, digest, run_config, studies, tiny, wanted
 from optim.groups import rule_of
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 def result_of(spec: Spec, loss: float, *, steps: int = 4) -> Result:
     return {
-        "run": spec.name,
-        "study": spec.study.name + spec.variant,
-        "lr": spec.lr,
-        "seed": spec.seed,
-        "length": spec.length,
+        **spec.labels(),
         "config": "",
         "commit": None,
         "cpu_seconds": 1.0,
@@ -39,7 +35,7 @@ def result_of(spec: Spec, loss: float, *, steps: int = 4) -> Result:
 
 
 def all_results(best_lrs: dict[str, float], default: float) -> list[Result]:
-    """What the whole benchmark gives if a loss is a parabola over log2 lr, and twice the best lr and more diverges."""
+    """Returns all results if a loss is a parabola over log2 lr and lrs above 2.8 times the best diverge."""
     results: list[Result] = []
     while missing := [spec for spec in wanted(results, TASKS) if spec.name not in {run["run"] for run in results}]:
         spec = missing[0]
@@ -63,7 +59,7 @@ def test_every_search_ends_with_the_best_lr_inside(default: float) -> None:
     assert of_study(results, "conda-interval-2000")[0]["lr"] == 0.128
 
 
-def test_runs_differ_in_what_is_compared_and_in_nothing_else() -> None:
+def test_configs_differ_only_in_what_is_compared() -> None:
     configs = {}
     for study in [study for group in studies(TASKS) for study in group]:
         config = run_config(Spec(study, 4e-3), TASKS[study.task], shards=Path("shards"), folder=Path("runs"))
@@ -108,7 +104,7 @@ def test_tokens_to_a_loss_lie_between_the_evaluations() -> None:
     assert tokens_to(run, 4.9) is None
 
 
-def test_report_says_the_ratio_to_adamw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_has_the_ratio_to_adamw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = all_results({}, 8e-3)
     for run in results:
         if run["study"] == "conda":

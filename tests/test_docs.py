@@ -1,4 +1,4 @@
-"""Every command that README.md, CONTRIBUTING.md, docs/ and the headers of configs/ name can be typed as it stands.
+"""The commands, keys and links in README.md, CONTRIBUTING.md, docs/ and the headers of configs/ are valid.
 
 A command is a line of a code block, or code in a sentence, that starts with `lehr`, `make` or `torchrun`.
 """
@@ -29,7 +29,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 
 
 def code_lines(text: str) -> list[str]:
-    """The lines of code blocks, fenced or indented, without what is said beside them: after #, or two spaces on."""
+    """Returns the lines of code blocks, fenced or indented, without the comments after a # or two spaces."""
     inside, lines = False, []
     for line in text.splitlines():
         if line.startswith("```"):
@@ -40,18 +40,18 @@ def code_lines(text: str) -> list[str]:
 
 
 def header(config: Path) -> dict[str, str]:
-    """`#   key   value` lines at the top of a config."""
+    """Returns the `#   key   value` lines at the top of a config."""
     lines = config.read_text(encoding="utf-8").split("\nrun:")[0].splitlines()
     return {match[1]: match[2] for line in lines if (match := re.fullmatch(r"#   (\S+(?: at)?)\s+(.*)", line))}
 
 
 def spans(path: Path) -> list[str]:
-    """Code in sentences."""
+    """Returns the code in sentences."""
     return re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL))
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """(where, the command)."""
+    """Yields (the file's name, the command)."""
     found = []
     for path in DOCUMENTS:
         found += [(path.name, line) for line in (*code_lines(path.read_text(encoding="utf-8")), *spans(path))]
@@ -69,7 +69,7 @@ ALL = sorted(set(commands()))
 
 
 def filled_in(command: str) -> list[str]:
-    """The words of a command, without the brackets and dots of a usage, a number for N."""
+    """Returns the words of a command, without the brackets and dots of a usage, and with a number for N."""
     words = [word.strip("[]") for word in shlex.split(command)]
     return ["1" if word == "N" else word.removesuffix("...") for word in words if word.strip(".")]
 
@@ -80,21 +80,21 @@ def app(name: str) -> Any:
 
 
 def parse_lehr(words: list[str]) -> None:
-    """Raises AssertionError where the command, an option or the number of arguments is not lehr's."""
+    """Raises AssertionError if lehr has no such command or option, or takes another number of arguments."""
     command, rest = app(words[0]), list(words)
     while rest and hasattr(command, "commands") and rest[0] != "COMMAND":
         assert rest[0] in command.commands, f"no command {rest[0]}"
         command = command.commands[rest.pop(0)]
     if not rest or rest[0] == "COMMAND":
-        return  # it is named, not typed
+        return  # the text names the command without its arguments
     try:
         command.make_context("lehr", rest)
-    except Exception as error:  # typer has a click of its own, or another's, by its version
+    except Exception as error:  # which click raises it depends on the version of typer
         raise AssertionError(str(error)) from error
 
 
 def check_config(words: list[str]) -> None:
-    """The config that a command names, with its overrides: as it would be read, except for what is on this disk."""
+    """Checks the config that a command names, with its overrides, as far as it does not depend on files on disk."""
     path = next((ROOT / word for word in words if word.startswith("configs/")), None)
     if path is None:
         return
@@ -104,7 +104,7 @@ def check_config(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("where", "command"), ALL, ids=[f"{where}: {command}" for where, command in ALL])
-def test_a_command_can_be_typed(where: str, command: str) -> None:
+def test_command_is_valid(where: str, command: str) -> None:
     program, *words = filled_in(command)
     if program == "lehr":
         parse_lehr(words)
@@ -140,19 +140,19 @@ def test_the_commands_are_found() -> None:
         "lehr train configs/demo.yaml parallel.tensor=4",
     ],
 )
-def test_a_command_that_cannot_be_typed_is_noticed(line: str) -> None:
+def test_invalid_command_is_noticed(line: str) -> None:
     with pytest.raises((AssertionError, UserError)):
-        test_a_command_can_be_typed("here", line)
+        test_command_is_valid("here", line)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
-def test_a_config_says_where_it_was_measured(config: Path) -> None:
+def test_config_header_has_its_measurement(config: Path) -> None:
     assert {"hardware", "command", "time", "ends at"} <= set(header(config))
     check_config([f"configs/{config.name}"])
 
 
 def keys_of(section: str) -> set[str]:
-    """All keys of a section, by whatever method."""
+    """Returns all keys of a section, of any method."""
     methods = {"optim": OPTIMIZERS, "schedule": SCHEDULES}.get(section)
     if methods is None:
         return set(RunConfig.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
@@ -160,15 +160,15 @@ def keys_of(section: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_a_key_of_a_config_is_one(path: Path) -> None:
-    """`section.key` and `section.key=value` in sentences."""
+def test_config_keys_exist(path: Path) -> None:
+    """Checks `section.key` and `section.key=value` in sentences."""
     for span in spans(path):
         if (match := re.fullmatch(r"([a-z]+)\.([a-z_]+)(?:\.[a-z_]+)*(=\S+)?", span)) is None:
             continue
         section, key, value = match.groups()
         if section in RunConfig.model_fields and not span.startswith("model.safetensors"):
             assert key in keys_of(section), span
-            if value and path.name != "CONTRIBUTING.md":  # whose schedule is to be written yet
+            if value and path.name != "CONTRIBUTING.md":  # its example has a schedule that does not exist
                 compose(RunConfig, ROOT / "configs/demo.yaml", [span])
 
 

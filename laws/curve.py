@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from schedules.base import ScheduleConfig
 from settings import UserError
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Schedule:
+class LrCurve:
     """The lr of every step; the first `warmup_steps` of them are the warm-up."""
 
     lr: Floats  # [n]
@@ -54,7 +55,7 @@ class Schedule:
 class EvaluationPoints:
     """Where on a schedule losses are wanted or were seen: after `steps` steps each."""
 
-    schedule: Schedule
+    schedule: LrCurve
     steps: Ints  # [k], ascending, each within 1..n
     parameters: float | None = field(default=None, kw_only=True)  # of the model, for laws that span sizes
 
@@ -71,7 +72,7 @@ class EvaluationPoints:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve(EvaluationPoints):
+class LossCurve(EvaluationPoints):
     """The losses of one run."""
 
     loss: Floats = field(kw_only=True)  # [k]
@@ -91,7 +92,7 @@ class Curve(EvaluationPoints):
             )
         object.__setattr__(self, "loss", loss)
 
-    def between(self, first_step: int, last_step: int | None = None) -> Curve:
+    def between(self, first_step: int, last_step: int | None = None) -> LossCurve:
         """The losses with first_step <= step <= last_step; UserError if there are none."""
         last = self.schedule.steps if last_step is None else last_step
         keep = (self.steps >= first_step) & (self.steps <= last)
@@ -102,11 +103,11 @@ class Curve(EvaluationPoints):
             )
         return replace(self, steps=self.steps[keep], loss=self.loss[keep])
 
-    def after_warmup(self) -> Curve:
+    def after_warmup(self) -> LossCurve:
         """Without the losses of the warm-up, where no law holds."""
         return self.between(max(self.schedule.warmup_steps, 1))
 
-    def thinned(self, most: int) -> Curve:
+    def thinned(self, most: int) -> LossCurve:
         """At most `most` of the losses, evenly spaced, the last among them."""
         if self.steps.size <= most:
             return self
@@ -114,7 +115,7 @@ class Curve(EvaluationPoints):
         return replace(self, steps=self.steps[keep], loss=self.loss[keep])
 
 
-def every_step(schedule: Schedule, *, most: int = 2000, parameters: float | None = None) -> EvaluationPoints:
+def every_step(schedule: LrCurve, *, most: int = 2000, parameters: float | None = None) -> EvaluationPoints:
     """About `most` evenly spaced steps after the warm-up, the last among them: what a plot needs."""
     first = min(max(schedule.warmup_steps, 1), schedule.steps)
     count = min(most, schedule.steps - first + 1)
@@ -122,38 +123,16 @@ def every_step(schedule: Schedule, *, most: int = 2000, parameters: float | None
     return EvaluationPoints(schedule, steps, parameters=parameters)
 
 
-def last_step(schedule: Schedule, *, parameters: float | None = None) -> EvaluationPoints:
+def last_step(schedule: LrCurve, *, parameters: float | None = None) -> EvaluationPoints:
     """The end of the schedule."""
     return EvaluationPoints(schedule, np.array([schedule.steps]), parameters=parameters)
 
 
-def schedule_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, warmup_steps: int) -> Schedule:
-    """The lr of every step from the lr seen at some of them.
-
-    Between rows the lr is linear, except where it jumps: a change between two rows that is over ten times as large as
-    the changes on either side is a step in the schedule. It is put in the middle, or at the second row where that comes
-    sooner than rows do (a run that was branched off there logs its first step). Steps before the first row are a linear
-    warm-up up to `warmup_steps`, then the first row's lr; those after the last row have the last row's.
-
-    `steps` [k]: the 0-based step whose lr the row gives, ascending; lr [k].
-    """
-    at = np.asarray(steps, dtype=np.float64)
-    seen = np.asarray(lr, dtype=np.float64)
-    change = np.abs(np.diff(seen))
-    around = np.zeros_like(change)
-    around[1:] = change[:-1]
-    around[:-1] = np.maximum(around[:-1], change[1:])
-    jumps = np.nonzero((change > 10 * around) & (change > 1e-3 * seen.max()))[0] if at.size > 2 else np.array([], int)
-    soon = np.diff(at)[jumps] < 0.9 * np.median(np.diff(at)) if jumps.size else np.array([], bool)
-    place = np.where(soon, at[jumps + 1], np.ceil((at[jumps] + at[jumps + 1]) / 2))
-    # Two knots within a step around each jump: np.interp then holds the lr on either side.
-    knots = np.concatenate([at, place - 0.75, place - 0.25])
-    values = np.concatenate([seen, seen[jumps], seen[jumps + 1]])
-    order = np.argsort(knots, kind="stable")
-    dense = np.interp(np.arange(total_steps, dtype=np.float64), knots[order], values[order])
-    ordinals = np.arange(min(warmup_steps, int(at[0]), total_steps))
-    dense[ordinals] = seen[0] * (ordinals + 1) / warmup_steps if warmup_steps else seen[0]
-    return Schedule(dense, min(warmup_steps, total_steps))
+def planned_lr_curve(config: ScheduleConfig, *, peak_lr: float, total_steps: int) -> LrCurve:
+    """Returns the lr of every step of a run to come. Raises UserError if the schedule's settings do not fit the run."""
+    lr_n = config.build(peak_lr=peak_lr, total_steps=total_steps).every_step()
+    warmup_steps = config.stated_warmup()
+    return LrCurve(lr_n, detect_warmup(lr_n) if warmup_steps is None else warmup_steps)
 
 
 def detect_warmup(lr: Sequence[float] | Floats) -> int:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from laws.curve import Curve, EvaluationPoints, Floats, Schedule
+from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve
 from laws.fitting.bootstrap import LEVEL, correlation_steps
 from laws.fitting.fitted import LAW_ERROR, Fit, normal_quantile, robust_spread
 from laws.fitting.solver import fit_points
@@ -49,8 +49,8 @@ class Prediction:
 class RunProgress:
     """Where a run stands: `schedule`, the lr that was applied and then what is planned; `losses`, those seen so far."""
 
-    schedule: Schedule
-    losses: Curve | None  # None before the first; its schedule ends with its last loss
+    schedule: LrCurve
+    losses: LossCurve | None  # None before the first; its schedule ends with its last loss
 
     def place(self, step: int, parameters: float | None = None) -> EvaluationPoints:
         """One step of the schedule."""
@@ -123,7 +123,7 @@ class _Refit:
     over how many losses residuals hang together, width that of the priors.
     """
 
-    def __init__(self, law: CurveLaw, curve: Curve, used: Curve) -> None:
+    def __init__(self, law: CurveLaw, curve: LossCurve, used: LossCurve) -> None:
         self._law, self._curve = law, curve
         features = law.features([used])
         self._theta_p = fit_points(law, features, used.loss).theta_p
@@ -143,7 +143,7 @@ class _Refit:
         scaled = precision * unit_p[:, None] * unit_p + 1e-10 * np.eye(unit_p.size)
         self._covariance = np.linalg.inv(scaled) * unit_p[:, None] * unit_p
 
-    def is_of(self, curve: Curve) -> bool:
+    def is_of(self, curve: LossCurve) -> bool:
         """Whether these are the losses it was fitted on."""
         return (
             np.array_equal(curve.steps, self._curve.steps)
@@ -169,7 +169,7 @@ class _Refit:
         return loss_n, slope_mnp[0] / loss_n[:, None] * self._scale_p
 
 
-def _fall_is_known(schedule: Schedule, now: int, step: int) -> bool:
+def _fall_is_known(schedule: LrCurve, now: int, step: int) -> bool:
     """Whether the lr has fallen by a part of what it will fall until `step`; so of a schedule that stays constant."""
     start = min(schedule.warmup_steps, now - 1)
     seen, whole = schedule.lr[start:now], schedule.lr[start:step]
@@ -177,7 +177,7 @@ def _fall_is_known(schedule: Schedule, now: int, step: int) -> bool:
     return bool(to_fall < 0.02 * schedule.peak or seen.max() - seen.min() >= LEAST_FALL * to_fall)
 
 
-def _spacing(curve: Curve) -> float:
+def _spacing(curve: LossCurve) -> float:
     return 1.5 * float(np.median(np.diff(curve.steps)))
 
 

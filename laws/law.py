@@ -10,14 +10,16 @@ Legend of shapes: m parameter sets at once, n points, k terms, q shape parameter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from laws.curve import Curve, EvaluationPoints, Floats, Schedule
+from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve
 from settings import Registry, Settings, UserError
+
+Slope = Callable[[], Floats]
 
 SMALLEST_LOSS = 1e-6  # a law may dip below 0 far from its data; its logarithm may not
 
@@ -95,7 +97,7 @@ class CurveLaw(LawConfig):
         """What `terms` needs of the points of all places, one after the other."""
         raise AssertionError(f"{type(self).__name__} has no features")
 
-    def check(self, curves: Sequence[Curve]) -> None:
+    def check(self, curves: Sequence[LossCurve]) -> None:
         """Refuse, with a UserError, curves that cannot identify the parameters."""
         check_annealed(curves)
 
@@ -109,16 +111,19 @@ class CurveLaw(LawConfig):
         loss_k: Floats = loss_mn[0]
         return loss_k
 
-    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
-        """The loss after the last step, and its derivative by the lr of every step [n]. `parameters`: as in Places."""
-        raise AssertionError(f"{type(self).__name__} has no end_slope")
+    def end_loss(self, theta_p: Floats, schedule: LrCurve, parameters: float | None = None) -> tuple[float, Slope]:
+        """Returns the loss after the last step, and a function that computes its slope by the lr of every step [n].
+
+        A search needs many more losses than slopes. `parameters`: of the model, as in EvaluationPoints.
+        """
+        raise AssertionError(f"{type(self).__name__} has no end_loss")
 
 
 LAWS = Registry("law", room="laws.loss_curves", base=CurveLaw)
 DEFAULT_LAW = "relaxation"  # the best on the public curves (docs/laws.md)
 
 
-def check_annealed(curves: Sequence[Curve]) -> None:
+def check_annealed(curves: Sequence[LossCurve]) -> None:
     """Refuse curves whose lr never changes after the warm-up: they say nothing of what a lower lr gives.
 
     Raises UserError.

@@ -1,4 +1,4 @@
-"""Optimizers, parameter tables, learning-rate schedules.
+"""Optimizers and parameter tables.
 
 Sees (name, parameter) pairs and the ranks that share a matrix.
 """

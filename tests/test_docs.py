@@ -19,8 +19,8 @@ from launcher.cli import make_app
 from launcher.run.config import RunConfig
 from launcher.run.preflight import workload
 from optim.optimizer import OPTIMIZERS
-from optim.schedules import SCHEDULES
 from parallel.layout import check_layout
+from schedules.base import SCHEDULES
 from settings import UserError, compose
 
 ROOT = Path(__file__).parents[1]

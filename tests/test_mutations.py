@@ -30,7 +30,7 @@ from data.config import DataConfig
 from data.shards.verify import verify_shards
 from launcher.run.config import RunConfig
 from launcher.run.preflight import check_config
-from laws.read_curves import read_curve
+from laws.reading.curves import read_curve
 from settings import RunError, UserError, compose
 from train.checkpoint.discovery import latest_checkpoint
 from train.checkpoint.manager import CheckpointManager

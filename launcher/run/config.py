@@ -10,8 +10,8 @@ from pydantic import Field
 from data.config import DataConfig
 from model.config import ModelConfig
 from optim.optimizer import OPTIMIZERS, OptimizerConfig
-from optim.schedules import SCHEDULES, ScheduleConfig
 from parallel.config import ParallelConfig
+from schedules.base import SCHEDULES, ScheduleConfig
 from settings import Settings
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laws.curve import Schedule
+from laws.curve import LrCurve
 from laws.fitting.fitted import Fit
 from settings import UserError
 
@@ -24,7 +24,7 @@ def default_warmup(fit: Fit) -> int:
     return min((curve.warmup_steps for curve in fit.curves), default=0)
 
 
-def schedule_warnings(fit: Fit, schedule: Schedule) -> tuple[str, ...]:
+def schedule_warnings(fit: Fit, schedule: LrCurve) -> tuple[str, ...]:
     """Where a schedule lies beyond what the fit saw."""
     if not fit.curves:
         return ()

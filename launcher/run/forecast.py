@@ -7,8 +7,8 @@ from pathlib import Path
 
 from launcher.run.config import RunConfig
 from launcher.run.fit_scope import schedule_warnings
-from launcher.run.planned_schedule import planned_schedule, stated_warmup
 from launcher.run.provenance import compare, config_provenance, listed
+from laws.curve import planned_lr_curve
 from laws.fitting.fitted import Fit, load_fit
 from laws.forecasting import FittedForecast, OwnForecast, RunProgress
 from laws.law import DEFAULT_LAW, LAWS
@@ -32,7 +32,7 @@ def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
     if wanted == "auto":
         return _too_few(config)
     fit = load_fit(Path(wanted))
-    schedule = planned_schedule(config.schedule, peak_lr=config.optim.lr, steps=config.train.steps)
+    schedule = planned_lr_curve(config.schedule, peak_lr=config.optim.lr, total_steps=config.train.steps)
     lines = [*_compared(config, fit), *schedule_warnings(fit, schedule)]
     final = _fitted(config, model, fit).predict_loss(RunProgress(schedule, None), schedule.steps)
     if not isinstance(final, str) and not all(map(math.isfinite, (final.loss, final.low, final.high))):
@@ -44,13 +44,13 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
     """What the metrics of a run take, where `train.forecast` is given. `check_forecast`'s errors apply."""
     wanted = config.train.forecast
     assert wanted is not None
+    schedule = config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
     auto = wanted == "auto"
     return RunForecast(
         OwnForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted(config, model, load_fit(Path(wanted))),
         promised=not auto,
-        lr=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
-        total_steps=config.train.steps,
-        warmup_steps=stated_warmup(config.schedule),
+        planned_lr_n=schedule.every_step(),
+        warmup_steps=config.schedule.stated_warmup(),
     )
 
 
@@ -81,7 +81,7 @@ def _compared(config: RunConfig, fit: Fit) -> list[str]:
 def _too_few(config: RunConfig) -> list[str]:
     """A warning where the run will not be evaluated often enough for a refit."""
     steps, every = config.train.steps, config.evaluate.every_steps
-    after = steps - (stated_warmup(config.schedule) or 0)
+    after = steps - (config.schedule.stated_warmup() or 0)
     least = OwnForecast(LAWS.parse(DEFAULT_LAW)).least_losses
     if every and after // every > least:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from laws.curve import Curve, EvaluationPoints, Floats
+from laws.curve import EvaluationPoints, Floats, LossCurve
 from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
@@ -55,7 +56,7 @@ class Fit(Settings):
             raise UserError(f"a sample holds {wrong[0]} parameters, not {len(self.values)}")
         return self
 
-    @property
+    @cached_property
     def theta_p(self) -> Floats:
         """The parameters in the law's order [p]."""
         return self.law.pack(self.values)
@@ -110,7 +111,7 @@ def load_fit(path: Path) -> Fit:
     return parse(Fit, plain, source=f"fit file {path}")
 
 
-def fit_curves(law: CurveLaw, curves: Sequence[Curve], *, samples: int = 200, seed: int = 0) -> Fit:
+def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200, seed: int = 0) -> Fit:
     """Fit a law to the losses after warm-up of some curves, with `samples` bootstrap repeats.
 
     Raises UserError where the curves cannot identify the law's parameters.

@@ -9,6 +9,7 @@ as in section 3.4 of the paper). alpha is not comparable between the two, nor C 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +19,8 @@ from pydantic import Field
 from scipy.interpolate import CubicSpline
 from scipy.signal import lfilter
 
-from laws.curve import EvaluationPoints, Floats, Schedule
-from laws.law import LAWS, Coefficient, CurveLaw, Shape
+from laws.curve import EvaluationPoints, Floats, LrCurve
+from laws.law import LAWS, Coefficient, CurveLaw, Shape, Slope
 
 LAMBDAS = 1 - np.exp(np.linspace(np.log(3e-5), np.log(0.1), 25))
 
@@ -42,14 +43,14 @@ def falls(lr_n: Floats, warmup_steps: int) -> Floats:
     return gaps_n
 
 
-def area_of_annealing(schedule: Schedule, decay: float) -> Floats:
+def area_of_annealing(schedule: LrCurve, decay: float) -> Floats:
     """S2 after every step [n]: a double running sum as one linear filter, O(n)."""
     momentum_n = lfilter([1.0], [1.0, -decay], falls(schedule.lr, schedule.warmup_steps))
     area_n: Floats = np.cumsum(momentum_n)
     return area_n
 
 
-def area_under_lr(schedule: Schedule, warmup: Literal["actual", "peak"]) -> Floats:
+def area_under_lr(schedule: LrCurve, warmup: Literal["actual", "peak"]) -> Floats:
     """S1 after every step [n]."""
     lr_n = schedule.lr
     if warmup == "peak" and schedule.warmup_steps:
@@ -91,7 +92,7 @@ class AnnealedConfig(CurveLaw):
         s2_mn = features.s2_spline(np.log(forgetting_m)).T
         return s2_mn, features.s2_spline(np.log(forgetting_m), 1).T / forgetting_m[:, None]
 
-    def annealed_end(self, theta_p: Floats, schedule: Schedule) -> tuple[float, Floats]:
+    def annealed_end(self, theta_p: Floats, schedule: LrCurve) -> tuple[float, Slope]:
         """The end of L0 + A S1^-alpha - C S2 for (L0, A, C, alpha, 1 - lambda if fitted), and its slope [n].
 
         S2 at the end is a weighted sum of the falls: weights (1 - lambda^(n-k+1)) / (1 - lambda).
@@ -100,17 +101,32 @@ class AnnealedConfig(CurveLaw):
         decay = 1 - float(theta_p[4]) if self.fit_decay else self.decay
         lr_n, warmup_steps = schedule.lr, schedule.warmup_steps
         s1 = float(area_under_lr(schedule, self.warmup)[-1])
-        reach_n = (1 - decay ** np.arange(lr_n.size, 0, -1.0)) / (1 - decay)
+        reach_n = _reach(lr_n.size, decay).copy()
         reach_n[: max(warmup_steps, 1)] = 0.0
         s2 = float(reach_n @ falls(lr_n, warmup_steps))
-        by_s1 = -alpha * a * s1 ** (-alpha - 1)
-        slope_n = np.full(lr_n.size, by_s1)
-        if self.warmup == "peak":  # the warm-up's steps count with the peak: their share of the slope is the peak's
-            slope_n[:warmup_steps] = 0.0
-            slope_n[int(np.argmax(lr_n))] += by_s1 * warmup_steps
-        slope_n += c * reach_n  # d fall_k / d lr_k = -1
-        slope_n[:-1] -= c * reach_n[1:]
-        return l0 + a * s1**-alpha - c * s2, slope_n
+
+        def slope() -> Floats:
+            by_s1 = -alpha * a * s1 ** (-alpha - 1)
+            slope_n = np.full(lr_n.size, by_s1)
+            if self.warmup == "peak":  # the warm-up's steps count with the peak: their share of the slope is the peak's
+                slope_n[:warmup_steps] = 0.0
+                slope_n[int(np.argmax(lr_n))] += by_s1 * warmup_steps
+            slope_n += c * reach_n  # d drop_k / d lr_k = -1
+            slope_n[:-1] -= c * reach_n[1:]
+            return slope_n
+
+        return l0 + a * s1**-alpha - c * s2, slope
+
+
+@functools.lru_cache(maxsize=4)
+def _reach(steps: int, decay: float) -> Floats:
+    """Returns what a drop at each step adds to S2 by the end, as a share of its size [n].
+
+    A search asks for it thousands of times at one length.
+    """
+    reach_n = (1 - decay ** np.arange(steps, 0, -1.0)) / (1 - decay)
+    reach_n.setflags(write=False)
+    return reach_n
 
 
 @LAWS.register
@@ -145,6 +161,6 @@ class AnnealingConfig(AnnealedConfig):
             slope[:, :, 2, 1] = by_forgetting
         return phi, slope
 
-    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
-        """O(n)."""
+    def end_loss(self, theta_p: Floats, schedule: LrCurve, parameters: float | None = None) -> tuple[float, Slope]:
+        """Returns the loss after the last step, and its slope, in O(n)."""
         return self.annealed_end(theta_p, schedule)

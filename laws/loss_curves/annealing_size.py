@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from laws.curve import Curve, EvaluationPoints, Floats, Schedule
-from laws.law import LAWS, Coefficient, Shape
+from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve
+from laws.law import LAWS, Coefficient, Shape, Slope
 from laws.loss_curves.annealing import AnnealedConfig, AnnealingFeatures
 from settings import UserError
 
@@ -51,7 +51,7 @@ class AnnealingSizeConfig(AnnealedConfig):
             Shape("gamma", 0.0, 1.0, (0.0, 0.1, 0.2, 0.4), "how the drop grows with size"),
         )
 
-    def check(self, curves: Sequence[Curve]) -> None:
+    def check(self, curves: Sequence[LossCurve]) -> None:
         """Three sizes at least."""
         super().check(curves)
         sizes = {curve.parameters for curve in curves if curve.parameters is not None}
@@ -88,8 +88,8 @@ class AnnealingSizeConfig(AnnealedConfig):
         slope[:, :, 3, beta_at] = -phi[:, :, 3] * log_size
         return phi, slope
 
-    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
-        """That of the annealing law, with what the size does to its coefficients."""
+    def end_loss(self, theta_p: Floats, schedule: LrCurve, parameters: float | None = None) -> tuple[float, Slope]:
+        """Returns that of the annealing law, with the coefficients of the model's size."""
         if parameters is None:
             raise UserError(f"the {self.name} law needs the number of parameters of the model")
         l0, a, c, b = (float(x) for x in theta_p[:4])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laws.curve import Floats, Ints, Schedule
+from laws.curve import Floats, Ints, LrCurve
 
 SHARE_OF_PEAK = 0.01  # the lr of a group changes by at most this share of the peak,
 SHARE_OF_LR = 0.1  # and of itself, down to
@@ -39,7 +39,7 @@ class LrDrops:
         return fall_g
 
 
-def group_lr_drops(schedule: Schedule) -> LrDrops:
+def group_lr_drops(schedule: LrCurve) -> LrDrops:
     """The groups of a schedule, warm-up included; before the first step the lr is 0."""
     lr_n, peak = schedule.lr, schedule.peak
     fall_n = -np.diff(lr_n, prepend=0.0)

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from laws.curve import EvaluationPoints, Floats, Schedule
-from laws.law import LAWS, Coefficient, CurveLaw, Shape
+from laws.curve import EvaluationPoints, Floats, LrCurve
+from laws.law import LAWS, Coefficient, CurveLaw, Shape, Slope
 from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, group_lr_drops, mean_kernel
 
 
@@ -80,22 +80,26 @@ class MultiPowerConfig(CurveLaw):
                 start = stop
         return phi, slope
 
-    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
-        """The double sum at its last step only: O(n)."""
+    def end_loss(self, theta_p: Floats, schedule: LrCurve, parameters: float | None = None) -> tuple[float, Slope]:
+        """Returns the double sum at its last step only, and its slope, in O(n)."""
         l0, a, b, alpha, beta, gamma, speed = (float(x) for x in theta_p)
         lr_n = np.maximum(schedule.lr, SMALLEST_OF_PEAK * schedule.peak)
         s1 = float(lr_n.sum())
         since_n = np.cumsum(lr_n[::-1])[::-1]
-        fall_n = -np.diff(lr_n, prepend=0.0)
+        drop_n = -np.diff(lr_n, prepend=0.0)
         x_n = speed * lr_n**-gamma * since_n
         kernel_n = 1 - (1 + x_n) ** -beta
-        by_x_n = beta * (1 + x_n) ** (-beta - 1)
-        slope_n = kernel_n.copy()  # -d fall_k / d lr_k
-        slope_n[:-1] -= kernel_n[1:]
-        slope_n += fall_n * by_x_n * x_n * gamma / lr_n  # through lr_k^-gamma; its sign is that of -(-gamma)
-        slope_n -= np.cumsum(fall_n * by_x_n * x_n / since_n)  # S_k holds every lr from k on
-        loss = l0 + a * s1**-alpha - b * float(fall_n @ kernel_n)
-        return loss, b * slope_n - alpha * a * s1 ** (-alpha - 1)
+
+        def slope() -> Floats:
+            by_x_n = beta * (1 + x_n) ** (-beta - 1)
+            slope_n = kernel_n.copy()  # -d drop_k / d lr_k
+            slope_n[:-1] -= kernel_n[1:]
+            slope_n += drop_n * by_x_n * x_n * gamma / lr_n  # through lr_k^-gamma; its sign is that of -(-gamma)
+            slope_n -= np.cumsum(drop_n * by_x_n * x_n / since_n)  # S_k holds every lr from k on
+            by_lr_n: Floats = b * slope_n - alpha * a * s1 ** (-alpha - 1)
+            return by_lr_n
+
+        return l0 + a * s1**-alpha - b * float(drop_n @ kernel_n), slope
 
 
 def _drop(run: DropFeatures, beta: float, gamma: float, speed: float) -> tuple[Floats, Floats]:

@@ -26,8 +26,8 @@ import numpy as np
 from pydantic import Field
 from scipy.interpolate import CubicSpline
 
-from laws.curve import EvaluationPoints, Floats, Schedule
-from laws.law import LAWS, Coefficient, CurveLaw, Shape
+from laws.curve import EvaluationPoints, Floats, LrCurve
+from laws.law import LAWS, Coefficient, CurveLaw, Shape, Slope
 from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, group_lr_drops, mean_kernel, mean_kernel_value
 
 REFERENCE_LR = 3e-4  # of a law that was not fitted
@@ -96,7 +96,7 @@ class RelaxationFeatures:
         return np.concatenate(values), np.concatenate(slopes)
 
 
-def scaled_lr(schedule: Schedule, reference_lr: float) -> Floats:
+def scaled_lr(schedule: LrCurve, reference_lr: float) -> Floats:
     """u of every step [n]; a vanishing lr is held at 1e-4 of the peak, where powers have slopes."""
     return np.maximum(schedule.lr, SMALLEST_OF_PEAK * schedule.peak) / reference_lr
 
@@ -158,22 +158,27 @@ class RelaxationConfig(CurveLaw):
         slope[:, :, 2, 1] = sinking_n * by_log_speed / shape_mq[:, 1:]
         return phi, slope
 
-    def end_slope(self, theta_p: Floats, schedule: Schedule, parameters: float | None = None) -> tuple[float, Floats]:
-        """The sum at its last step only: O(n)."""
+    def end_loss(self, theta_p: Floats, schedule: LrCurve, parameters: float | None = None) -> tuple[float, Slope]:
+        """Returns the sum at its last step only, and its slope, in O(n)."""
         l0, a, b, alpha, speed = (float(x) for x in theta_p)
         u_n = scaled_lr(schedule, self.reference_lr)
         progress_n = self.reference_lr * u_n**self.progress_power
         s = float(progress_n.sum())
         level_n = u_n**self.level_power
         x_n = speed * np.cumsum((u_n**self.clock_power)[::-1])[::-1]
-        fall_n = -np.diff(level_n, prepend=0.0)
+        drop_n = -np.diff(level_n, prepend=0.0)
         kernel_n = 1 - (1 + x_n) ** -self.beta
-        by_x_n = self.beta * (1 + x_n) ** (-self.beta - 1)
-        relaxed, noise = float(fall_n @ kernel_n), b * s**-self.rho
-        by_level_n = -kernel_n  # of the sum over the falls
-        by_level_n[:-1] += kernel_n[1:]
-        slope_n = by_level_n * self.level_power * level_n / u_n
-        slope_n += np.cumsum(fall_n * by_x_n) * speed * self.clock_power * u_n ** (self.clock_power - 1)
-        by_s = -alpha * a * s ** (-alpha - 1) + self.rho * noise * relaxed / s
-        by_u_n = by_s * self.progress_power * progress_n / u_n - noise * slope_n
-        return l0 + a * s**-alpha - noise * relaxed, by_u_n / self.reference_lr
+        relaxed, noise = float(drop_n @ kernel_n), b * s**-self.rho
+
+        def slope() -> Floats:
+            by_x_n = self.beta * (1 + x_n) ** (-self.beta - 1)
+            by_level_n = -kernel_n  # of the sum over the drops
+            by_level_n[:-1] += kernel_n[1:]
+            slope_n = by_level_n * self.level_power * level_n / u_n
+            slope_n += np.cumsum(drop_n * by_x_n) * speed * self.clock_power * u_n ** (self.clock_power - 1)
+            by_s = -alpha * a * s ** (-alpha - 1) + self.rho * noise * relaxed / s
+            by_u_n = by_s * self.progress_power * progress_n / u_n - noise * slope_n
+            by_lr_n: Floats = by_u_n / self.reference_lr
+            return by_lr_n
+
+        return l0 + a * s**-alpha - noise * relaxed, slope

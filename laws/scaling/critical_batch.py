@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -19,6 +20,7 @@ from scipy.stats import t as student
 
 from laws.curve import Floats, Ints
 from laws.fitting.bootstrap import LEVEL
+from laws.reading.run_folder import DEFAULT_LOSS, read_run, tokens_per_step
 from settings import UserError
 
 
@@ -39,6 +41,14 @@ class BatchRun:
         after = int(reached[0])
         share = (np.log(lowest[after - 1]) - np.log(loss)) / (np.log(lowest[after - 1]) - np.log(lowest[after]))
         return float(np.exp(np.log(steps[after - 1]) + share * np.log(steps[after] / steps[after - 1])))
+
+
+def read_batch_run(path: Path, *, loss: str = DEFAULT_LOSS) -> BatchRun:
+    """Reads a run folder as a run of one batch size, the median of its tokens a step. Raises UserError."""
+    if not path.is_dir():
+        raise UserError(f"{path} is no run folder")
+    curve = read_run(path, loss=loss).curve
+    return BatchRun(tokens_per_step(path), curve.steps, curve.loss)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from laws.csv_columns import read_columns
 from laws.curve import Floats
 from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
 from laws.fitting.solver import fit_points
 from laws.law import SMALLEST_LOSS
+from laws.reading.csv_columns import read_columns
 from laws.scaling.laws import COMPUTE_LAWS, ComputeLaw, Runs
 from settings import Settings, UserError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from laws.curve import Curve, Schedule
+from laws.curve import LossCurve, LrCurve
 from laws.fitting.fitted import Fit
 
 FITTED = ("cosine_24000", "constant_24000", "wsdcon_9")
@@ -12,7 +12,7 @@ HELD_OUT = ("cosine_72000", "constant_72000", "wsd_20000_24000", "wsdld_20000_24
 PEAK, LEAST, WARMUP = 3e-4, 3e-5, 2160
 
 
-def public_curve(folder: Path, size: str, name: str) -> Curve:
+def public_curve(folder: Path, size: str, name: str) -> LossCurve:
     """A public curve with the lr of every step (checked against the lr in its rows)."""
     rows = np.genfromtxt(folder / size / f"{name}.csv", delimiter=",", names=True)
     kind, *numbers = name.split("_")
@@ -30,7 +30,7 @@ def public_curve(folder: Path, size: str, name: str) -> Curve:
         assert kind == "constant", name
     at = rows["step"].astype(np.int64)
     np.testing.assert_allclose(lr[at], rows["lr"], rtol=1e-12)
-    return Curve(Schedule(lr, WARMUP), at, loss=rows["loss"], name=name)
+    return LossCurve(LrCurve(lr, WARMUP), at, loss=rows["loss"], name=name)
 
 
 def held_out_errors(fit: Fit, folder: Path, size: str) -> np.ndarray:

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from laws.curve import Curve, Floats, Schedule, every_step, last_step
+from laws.curve import Floats, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import Fit, fit_curves
 from laws.forecasting import FAR, IN_A_ROW, DriftDetector, FittedForecast, OwnForecast, Prediction, RunProgress
 from laws.law import DEFAULT_LAW, LAWS, CurveLaw
 from laws.loss_curves.annealing import AnnealingConfig
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 
 PEAK = 3e-4
 RELAXATION = {"L0": 2.6, "A": 0.55, "B": 0.19, "alpha": 0.48, "C": 0.02}
@@ -21,25 +21,25 @@ BAND = Prediction(3.0, 3.0 * math.exp(-0.005), 3.0 * math.exp(0.005))
 SIGMA = 0.005 / 1.6448536  # of a loss that the 90% band of BAND supposes
 
 
-def schedule(section: dict[str, object], steps: int = 6000) -> Schedule:
-    return FAMILIES.parse({"warmup_steps": 100, **section}).build(peak_lr=PEAK, total_steps=steps)
+def schedule(section: dict[str, object], steps: int = 6000) -> LrCurve:
+    return planned_lr_curve(SCHEDULES.parse({"warmup_steps": 100, **section}), peak_lr=PEAK, total_steps=steps)
 
 
 def noisy_run(
-    law: CurveLaw, values: dict[str, float], planned: Schedule, noise: float, seed: int, losses: int = 60
-) -> Curve:
+    law: CurveLaw, values: dict[str, float], planned: LrCurve, noise: float, seed: int, losses: int = 60
+) -> LossCurve:
     places = every_step(planned, most=losses)
     wobble = np.random.default_rng(seed).normal(scale=noise, size=places.steps.size)
-    return Curve(planned, places.steps, loss=law.predict(values, places) * np.exp(wobble))
+    return LossCurve(planned, places.steps, loss=law.predict(values, places) * np.exp(wobble))
 
 
-def standing(run: Curve, losses: int) -> RunProgress:
+def standing(run: LossCurve, losses: int) -> RunProgress:
     """After so many losses of a run, as a run itself would have it: the lr of its losses ends with the last."""
     if losses == 0:
         return RunProgress(run.schedule, None)
     last = int(run.steps[losses - 1])
-    applied = Schedule(run.schedule.lr[:last], min(run.schedule.warmup_steps, last))
-    return RunProgress(run.schedule, Curve(applied, run.steps[:losses], loss=run.loss[:losses]))
+    applied = LrCurve(run.schedule.lr[:last], min(run.schedule.warmup_steps, last))
+    return RunProgress(run.schedule, LossCurve(applied, run.steps[:losses], loss=run.loss[:losses]))
 
 
 def inside(prediction: Prediction | str, fact: float) -> bool:

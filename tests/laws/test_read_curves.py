@@ -8,8 +8,10 @@ import pytest
 import yaml
 from public_curves import FITTED, HELD_OUT, public_curve
 
-from laws.read_curves import read_batch_run, read_curve
-from laws.schedules import FAMILIES
+from laws.curve import planned_lr_curve
+from laws.reading.curves import read_curve
+from laws.scaling.critical_batch import read_batch_run
+from schedules.base import SCHEDULES
 from settings import UserError
 
 SCHEDULE = {"name": "wsd", "warmup_steps": 20, "decay_steps": 40, "min_lr": 1e-5}
@@ -20,7 +22,7 @@ def write_run(
 ) -> list[dict]:
     """A run as `lehr train` leaves it."""
     folder.mkdir()
-    lr = FAMILIES.parse(SCHEDULE).build(peak_lr=1e-3, total_steps=steps).lr
+    lr = planned_lr_curve(SCHEDULES.parse(SCHEDULE), peak_lr=1e-3, total_steps=steps).lr
     rows: list[dict] = []
     for step in range(1, steps + 1):
         rows.append({"step": step, "tokens": 1000 * step, "lr": lr[step - 1], "loss": 5.0, "skipped_steps": 0})
@@ -38,7 +40,7 @@ def save(folder: Path, rows: list[dict]) -> None:
 def test_a_run_folder(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     curve = read_curve(tmp_path / "run").curve
-    expected = FAMILIES.parse(SCHEDULE).build(peak_lr=1e-3, total_steps=200)
+    expected = planned_lr_curve(SCHEDULES.parse(SCHEDULE), peak_lr=1e-3, total_steps=200)
     assert np.array_equal(curve.schedule.lr, expected.lr)
     assert curve.schedule.warmup_steps == 20
     assert curve.steps.tolist() == list(range(10, 201, 10))
@@ -63,7 +65,7 @@ def test_skipped_steps_did_not_happen(tmp_path: Path) -> None:
             row["skipped_steps"] = int(row["step"] >= 100)
     save(tmp_path / "run", rows)
     reading = read_curve(tmp_path / "run")
-    expected = np.delete(FAMILIES.parse(SCHEDULE).build(peak_lr=1e-3, total_steps=200).lr, 99)
+    expected = np.delete(planned_lr_curve(SCHEDULES.parse(SCHEDULE), peak_lr=1e-3, total_steps=200).lr, 99)
     assert np.array_equal(reading.curve.schedule.lr, expected)
     assert reading.curve.steps.tolist() == [*range(10, 91, 10), *range(99, 200, 10)]
     assert reading.notes == ("run: 1 skipped steps are left out",)
@@ -125,7 +127,7 @@ def test_what_is_no_curve_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_csv_with_every_step(tmp_path: Path) -> None:
-    lr = FAMILIES.parse(SCHEDULE).build(peak_lr=1e-3, total_steps=200).lr
+    lr = planned_lr_curve(SCHEDULES.parse(SCHEDULE), peak_lr=1e-3, total_steps=200).lr
     rows = [f"{step},{float(lr[step])!r},{3 + 1 / (step + 1)}" for step in range(200)]
     (tmp_path / "a.csv").write_text("step,lr,loss\n" + "\n".join(rows) + "\n")
     reading = read_curve(tmp_path / "a.csv")

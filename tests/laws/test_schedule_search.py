@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laws.curve import Schedule
+from laws.curve import LrCurve, planned_lr_curve
 from laws.fitting.fitted import Fit
 from laws.loss_curves.annealing import AnnealingConfig
 from laws.loss_curves.multi_power import MultiPowerConfig
-from laws.schedule_search import Constraints, FreeForm, final_loss, free_form, search
-from laws.schedules import FAMILIES, write_table
-from optim.schedules import SCHEDULES
+from laws.schedule_search.candidate import Constraints, final_loss
+from laws.schedule_search.free_form import FreeForm, free_form
+from laws.schedule_search.search import search
+from schedules.base import SCHEDULES
+from schedules.table import write_table
 from settings import UserError
 
 ANNEALING = Fit(law=AnnealingConfig(), values={"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}, objective=0.0, noise=1e-3)
@@ -34,7 +36,7 @@ def test_the_best_tail_is_that_of_a_fine_grid(fit: Fit) -> None:
     for tail in ("linear", "cosine", "one_minus_sqrt", "exponential"):
         for decay in range(50, 5800, 25):
             section = {"name": "wsd", "warmup_steps": 200, "min_lr": 3e-5, "decay_steps": decay, "tail": tail}
-            schedule = FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=6000)
+            schedule = planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=6000)
             grid.append(final_loss(fit, schedule))
     assert best.loss <= min(grid) + 2e-5
 
@@ -57,35 +59,35 @@ def test_free_form_cannot_be_bettered_at_random() -> None:
     best = free_form(MULTI_POWER, 3000, GIVEN)
     rng = np.random.default_rng(0)
     form = FreeForm(3000, GIVEN)
-    falls = form.falls(best.schedule)
+    drops = form.drops(best.schedule)
     for scale in (0.01, 0.1, 1.0):
         for _ in range(40):
-            tried = np.maximum(falls + scale * rng.normal(size=falls.size) * falls.max(), 0)
+            tried = np.maximum(drops + scale * rng.normal(size=drops.size) * drops.max(), 0)
             schedule = form.schedule(tried / max(tried.sum(), 1.0))
             assert final_loss(MULTI_POWER, schedule) >= best.loss - 1e-6
 
 
-def test_the_slope_by_the_falls() -> None:
+def test_the_slope_by_the_lr_drops() -> None:
     form, rng = FreeForm(2500, GIVEN), np.random.default_rng(1)
-    falls = form.linear() * 0.8
-    _, slope = MULTI_POWER.law.end_slope(MULTI_POWER.theta_p, form.schedule(falls))
-    towards = rng.normal(size=falls.size) * 1e-5
-    above = final_loss(MULTI_POWER, form.schedule(falls + towards))
-    below = final_loss(MULTI_POWER, form.schedule(falls - towards))
-    assert (above - below) / 2 == pytest.approx(form.slope(slope) @ towards, rel=1e-4)
+    drops = form.linear() * 0.8
+    _, slope = MULTI_POWER.law.end_loss(MULTI_POWER.theta_p, form.schedule(drops))
+    towards = rng.normal(size=drops.size) * 1e-5
+    above = final_loss(MULTI_POWER, form.schedule(drops + towards))
+    below = final_loss(MULTI_POWER, form.schedule(drops - towards))
+    assert (above - below) / 2 == pytest.approx(form.slope(slope()) @ towards, rel=1e-4)
 
 
 def test_a_schedule_survives_the_knots() -> None:
     form = FreeForm(2500, GIVEN)
-    linear = FAMILIES.parse({"name": "linear", "warmup_steps": 200, "min_lr": 3e-5})
-    expected = linear.build(peak_lr=3e-4, total_steps=2500).lr
+    linear = SCHEDULES.parse({"name": "linear", "warmup_steps": 200, "min_lr": 3e-5})
+    expected = linear.build(peak_lr=3e-4, total_steps=2500).every_step()
     np.testing.assert_allclose(form.schedule(form.linear()).lr, expected, rtol=1e-9)
-    cosine = FAMILIES.parse({"name": "cosine", "warmup_steps": 200, "min_lr": 3e-5}).build(
-        peak_lr=3e-4, total_steps=2500
+    cosine = planned_lr_curve(
+        SCHEDULES.parse({"name": "cosine", "warmup_steps": 200, "min_lr": 3e-5}), peak_lr=3e-4, total_steps=2500
     )
-    np.testing.assert_allclose(form.schedule(form.falls(cosine)).lr, cosine.lr, atol=3e-7)
+    np.testing.assert_allclose(form.schedule(form.drops(cosine)).lr, cosine.lr, atol=3e-7)
     assert form.allows(cosine)
-    assert not form.allows(Schedule(cosine.lr[::-1].copy(), 200))
+    assert not form.allows(LrCurve(cosine.lr[::-1].copy(), 200))
 
 
 def test_constraints_are_kept() -> None:
@@ -103,7 +105,7 @@ def test_constraints_are_kept() -> None:
         (Constraints(3e-4, 9000), "warmup_steps = 9000 must lie between 0 and steps - 1 = 3999"),
         (Constraints(3e-4, 0, min_lr=1e-3), "min_lr = 0.001 must lie between 0 and peak_lr"),
         (Constraints(0.0, 0), "peak_lr = 0.0 must be above 0"),
-        (Constraints(3e-4, 0, families=("cosin",)), 'no family is called "cosin"'),
+        (Constraints(3e-4, 0, families=("cosin",)), 'no schedule is called "cosin"; did you mean "cosine"'),
         (Constraints(3e-4, 0, families=(), free_form=False), "nothing to search"),
         (Constraints(3e-4, 0, max_decay_share=0.0), "max_decay_share = 0.0"),
     ],
@@ -115,7 +117,7 @@ def test_impossible_constraints_are_refused(constraints: Constraints, message: s
 
 def test_what_is_found_is_a_schedule_of_a_run(tmp_path: Path) -> None:
     for candidate in search(MULTI_POWER, steps=1500, constraints=GIVEN):
-        write_table(candidate.schedule, tmp_path / "lr.json")
+        write_table(candidate.schedule.lr, tmp_path / "lr.json")
         config = json.loads(json.dumps(candidate.config(tmp_path / "lr.json")))
         lr = SCHEDULES.parse(config["schedule"]).build(peak_lr=config["optim"]["lr"], total_steps=1500)
         np.testing.assert_allclose([lr(step) for step in range(1500)], candidate.schedule.lr, rtol=1e-12)

@@ -7,13 +7,13 @@ forecast of them), so a run that goes on says what it would have said without th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from laws.curve import Curve, Floats, Schedule, detect_warmup
+from laws.curve import Floats, LossCurve, LrCurve, detect_warmup
 from laws.forecasting import DriftDetector, DriftEvent, Forecaster, Prediction, RunProgress
 from settings import UserError
 
@@ -77,17 +77,16 @@ class RunForecast:
         forecaster: Forecaster,
         *,
         promised: bool,
-        lr: Callable[[int], float],
-        total_steps: int,
+        planned_lr_n: Floats,
         warmup_steps: int | None = None,
     ) -> None:
-        """`promised`: the forecaster knows other runs and not this one's losses. `lr` of a 0-based step, as planned.
+        """`promised`: the forecaster knows other runs and not this one's losses. `planned_lr_n`: of every step.
 
         `warmup_steps`: None where the schedule does not say (a table): then its first rise.
         """
         self._forecaster = forecaster
         self._promised = promised
-        self._planned_n = np.array([lr(step) for step in range(total_steps)])
+        self._planned_n = planned_lr_n
         self._warmup_steps = detect_warmup(self._planned_n) if warmup_steps is None else warmup_steps
         self._applied_lr: list[float] = []  # of the steps that changed the weights
         self._applied_by: list[int] = []  # how many of these there were after every step taken
@@ -174,13 +173,13 @@ class RunForecast:
         step = lr_n.size if applied is None else applied
         if not lr_n[:step].any():
             return "no step has changed the weights"
-        schedule = Schedule(lr_n, min(self._warmup_steps, lr_n.size))
+        schedule = LrCurve(lr_n, min(self._warmup_steps, lr_n.size))
         try:
             return self._forecaster.predict_loss(RunProgress(schedule, self._losses(applied_n)), step)
         except UserError as error:  # the run itself is in order: it goes on without a forecast
             return str(error)
 
-    def _losses(self, applied_n: Floats) -> Curve | None:
+    def _losses(self, applied_n: Floats) -> LossCurve | None:
         """The losses so far, on the lr applied so far. A step that was skipped gives no new one."""
         (moved,) = np.nonzero(applied_n)
         kept: dict[int, float] = {}
@@ -189,8 +188,8 @@ class RunForecast:
                 kept.setdefault(seen.applied, seen.loss)
         if not kept:
             return None
-        schedule = Schedule(applied_n[: max(kept)], min(self._warmup_steps, max(kept)))
-        return Curve(schedule, np.array(list(kept)), loss=np.array(list(kept.values())))
+        schedule = LrCurve(applied_n[: max(kept)], min(self._warmup_steps, max(kept)))
+        return LossCurve(schedule, np.array(list(kept)), loss=np.array(list(kept.values())))
 
 
 def _tells(seen: EvaluationRecord, last: EvaluationRecord) -> bool:

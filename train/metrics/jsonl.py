@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from settings.files import explained, naming, write_text
+from settings.jsonl import read_json_lines, read_steps
 from train.checkpoint.writer_lease import WriterLease
 
 
@@ -66,35 +67,18 @@ class MetricsFile:
 def drop_past(path: Path, *, step: int, evaluated: bool = True) -> None:
     """Rewrite the file without lines past `step` and without a last line that was cut off. The file is a new one."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = read_json_lines(path)
     except FileNotFoundError:
         return
-    kept = [line for line in text.splitlines() if _step_of(line) <= step]
+    kept = [(line, values) for line, values in lines if values["step"] <= step]
     if not evaluated:
-        kept = [line for line in kept if _step_of(line) < step or "held_out/loss" not in json.loads(line)]
-    write_text(path, "".join(f"{line}\n" for line in kept))
+        kept = [(line, values) for line, values in kept if values["step"] < step or "held_out/loss" not in values]
+    write_text(path, "".join(f"{line}\n" for line, _ in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """What each step gave, in order: the lines of a step (training, then evaluation) together. Null is not a number.
-
-    A last line that is still being written is left out.
-    """
-    steps: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        step = _step_of(line)
-        if step != math.inf:
-            steps.setdefault(int(step), {}).update(
-                {key: math.nan if value is None else value for key, value in json.loads(line).items()}
-            )
-    return [steps[step] for step in sorted(steps)]
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; infinite where the line is not one."""
-    try:
-        plain = json.loads(line)
-    except (ValueError, RecursionError):
-        return math.inf
-    step = plain.get("step") if isinstance(plain, dict) else None
-    return step if type(step) is int and 0 <= step < 2**63 else math.inf
+    """Returns what each step gave, ascending, one dict a step. Null becomes NaN. Raises OSError."""
+    return [
+        {key: math.nan if value is None else value for key, value in values.items()}
+        for values in read_steps(path).values()
+    ]

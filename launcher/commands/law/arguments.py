@@ -10,7 +10,7 @@ import yaml
 from launcher.run.fit_scope import default_peak, default_warmup
 from laws.fitting.fitted import Fit
 from laws.law import LAWS, CurveLaw
-from laws.schedule_search import FAMILY_NAMES, Constraints
+from laws.schedule_search.candidate import Constraints
 from settings import Settings, UserError, parse
 from settings.errors import nearest
 
@@ -40,7 +40,7 @@ class ConstraintSettings(Settings):
     warmup_steps: int | None = None
     min_lr: float | None = None
     max_decay_share: float = 1.0
-    families: tuple[str, ...] = FAMILY_NAMES
+    families: tuple[str, ...] | None = None
     free_form: bool = True
 
 

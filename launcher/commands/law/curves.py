@@ -20,9 +20,11 @@ from launcher.run.provenance import check_one_provenance, run_provenance
 from laws.curve import every_step, last_step
 from laws.fitting.fitted import Fit, fit_curves, load_fit
 from laws.law import DEFAULT_LAW
-from laws.read_curves import DEFAULT_LOSS, Reading, read_curve
-from laws.schedule_search import search
-from laws.schedules import write_table
+from laws.reading.curves import read_curve
+from laws.reading.reading import Reading
+from laws.reading.run_folder import DEFAULT_LOSS
+from laws.schedule_search.search import search
+from schedules.table import write_table
 from settings import UserError
 from settings.files import write_text
 
@@ -141,7 +143,7 @@ def schedule_command(
     console = Console()
     found = load_fit(fit)
     constraints = read_constraints(found, constraint or [], parameters=parameters)
-    if output is None and not constraints.families:
+    if output is None and constraints.families == ():
         raise UserError("the best of free form alone is a table of lr: say with -o FOLDER where to write it")
     candidates = search(found, steps=steps, constraints=constraints)
     table = Table("schedule", "predicted final loss", "90% interval", "settings")
@@ -162,7 +164,7 @@ def schedule_command(
 
         try:
             output.mkdir(parents=True, exist_ok=True)
-            write_table(best.schedule, output / "schedule.json")
+            write_table(best.schedule.lr, output / "schedule.json")
             plot_candidates(found, candidates, output / "schedule.png", parameters=parameters)
             write_text(output / "config.yaml", whole)  # last: the table that it may name is there
         except OSError as error:

@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from launcher.commands.figures import save_picture
-from laws.curve import Curve, EvaluationPoints, every_step
+from laws.curve import EvaluationPoints, LossCurve, every_step
 from laws.fitting.fitted import Fit
-from laws.schedule_search import Candidate
+from laws.schedule_search.candidate import Candidate
 
 
-def plot_fit(fit: Fit, curves: Sequence[Curve], path: Path) -> None:
+def plot_fit(fit: Fit, curves: Sequence[LossCurve], path: Path) -> None:
     """Losses and the law above, relative residuals below; the lr in a third row."""
     figure = Figure(figsize=(9, 9), layout="constrained")
     losses, residuals, lrs = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1])

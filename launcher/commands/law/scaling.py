@@ -12,8 +12,8 @@ from rich.table import Table
 
 from launcher.commands.law.arguments import name_and_options
 from launcher.exit_codes import user_errors
-from laws.read_curves import DEFAULT_LOSS, read_batch_run
-from laws.scaling.critical_batch import batch_over_loss, critical_batch
+from laws.reading.run_folder import DEFAULT_LOSS
+from laws.scaling.critical_batch import batch_over_loss, critical_batch, read_batch_run
 from laws.scaling.fit import fit_runs, read_runs
 from laws.scaling.hyperparameters import singular_value_scale, step_law, transfer_width
 from laws.scaling.laws import COMPUTE_LAWS, compute_optimal

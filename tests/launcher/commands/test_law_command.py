@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 
 from launcher.cli import make_app
 from launcher.run.config import RunConfig
-from laws.curve import every_step
+from laws.curve import every_step, planned_lr_curve
 from laws.fitting.fitted import load_fit
 from laws.loss_curves.annealing import AnnealingConfig
-from laws.schedules import FAMILIES
-from optim.schedules import SCHEDULES
+from schedules.base import SCHEDULES
 from settings import compose
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +44,7 @@ def refused(*arguments: object) -> str:
 
 
 def write_csv(path: Path, section: dict[str, object], seed: int) -> Path:
-    places = every_step(FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=6000), most=100)
+    places = every_step(planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=6000), most=100)
     loss = AnnealingConfig().predict(TRUTH, places)
     loss = loss * np.exp(5e-4 * np.random.default_rng(seed).normal(size=loss.size))
     lr = places.schedule.lr[np.minimum(places.steps, 5999)]
@@ -79,7 +78,7 @@ WSD_KEYS = ("schedule=wsd", "schedule.decay_steps=1000", "schedule.min_lr=3e-5",
 
 
 def test_predict(fit_file: Path, tmp_path: Path) -> None:
-    schedule = FAMILIES.parse(WSD).build(peak_lr=3e-4, total_steps=6000)
+    schedule = planned_lr_curve(SCHEDULES.parse(WSD), peak_lr=3e-4, total_steps=6000)
     truth = AnnealingConfig().predict(TRUTH, every_step(schedule))[-1]
     out = lehr("predict", fit_file, *WSD_KEYS, "train.steps=6000", "--plot", tmp_path / "p.png")
     final = out[out.index("final loss") :].split()

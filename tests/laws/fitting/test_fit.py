@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laws.curve import Curve, Schedule, every_step, last_step
+from laws.curve import LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.bootstrap import correlation_steps
 from laws.fitting.fitted import fit_curves, load_fit
 from laws.fitting.solver import HUBER_DELTA, Problem, huber, solve_coefficients
@@ -14,23 +14,23 @@ from laws.law import CurveLaw
 from laws.loss_curves.annealing import AnnealingConfig
 from laws.loss_curves.multi_power import MultiPowerConfig
 from laws.loss_curves.relaxation import RelaxationConfig
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 from settings import UserError
 
 TRUTH = {"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}
 
 
-def synthetic(rng: np.random.Generator, noise: float, losses: int = 80) -> list[Curve]:
+def synthetic(rng: np.random.Generator, noise: float, losses: int = 80) -> list[LossCurve]:
     curves = []
     for section in (
         {"name": "cosine", "warmup_steps": 200, "min_lr": 3e-5},
         {"name": "constant", "warmup_steps": 200},
         {"name": "wsd", "warmup_steps": 200, "min_lr": 3e-5},
     ):
-        places = every_step(FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=8000), most=losses)
+        places = every_step(planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=8000), most=losses)
         truth = AnnealingConfig().predict(TRUTH, places)
         loss = truth * np.exp(noise * rng.normal(size=truth.size))
-        curves.append(Curve(places.schedule, places.steps, loss=loss, name=str(section["name"])))
+        curves.append(LossCurve(places.schedule, places.steps, loss=loss, name=str(section["name"])))
     return curves
 
 
@@ -44,7 +44,7 @@ def test_truth_lies_within_the_intervals_at_the_stated_rate() -> None:
     """90% intervals over 100 noisy data sets: each parameter's share lies where 90% gives with probability 0.999."""
     inside = dict.fromkeys(TRUTH, 0)
     ends = 0
-    places = every_step(FAMILIES.parse({"name": "linear"}).build(peak_lr=3e-4, total_steps=8000), most=2)
+    places = every_step(planned_lr_curve(SCHEDULES.parse({"name": "linear"}), peak_lr=3e-4, total_steps=8000), most=2)
     truth = float(AnnealingConfig().predict(TRUTH, places)[-1])
     for seed in range(100):
         fit = fit_curves(AnnealingConfig(), synthetic(np.random.default_rng(seed), 1e-3), samples=100)
@@ -82,10 +82,10 @@ def test_bands_hold_new_losses_at_their_rate(law: CurveLaw, truth: dict[str, flo
         curves = []
         for curve in synthetic(rng, 0.0, losses=40):
             noisy = law.predict(truth, curve) * np.exp(1e-3 * rng.normal(size=curve.steps.size))
-            curves.append(Curve(curve.schedule, curve.steps, loss=noisy, name=curve.name))
+            curves.append(LossCurve(curve.schedule, curve.steps, loss=noisy, name=curve.name))
         fit = fit_curves(law, curves, samples=60).model_copy(update={"law_error": 0.0})
         for section in ({"name": "linear", "warmup_steps": 200}, {"name": "wsd", "warmup_steps": 200, "min_lr": 1e-4}):
-            end = last_step(FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=8000))
+            end = last_step(planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=8000))
             seen = law.predict(truth, end)[0] * np.exp(1e-3 * rng.normal())
             (low,), (high,) = fit.band(end)
             inside += bool(low <= seen <= high)
@@ -177,21 +177,21 @@ def test_a_broken_fit_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_few_losses_are_refused() -> None:
-    schedule = FAMILIES.parse({"name": "cosine"}).build(peak_lr=1e-3, total_steps=100)
-    curve = Curve(schedule, np.arange(10, 80, 10), loss=np.linspace(4, 3, 7))
+    schedule = planned_lr_curve(SCHEDULES.parse({"name": "cosine"}), peak_lr=1e-3, total_steps=100)
+    curve = LossCurve(schedule, np.arange(10, 80, 10), loss=np.linspace(4, 3, 7))
     with pytest.raises(UserError, match="7 losses after warm-up are too few for the 4 parameters"):
         fit_curves(AnnealingConfig(), [curve])
 
 
 def test_losses_of_the_warmup_are_left_out() -> None:
     curves = synthetic(np.random.default_rng(8), 0.0)
-    early = Curve(
+    early = LossCurve(
         curves[0].schedule,
         np.concatenate([[50, 100], curves[0].steps]),
         loss=np.concatenate([[9.0, 8.0], curves[0].loss]),
     )
     fit = fit_curves(AnnealingConfig(), [early, *curves[1:]], samples=0)
     assert fit.values == pytest.approx(TRUTH, rel=1e-4)
-    only_warmup = Curve(Schedule(np.arange(1.0, 101.0), 100), np.array([50]), loss=np.array([9.0]), name="short")
+    only_warmup = LossCurve(LrCurve(np.arange(1.0, 101.0), 100), np.array([50]), loss=np.array([9.0]), name="short")
     with pytest.raises(UserError, match=r"short: no loss lies in steps 100\.\.100"):
         only_warmup.after_warmup()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from public_curves import FITTED, HELD_OUT, public_curve
 
-from laws.curve import Curve, Schedule, every_step, last_step
+from laws.curve import LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import Fit, fit_curves
 from laws.law import LAWS, CurveLaw
 from laws.loss_curves.annealing import AnnealingConfig
 from laws.loss_curves.multi_power import MultiPowerConfig
 from laws.loss_curves.relaxation import RelaxationConfig
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 from settings import UserError
 
 LAWS_TRIED = pytest.mark.parametrize(
@@ -49,19 +49,19 @@ OTHERS: list[dict[str, object]] = [
 
 def made(
     truth: str, sections: Sequence[dict[str, object]], *, steps: int, losses: int, noise: float = 0.0
-) -> list[Curve]:
+) -> list[LossCurve]:
     law, values = TRUTHS[truth]
     rng = np.random.default_rng(0)
     curves = []
     for section in sections:
         warmed = {"warmup_steps": steps // 12, **section}
-        places = every_step(FAMILIES.parse(warmed).build(peak_lr=3e-4, total_steps=steps), most=losses)
+        places = every_step(planned_lr_curve(SCHEDULES.parse(warmed), peak_lr=3e-4, total_steps=steps), most=losses)
         loss = law.predict(values, places) * np.exp(noise * rng.normal(size=places.steps.size))
-        curves.append(Curve(places.schedule, places.steps, loss=loss, name=str(section["name"])))
+        curves.append(LossCurve(places.schedule, places.steps, loss=loss, name=str(section["name"])))
     return curves
 
 
-def quick(law: CurveLaw, curves: Sequence[Curve]) -> Fit:
+def quick(law: CurveLaw, curves: Sequence[LossCurve]) -> Fit:
     return fit_curves(law, curves, samples=0)
 
 
@@ -91,8 +91,8 @@ def test_any_three_curves_predict_the_others(
 def test_the_unit_of_the_lr_does_not_matter(law: CurveLaw, scale: float) -> None:
     """The same losses with every lr times a factor: the same predictions to a few hundredths of a percent."""
 
-    def scaled(curve: Curve) -> Curve:
-        return replace(curve, schedule=Schedule(curve.schedule.lr * scale, curve.schedule.warmup_steps))
+    def scaled(curve: LossCurve) -> LossCurve:
+        return replace(curve, schedule=LrCurve(curve.schedule.lr * scale, curve.schedule.warmup_steps))
 
     fitted = made("multi_power", FITTED_HERE, steps=12000, losses=60, noise=1e-3)
     here, there = quick(law, fitted), quick(law, [scaled(curve) for curve in fitted])
@@ -121,7 +121,9 @@ def test_short_curves_give_sound_numbers_and_honest_intervals(law: CurveLaw) -> 
         assert value >= 0, name
     truth_law, values = TRUTHS[truth]
     for section in ({"name": "linear", "min_lr": 3e-5}, {"name": "wsd", "min_lr": 3e-5}):
-        end = last_step(FAMILIES.parse({"warmup_steps": 25, **section}).build(peak_lr=3e-4, total_steps=300))
+        end = last_step(
+            planned_lr_curve(SCHEDULES.parse({"warmup_steps": 25, **section}), peak_lr=3e-4, total_steps=300)
+        )
         fact = truth_law.predict(values, end)[0]
         (low,), (high,) = fit.band(end)
         assert low < fact < high

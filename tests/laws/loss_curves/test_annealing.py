@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from public_curves import FITTED, held_out_errors, public_curve
 
-from laws.curve import Curve, EvaluationPoints, Schedule
+from laws.curve import EvaluationPoints, LossCurve, LrCurve, planned_lr_curve
 from laws.fitting.fitted import fit_curves
 from laws.loss_curves.annealing import AnnealingConfig, area_of_annealing
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 from settings import UserError
 
 # The authors' published points (arXiv 2408.11029): 20k steps, peak 2e-4 to 0, warm-up 500, a loss every 1000 steps.
@@ -25,12 +25,13 @@ CONSTANT_LOSSES = [
 ]  # fmt: skip
 
 
-def authors_curves() -> list[Curve]:
+def authors_curves() -> list[LossCurve]:
     steps = np.arange(1000, 20001, 1000)
     curves = []
     for name, losses in (("cosine", COSINE_LOSSES), ("constant", CONSTANT_LOSSES)):
-        family = FAMILIES.parse({"name": name, "warmup_steps": 500})
-        curves.append(Curve(family.build(peak_lr=2e-4, total_steps=20000), steps, loss=np.array(losses), name=name))
+        config = SCHEDULES.parse({"name": name, "warmup_steps": 500})
+        schedule = planned_lr_curve(config, peak_lr=2e-4, total_steps=20000)
+        curves.append(LossCurve(schedule, steps, loss=np.array(losses), name=name))
     return curves
 
 
@@ -60,7 +61,7 @@ def double_sum(lr: np.ndarray, warmup: int, decay: float) -> np.ndarray:
     decay=st.floats(0.1, 0.9999),
 )
 def test_the_filter_is_the_double_sum(lr: list[float], warmup: int, decay: float) -> None:
-    schedule = Schedule(np.array(lr), min(warmup, len(lr)))
+    schedule = LrCurve(np.array(lr), min(warmup, len(lr)))
     expected = double_sum(schedule.lr, schedule.warmup_steps, decay)
     np.testing.assert_allclose(area_of_annealing(schedule, decay), expected, rtol=1e-9, atol=1e-15)
 
@@ -68,7 +69,7 @@ def test_the_filter_is_the_double_sum(lr: list[float], warmup: int, decay: float
 def test_one_drop_in_closed_form() -> None:
     lr = np.full(30000, 3e-4)
     lr[10000:] = 1e-4
-    s2 = area_of_annealing(Schedule(lr), 0.999)
+    s2 = area_of_annealing(LrCurve(lr), 0.999)
     after = np.arange(10000, 30000)
     np.testing.assert_allclose(s2[after], 2e-4 * (1 - 0.999 ** (after - 10000 + 1.0)) / 0.001, rtol=1e-9)
     assert s2[-1] == pytest.approx(1000 * 2e-4, rel=1e-6)
@@ -79,15 +80,17 @@ def test_rewarming_raises_the_loss() -> None:
     lr = np.full(6000, 1e-4)
     lr[4000:] = 3e-4
     law, values = AnnealingConfig(), {"L0": 3.0, "A": 0.5, "C": 0.4, "alpha": 0.5}
-    kept = law.predict(values, EvaluationPoints(Schedule(np.full(6000, 1e-4)), np.array([6000])))
-    raised = law.predict(values, EvaluationPoints(Schedule(lr), np.array([6000])))
-    only_s1 = law.predict({**values, "C": 0.0}, EvaluationPoints(Schedule(lr), np.array([6000])))
+    kept = law.predict(values, EvaluationPoints(LrCurve(np.full(6000, 1e-4)), np.array([6000])))
+    raised = law.predict(values, EvaluationPoints(LrCurve(lr), np.array([6000])))
+    only_s1 = law.predict({**values, "C": 0.0}, EvaluationPoints(LrCurve(lr), np.array([6000])))
     assert raised[0] > only_s1[0] + 0.05
     assert kept[0] > only_s1[0]  # progress alone would have gained
 
 
 def test_both_conventions_of_warmup() -> None:
-    schedule = FAMILIES.parse({"name": "constant", "warmup_steps": 100}).build(peak_lr=1e-3, total_steps=200)
+    schedule = planned_lr_curve(
+        SCHEDULES.parse({"name": "constant", "warmup_steps": 100}), peak_lr=1e-3, total_steps=200
+    )
     values = {"L0": 0.0, "A": 1.0, "C": 0.0, "alpha": 1.0}
     at = EvaluationPoints(schedule, np.array([200]))
     assert 1 / AnnealingConfig(warmup="peak").predict(values, at)[0] == pytest.approx(0.2)

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from laws.curve import Curve, EvaluationPoints, Schedule, every_step, last_step
+from laws.curve import EvaluationPoints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, CurveLaw
 from laws.scaling.laws import COMPUTE_LAWS, Runs
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 
 VARIANTS: list[dict[str, object]] = [
     {"name": "annealing"},
@@ -25,15 +25,15 @@ def law(request: pytest.FixtureRequest) -> CurveLaw:
     return LAWS.parse(request.param)
 
 
-def schedules() -> Iterator[Schedule]:
+def schedules() -> Iterator[LrCurve]:
     for section in (
         {"name": "cosine", "warmup_steps": 100, "min_lr": 3e-5},
         {"name": "constant", "warmup_steps": 100},
         {"name": "wsd", "warmup_steps": 100, "decay_steps": 900, "min_lr": 3e-5, "tail": "linear"},
     ):
-        yield FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=4000)
+        yield planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=4000)
     lr = np.concatenate([np.full(2000, 3e-4), np.full(1000, 6e-5), np.full(1000, 2e-4)])
-    yield Schedule(lr)  # a jump, and a re-warming
+    yield LrCurve(lr)  # a jump, and a re-warming
 
 
 def places() -> list[EvaluationPoints]:
@@ -90,7 +90,7 @@ def test_the_price_of_a_schedule_is_its_prediction(law: CurveLaw) -> None:
     theta = typical(law)
     values = dict(zip(law.parameter_names(), theta.tolist(), strict=True))
     for schedule in schedules():
-        loss, _ = law.end_slope(theta, schedule, 1e8)
+        loss, _ = law.end_loss(theta, schedule, 1e8)
         assert loss == pytest.approx(law.predict(values, last_step(schedule, parameters=1e8))[0], rel=1e-4)
 
 
@@ -102,10 +102,10 @@ def test_the_slope_by_the_schedule(law: CurveLaw) -> None:
         below = np.where(np.arange(schedule.steps) >= start, schedule.lr * 0.9, schedule.lr)
         towards = np.zeros(schedule.steps)
         towards[start:] = rng.normal(size=schedule.steps - start) * 1e-9
-        _, slope = law.end_slope(theta, Schedule(below, schedule.warmup_steps), 1e8)
-        above, _ = law.end_slope(theta, Schedule(below + towards, schedule.warmup_steps), 1e8)
-        under, _ = law.end_slope(theta, Schedule(below - towards, schedule.warmup_steps), 1e8)
-        assert (above - under) / 2 == pytest.approx(slope @ towards, rel=1e-3, abs=1e-11)
+        _, slope = law.end_loss(theta, LrCurve(below, schedule.warmup_steps), 1e8)
+        above, _ = law.end_loss(theta, LrCurve(below + towards, schedule.warmup_steps), 1e8)
+        under, _ = law.end_loss(theta, LrCurve(below - towards, schedule.warmup_steps), 1e8)
+        assert (above - under) / 2 == pytest.approx(slope() @ towards, rel=1e-3, abs=1e-11)
 
 
 def test_laws_are_sensible_far_out(law: CurveLaw) -> None:
@@ -114,7 +114,9 @@ def test_laws_are_sensible_far_out(law: CurveLaw) -> None:
     values = dict(zip(law.parameter_names(), theta.tolist(), strict=True))
     ends = []
     for steps in (4000, 12000, 40000):
-        schedule = FAMILIES.parse({"name": "cosine", "warmup_steps": 100}).build(peak_lr=3e-4, total_steps=steps)
+        schedule = planned_lr_curve(
+            SCHEDULES.parse({"name": "cosine", "warmup_steps": 100}), peak_lr=3e-4, total_steps=steps
+        )
         ends.append(float(law.predict(values, last_step(schedule, parameters=1e8))[0]))
     assert np.all(np.isfinite(ends))
     assert ends[0] > ends[1] > ends[2]
@@ -137,10 +139,10 @@ def test_compute_laws_come_back(name: str) -> None:
 def test_a_curve_of_another_shape_is_refused() -> None:
     from settings import UserError
 
-    schedule = Schedule(np.full(10, 1e-3))
+    schedule = LrCurve(np.full(10, 1e-3))
     with pytest.raises(UserError, match="steps must ascend"):
         EvaluationPoints(schedule, np.array([11]))
     with pytest.raises(UserError, match="positive and finite"):
-        Curve(schedule, np.array([1, 2]), loss=np.array([1.0, np.nan]))
+        LossCurve(schedule, np.array([1, 2]), loss=np.array([1.0, np.nan]))
     with pytest.raises(UserError, match="3 losses for 2 steps"):
-        Curve(schedule, np.array([1, 2]), loss=np.array([1.0, 2.0, 3.0]))
+        LossCurve(schedule, np.array([1, 2]), loss=np.array([1.0, 2.0, 3.0]))

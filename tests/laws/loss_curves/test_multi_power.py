@@ -8,18 +8,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from public_curves import FITTED, HELD_OUT, held_out_errors, public_curve
 
-from laws.curve import EvaluationPoints, Schedule, every_step
+from laws.curve import EvaluationPoints, LrCurve, every_step, planned_lr_curve
 from laws.fitting.fitted import fit_curves
 from laws.loss_curves.lr_drops import group_lr_drops
 from laws.loss_curves.multi_power import MultiPowerConfig
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 
 # Published for 25M and 100M parameters (arXiv 2503.12811, the authors' repository).
 PUBLISHED = {"L0": 3.040, "A": 0.525, "B": 363.8, "alpha": 0.508, "beta": 0.583, "gamma": 0.641, "C": 2.066}
 PUBLISHED_100M = {"L0": 2.651, "A": 0.601, "B": 437.9, "alpha": 0.453, "beta": 0.598, "gamma": 0.655, "C": 2.132}
 
 
-def double_sum(values: dict[str, float], schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+def double_sum(values: dict[str, float], schedule: LrCurve, steps: np.ndarray) -> np.ndarray:
     """Step by step, as the paper writes it; warm-up gaps in the sum."""
     lr = schedule.lr
     losses = []
@@ -46,7 +46,7 @@ def double_sum(values: dict[str, float], schedule: Schedule, steps: np.ndarray) 
     ids=lambda section: str(section["name"]),
 )
 def test_groups_of_falls_are_the_double_sum(section: dict[str, object]) -> None:
-    schedule = FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=900)
+    schedule = planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=900)
     places = every_step(schedule, most=12)
     got = MultiPowerConfig().predict(PUBLISHED, places)
     np.testing.assert_allclose(got, double_sum(PUBLISHED, schedule, places.steps), rtol=3e-5)
@@ -54,7 +54,7 @@ def test_groups_of_falls_are_the_double_sum(section: dict[str, object]) -> None:
 
 def test_jumps_up_and_down() -> None:
     lr = np.concatenate([np.full(300, 3e-4), np.full(200, 9e-5), np.full(200, 2e-4), np.full(100, 1e-5)])
-    schedule = Schedule(lr)
+    schedule = LrCurve(lr)
     steps = np.array([1, 100, 299, 300, 301, 302, 350, 500, 501, 600, 700, 701, 800])
     got = MultiPowerConfig().predict(PUBLISHED, EvaluationPoints(schedule, steps))
     np.testing.assert_allclose(got, double_sum(PUBLISHED, schedule, steps), rtol=1e-5)
@@ -109,7 +109,7 @@ def test_falls_add_up_to_the_lr(changes: list[tuple[int, float]], warmup: int) -
     lr = np.concatenate([np.full(length, level) for length, level in changes])
     if lr.max() == 0:
         return
-    falls = group_lr_drops(Schedule(lr, min(warmup, lr.size)))
+    falls = group_lr_drops(LrCurve(lr, min(warmup, lr.size)))
     assert falls.fall_g.sum() == pytest.approx(-lr[-1], abs=1e-9)
     assert np.all(falls.start_g <= falls.end_g)
     assert np.all(falls.end_g[:-1] <= falls.start_g[1:] + 1e-9)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from public_curves import FITTED, held_out_errors, public_curve
 
-from laws.curve import EvaluationPoints, Schedule, every_step
+from laws.curve import EvaluationPoints, LrCurve, every_step, planned_lr_curve
 from laws.fitting.fitted import fit_curves
 from laws.loss_curves.relaxation import RelaxationConfig
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 
 VALUES = {"L0": 2.67, "A": 0.53, "B": 0.2, "alpha": 0.5, "C": 0.02}
 
 
-def written_out(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+def written_out(schedule: LrCurve, steps: np.ndarray) -> np.ndarray:
     u = schedule.lr / 3e-4
     losses = []
     for count in steps:
@@ -32,14 +32,14 @@ def test_groups_of_falls_are_the_sum(name: str) -> None:
     section: dict[str, object] = {"name": name, "warmup_steps": 60}
     if name != "constant":
         section["min_lr"] = 3e-5
-    schedule = FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=800)
+    schedule = planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=800)
     places = every_step(schedule, most=10)
     got = RelaxationConfig().predict(VALUES, places)
     np.testing.assert_allclose(got, written_out(schedule, places.steps), rtol=3e-5)
 
 
 def test_jumps_and_rewarming() -> None:
-    schedule = Schedule(np.concatenate([np.full(300, 3e-4), np.full(200, 9e-5), np.full(200, 2e-4)]))
+    schedule = LrCurve(np.concatenate([np.full(300, 3e-4), np.full(200, 9e-5), np.full(200, 2e-4)]))
     steps = np.array([100, 300, 301, 350, 500, 501, 600, 700])
     got = RelaxationConfig().predict(VALUES, EvaluationPoints(schedule, steps))
     np.testing.assert_allclose(got, written_out(schedule, steps), rtol=1e-6)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from laws.curve import Curve, EvaluationPoints, Schedule, every_step, last_step
+from laws.curve import EvaluationPoints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import Fit, fit_curves
 from laws.forecasting import FittedForecast, Forecaster, OwnForecast, Prediction
 from laws.law import DEFAULT_LAW, LAWS
-from laws.schedules import FAMILIES
 from parallel.engines.engine import StepResult
+from schedules.base import SCHEDULES
 from train.evaluate import Evaluation, SourceLoss
 from train.metrics.forecast import RunForecast
 from train.metrics.jsonl import read_metrics
@@ -28,14 +28,16 @@ from train.state import TrainState
 LAW = LAWS.parse(DEFAULT_LAW)
 VALUES = {"L0": 2.6, "A": 0.55, "B": 0.19, "alpha": 0.48, "C": 0.02}
 STEPS, EVERY, PEAK = 400, 10, 3e-3
-PLANNED = FAMILIES.parse({"name": "cosine", "warmup_steps": 20, "min_lr": 3e-4}).build(peak_lr=PEAK, total_steps=STEPS)
+PLANNED = planned_lr_curve(
+    SCHEDULES.parse({"name": "cosine", "warmup_steps": 20, "min_lr": 3e-4}), peak_lr=PEAK, total_steps=STEPS
+)
 
 
 @pytest.fixture(scope="module")
 def fit() -> Fit:
     places = every_step(PLANNED, most=60)
     wobble = np.random.default_rng(0).normal(scale=1e-3, size=places.steps.size)
-    curve = Curve(PLANNED, places.steps, loss=LAW.predict(VALUES, places) * np.exp(wobble))
+    curve = LossCurve(PLANNED, places.steps, loss=LAW.predict(VALUES, places) * np.exp(wobble))
     return fit_curves(LAW, [curve], samples=50)
 
 
@@ -51,15 +53,14 @@ class Run:
         folder.mkdir(exist_ok=True)
         self.folder, self.out = folder, io.StringIO()
         self.step, self.skipped = from_step, 0
-        schedule = FAMILIES.parse({"name": "cosine", "warmup_steps": 20, "min_lr": 3e-4}).build(
-            peak_lr=PEAK, total_steps=steps
+        schedule = planned_lr_curve(
+            SCHEDULES.parse({"name": "cosine", "warmup_steps": 20, "min_lr": 3e-4}), peak_lr=PEAK, total_steps=steps
         )
         self.lr = schedule.lr
         forecast = RunForecast(
             forecaster,
             promised=isinstance(forecaster, FittedForecast),
-            lr=lambda step: float(self.lr[step]),
-            total_steps=steps,
+            planned_lr_n=self.lr,
             warmup_steps=20,
         )
         self.metrics = MetricsLogger(
@@ -183,7 +184,7 @@ def test_a_skipped_step_does_not_count(fit: Fit, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", FittedForecast(fit)).go(200, skip=skip)
     rows = {row["step"]: row for row in run.end()}
     applied = np.delete(PLANNED.lr, np.array(skip) - 1)
-    expected = fit.predict(EvaluationPoints(Schedule(applied, 20), np.array([195])))[0]
+    expected = fit.predict(EvaluationPoints(LrCurve(applied, 20), np.array([195])))[0]
     assert rows[200]["forecast/loss"] == pytest.approx(expected, rel=1e-12)
 
 
@@ -191,9 +192,7 @@ def test_a_skipped_step_does_not_count(fit: Fit, tmp_path: Path) -> None:
 def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit) -> None:
     forecasts = []
     for repeated in (False, True):
-        running = RunForecast(
-            forecaster(kind, fit), promised=True, lr=lambda s: float(PLANNED.lr[s]), total_steps=STEPS, warmup_steps=20
-        )
+        running = RunForecast(forecaster(kind, fit), promised=True, planned_lr_n=PLANNED.lr, warmup_steps=20)
 
         def take(first: int, last: int, *, broken: bool, running: RunForecast = running) -> None:
             for step in range(first, last + 1):
@@ -217,7 +216,7 @@ def test_a_longer_run_is_forecast_to_its_new_end(fit: Fit, tmp_path: Path) -> No
     rows = {row["step"]: row for row in longer.go(210).end()}
     lr = np.concatenate([PLANNED.lr[:200], longer.lr[200:]])
     assert rows[210]["forecast/final_step"] == 800
-    assert rows[210]["forecast/final"] == float(fit.predict(last_step(Schedule(lr, 20)))[0])
+    assert rows[210]["forecast/final"] == float(fit.predict(last_step(LrCurve(lr, 20)))[0])
 
 
 def test_tensorboard_has_forecast_and_fact_in_one_chart(fit: Fit, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Loss curves and columns of numbers, read from run folders and CSV files."""

@@ -1,0 +1,1 @@
+"""The schedule that a law would choose."""

@@ -1,0 +1,35 @@
+"""JSON lines with a `step`, such as metrics.jsonl: what a reader makes of a file that another process writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the lines that are JSON objects with a `step`, a whole number from 0: (line, values), in order.
+
+    What is no such line is left out: the last one of a file that is being written or was cut off. Raises OSError.
+    """
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        step = values.get("step") if isinstance(values, dict) else None
+        if type(step) is int and 0 <= step < 2**63:
+            found.append((line, values))
+    return found
+
+
+def read_steps(path: Path) -> dict[int, dict[str, Any]]:
+    """Returns the values of each step, ascending; the lines of one step (training, then evaluation) are one.
+
+    Raises OSError.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    for _, values in read_json_lines(path):
+        steps.setdefault(values["step"], {}).update(values)
+    return dict(sorted(steps.items()))

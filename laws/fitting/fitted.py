@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
 from settings import Settings, UserError, parse
-from settings.files import write_json
+from settings.files import read_json, write_json
 
 MOST_LOSSES = 400  # of a curve that enter a fit; more add cost, not knowledge: neighbours are correlated
 LAW_ERROR = 0.002  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
@@ -99,13 +98,8 @@ class Fit(Settings):
 
 
 def load_fit(path: Path) -> Fit:
-    """Read a fit file; UserError where it is missing or not one."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"fit file {path} does not exist; `lehr law fit RUN... -o {path}` writes one") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"fit file {path} cannot be read: {error}") from None
+    """Reads a fit file. Raises UserError if it is missing or not one."""
+    plain = read_json(path, missing=f"fit file {path} does not exist; `lehr law fit RUN... -o {path}` writes one")
     if not isinstance(plain, dict) or not {"law", "values"} <= set(plain):
         raise UserError(f"{path} is no fit file: it names no law and its values; `lehr law fit RUN... -o` writes one")
     return parse(Fit, plain, source=f"fit file {path}")

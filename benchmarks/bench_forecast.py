@@ -20,7 +20,9 @@ import numpy as np
 
 from laws.curve import Curve, Schedule, every_step
 from laws.fitting.fitted import fit_curves
-from laws.forecasting import FittedForecast, Forecaster, OwnForecast, RunProgress
+from laws.forecasting.fitted_forecast import FittedForecast
+from laws.forecasting.own_forecast import OwnForecast
+from laws.forecasting.prediction import Forecaster, RunProgress
 from laws.law import DEFAULT_LAW, LAWS
 from laws.schedules import FAMILIES
 

@@ -1,6 +1,6 @@
-"""A schedule as the lr of every step, and the losses seen along it.
+"""The lr curve of a run, and its loss curve.
 
-Step counts: `lr[i]` is the lr of the 0-based step i, so a loss at `steps = s` was seen when lr[:s] had been applied.
+Step counts: `lr[i]` is the lr of the 0-based step i, so a loss at `steps = s` was measured after lr[:s] was applied.
 Legend of shapes: n steps of the schedule, k losses.
 """
 
@@ -42,7 +42,7 @@ class LrCurve:
 
     @property
     def steps(self) -> int:
-        """How many steps it has."""
+        """The number of steps."""
         return int(self.lr.size)
 
     @property
@@ -53,7 +53,7 @@ class LrCurve:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationPoints:
-    """Where on a schedule losses are wanted or were seen: after `steps` steps each."""
+    """Points on a schedule at which losses are wanted or were measured: after `steps` steps each."""
 
     schedule: LrCurve
     steps: Ints  # [k], ascending, each within 1..n
@@ -62,7 +62,7 @@ class EvaluationPoints:
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps, dtype=np.int64)
         if steps.ndim != 1 or steps.size == 0:
-            raise UserError("at least one step is needed to say a loss for")
+            raise UserError("at least one step is needed to predict a loss")
         if steps[0] < 1 or steps[-1] > self.schedule.steps or np.any(np.diff(steps) <= 0):
             raise UserError(
                 f"steps must ascend within 1..{self.schedule.steps} (the schedule's length); "
@@ -77,7 +77,7 @@ class LossCurve(EvaluationPoints):
 
     loss: Floats = field(kw_only=True)  # [k]
     name: str = "curve"
-    origin: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # keys of the run's config, where known
+    provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # keys of the run's config, where known
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +93,7 @@ class LossCurve(EvaluationPoints):
         object.__setattr__(self, "loss", loss)
 
     def between(self, first_step: int, last_step: int | None = None) -> LossCurve:
-        """The losses with first_step <= step <= last_step; UserError if there are none."""
+        """Returns the losses with first_step <= step <= last_step. Raises UserError if there are none."""
         last = self.schedule.steps if last_step is None else last_step
         keep = (self.steps >= first_step) & (self.steps <= last)
         if not keep.any():
@@ -104,11 +104,11 @@ class LossCurve(EvaluationPoints):
         return replace(self, steps=self.steps[keep], loss=self.loss[keep])
 
     def after_warmup(self) -> LossCurve:
-        """Without the losses of the warm-up, where no law holds."""
+        """Returns the curve without the losses of the warm-up, where no law holds."""
         return self.between(max(self.schedule.warmup_steps, 1))
 
     def thinned(self, most: int) -> LossCurve:
-        """At most `most` of the losses, evenly spaced, the last among them."""
+        """Returns at most `most` of the losses, evenly spaced, the last among them."""
         if self.steps.size <= most:
             return self
         keep = np.unique(np.linspace(0, self.steps.size - 1, most).round().astype(np.int64))
@@ -116,7 +116,7 @@ class LossCurve(EvaluationPoints):
 
 
 def every_step(schedule: LrCurve, *, most: int = 2000, parameters: float | None = None) -> EvaluationPoints:
-    """About `most` evenly spaced steps after the warm-up, the last among them: what a plot needs."""
+    """Returns about `most` evenly spaced steps after the warm-up, the last among them: what a plot needs."""
     first = min(max(schedule.warmup_steps, 1), schedule.steps)
     count = min(most, schedule.steps - first + 1)
     steps = np.unique(np.linspace(first, schedule.steps, count).round().astype(np.int64))
@@ -124,7 +124,7 @@ def every_step(schedule: LrCurve, *, most: int = 2000, parameters: float | None 
 
 
 def last_step(schedule: LrCurve, *, parameters: float | None = None) -> EvaluationPoints:
-    """The end of the schedule."""
+    """Returns the end of the schedule."""
     return EvaluationPoints(schedule, np.array([schedule.steps]), parameters=parameters)
 
 
@@ -136,7 +136,7 @@ def planned_lr_curve(config: ScheduleConfig, *, peak_lr: float, total_steps: int
 
 
 def detect_warmup(lr: Sequence[float] | Floats) -> int:
-    """How many steps at the start rise strictly: the warm-up of a dense schedule (0 if it starts at its first peak)."""
+    """Returns how many steps at the start rise strictly: the warm-up (0 if the lr starts at its first peak)."""
     rises = np.diff(np.asarray(lr, dtype=np.float64)) > 0
     first_flat = np.nonzero(~rises)[0]
     rising = int(first_flat[0]) if first_flat.size else int(rises.size)

@@ -26,7 +26,7 @@ SMALLEST_LOSS = 1e-6  # a law may dip below 0 far from its data; its logarithm m
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A linear parameter, at least 0: its term is `sign * value * phi`."""
+    """A linear parameter, at least 0; its term is `sign * value * phi`."""
 
     name: str
     sign: int
@@ -50,34 +50,39 @@ class LawConfig(Settings):
     """A law: its parameters, and its terms as functions of the features of the data."""
 
     name: str
-    spans_sizes: ClassVar[bool] = False  # its places need the number of parameters of the model
+    spans_sizes: ClassVar[bool] = False  # its evaluation points need the number of parameters of the model
     costly: ClassVar[bool] = False  # an evaluation takes milliseconds: the bootstrap then uses the tangent
 
+    @classmethod
+    def examples(cls) -> tuple[LawConfig, ...]:
+        """Returns configs of every kind, for the contract tests."""
+        return (cls.model_validate({}),)
+
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """The linear parameters; the first is the constant."""
+        """Returns the linear parameters; the first is the constant."""
         raise AssertionError(f"{type(self).__name__} has no coefficients")
 
     def shapes(self) -> tuple[Shape, ...]:
-        """The shape parameters."""
+        """Returns the shape parameters."""
         raise AssertionError(f"{type(self).__name__} has no shapes")
 
     def terms(self, shape_mq: Floats, features: Any) -> tuple[Floats, Floats]:
-        """phi [m, n, k] and its derivative by the shape parameters [m, n, k, q]; derivatives by the value itself."""
+        """Returns phi [m, n, k] and its derivative by the (unlogged) shape parameters [m, n, k, q]."""
         raise AssertionError(f"{type(self).__name__} has no terms")
 
     def parameter_names(self) -> tuple[str, ...]:
-        """Of all parameters: coefficients, then shapes."""
+        """Returns the names of all parameters: coefficients, then shapes."""
         return tuple(c.name for c in self.coefficients()) + tuple(s.name for s in self.shapes())
 
     def pack(self, values: Mapping[str, float]) -> Floats:
-        """[p] from values by name; UserError for a name too many or too few."""
+        """Returns values by name as an array [p]. Raises UserError for a missing or an unknown name."""
         names = self.parameter_names()
         if set(values) != set(names):
             raise UserError(f"the {self.name} law has the parameters {', '.join(names)}, not {', '.join(values)}")
         return np.array([float(values[name]) for name in names])
 
     def evaluate(self, theta_mp: Floats, features: Any) -> tuple[Floats, Floats]:
-        """The loss [m, n] and its derivatives [m, n, p] at m parameter sets."""
+        """Returns the loss [m, n] and its derivatives [m, n, p] at m parameter sets."""
         count = len(self.coefficients())
         signed_mk = theta_mp[:, :count] * self.signs()
         phi_mnk, slope_mnkq = self.terms(theta_mp[:, count:], features)
@@ -86,28 +91,28 @@ class LawConfig(Settings):
         return loss_mn, np.concatenate([phi_mnk * self.signs(), by_shape], axis=2)
 
     def signs(self) -> Floats:
-        """[k] of +1 and -1."""
+        """Returns the signs of the coefficients [k], +1 or -1."""
         return np.array([float(c.sign) for c in self.coefficients()])
 
 
 class CurveLaw(LawConfig):
     """A law of the loss along a run: its features are those of a schedule up to each step."""
 
-    def features(self, places: Sequence[EvaluationPoints]) -> Any:
-        """What `terms` needs of the points of all places, one after the other."""
+    def features(self, points: Sequence[EvaluationPoints]) -> Any:
+        """Returns what `terms` needs, for all evaluation points one after the other."""
         raise AssertionError(f"{type(self).__name__} has no features")
 
     def check(self, curves: Sequence[LossCurve]) -> None:
-        """Refuse, with a UserError, curves that cannot identify the parameters."""
+        """Raises UserError if the curves cannot identify the parameters."""
         check_annealed(curves)
 
     def suited(self, curves: Sequence[EvaluationPoints]) -> Self:
-        """The law in the units of the curves to be fitted: what a prior says must not hang on the lr's unit."""
+        """Returns the law in the units of the curves to be fitted: a prior must not depend on the unit of the lr."""
         return self
 
-    def predict(self, values: Mapping[str, float], places: EvaluationPoints) -> Floats:
-        """The loss at each place [k]."""
-        loss_mn, _ = self.evaluate(self.pack(values)[None], self.features([places]))
+    def predict(self, values: Mapping[str, float], points: EvaluationPoints) -> Floats:
+        """Returns the loss at each point [k]."""
+        loss_mn, _ = self.evaluate(self.pack(values)[None], self.features([points]))
         loss_k: Floats = loss_mn[0]
         return loss_k
 
@@ -124,10 +129,7 @@ DEFAULT_LAW = "relaxation"  # the best on the public curves (docs/laws.md)
 
 
 def check_annealed(curves: Sequence[LossCurve]) -> None:
-    """Refuse curves whose lr never changes after the warm-up: they say nothing of what a lower lr gives.
-
-    Raises UserError.
-    """
+    """Raises UserError if no curve's lr changes after the warm-up: such curves say nothing of a lower lr."""
     if not curves:
         raise UserError("a fit needs at least one curve")
     for curve in curves:

@@ -1,4 +1,4 @@
-"""What a learning-rate schedule is: the lr of a step as a pure function of the step, the same to the bit everywhere.
+"""Schedules: the lr of a step as a pure function of the step, the same to the bit on every machine.
 
 Steps are counted from 0; `ordinal` = step + 1 counts the steps of the run from 1 to total_steps. Warm-up is linear and
 reaches the peak at ordinal warmup_steps. The rest of the schedule starts from the peak there (at the first step,
@@ -87,7 +87,7 @@ SCHEDULES = Registry("schedule", room="schedules", base=ScheduleConfig)
 class WarmedConfig(ScheduleConfig):
     """A linear warm-up to the peak, then `after_warmup`."""
 
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the lr rises linearly to the peak.")
 
     def build(self, *, peak_lr: float, total_steps: int) -> Schedule:
         """Builds the schedule of a run. Raises UserError if the settings do not fit the run."""
@@ -130,7 +130,7 @@ class WarmedConfig(ScheduleConfig):
 class DecayingConfig(WarmedConfig):
     """A schedule that ends at min_lr."""
 
-    min_lr: float = Field(0.0, ge=0, description="absolute: the lr of the last step")
+    min_lr: float = Field(0.0, ge=0, description="Lr of the last step, absolute.")
 
     def check_min_lr(self, peak_lr: float) -> None:
         """Raises UserError if min_lr is above the peak."""

@@ -1,4 +1,4 @@
-"""What a schedule's config tells a search for the best schedule: which settings to try."""
+"""The settings of a schedule that a search for the best one tries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """What every schedule of a search has to keep to."""
+    """The limits that every schedule of a search keeps."""
 
     total_steps: int
     peak_lr: float

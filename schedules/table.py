@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from schedules.base import SCHEDULES, Floats, Schedule, ScheduleConfig
 from settings import UserError
@@ -19,7 +20,7 @@ class TableConfig(ScheduleConfig):
     """One lr a step, absolute, from a file: a JSON list, or text with one number a line."""
 
     name: Literal["table"] = "table"
-    file: Path
+    file: Path = Field(description="JSON list, or text with one number a line.")
 
     def file_values(self) -> tuple[float, ...]:
         """Returns the values of the file. Raises UserError if it cannot be read or a value is no lr."""

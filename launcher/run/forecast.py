@@ -10,7 +10,9 @@ from launcher.run.fit_scope import schedule_warnings
 from launcher.run.provenance import compare, config_provenance, listed
 from laws.curve import planned_lr_curve
 from laws.fitting.fitted import Fit, load_fit
-from laws.forecasting import FittedForecast, OwnForecast, RunProgress
+from laws.forecasting.fitted_forecast import FittedForecast
+from laws.forecasting.own_forecast import OwnForecast
+from laws.forecasting.prediction import RunProgress
 from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
 from model.size import parameters

@@ -1,7 +1,7 @@
-"""How sure a fit is: it is repeated with other weights on the losses (Bayesian bootstrap, Rubin 1981).
+"""The uncertainty of a fit: it is repeated with other weights on the losses (Bayesian bootstrap, Rubin 1981).
 
-Residuals of one curve hang together over neighbouring losses (one model, one stretch of data), so losses are weighted
-in blocks as long as their correlation reaches. Weights leave each loss at its place: where a law misses (just after a
+Residuals of one curve are correlated over neighbouring losses (one model, one stretch of data), so losses are weighted
+in blocks as long as their correlation reaches. Weights leave each loss where it is: where a law misses (just after a
 jump of the lr, say), reshuffled residuals would bias every repeat. Where a prior holds a parameter, its centre is drawn
 anew each time: else a parameter the data say nothing of would look certain.
 """
@@ -33,7 +33,7 @@ def resampled_parameters(
     seed: int = 0,
     most_rounds: int = 10,
 ) -> Floats:
-    """`count` parameter sets [count, p], each refined from the best one with the losses weighted anew.
+    """Returns `count` parameter sets [count, p], each refined from the best one with the losses weighted anew.
 
     `lengths`: how many of the n losses belong to each curve, in order.
     """
@@ -80,7 +80,7 @@ class _Tangent(LawConfig):
 
 
 def tangent(law: LawConfig, features: Any, theta_p: Floats) -> LawConfig:
-    """The tangent of a law at theta_p: its bootstrap costs one evaluation in all."""
+    """Returns the tangent of a law at theta_p: its bootstrap costs one evaluation in all."""
     loss_mn, slope_mnp = law.evaluate(theta_p[None], features)
     made = _Tangent()
     made._law, made._theta_p, made._loss_n = law, theta_p, loss_mn[0]
@@ -89,7 +89,7 @@ def tangent(law: LawConfig, features: Any, theta_p: Floats) -> LawConfig:
 
 
 def correlation_steps(residual_k: Floats) -> int:
-    """Over how many neighbouring losses residuals hang together: the integrated autocorrelation, at least 1."""
+    """Returns how many neighbouring residuals are correlated: the integrated autocorrelation, at least 1."""
     centred = residual_k - residual_k.mean()
     variance = float(centred @ centred)
     if residual_k.size < 8 or variance == 0:
@@ -104,13 +104,13 @@ def correlation_steps(residual_k: Floats) -> int:
 
 
 def _block_weights(length: int, block: int, count: int, rng: np.random.Generator) -> Floats:
-    """Exponential weights of mean 1, the same over each block; blocks begin at a random place [count, length]."""
+    """Returns exponential weights of mean 1, equal within a block; blocks begin at random [count, length]."""
     blocks = -(-length // block) + 1
     number = (np.arange(length) + rng.integers(0, block, size=(count, 1))) // block
     return np.take_along_axis(rng.exponential(size=(count, blocks)), number, axis=1)
 
 
 def interval(samples_b: Floats, level: float = LEVEL) -> tuple[float, float]:
-    """The central interval of samples [b] at a level."""
+    """Returns the central interval of samples [b] at a level."""
     low, high = np.quantile(samples_b, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

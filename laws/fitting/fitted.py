@@ -1,4 +1,4 @@
-"""A fitted law: what `fit` returns, what a fit file holds, and what predicts."""
+"""A fitted law: `lehr law fit` writes it to a fit file, and forecasts read it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAW_ERROR = 0.002  # relative: how far laws miss runs they were not fitted on, b
 
 
 class FittedCurve(Settings):
-    """What a fit saw of one run."""
+    """One run among the data of a fit."""
 
     name: str
     steps: int
@@ -60,20 +60,20 @@ class Fit(Settings):
         """The parameters in the law's order [p]."""
         return self.law.pack(self.values)
 
-    def predict(self, places: EvaluationPoints) -> Floats:
-        """The loss at each place [k]."""
-        return np.maximum(self.law.predict(self.values, places), SMALLEST_LOSS)
+    def predict(self, points: EvaluationPoints) -> Floats:
+        """Returns the loss at each point [k]."""
+        return np.maximum(self.law.predict(self.values, points), SMALLEST_LOSS)
 
-    def band(self, places: EvaluationPoints, *, level: float = LEVEL) -> tuple[Floats, Floats]:
-        """Where a run's own losses should lie, at each place: (low [k], high [k]).
+    def band(self, points: EvaluationPoints, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+        """Returns the band that should hold a run's own losses at each point: (low [k], high [k]).
 
-        The spread of the parameters, of single losses, and what the law itself misses (`law_error`), as independent.
+        It adds the spreads of the parameters, of single losses and of the law itself (`law_error`) as independent.
         """
-        predicted_k = self.predict(places)
+        predicted_k = self.predict(points)
         lean = np.sqrt(self.noise**2 + self.law_error**2) * normal_quantile(level)
         if not self.samples:
             return predicted_k * np.exp(-lean), predicted_k * np.exp(lean)
-        features = self.law.features([places])
+        features = self.law.features([points])
         loss_bk, _ = self.law.evaluate(np.array(self.samples), features)
         spread = np.log(np.maximum(loss_bk, SMALLEST_LOSS))
         low_k, high_k = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -83,14 +83,14 @@ class Fit(Settings):
         return predicted_k * np.exp(-below), predicted_k * np.exp(above)
 
     def parameter_intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-        """Of each parameter, by name; empty without samples."""
+        """Returns the interval of each parameter, by name; empty without samples."""
         if not self.samples:
             return {}
         columns = np.array(self.samples).T
         return {name: interval(column, level) for name, column in zip(self.values, columns, strict=True)}
 
     def save(self, path: Path) -> None:
-        """Write the fit file."""
+        """Writes the fit file. Raises UserError if that fails."""
         try:
             write_json(path, self.to_plain())
         except OSError as error:
@@ -106,7 +106,7 @@ def load_fit(path: Path) -> Fit:
 
 
 def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200, seed: int = 0) -> Fit:
-    """Fit a law to the losses after warm-up of some curves, with `samples` bootstrap repeats.
+    """Fits a law to the losses of some curves after their warm-up, with `samples` bootstrap repeats.
 
     Raises UserError where the curves cannot identify the law's parameters.
     """
@@ -142,7 +142,7 @@ def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200
                 last_lr=float(curve.schedule.lr[curve.steps[-1] - 1]),
                 warmup_steps=curve.schedule.warmup_steps,
                 mean_error=float(part.mean()),
-                origin=dict(curve.origin),
+                origin=dict(curve.provenance),
             )
             for curve, part in zip(used, parts, strict=True)
         ),
@@ -150,7 +150,7 @@ def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200
 
 
 def robust_spread(residual_n: Floats, *, parameters: int) -> float:
-    """The standard deviation of a fit's residuals, by their median size.
+    """Returns the standard deviation of a fit's residuals, by their median size.
 
     A robust fit of p parameters passes through about p of the losses, which say nothing of the noise: the p - 1
     smallest residuals are left out, as is customary in robust regression.
@@ -160,5 +160,5 @@ def robust_spread(residual_n: Floats, *, parameters: int) -> float:
 
 
 def normal_quantile(level: float) -> float:
-    """Half the width of the central interval of a level, in standard deviations."""
+    """Returns half the width of the central interval of a level, in standard deviations."""
     return NormalDist().inv_cdf((1 + level) / 2)

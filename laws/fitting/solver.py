@@ -36,7 +36,7 @@ class Solution:
 def fit_points(
     law: LawConfig, features: Any, loss_n: Floats, *, starts_mp: Floats | None = None, priors: bool = True
 ) -> Solution:
-    """The best of all starts (the grid's, or those given)."""
+    """Returns the best fit over all starts (the grid's, or those given)."""
     problem = Problem(law, features, np.log(loss_n), priors=priors)
     starts = problem.starts(loss_n) if starts_mp is None else starts_mp
     theta_mp, objective_m = problem.refine(starts, most_rounds=10)
@@ -47,7 +47,7 @@ def fit_points(
 
 
 class Problem:
-    """The objective of one law on one set of losses; `weights_mn` weighs the losses, each parameter set its own way."""
+    """The objective of one law on one set of losses; `weights_mn` weighs the losses for each parameter set."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class Problem:
         self._centre_p, self._weight_p = centre, weight
 
     def redraw_priors(self, rng: np.random.Generator, count: int) -> None:
-        """Give each of `count` parameter sets priors with centres drawn from the priors."""
+        """Gives each of `count` parameter sets its own priors, with centres drawn from the priors."""
         width_p = np.array([0.0] * self._count + [s.prior[1] if s.prior else 0.0 for s in self.law.shapes()])
         self._centre_p = self._centre_p + rng.normal(size=(count, width_p.size)) * width_p
 
     def starts(self, loss_n: Floats) -> Floats:
-        """The best few of the grid of shapes, each with its best coefficients [m, p]."""
+        """Returns the best few of the grid of shapes, each with its best coefficients [m, p]."""
         grids = [shape.grid for shape in self.law.shapes()]
         shape_mq = np.stack([axis.ravel() for axis in np.meshgrid(*grids, indexing="ij")], axis=1)
         phi_mnk, _ = self.law.terms(shape_mq, self.features)
@@ -93,7 +93,7 @@ class Problem:
         return theta_mp[order[:STARTS_REFINED]]
 
     def refine(self, theta_mp: Floats, *, most_rounds: int = _MOST_ROUNDS) -> tuple[Floats, Floats]:
-        """Descend from every start until it stands still: (parameters [m, p], objective [m])."""
+        """Descends from every start until it no longer moves; returns (parameters [m, p], objective [m])."""
         search_mp = np.clip(self._to_search(theta_mp), self._lower_p, self._upper_p)
         value_m, gradient_mp, curvature_mpp = self._expand(search_mp)
         damping_m = np.full(value_m.size, 1e-3)
@@ -103,7 +103,7 @@ class Problem:
             tried_mp = np.clip(search_mp + step_mp, self._lower_p, self._upper_p)
             tried_m, tried_gradient, tried_curvature = self._expand(tried_mp)
             better = tried_m < value_m
-            # A step that overshot is tried again, shorter: no sign that the place it left is one to rest at.
+            # A step that overshot is tried again, shorter: it is no sign of convergence.
             still = np.abs(value_m - tried_m) < 1e-9 * np.abs(value_m)
             quiet_m = np.where(still, quiet_m + 1, np.where(better, 0, quiet_m))
             search_mp[better] = tried_mp[better]
@@ -116,7 +116,7 @@ class Problem:
         return self._from_search(search_mp), value_m
 
     def _expand(self, search_mp: Floats) -> tuple[Floats, Floats, Floats]:
-        """The objective [m], its gradient [m, p] and a positive model of its curvature [m, p, p]."""
+        """Returns the objective [m], its gradient [m, p] and a positive model of its curvature [m, p, p]."""
         theta_mp = self._from_search(search_mp)
         loss_mn, slope_mnp = self.law.evaluate(theta_mp, self.features)
         inside_mn = loss_mn > SMALLEST_LOSS
@@ -137,7 +137,7 @@ class Problem:
         return np.where(np.isfinite(value_m), value_m, np.inf), gradient_mp, curvature_mpp
 
     def _step(self, search_mp: Floats, gradient_mp: Floats, curvature_mpp: Floats, damping_m: Floats) -> Floats:
-        """The damped Newton step [m, p] of the parameters that are free: not held by a bound."""
+        """Returns the damped Newton step [m, p] of the parameters that are free: not held by a bound."""
         held = ((search_mp <= self._lower_p) & (gradient_mp > 0)) | ((search_mp >= self._upper_p) & (gradient_mp < 0))
         diagonal_mp = np.einsum("mpp->mp", curvature_mpp)
         # In units where the diagonal is 1: solved whatever the parameters' scales.
@@ -156,13 +156,13 @@ class Problem:
 
 
 def huber(residual: Floats) -> Floats:
-    """Huber's function with delta = 1e-3: half the square within, linear beyond."""
+    """Returns Huber's function with delta = 1e-3: half the square within, linear beyond."""
     size = np.abs(residual)
     return np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (size - 0.5 * HUBER_DELTA))
 
 
 def solve_coefficients(columns_mnk: Floats, loss_n: Floats) -> Floats:
-    """Relative least squares with no coefficient below 0: those that would be are dropped, worst first [m, k]."""
+    """Returns relative least squares without negative coefficients [m, k]: those are dropped, the lowest first."""
     weighted = columns_mnk / loss_n[:, None]
     norm_mk = np.sqrt(np.einsum("mnk,mnk->mk", weighted, weighted))
     norm_mk = np.where(norm_mk > 0, norm_mk, 1.0)

@@ -1,6 +1,6 @@
 """The LR-annealing law (Tissue et al., arXiv 2408.11029): L(s) = L0 + A S1^-alpha - C S2.
 
-S1(s) is the sum of the lr up to step s. The momentum m_i = lambda m_{i-1} + (lr_{i-1} - lr_i) remembers the falls of
+S1(s) is the sum of the lr up to step s. The momentum m_i = lambda m_{i-1} + (lr_{i-1} - lr_i) remembers the drops of
 the lr, and S2(s) is its sum: how far annealing has gone. A rise of the lr (re-warming) gives negative momentum.
 
 Warm-up: its rises count for nothing in S2. In S1 its steps count with their lr ("actual") or with the largest ("peak",
@@ -20,22 +20,22 @@ from scipy.interpolate import CubicSpline
 from scipy.signal import lfilter
 
 from laws.curve import EvaluationPoints, Floats, LrCurve
-from laws.law import LAWS, Coefficient, CurveLaw, Shape, Slope
+from laws.law import LAWS, Coefficient, CurveLaw, LawConfig, Shape, Slope
 
 LAMBDAS = 1 - np.exp(np.linspace(np.log(3e-5), np.log(0.1), 25))
 
 
 @dataclass(frozen=True)
 class AnnealingFeatures:
-    """Of n points: S1, and S2 at a fixed lambda or as a curve over log(1 - lambda)."""
+    """S1 and S2 of n points; S2 at a fixed lambda, or as a curve over log(1 - lambda)."""
 
     s1_n: Floats
     s2_n: Floats
     s2_spline: CubicSpline | None
 
 
-def falls(lr_n: Floats, warmup_steps: int) -> Floats:
-    """lr_{i-1} - lr_i of every step [n]; 0 in the warm-up and at its end."""
+def lr_drops(lr_n: Floats, warmup_steps: int) -> Floats:
+    """Returns lr_{i-1} - lr_i of every step [n]; 0 in the warm-up and at its end."""
     gaps_n = np.empty_like(lr_n)
     gaps_n[0] = 0.0
     np.subtract(lr_n[:-1], lr_n[1:], out=gaps_n[1:])
@@ -44,14 +44,14 @@ def falls(lr_n: Floats, warmup_steps: int) -> Floats:
 
 
 def area_of_annealing(schedule: LrCurve, decay: float) -> Floats:
-    """S2 after every step [n]: a double running sum as one linear filter, O(n)."""
-    momentum_n = lfilter([1.0], [1.0, -decay], falls(schedule.lr, schedule.warmup_steps))
+    """Returns S2 after every step [n]: a double running sum as one linear filter, O(n)."""
+    momentum_n = lfilter([1.0], [1.0, -decay], lr_drops(schedule.lr, schedule.warmup_steps))
     area_n: Floats = np.cumsum(momentum_n)
     return area_n
 
 
 def area_under_lr(schedule: LrCurve, warmup: Literal["actual", "peak"]) -> Floats:
-    """S1 after every step [n]."""
+    """Returns S1 after every step [n]."""
     lr_n = schedule.lr
     if warmup == "peak" and schedule.warmup_steps:
         lr_n = lr_n.copy()
@@ -61,31 +61,31 @@ def area_under_lr(schedule: LrCurve, warmup: Literal["actual", "peak"]) -> Float
 
 
 class AnnealedConfig(CurveLaw):
-    """What the annealing law and its extension over model size share."""
+    """The annealing law and its extension over model size: the settings and features that they share."""
 
     warmup: Literal["actual", "peak"] = Field("actual", description="the lr that S1 counts for the warm-up's steps")
     decay: float = Field(0.999, gt=0, lt=1, description="lambda, of the momentum")
     fit_decay: bool = Field(False, description="fit lambda too; it is weakly identified")
 
     def decay_shape(self) -> tuple[Shape, ...]:
-        """lambda as 1 - lambda (searched by its logarithm), where it is fitted."""
+        """Returns lambda as 1 - lambda (searched by its logarithm) if it is fitted."""
         if not self.fit_decay:
             return ()
         grid = (3e-4, 1e-3, 3e-3)
         return (Shape("one_minus_lambda", 1 - LAMBDAS[0], 1 - LAMBDAS[-1], grid, "forgetting of a step", log=True),)
 
-    def features(self, places: Sequence[EvaluationPoints]) -> AnnealingFeatures:
-        """S1 and S2 of all points."""
-        s1_n = np.concatenate([area_under_lr(at.schedule, self.warmup)[at.steps - 1] for at in places])
+    def features(self, points: Sequence[EvaluationPoints]) -> AnnealingFeatures:
+        """Returns S1 and S2 of all points."""
+        s1_n = np.concatenate([area_under_lr(at.schedule, self.warmup)[at.steps - 1] for at in points])
         if not self.fit_decay:
-            s2 = [area_of_annealing(at.schedule, self.decay)[at.steps - 1] for at in places]
+            s2 = [area_of_annealing(at.schedule, self.decay)[at.steps - 1] for at in points]
             return AnnealingFeatures(s1_n, np.concatenate(s2), None)
-        rows = [[area_of_annealing(at.schedule, decay)[at.steps - 1] for decay in LAMBDAS] for at in places]
+        rows = [[area_of_annealing(at.schedule, decay)[at.steps - 1] for decay in LAMBDAS] for at in points]
         table = np.concatenate([np.stack(row, axis=1) for row in rows])
         return AnnealingFeatures(s1_n, table[:, 0], CubicSpline(np.log(1 - LAMBDAS), table, axis=1))
 
     def s2(self, shape_mq: Floats, index: int, features: AnnealingFeatures) -> tuple[Floats, Floats]:
-        """S2 [m or 1, n] and its derivative by 1 - lambda."""
+        """Returns S2 [m or 1, n] and its derivative by 1 - lambda."""
         if features.s2_spline is None:
             return features.s2_n[None], np.zeros((1, features.s2_n.size))
         forgetting_m = shape_mq[:, index]
@@ -93,9 +93,9 @@ class AnnealedConfig(CurveLaw):
         return s2_mn, features.s2_spline(np.log(forgetting_m), 1).T / forgetting_m[:, None]
 
     def annealed_end(self, theta_p: Floats, schedule: LrCurve) -> tuple[float, Slope]:
-        """The end of L0 + A S1^-alpha - C S2 for (L0, A, C, alpha, 1 - lambda if fitted), and its slope [n].
+        """Returns the end of L0 + A S1^-alpha - C S2 for (L0, A, C, alpha, 1 - lambda if fitted), and its slope.
 
-        S2 at the end is a weighted sum of the falls: weights (1 - lambda^(n-k+1)) / (1 - lambda).
+        S2 at the end is a weighted sum of the lr drops: weights (1 - lambda^(n-k+1)) / (1 - lambda).
         """
         l0, a, c, alpha = (float(x) for x in theta_p[:4])
         decay = 1 - float(theta_p[4]) if self.fit_decay else self.decay
@@ -103,7 +103,7 @@ class AnnealedConfig(CurveLaw):
         s1 = float(area_under_lr(schedule, self.warmup)[-1])
         reach_n = _reach(lr_n.size, decay).copy()
         reach_n[: max(warmup_steps, 1)] = 0.0
-        s2 = float(reach_n @ falls(lr_n, warmup_steps))
+        s2 = float(reach_n @ lr_drops(lr_n, warmup_steps))
 
         def slope() -> Floats:
             by_s1 = -alpha * a * s1 ** (-alpha - 1)
@@ -135,8 +135,13 @@ class AnnealingConfig(AnnealedConfig):
 
     name: Literal["annealing"] = "annealing"
 
+    @classmethod
+    def examples(cls) -> tuple[LawConfig, ...]:
+        """Returns both warm-ups, and lambda fixed and fitted."""
+        return (cls(), cls(warmup="peak"), cls(fit_decay=True))
+
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """L0, A, C."""
+        """Returns L0, A, C."""
         return (
             Coefficient("L0", 1, "the loss that is left"),
             Coefficient("A", 1, "of progress"),
@@ -144,12 +149,12 @@ class AnnealingConfig(AnnealedConfig):
         )
 
     def shapes(self) -> tuple[Shape, ...]:
-        """alpha, and 1 - lambda where it is fitted."""
+        """Returns alpha, and 1 - lambda if it is fitted."""
         grid = tuple(np.linspace(0.1, 1.3, 13))
         return (Shape("alpha", 0.0, 4.0, grid, "of progress"), *self.decay_shape())
 
     def terms(self, shape_mq: Floats, features: AnnealingFeatures) -> tuple[Floats, Floats]:
-        """1, S1^-alpha, S2."""
+        """Returns 1, S1^-alpha, S2."""
         count, points = shape_mq.shape[0], features.s1_n.size
         log_s1 = np.log(features.s1_n)
         phi = np.ones((count, points, 3))

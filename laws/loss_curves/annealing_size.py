@@ -13,14 +13,14 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve
-from laws.law import LAWS, Coefficient, Shape, Slope
+from laws.law import LAWS, Coefficient, LawConfig, Shape, Slope
 from laws.loss_curves.annealing import AnnealedConfig, AnnealingFeatures
 from settings import UserError
 
 
 @dataclass(frozen=True)
 class SizedFeatures:
-    """Of n points: the schedule's features, and log N."""
+    """The schedule's features and log N of n points."""
 
     schedule: AnnealingFeatures
     log_size_n: Floats
@@ -28,13 +28,18 @@ class SizedFeatures:
 
 @LAWS.register
 class AnnealingSizeConfig(AnnealedConfig):
-    """Needs curves of at least three sizes, each with its `parameters`. Unverified."""
+    """The unverified law over sizes; it needs curves of at least three sizes, each with its `parameters`."""
 
     name: Literal["annealing_size"] = "annealing_size"
     spans_sizes: ClassVar[bool] = True
 
+    @classmethod
+    def examples(cls) -> tuple[LawConfig, ...]:
+        """Returns lambda fixed and fitted."""
+        return (cls(), cls(fit_decay=True))
+
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """L0, A, C, B."""
+        """Returns L0, A, C, B."""
         return (
             Coefficient("L0", 1, "the loss that is left"),
             Coefficient("A", 1, "of progress"),
@@ -43,7 +48,7 @@ class AnnealingSizeConfig(AnnealedConfig):
         )
 
     def shapes(self) -> tuple[Shape, ...]:
-        """alpha, (1 - lambda), beta, gamma."""
+        """Returns alpha, 1 - lambda if it is fitted, beta, gamma."""
         return (
             Shape("alpha", 0.0, 4.0, (0.3, 0.45, 0.6), "of progress"),
             *self.decay_shape(),
@@ -52,7 +57,7 @@ class AnnealingSizeConfig(AnnealedConfig):
         )
 
     def check(self, curves: Sequence[LossCurve]) -> None:
-        """Three sizes at least."""
+        """Raises UserError for fewer than three sizes."""
         super().check(curves)
         sizes = {curve.parameters for curve in curves if curve.parameters is not None}
         if len(sizes) < 3:
@@ -61,16 +66,16 @@ class AnnealingSizeConfig(AnnealedConfig):
                 f"these have {len(sizes)}"
             )
 
-    def features(self, places: Sequence[EvaluationPoints]) -> SizedFeatures:  # type: ignore[override]  # its own features
-        """S1, S2 and log N of all points."""
-        for at in places:
+    def features(self, points: Sequence[EvaluationPoints]) -> SizedFeatures:  # type: ignore[override]  # its own features
+        """Returns S1, S2 and log N of all points."""
+        for at in points:
             if at.parameters is None or not at.parameters > 0:
                 raise UserError(f"the {self.name} law needs the number of parameters of every model")
-        log_sizes = [np.full(at.steps.size, np.log(float(at.parameters or 1.0))) for at in places]
-        return SizedFeatures(super().features(places), np.concatenate(log_sizes))
+        log_sizes = [np.full(at.steps.size, np.log(float(at.parameters or 1.0))) for at in points]
+        return SizedFeatures(super().features(points), np.concatenate(log_sizes))
 
     def terms(self, shape_mq: Floats, features: SizedFeatures) -> tuple[Floats, Floats]:
-        """1, S1^-alpha, N^gamma S2, N^-beta."""
+        """Returns 1, S1^-alpha, N^gamma S2, N^-beta."""
         count, points, shapes = shape_mq.shape[0], features.log_size_n.size, shape_mq.shape[1]
         beta_at, gamma_at = shapes - 2, shapes - 1
         log_s1, log_size = np.log(features.schedule.s1_n), features.log_size_n

@@ -1,7 +1,7 @@
-"""The falls of a schedule's lr, gathered into few groups: what turns the double sum of a kernel law into a small table.
+"""The drops of a schedule's lr, gathered into few groups: the double sum of a kernel law becomes a small table.
 
 A kernel law sums, over all earlier steps k where the lr changed, (lr_{k-1} - lr_k) times a kernel of the clock that ran
-between k and t: n^2 / 2 kernels for n steps. Here neighbouring falls form a group, spread evenly over the clock it
+between k and t: n^2 / 2 kernels for n steps. Here neighbouring drops form a group, spread evenly over the clock it
 covers, and the kernel's mean over a group is exact (its integral is known in closed form). 72,000 steps become some two
 hundred groups, and the cost is (losses x groups) instead of n^2.
 """
@@ -23,27 +23,27 @@ SMALLEST_OF_PEAK = 1e-4  # an lr of 0 has no power below 0
 
 @dataclass(frozen=True)
 class LrDrops:
-    """Of g groups: the fall of the lr (negative where it rises), the lr reached, and the steps covered."""
+    """The lr drops of g groups (negative where the lr rises), the lr reached, and the steps covered."""
 
     first_g: Ints  # first and last 0-based step
     last_g: Ints
-    fall_g: Floats
-    lr_g: Floats  # weighted by the size of the falls
-    start_g: Floats  # in steps: a fall at step k covers k - 1/2 to k + 1/2; alone, it stands at k
+    drop_g: Floats
+    lr_g: Floats  # weighted by the size of the drops
+    start_g: Floats  # in steps: a drop at step k covers k - 1/2 to k + 1/2; a single one lies at k
     end_g: Floats
 
     def of(self, level_n: Floats) -> Floats:
-        """The fall of another quantity over each group, one that is 0 before the first step [g]."""
+        """Returns the drop of another quantity over each group [g]; the quantity is 0 before the first step."""
         before_g = np.where(self.first_g > 0, level_n[np.maximum(self.first_g - 1, 0)], 0.0)
-        fall_g: Floats = before_g - level_n[self.last_g]
-        return fall_g
+        drop_g: Floats = before_g - level_n[self.last_g]
+        return drop_g
 
 
 def group_lr_drops(schedule: LrCurve) -> LrDrops:
-    """The groups of a schedule, warm-up included; before the first step the lr is 0."""
+    """Returns the groups of a schedule, warm-up included; before the first step the lr is 0."""
     lr_n, peak = schedule.lr, schedule.peak
-    fall_n = -np.diff(lr_n, prepend=0.0)
-    share_n = fall_n / peak
+    drop_n = -np.diff(lr_n, prepend=0.0)
+    share_n = drop_n / peak
     (steps,) = np.nonzero(np.abs(share_n) > ROUNDING_OF_PEAK)
     starts = np.nonzero(np.diff(_group_numbers(share_n[steps], lr_n[steps] / peak), prepend=-1))[0]
     size_k = np.abs(share_n[steps])
@@ -53,33 +53,35 @@ def group_lr_drops(schedule: LrCurve) -> LrDrops:
     return LrDrops(
         first_g=first_g,
         last_g=last_g,
-        fall_g=np.add.reduceat(fall_n[steps], starts),
+        drop_g=np.add.reduceat(drop_n[steps], starts),
         lr_g=np.maximum(mean_lr_g, SMALLEST_OF_PEAK * peak),
         start_g=first_g.astype(np.float64) - half_g,
         end_g=last_g.astype(np.float64) + half_g,
     )
 
 
-def _group_numbers(fall_k: Floats, lr_k: Floats) -> Ints:
-    """Which group each changed step belongs to [k]: counts up where enough has changed, at jumps and turns.
+def _group_numbers(drop_k: Floats, lr_k: Floats) -> Ints:
+    """Returns the group of each changed step [k]: a new one begins after enough change, at jumps and at turns.
 
-    Falls and lr in units of the peak: a product of very small ones would be 0.
+    Drops and lr are in units of the peak: a product of very small ones would be 0.
     """
     allowed_k = np.minimum(SHARE_OF_PEAK, SHARE_OF_LR * np.maximum(lr_k, FLOOR_OF_PEAK))
-    used_k = np.abs(fall_k) / allowed_k
+    used_k = np.abs(drop_k) / allowed_k
     jump_k = used_k > 0.5  # a group of its own
-    apart_k = np.diff(np.sign(fall_k), prepend=fall_k[0]) != 0
-    apart_k |= jump_k
-    apart_k[1:] |= jump_k[:-1]
-    # Within a group the falls should be about equal: a slope that doubles splits it.
-    used_k[1:] += np.where(apart_k[1:], 0.0, np.abs(np.diff(np.log2(np.abs(fall_k)))))
-    numbers = np.floor(np.cumsum(np.where(jump_k, 0.0, used_k))) + np.cumsum(apart_k)
-    whole: Ints = numbers.astype(np.int64)
-    return whole
+    new_k = np.diff(np.sign(drop_k), prepend=drop_k[0]) != 0
+    new_k |= jump_k
+    new_k[1:] |= jump_k[:-1]
+    # Within a group the drops should be about equal: a slope that doubles splits it.
+    used_k[1:] += np.where(new_k[1:], 0.0, np.abs(np.diff(np.log2(np.abs(drop_k)))))
+    numbers = np.floor(np.cumsum(np.where(jump_k, 0.0, used_k))) + np.cumsum(new_k)
+    group_k: Ints = numbers.astype(np.int64)
+    return group_k
 
 
 def elapsed(clock_n: Floats, edges_g: Floats, steps: Ints) -> Floats:
-    """How much of a running clock lies from each edge (in steps) to each place, 0 for edges yet to come [k, g].
+    """Returns how much of a running clock lies from each edge (in steps) to each evaluation point [k, g].
+
+    It is 0 for edges yet to come.
 
     `clock_n` [n]: the clock after every step (a running sum, starting at 0 before the first step); steps [k]: counts of
     steps taken.
@@ -90,7 +92,7 @@ def elapsed(clock_n: Floats, edges_g: Floats, steps: Ints) -> Floats:
 
 
 def power_integral(x: Floats, beta: float) -> tuple[Floats, Floats, Floats]:
-    """The integral of G(x) = 1 - (1 + x)^-beta from 0 to x, its derivative by beta, and G(x)."""
+    """Returns the integral of G(x) = 1 - (1 + x)^-beta from 0 to x, its derivative by beta, and G(x)."""
     grown = np.log1p(x)
     rest = np.exp(-beta * grown)
     exponent = 1 - beta
@@ -105,7 +107,7 @@ def power_integral(x: Floats, beta: float) -> tuple[Floats, Floats, Floats]:
 
 
 def mean_kernel_value(x_kg: Floats, y_kg: Floats, width_g: Floats, beta: float) -> Floats:
-    """`mean_kernel` without derivatives, at a fraction of its cost; beta not 1."""
+    """Returns the mean of `mean_kernel` without derivatives, at a fraction of the cost; beta must not be 1."""
     exponent = 1 - beta
     (jumps,) = np.nonzero(width_g == 0)
     divisor_g = np.where(width_g == 0, 1.0, width_g)
@@ -116,9 +118,9 @@ def mean_kernel_value(x_kg: Floats, y_kg: Floats, width_g: Floats, beta: float) 
 
 
 def mean_kernel(x_kg: Floats, y_kg: Floats, width_g: Floats, beta: float) -> tuple[Floats, Floats, Floats]:
-    """The mean of G over each group: (mean, by beta, by the log of what scales x, y and the width), all [k, g].
+    """Returns the mean of G over each group, and its derivatives by beta and the log of the clock's scale, all [k, g].
 
-    x and y are what lies from the start and the end of a group to each place, 0 before; `width_g` from start to end.
+    x and y are the clock from the start and the end of a group to each point, 0 before; `width_g` from start to end.
     A group of width 0 (a jump) has the kernel itself.
     """
     upper, upper_by_beta, upper_kernel = power_integral(x_kg, beta)

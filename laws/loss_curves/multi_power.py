@@ -22,50 +22,50 @@ from laws.loss_curves.lr_drops import SMALLEST_OF_PEAK, elapsed, group_lr_drops,
 
 @dataclass(frozen=True)
 class DropFeatures:
-    """Of one run: S at its k places; what lies from the start and from the end of each of g falls to each place."""
+    """S at the k points of one run; the clock from the start and the end of each of g lr drops to each point."""
 
     s1_k: Floats
     from_start_kg: Floats
     from_end_kg: Floats
     width_g: Floats
     log_lr_g: Floats
-    fall_g: Floats
+    drop_g: Floats
 
 
 @LAWS.register
 class MultiPowerConfig(CurveLaw):
-    """L0, A, B, and the shapes alpha, beta, gamma, C."""
+    """The law's parameters are L0, A, B, alpha, beta, gamma and C."""
 
     name: Literal["multi_power"] = "multi_power"
     costly: ClassVar[bool] = True
     priors: bool = Field(
-        True, description="pull beta and gamma softly to 0.6, where falls say little of a kernel's tail"
+        True, description="pull beta and gamma softly to 0.6, where lr drops say little of a kernel's tail"
     )
 
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """L0, A, B."""
+        """Returns L0, A, B."""
         return (
             Coefficient("L0", 1, "the loss that is left"),
             Coefficient("A", 1, "of progress"),
-            Coefficient("B", -1, "of the falls of the lr"),
+            Coefficient("B", -1, "of the lr drops"),
         )
 
     def shapes(self) -> tuple[Shape, ...]:
-        """alpha, beta, gamma, C."""
+        """Returns alpha, beta, gamma, C."""
         prior = (0.6, 0.1) if self.priors else None
         return (
             Shape("alpha", 0.0, 4.0, (0.3, 0.5, 0.7), "of progress"),
             Shape("beta", 0.05, 3.0, (0.4, 0.6), "of the kernel's tail", prior=prior),
-            Shape("gamma", 0.0, 1.5, (0.4, 0.65), "how the kernel's speed hangs on the lr", prior=prior),
+            Shape("gamma", 0.0, 1.5, (0.4, 0.65), "how the kernel's speed depends on the lr", prior=prior),
             Shape("C", 1e-3, 1e3, (0.5, 2.0, 6.0), "the kernel's speed", log=True),
         )
 
-    def features(self, places: Sequence[EvaluationPoints]) -> list[DropFeatures]:
-        """One a run."""
-        return [_features(at) for at in places]
+    def features(self, points: Sequence[EvaluationPoints]) -> list[DropFeatures]:
+        """Returns those of each run."""
+        return [_features(at) for at in points]
 
     def terms(self, shape_mq: Floats, features: list[DropFeatures]) -> tuple[Floats, Floats]:
-        """1, S^-alpha, and the sum over the falls."""
+        """Returns 1, S^-alpha, and the sum over the lr drops."""
         points = sum(run.s1_k.size for run in features)
         phi = np.ones((shape_mq.shape[0], points, 3))
         slope = np.zeros((shape_mq.shape[0], points, 3, 4))
@@ -103,25 +103,25 @@ class MultiPowerConfig(CurveLaw):
 
 
 def _drop(run: DropFeatures, beta: float, gamma: float, speed: float) -> tuple[Floats, Floats]:
-    """The sum over the falls [k], and its derivatives by beta, gamma and speed [k, 3]."""
+    """Returns the sum over the lr drops [k], and its derivatives by beta, gamma and speed [k, 3]."""
     scale_g = speed * np.exp(-gamma * run.log_lr_g)
     mean, by_beta, by_log_scale = mean_kernel(
         run.from_start_kg * scale_g, run.from_end_kg * scale_g, run.width_g * scale_g, beta
     )
-    by_gamma_k = -by_log_scale @ (run.fall_g * run.log_lr_g)
-    return mean @ run.fall_g, np.stack([by_beta @ run.fall_g, by_gamma_k, by_log_scale @ run.fall_g / speed], axis=1)
+    by_gamma_k = -by_log_scale @ (run.drop_g * run.log_lr_g)
+    return mean @ run.drop_g, np.stack([by_beta @ run.drop_g, by_gamma_k, by_log_scale @ run.drop_g / speed], axis=1)
 
 
 def _features(at: EvaluationPoints) -> DropFeatures:
-    falls = group_lr_drops(at.schedule)
+    drops = group_lr_drops(at.schedule)
     clock_n = np.cumsum(at.schedule.lr)
-    edges = np.stack([falls.start_g, falls.end_g])
+    edges = np.stack([drops.start_g, drops.end_g])
     at_edges = np.interp(edges, np.arange(clock_n.size + 1.0), np.concatenate([[0.0], clock_n]))
     return DropFeatures(
         s1_k=clock_n[at.steps - 1],
-        from_start_kg=elapsed(clock_n, falls.start_g, at.steps),
-        from_end_kg=elapsed(clock_n, falls.end_g, at.steps),
+        from_start_kg=elapsed(clock_n, drops.start_g, at.steps),
+        from_end_kg=elapsed(clock_n, drops.end_g, at.steps),
         width_g=at_edges[1] - at_edges[0],
-        log_lr_g=np.log(falls.lr_g),
-        fall_g=falls.fall_g,
+        log_lr_g=np.log(drops.lr_g),
+        drop_g=drops.drop_g,
     )

@@ -9,7 +9,7 @@ clock that runs slower at a low lr. Re-warming raises it again.
 
 It is the Multi-Power Law (arXiv 2503.12811) with four changes that the residuals of the others ask for (docs/laws.md):
 progress and the level of the noise are concave in the lr (r < 1, q < 1), the noise sinks with progress (rho > 0; laws
-without it promise long runs too much), and the clock belongs to the run, not to each fall, so that cosines and jumps
+without it promise long runs too much), and the clock belongs to the run, not to each drop, so that cosines and jumps
 share one kernel. The exponents are constants: q, p, beta, rho chosen by cross-validation on public curves (fits on one
 model size, tests on the other), r on small runs of lehr; five parameters are fitted. Kindred: the functional scaling
 law (arXiv 2509.19189), with p = q = r = 1 and rho = 0.
@@ -37,11 +37,11 @@ _NODES = np.linspace(math.log(SLOWEST), math.log(FASTEST), 35)
 
 
 class RelaxationFeatures:
-    """Of n points: S ("progress"), and the sum over the falls as a function of C."""
+    """S ("progress") of n points, and the sum over the lr drops as a function of C."""
 
     def __init__(
         self,
-        places: Sequence[EvaluationPoints],
+        points: Sequence[EvaluationPoints],
         *,
         progress_power: float,
         level_power: float,
@@ -52,19 +52,19 @@ class RelaxationFeatures:
         self._beta = beta
         self._runs: list[tuple[Floats, Floats, Floats, Floats]] = []
         progress: list[Floats] = []
-        for at in places:
-            falls, u_n = group_lr_drops(at.schedule), scaled_lr(at.schedule, reference_lr)
+        for at in points:
+            drops, u_n = group_lr_drops(at.schedule), scaled_lr(at.schedule, reference_lr)
             clock_n = np.cumsum(u_n**clock_power)
             edges = np.interp(
-                np.stack([falls.start_g, falls.end_g]), np.arange(clock_n.size + 1.0), np.append(0.0, clock_n)
+                np.stack([drops.start_g, drops.end_g]), np.arange(clock_n.size + 1.0), np.append(0.0, clock_n)
             )
-            from_start, from_end = (elapsed(clock_n, edge_g, at.steps) for edge_g in (falls.start_g, falls.end_g))
-            self._runs.append((from_start, from_end, edges[1] - edges[0], falls.of(u_n**level_power)))
+            from_start, from_end = (elapsed(clock_n, edge_g, at.steps) for edge_g in (drops.start_g, drops.end_g))
+            self._runs.append((from_start, from_end, edges[1] - edges[0], drops.of(u_n**level_power)))
             progress.append(reference_lr * np.cumsum(u_n**progress_power)[at.steps - 1])
         self.progress_n = np.concatenate(progress)
 
     def relaxed(self, speed_m: Floats) -> tuple[Floats, Floats]:
-        """The sum over the falls [m, n], and its derivative by the log of C. One C at a time is exact."""
+        """Returns the sum over the lr drops [m, n], and its derivative by the log of C. One C at a time is exact."""
         if speed_m.size == 1:
             value_n, slope_n = self._exact(float(speed_m[0]))
             return value_n[None], slope_n[None]
@@ -74,7 +74,7 @@ class RelaxationFeatures:
 
     @cached_property
     def _spline(self) -> CubicSpline:
-        """Over log C; within 3e-6 of the sum."""
+        """The sum over log C, within 3e-6."""
         return CubicSpline(_NODES, np.stack([self._value(math.exp(node)) for node in _NODES]), axis=0)
 
     def _value(self, speed: float) -> Floats:
@@ -82,28 +82,28 @@ class RelaxationFeatures:
             return self._exact(speed)[0]
         return np.concatenate(
             [
-                mean_kernel_value(from_start * speed, from_end * speed, width_g * speed, self._beta) @ fall_g
-                for from_start, from_end, width_g, fall_g in self._runs
+                mean_kernel_value(from_start * speed, from_end * speed, width_g * speed, self._beta) @ drop_g
+                for from_start, from_end, width_g, drop_g in self._runs
             ]
         )
 
     def _exact(self, speed: float) -> tuple[Floats, Floats]:
         values, slopes = [], []
-        for from_start, from_end, width_g, fall_g in self._runs:
+        for from_start, from_end, width_g, drop_g in self._runs:
             mean, _, by_log = mean_kernel(from_start * speed, from_end * speed, width_g * speed, self._beta)
-            values.append(mean @ fall_g)
-            slopes.append(by_log @ fall_g)
+            values.append(mean @ drop_g)
+            slopes.append(by_log @ drop_g)
         return np.concatenate(values), np.concatenate(slopes)
 
 
 def scaled_lr(schedule: LrCurve, reference_lr: float) -> Floats:
-    """u of every step [n]; a vanishing lr is held at 1e-4 of the peak, where powers have slopes."""
+    """Returns u of every step [n]; an lr near 0 counts as 1e-4 of the peak, where powers have slopes."""
     return np.maximum(schedule.lr, SMALLEST_OF_PEAK * schedule.peak) / reference_lr
 
 
 @LAWS.register
 class RelaxationConfig(CurveLaw):
-    """L0, A, B, and the shapes alpha and C; the exponents are constants."""
+    """The law's parameters are L0, A, B, alpha and C; the exponents are constants."""
 
     name: Literal["relaxation"] = "relaxation"
     progress_power: float = Field(0.85, gt=0, le=2, description="r: how a step's progress goes with the lr")
@@ -114,11 +114,11 @@ class RelaxationConfig(CurveLaw):
     reference_lr: float = Field(REFERENCE_LR, gt=0, description="of B and C; a fit takes the largest of its curves")
 
     def suited(self, curves: Sequence[EvaluationPoints]) -> Self:
-        """With the largest lr of the curves as the reference."""
+        """Returns the law with the largest lr of the curves as the reference."""
         return self.model_copy(update={"reference_lr": max(curve.schedule.peak for curve in curves)})
 
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """L0, A, B."""
+        """Returns L0, A, B."""
         return (
             Coefficient("L0", 1, "the loss that is left"),
             Coefficient("A", 1, "of progress"),
@@ -126,7 +126,7 @@ class RelaxationConfig(CurveLaw):
         )
 
     def shapes(self) -> tuple[Shape, ...]:
-        """alpha, C."""
+        """Returns alpha, C."""
         speeds = (1e-3, 5e-3, 2e-2, 1e-1)
         prior = (math.log(TYPICAL), 1.0)
         return (
@@ -134,10 +134,10 @@ class RelaxationConfig(CurveLaw):
             Shape("C", SLOWEST, FASTEST, speeds, "speed of relaxation, a step at reference_lr", log=True, prior=prior),
         )
 
-    def features(self, places: Sequence[EvaluationPoints]) -> RelaxationFeatures:
-        """S, and the falls seen from every point."""
+    def features(self, points: Sequence[EvaluationPoints]) -> RelaxationFeatures:
+        """Returns S, and the lr drops before every point."""
         return RelaxationFeatures(
-            places,
+            points,
             progress_power=self.progress_power,
             level_power=self.level_power,
             clock_power=self.clock_power,
@@ -146,7 +146,7 @@ class RelaxationConfig(CurveLaw):
         )
 
     def terms(self, shape_mq: Floats, features: RelaxationFeatures) -> tuple[Floats, Floats]:
-        """1, S^-alpha, and S^-rho times the sum over the falls."""
+        """Returns 1, S^-alpha, and S^-rho times the sum over the drops."""
         log_s = np.log(features.progress_n)
         phi = np.ones((shape_mq.shape[0], log_s.size, 3))
         slope = np.zeros((*phi.shape, 2))

@@ -13,7 +13,7 @@ from settings import UserError
 
 
 def read_columns(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, Floats]:
-    """Each column named, those of `optional` where they are there. UserError where the file is none or lacks one."""
+    """Reads the named columns, and the `optional` ones that there are. Raises UserError if a named one is missing."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -25,10 +25,8 @@ def read_csv(path: Path, *, warmup_steps: int | None = None, last_step: int | No
         raise UserError(f"{path}: no row has a step from 1 to {last_step or 'any'}")
     steps = columns["step"][keep].astype(np.int64)
     if np.any(np.diff(steps) <= 0):
-        place = int(np.nonzero(np.diff(steps) <= 0)[0][0])
-        raise UserError(
-            f"{path}: steps must ascend, but {steps[place + 1]} follows {steps[place]}; one file holds one run"
-        )
+        at = int(np.nonzero(np.diff(steps) <= 0)[0][0])
+        raise UserError(f"{path}: steps must ascend, but {steps[at + 1]} follows {steps[at]}; one file holds one run")
     if "tokens" in columns:
         check_tokens(path, steps, columns["tokens"][keep])
     warmup, notes = (warmup_steps, ()) if warmup_steps is not None else _csv_warmup(path, columns, steps)
@@ -42,7 +40,7 @@ def read_csv(path: Path, *, warmup_steps: int | None = None, last_step: int | No
 
 
 def _csv_warmup(path: Path, columns: Mapping[str, Floats], steps: Ints) -> tuple[int, tuple[str, ...]]:
-    """The warm-up of a CSV: the rows that rise at its start, or what comes before a late first row."""
+    """Returns the warm-up of a CSV: the rows that rise at its start, or all steps before a late first row."""
     rising = detect_warmup(columns["lr"])
     if rising:
         return int(columns["step"][rising - 1]), ()
@@ -57,7 +55,7 @@ def _csv_warmup(path: Path, columns: Mapping[str, Floats], steps: Ints) -> tuple
 
 
 def lr_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, warmup_steps: int) -> LrCurve:
-    """The lr of every step from the lr seen at some of them.
+    """Returns the lr of every step from the lr of some of them.
 
     Between rows the lr is linear, except where it jumps: a change between two rows that is over ten times as large as
     the changes on either side is a step in the schedule. It is put in the middle, or at the second row where that comes
@@ -67,19 +65,19 @@ def lr_from_rows(steps: ArrayLike, lr: ArrayLike, *, total_steps: int, warmup_st
     `steps` [k]: the 0-based step whose lr the row gives, ascending; lr [k].
     """
     at = np.asarray(steps, dtype=np.float64)
-    seen = np.asarray(lr, dtype=np.float64)
-    change = np.abs(np.diff(seen))
+    lr_k = np.asarray(lr, dtype=np.float64)
+    change = np.abs(np.diff(lr_k))
     around = np.zeros_like(change)
     around[1:] = change[:-1]
     around[:-1] = np.maximum(around[:-1], change[1:])
-    jumps = np.nonzero((change > 10 * around) & (change > 1e-3 * seen.max()))[0] if at.size > 2 else np.array([], int)
+    jumps = np.nonzero((change > 10 * around) & (change > 1e-3 * lr_k.max()))[0] if at.size > 2 else np.array([], int)
     soon = np.diff(at)[jumps] < 0.9 * np.median(np.diff(at)) if jumps.size else np.array([], bool)
-    place = np.where(soon, at[jumps + 1], np.ceil((at[jumps] + at[jumps + 1]) / 2))
+    jump_at = np.where(soon, at[jumps + 1], np.ceil((at[jumps] + at[jumps + 1]) / 2))
     # Two knots within a step around each jump: np.interp then holds the lr on either side.
-    knots = np.concatenate([at, place - 0.75, place - 0.25])
-    values = np.concatenate([seen, seen[jumps], seen[jumps + 1]])
+    knots = np.concatenate([at, jump_at - 0.75, jump_at - 0.25])
+    values = np.concatenate([lr_k, lr_k[jumps], lr_k[jumps + 1]])
     order = np.argsort(knots, kind="stable")
     dense = np.interp(np.arange(total_steps, dtype=np.float64), knots[order], values[order])
     ordinals = np.arange(min(warmup_steps, int(at[0]), total_steps))
-    dense[ordinals] = seen[0] * (ordinals + 1) / warmup_steps if warmup_steps else seen[0]
+    dense[ordinals] = lr_k[0] * (ordinals + 1) / warmup_steps if warmup_steps else lr_k[0]
     return LrCurve(dense, min(warmup_steps, total_steps))

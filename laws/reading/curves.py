@@ -16,7 +16,7 @@ from settings import UserError
 def read_curve(
     path: Path, *, loss: str = DEFAULT_LOSS, warmup_steps: int | None = None, last_step: int | None = None
 ) -> Reading:
-    """A run folder or a CSV file.
+    """Reads the curve of a run folder or a CSV file.
 
     `loss`: the key in metrics.jsonl (a CSV has a column `loss`); `warmup_steps`: None for what config.yaml says, or the
     rows; `last_step`: leave out what comes later. Raises UserError for all that is wrong with the data.

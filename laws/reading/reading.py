@@ -1,4 +1,4 @@
-"""What reading a loss curve gives, and the check that run folders and CSV files share."""
+"""A loss curve as it was read, and the check that run folders and CSV files share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _TOKENS_CHANGE = 0.1  # of the tokens a step; masks make them vary by less
 
 @dataclass(frozen=True)
 class Reading:
-    """A curve, and what had to be assumed to read it."""
+    """A curve, with notes on what had to be assumed to read it."""
 
     curve: LossCurve
     notes: tuple[str, ...] = ()
 
     def of_size(self, parameters: float) -> Reading:
-        """The same, of a model with so many parameters."""
+        """Returns the same curve, of a model with so many parameters."""
         return Reading(replace(self.curve, parameters=parameters), self.notes)
 
 
 def check_tokens(path: Path, steps: Ints, tokens: Floats) -> None:
-    """Refuse a run whose tokens a step change for good; single odd steps pass."""
+    """Raises UserError if the tokens a step change for good; single odd steps pass."""
     per_step = np.diff(tokens) / np.diff(steps)
     if per_step.size < 2:
         return

@@ -36,8 +36,8 @@ def read_run(
     _check_stages(path, config, trained[-1])
     if all(_is_number(rows[step].get("tokens")) for step in trained):
         check_tokens(path, np.array(trained), np.array([float(rows[step]["tokens"]) for step in trained]))
-    seen = sorted(step for step, row in rows.items() if _is_number(row.get(loss)) and step <= trained[-1])
-    if not seen:
+    evaluated = sorted(step for step, row in rows.items() if _is_number(row.get(loss)) and step <= trained[-1])
+    if not evaluated:
         known = sorted({key for row in rows.values() for key in row if key.endswith("loss") and "forecast" not in key})
         raise UserError(
             f"{path}: metrics.jsonl holds no {loss}; set evaluate.every_steps in the run's config"
@@ -49,8 +49,8 @@ def read_run(
         schedule = config.get("schedule")
         declared = schedule.get("warmup_steps") if isinstance(schedule, Mapping) else None
     warmup = min(int(declared), lr_n.size) if declared is not None else detect_warmup(lr_n)
-    steps = np.array([applied[step] for step in seen], dtype=np.int64)
-    losses = np.array([float(rows[step][loss]) for step in seen])
+    steps = np.array([applied[step] for step in evaluated], dtype=np.int64)
+    losses = np.array([float(rows[step][loss]) for step in evaluated])
     keep = np.diff(steps, prepend=0) > 0  # a skipped step changed nothing: its loss is the one before
     curve = LossCurve(LrCurve(lr_n, warmup), steps[keep], loss=losses[keep], name=path.name)
     skipped = trained[-1] - lr_n.size
@@ -69,7 +69,7 @@ def tokens_per_step(path: Path) -> float:
 
 
 def _applied(rows: Mapping[int, Mapping[str, Any]], trained: list[int]) -> tuple[Floats, dict[int, int]]:
-    """The lr of every step that changed the weights, and how many of these there were by each step."""
+    """Returns the lr of the steps that changed the weights, and how many of these there were by each step."""
     steps = np.arange(1, trained[-1] + 1)
     lr_n = np.interp(steps, trained, [float(rows[step]["lr"]) for step in trained])
     skipped = np.interp(steps, trained, [_number_or_zero(rows[step].get("skipped_steps")) for step in trained])

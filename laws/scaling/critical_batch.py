@@ -26,14 +26,14 @@ from settings import UserError
 
 @dataclass(frozen=True, eq=False)
 class BatchRun:
-    """A run at one batch size: the losses [k] after `steps` [k] steps. The lr must not fall on the way."""
+    """A run at one batch size: the losses [k] after `steps` [k] steps. The lr must not drop on the way."""
 
     batch_tokens: float
     steps: Ints
     loss: Floats
 
     def steps_to(self, loss: float) -> float | None:
-        """After how many steps the loss first was as low, between losses by the power law through both; or None."""
+        """Returns the step at which the loss was first this low, by a power law between losses; None if never."""
         steps, lowest = np.asarray(self.steps, dtype=np.float64), np.minimum.accumulate(self.loss)
         reached = np.nonzero(lowest <= loss)[0]
         if reached.size == 0 or reached[0] == 0:  # never, or before the first loss: there is nothing to interpolate
@@ -53,7 +53,7 @@ def read_batch_run(path: Path, *, loss: str = DEFAULT_LOSS) -> BatchRun:
 
 @dataclass(frozen=True)
 class CriticalBatch:
-    """Of one loss: the hyperbola, and the interval of the critical batch at the 90% level."""
+    """The hyperbola of one loss, and the 90% interval of the critical batch."""
 
     loss: float
     least_steps: float
@@ -63,7 +63,7 @@ class CriticalBatch:
 
 
 def critical_batch(runs: Sequence[BatchRun], loss: float) -> CriticalBatch:
-    """Fit the hyperbola of one loss by least squares on log S; the interval from the residuals (Student's t).
+    """Fits the hyperbola of one loss by least squares on log S; the interval follows from the residuals (Student's t).
 
     Raises UserError where fewer than three batch sizes reach the loss, or all are on one side of the hyperbola's bend.
     """
@@ -106,12 +106,12 @@ def critical_batch(runs: Sequence[BatchRun], loss: float) -> CriticalBatch:
 
 
 def batch_over_loss(found: Sequence[CriticalBatch]) -> tuple[float, float]:
-    """(B_star, alpha_B) of B_crit(L) = B_star / L^(1 / alpha_B), least squares in logarithms.
+    """Returns (B_star, alpha_B) of B_crit(L) = B_star / L^(1 / alpha_B), least squares in logarithms.
 
     Raises UserError for fewer than two losses, or where the critical batch does not grow as the loss falls.
     """
     if len({point.loss for point in found}) < 2:
-        raise UserError("how the critical batch hangs on the loss needs at least 2 losses")
+        raise UserError("the critical batch as a function of the loss needs at least 2 losses")
     slope, offset = np.polyfit(np.log([p.loss for p in found]), np.log([p.batch_tokens for p in found]), 1)
     if slope >= 0:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Fitted compute laws: as `fit.py`, for the final losses of many runs."""
+"""Fitted compute laws, from the final losses of many runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from settings import Settings, UserError
 
 
 class ComputeFit(Settings):
-    """The parameters of a compute law, and how sure they are."""
+    """The parameters of a compute law, with bootstrap samples of them."""
 
     format: Literal[1] = 1
     law: Annotated[ComputeLaw, COMPUTE_LAWS.field]
@@ -30,7 +30,7 @@ class ComputeFit(Settings):
     tokens_range: tuple[float, float]
 
     def predict(self, *, parameters: float, tokens: float, level: float = LEVEL) -> tuple[float, float, float]:
-        """The final loss and its interval: (loss, low, high)."""
+        """Returns the final loss and its interval: (loss, low, high)."""
         at = Runs(np.array([parameters]), np.array([tokens]), np.ones(1))
         features = self.law.features(at)
         loss = float(self.law.evaluate(self.law.pack(self.values)[None], features)[0][0, 0])
@@ -41,17 +41,17 @@ class ComputeFit(Settings):
         return loss, *interval(noisy_b, level)
 
     def warnings(self, *, parameters: float, tokens: float) -> tuple[str, ...]:
-        """Where the question lies beyond the runs of the fit."""
-        asked = (("parameters", parameters, self.parameters_range), ("tokens", tokens, self.tokens_range))
+        """Returns a warning for each quantity that lies outside the runs of the fit."""
+        quantities = (("parameters", parameters, self.parameters_range), ("tokens", tokens, self.tokens_range))
         return tuple(
             f"{value:.3g} {name} is outside the {low:.3g} to {high:.3g} of the fitted runs: an extrapolation"
-            for name, value, (low, high) in asked
+            for name, value, (low, high) in quantities
             if not low <= value <= high
         )
 
 
 def fit_runs(law: ComputeLaw, runs: Runs, *, samples: int = 200, seed: int = 0) -> ComputeFit:
-    """Fit a compute law. Raises UserError where the runs cannot identify its parameters."""
+    """Fits a compute law. Raises UserError where the runs cannot identify its parameters."""
     law.check(runs)
     features: Floats = law.features(runs)
     best = fit_points(law, features, runs.loss)
@@ -72,7 +72,7 @@ def fit_runs(law: ComputeLaw, runs: Runs, *, samples: int = 200, seed: int = 0) 
 
 
 def read_runs(path: Path) -> Runs:
-    """A CSV with the columns parameters, tokens, loss; UserError where it is none."""
+    """Reads a CSV with the columns parameters, tokens, loss. Raises UserError if it is none."""
     columns = read_columns(path, ("parameters", "tokens", "loss"))
     try:
         return Runs(*columns.values())

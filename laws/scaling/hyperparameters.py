@@ -22,19 +22,19 @@ TOKENS_FITTED = (4e9, 100e9)
 
 @dataclass(frozen=True)
 class StepLaw:
-    """What Step Law advises, and where it is asked beyond its data."""
+    """The advice of Step Law, with warnings where it is an extrapolation."""
 
     lr: float
     batch_tokens: float
     warnings: tuple[str, ...]
 
     def rows(self, seq_length: int) -> int:
-        """The global batch in rows of seq_length tokens, at least 1."""
+        """Returns the global batch in rows of seq_length tokens, at least 1."""
         return max(1, round(self.batch_tokens / seq_length))
 
 
 def step_law(*, parameters: float, tokens: float) -> StepLaw:
-    """The peak lr and the batch for N non-embedding parameters and D tokens."""
+    """Returns the peak lr and the batch for N non-embedding parameters and D tokens."""
     _check_positive(parameters=parameters, tokens=tokens)
     warnings = []
     for name, value, (low, high) in (
@@ -50,7 +50,7 @@ def step_law(*, parameters: float, tokens: float) -> StepLaw:
 
 
 def non_embedding_parameters(*, layers: int, hidden_size: int, ffn_size: int) -> int:
-    """N as Step Law counts it: full attention (4 h^2) and a gated MLP (3 h f) a layer; norms left out."""
+    """Returns N as Step Law counts it: full attention (4 h^2) and a gated MLP (3 h f) a layer; norms left out."""
     return layers * (4 * hidden_size**2 + 3 * hidden_size * ffn_size)
 
 
@@ -66,7 +66,7 @@ class WidthTransfer:
 
 
 def transfer_width(*, lr: float, weight_decay: float, tuned_width: int, width: int) -> WidthTransfer:
-    """From what was tuned at `tuned_width` to `width`."""
+    """Returns the hyperparameters for `width`, from those tuned at `tuned_width`."""
     _check_positive(lr=lr, weight_decay=weight_decay, tuned_width=tuned_width, width=width)
     ratio = width / tuned_width
     matrix_lr, matrix_decay = lr / ratio, weight_decay * math.sqrt(ratio)
@@ -76,9 +76,9 @@ def transfer_width(*, lr: float, weight_decay: float, tuned_width: int, width: i
 
 
 def singular_value_scale(*, lr: float, weight_decay: float, width: int) -> float:
-    """sqrt(lr / weight_decay) width^0.75: to what the top singular value of a matrix settles, up to a constant.
+    """Returns sqrt(lr / weight_decay) width^0.75: the top singular value of a matrix in the long run, up to a constant.
 
-    The diagnostic: where two runs of other widths differ in it, their matrices are not width-matched.
+    It is a diagnostic: where two runs of other widths differ in it, their matrices are not width-matched.
     """
     _check_positive(lr=lr, weight_decay=weight_decay, width=width)
     scale: float = math.sqrt(lr / weight_decay) * float(width) ** 0.75

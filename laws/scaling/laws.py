@@ -1,4 +1,4 @@
-"""Laws of the final loss over model size N (parameters) and data D (tokens), and what they say of a budget.
+"""Laws of the final loss over model size N (parameters) and data D (tokens), and the best split of a budget.
 
     power_constant        L = L_inf + A C^-alpha            C: compute, 6 N D FLOPs (arXiv 2010.14701)
     chinchilla            L = E + A N^-alpha + B D^-beta     (Hoffmann et al., arXiv 2203.15556, approach 3)
@@ -49,15 +49,15 @@ class ComputeLaw(LawConfig):
     """A law of the final loss."""
 
     def features(self, runs: Runs) -> Floats:
-        """The logarithms of what is raised to powers [powers, n]."""
+        """Returns the logarithms of the quantities raised to powers [powers, n]."""
         raise AssertionError(f"{type(self).__name__} has no features")
 
     def check(self, runs: Runs) -> None:
-        """Refuse, with a UserError, runs that cannot identify the parameters."""
+        """Raises UserError if the runs cannot identify the parameters."""
         raise AssertionError(f"{type(self).__name__} has no check")
 
     def terms(self, shape_mq: Floats, features: Floats) -> tuple[Floats, Floats]:
-        """1, and each quantity to minus its power."""
+        """Returns 1, and each quantity to minus its power."""
         count, powers, runs = shape_mq.shape[0], *features.shape
         phi = np.ones((count, runs, powers + 1))
         slope = np.zeros((count, runs, powers + 1, powers))
@@ -77,19 +77,19 @@ class PowerConstantConfig(ComputeLaw):
     name: Literal["power_constant"] = "power_constant"
 
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """L_inf, A."""
+        """Returns L_inf, A."""
         return (Coefficient("L_inf", 1, "the loss that is left"), Coefficient("A", 1, "of compute"))
 
     def shapes(self) -> tuple[Shape, ...]:
-        """alpha."""
+        """Returns alpha."""
         return (Shape("alpha", 0.0, 2.0, tuple(np.linspace(0.02, 0.6, 15)), "of compute"),)
 
     def features(self, runs: Runs) -> Floats:
-        """log C."""
+        """Returns log C."""
         return np.log(runs.flops)[None]
 
     def check(self, runs: Runs) -> None:
-        """Three budgets at least."""
+        """Raises UserError for fewer than three budgets."""
         _check_distinct(self.name, "compute budgets", runs.flops, 3)
 
 
@@ -97,7 +97,7 @@ class TwoPowersConfig(ComputeLaw):
     """L = E + A N^-alpha + B D^-beta."""
 
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """E, A, B."""
+        """Returns E, A, B."""
         return (
             Coefficient("E", 1, "the loss that is left"),
             Coefficient("A", 1, "of parameters"),
@@ -105,7 +105,7 @@ class TwoPowersConfig(ComputeLaw):
         )
 
     def shapes(self) -> tuple[Shape, ...]:
-        """alpha, beta."""
+        """Returns alpha, beta."""
         grid = tuple(np.linspace(0.1, 0.8, 8))
         return (
             Shape("alpha", 0.0, 2.0, grid, "of parameters"),
@@ -113,11 +113,11 @@ class TwoPowersConfig(ComputeLaw):
         )
 
     def features(self, runs: Runs) -> Floats:
-        """log N, log D."""
+        """Returns log N, log D."""
         return np.log(np.stack([runs.parameters, runs.tokens]))
 
     def check(self, runs: Runs) -> None:
-        """Three sizes, three amounts of data, and more runs than parameters; N and D not tied to each other."""
+        """Raises UserError for fewer than 3 sizes, 3 amounts of data or 6 runs, and for N and D tied to each other."""
         _check_distinct(self.name, "model sizes", runs.parameters, 3)
         _check_distinct(self.name, "amounts of data", runs.tokens, 3)
         if runs.loss.size < 6:
@@ -144,14 +144,14 @@ class AverageParametersConfig(TwoPowersConfig):
 
 
 def average_parameters(parameters: Floats, tokens: Floats) -> float:
-    """N_avg of a run that had `parameters` [t] while it took `tokens` [t] (each stage's own, not the running sum)."""
+    """Returns N_avg of a run that had `parameters` [t] during `tokens` [t] (of each stage, not the running sum)."""
     weights = np.asarray(tokens, dtype=np.float64)
     return float(np.asarray(parameters, dtype=np.float64) @ weights / weights.sum())
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """How to spend a budget of FLOPs."""
+    """The best split of a budget of FLOPs."""
 
     flops: float
     parameters: float
@@ -160,7 +160,7 @@ class Optimum:
 
 
 def compute_optimal(values: dict[str, float], flops: float) -> Optimum:
-    """The N and D of least loss with 6 N D = flops, for a law of the form E + A N^-alpha + B D^-beta.
+    """Returns the N and D of least loss with 6 N D = flops, for a law of the form E + A N^-alpha + B D^-beta.
 
     In closed form (arXiv 2203.15556, equation 4): N = G (flops / 6)^(beta / (alpha + beta)),
     G = (alpha A / (beta B))^(1 / (alpha + beta)). Raises UserError where the fit gives no such point.

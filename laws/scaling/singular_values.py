@@ -1,4 +1,4 @@
-"""Are two models of other widths matched? Their top singular values, measured (the diagnostic of arXiv 2510.15262).
+"""The top singular values of two models of different widths: are the two matched (arXiv 2510.15262)?
 
 Under AdamW a matrix's singular values settle where weight decay balances the updates; the top one at a constant times
 sqrt(lr / weight_decay) width^0.75. Hyperparameters carry over a width where it is the same at both: that is what
@@ -29,23 +29,23 @@ class WidthMatch:
 
     @property
     def ratio(self) -> float:
-        """Other over tuned: 1 where the two are matched."""
+        """Other over tuned; 1 if the two are matched."""
         return self.other / self.tuned
 
 
 def top_singular_value(matrix: Matrix) -> float:
-    """Of a matrix [m, n]: from the largest eigenvalue of the smaller of its Gram matrices, O(m n min(m, n))."""
-    whole = np.asarray(matrix, dtype=np.float64)
-    if whole.ndim != 2 or not np.all(np.isfinite(whole)):
-        raise UserError(f"a top singular value is that of a finite matrix; this has the shape {whole.shape}")
-    gram = whole @ whole.T if whole.shape[0] <= whole.shape[1] else whole.T @ whole
+    """Returns the top singular value of a matrix [m, n], by its smaller Gram matrix, in O(m n min(m, n))."""
+    weight = np.asarray(matrix, dtype=np.float64)
+    if weight.ndim != 2 or not np.all(np.isfinite(weight)):
+        raise UserError(f"a top singular value is that of a finite matrix; this has the shape {weight.shape}")
+    gram = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
     last = gram.shape[0] - 1
     (largest,) = eigh(gram, eigvals_only=True, subset_by_index=(last, last))
     return float(np.sqrt(max(float(largest), 0.0)))
 
 
 def match_widths(tuned: Mapping[str, Matrix], other: Mapping[str, Matrix]) -> tuple[WidthMatch, ...]:
-    """Every matrix that both models have, by name; vectors are left out.
+    """Compares every matrix that both models have, by name; vectors are left out.
 
     Raises UserError where no matrix is in both, or one of them is 0.
     """
@@ -60,5 +60,5 @@ def match_widths(tuned: Mapping[str, Matrix], other: Mapping[str, Matrix]) -> tu
 
 
 def mean_ratio(matches: tuple[WidthMatch, ...]) -> float:
-    """The geometric mean of the ratios."""
+    """Returns the geometric mean of the ratios."""
     return float(np.exp(np.mean([np.log(match.ratio) for match in matches])))

@@ -1,4 +1,4 @@
-"""What the search may choose from, and what it finds."""
+"""The constraints of a search, and the candidates that it finds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schedules.search_space import SearchLimits
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a schedule must keep to, and which are searched."""
+    """The limits of every schedule, and which schedules are searched."""
 
     peak_lr: float
     warmup_steps: int

@@ -34,6 +34,6 @@ def public_curve(folder: Path, size: str, name: str) -> LossCurve:
 
 
 def held_out_errors(fit: Fit, folder: Path, size: str) -> np.ndarray:
-    """The relative errors of a fit at every loss of the six curves it has not seen."""
+    """The relative errors of a fit at every loss of the six curves that it was not fitted on."""
     curves = [public_curve(folder, size, name) for name in HELD_OUT]
     return np.concatenate([np.abs(fit.predict(curve) / curve.loss - 1) for curve in curves])

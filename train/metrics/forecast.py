@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from laws.curve import Floats, LossCurve, LrCurve, detect_warmup
-from laws.forecasting import DriftDetector, DriftEvent, Forecaster, Prediction, RunProgress
+from laws.forecasting.drift import DriftDetector, DriftEvent
+from laws.forecasting.prediction import Forecaster, Prediction, RunProgress
 from settings import UserError
 
 HELD_OUT_LOSS = "held_out/loss"

@@ -63,12 +63,12 @@ def fit_command(
     readings = [read_curve(path, loss=loss, warmup_steps=warmup_steps, last_step=last_step) for path in curves]
     readings = _with_sizes(readings, parameters or [])
     chosen = curve_law(law)
-    origins = [run_provenance(path, loss=loss) for path in curves]
-    check_one_provenance(list(zip(map(str, curves), origins, strict=True)), sizes=chosen.spans_sizes)
+    provenances = [run_provenance(path, loss=loss) for path in curves]
+    check_one_provenance(list(zip(map(str, curves), provenances, strict=True)), sizes=chosen.spans_sizes)
     for reading in readings:
         for note in reading.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
-    known = [replace(reading.curve, origin=origin) for reading, origin in zip(readings, origins, strict=True)]
+    known = [replace(reading.curve, provenance=found) for reading, found in zip(readings, provenances, strict=True)]
     found = fit_curves(chosen, known, samples=samples)
     console.print(_parameter_table(found))
     console.print(_curve_table(found))

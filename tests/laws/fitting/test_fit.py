@@ -27,10 +27,10 @@ def synthetic(rng: np.random.Generator, noise: float, losses: int = 80) -> list[
         {"name": "constant", "warmup_steps": 200},
         {"name": "wsd", "warmup_steps": 200, "min_lr": 3e-5},
     ):
-        places = every_step(planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=8000), most=losses)
-        truth = AnnealingConfig().predict(TRUTH, places)
+        points = every_step(planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=8000), most=losses)
+        truth = AnnealingConfig().predict(TRUTH, points)
         loss = truth * np.exp(noise * rng.normal(size=truth.size))
-        curves.append(LossCurve(places.schedule, places.steps, loss=loss, name=str(section["name"])))
+        curves.append(LossCurve(points.schedule, points.steps, loss=loss, name=str(section["name"])))
     return curves
 
 
@@ -44,15 +44,15 @@ def test_truth_lies_within_the_intervals_at_the_stated_rate() -> None:
     """90% intervals over 100 noisy data sets: each parameter's share lies where 90% gives with probability 0.999."""
     inside = dict.fromkeys(TRUTH, 0)
     ends = 0
-    places = every_step(planned_lr_curve(SCHEDULES.parse({"name": "linear"}), peak_lr=3e-4, total_steps=8000), most=2)
-    truth = float(AnnealingConfig().predict(TRUTH, places)[-1])
+    points = every_step(planned_lr_curve(SCHEDULES.parse({"name": "linear"}), peak_lr=3e-4, total_steps=8000), most=2)
+    truth = float(AnnealingConfig().predict(TRUTH, points)[-1])
     for seed in range(100):
         fit = fit_curves(AnnealingConfig(), synthetic(np.random.default_rng(seed), 1e-3), samples=100)
         for name, (low, high) in fit.parameter_intervals().items():
             inside[name] += low <= TRUTH[name] <= high
-        low_k, high_k = fit.band(places)
-        seen = truth * np.exp(1e-3 * np.random.default_rng(1000 + seed).normal())
-        ends += bool(low_k[-1] <= seen <= high_k[-1])
+        low_k, high_k = fit.band(points)
+        measured = truth * np.exp(1e-3 * np.random.default_rng(1000 + seed).normal())
+        ends += bool(low_k[-1] <= measured <= high_k[-1])
     for name, count in inside.items():
         assert 79 <= count <= 98, (name, count)
     assert ends >= 90  # the band of predictions also holds what laws miss on real runs
@@ -86,9 +86,9 @@ def test_bands_hold_new_losses_at_their_rate(law: CurveLaw, truth: dict[str, flo
         fit = fit_curves(law, curves, samples=60).model_copy(update={"law_error": 0.0})
         for section in ({"name": "linear", "warmup_steps": 200}, {"name": "wsd", "warmup_steps": 200, "min_lr": 1e-4}):
             end = last_step(planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=8000))
-            seen = law.predict(truth, end)[0] * np.exp(1e-3 * rng.normal())
+            measured = law.predict(truth, end)[0] * np.exp(1e-3 * rng.normal())
             (low,), (high,) = fit.band(end)
-            inside += bool(low <= seen <= high)
+            inside += bool(low <= measured <= high)
     assert 58 <= inside <= 80
 
 

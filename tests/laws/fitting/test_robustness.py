@@ -55,9 +55,9 @@ def made(
     curves = []
     for section in sections:
         warmed = {"warmup_steps": steps // 12, **section}
-        places = every_step(planned_lr_curve(SCHEDULES.parse(warmed), peak_lr=3e-4, total_steps=steps), most=losses)
-        loss = law.predict(values, places) * np.exp(noise * rng.normal(size=places.steps.size))
-        curves.append(LossCurve(places.schedule, places.steps, loss=loss, name=str(section["name"])))
+        points = every_step(planned_lr_curve(SCHEDULES.parse(warmed), peak_lr=3e-4, total_steps=steps), most=losses)
+        loss = law.predict(values, points) * np.exp(noise * rng.normal(size=points.steps.size))
+        curves.append(LossCurve(points.schedule, points.steps, loss=loss, name=str(section["name"])))
     return curves
 
 

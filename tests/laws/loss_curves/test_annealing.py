@@ -49,8 +49,8 @@ def test_c_goes_with_one_minus_lambda(decay: float, c: float) -> None:
 
 def double_sum(lr: np.ndarray, warmup: int, decay: float) -> np.ndarray:
     """S2 by its definition: sum over i <= s of the sum over k <= i of (lr_{k-1} - lr_k) lambda^(i - k)."""
-    falls = np.array([0.0] + [lr[k - 1] - lr[k] if k >= warmup else 0.0 for k in range(1, len(lr))])
-    momentum = [sum(falls[k] * decay ** (i - k) for k in range(i + 1)) for i in range(len(lr))]
+    drops = np.array([0.0] + [lr[k - 1] - lr[k] if k >= warmup else 0.0 for k in range(1, len(lr))])
+    momentum = [sum(drops[k] * decay ** (i - k) for k in range(i + 1)) for i in range(len(lr))]
     return np.cumsum(momentum)
 
 

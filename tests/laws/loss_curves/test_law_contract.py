@@ -11,18 +11,13 @@ from laws.law import LAWS, CurveLaw
 from laws.scaling.laws import COMPUTE_LAWS, Runs
 from schedules.base import SCHEDULES
 
-VARIANTS: list[dict[str, object]] = [
-    {"name": "annealing"},
-    {"name": "annealing", "warmup": "peak"},
-    {"name": "annealing", "fit_decay": True},
-    {"name": "annealing_size", "fit_decay": True},
-]
-VARIANTS += [{"name": name} for name in LAWS.names() if name != "annealing"]
+EXAMPLES = [law for name in LAWS.names() for law in LAWS[name].examples()]
 
 
-@pytest.fixture(params=VARIANTS, ids=str)
+@pytest.fixture(params=EXAMPLES, ids=repr)
 def law(request: pytest.FixtureRequest) -> CurveLaw:
-    return LAWS.parse(request.param)
+    found: CurveLaw = request.param
+    return found
 
 
 def schedules() -> Iterator[LrCurve]:
@@ -36,7 +31,7 @@ def schedules() -> Iterator[LrCurve]:
     yield LrCurve(lr)  # a jump, and a re-warming
 
 
-def places() -> list[EvaluationPoints]:
+def points() -> list[EvaluationPoints]:
     sizes = [2e7, 1e8, 5e8, 2e9]
     return [every_step(each, most=40, parameters=size) for each, size in zip(schedules(), sizes, strict=True)]
 
@@ -44,7 +39,7 @@ def places() -> list[EvaluationPoints]:
 def typical(law: CurveLaw) -> np.ndarray:
     """A loss of about 3: 2.7 left, some progress, and 0.1 from annealing."""
     shape = np.array([shape.grid[len(shape.grid) // 2] for shape in law.shapes()])
-    phi, _ = law.terms(shape[None], law.features(places()))
+    phi, _ = law.terms(shape[None], law.features(points()))
     size = np.abs(phi[0]).max(axis=0)
     scale = {1: 0.4, -1: 0.1}
     values = [2.7] + [scale[c.sign] / size[i] for i, c in enumerate(law.coefficients()) if i]
@@ -52,7 +47,7 @@ def typical(law: CurveLaw) -> np.ndarray:
 
 
 def test_slopes_are_those_of_the_loss(law: CurveLaw) -> None:
-    theta, features = typical(law), law.features(places())
+    theta, features = typical(law), law.features(points())
     _, slope = law.evaluate(theta[None], features)
     for index, name in enumerate(law.parameter_names()):
         step = np.zeros_like(theta)
@@ -65,20 +60,20 @@ def test_slopes_are_those_of_the_loss(law: CurveLaw) -> None:
 
 
 def test_many_parameter_sets_at_once_are_each_alone(law: CurveLaw) -> None:
-    theta, features = typical(law), law.features(places())
+    theta, features = typical(law), law.features(points())
     several = np.stack([theta, theta * 1.01, theta * 0.99])
     together, slopes = law.evaluate(several, features)
     for index, each in enumerate(several):
         alone, slope = law.evaluate(each[None], features)
         np.testing.assert_allclose(
             together[index], alone[0], rtol=1e-6
-        )  # a law may interpolate where it is asked often
+        )  # a law may interpolate between many parameter sets
         scale = np.abs(slope[0]).max(axis=0)
         np.testing.assert_allclose(slopes[index] / scale, slope[0] / scale, atol=1e-3)
 
 
 def test_the_parameters_of_a_noiseless_law_come_back(law: CurveLaw) -> None:
-    theta, features = typical(law), law.features(places())
+    theta, features = typical(law), law.features(points())
     truth, _ = law.evaluate(theta[None], features)
     found = fit_points(law, features, truth[0], priors=False)
     again, _ = law.evaluate(found.theta_p[None], features)
@@ -109,7 +104,7 @@ def test_the_slope_by_the_schedule(law: CurveLaw) -> None:
 
 
 def test_laws_are_sensible_far_out(law: CurveLaw) -> None:
-    """Lower for longer; finite for an lr that falls to 0; a later fall of a constant lr is felt at once or never."""
+    """Lower for longer; finite for an lr that drops to 0."""
     theta = typical(law)
     values = dict(zip(law.parameter_names(), theta.tolist(), strict=True))
     ends = []

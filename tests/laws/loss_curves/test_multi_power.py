@@ -47,9 +47,9 @@ def double_sum(values: dict[str, float], schedule: LrCurve, steps: np.ndarray) -
 )
 def test_groups_of_falls_are_the_double_sum(section: dict[str, object]) -> None:
     schedule = planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=900)
-    places = every_step(schedule, most=12)
-    got = MultiPowerConfig().predict(PUBLISHED, places)
-    np.testing.assert_allclose(got, double_sum(PUBLISHED, schedule, places.steps), rtol=3e-5)
+    points = every_step(schedule, most=12)
+    got = MultiPowerConfig().predict(PUBLISHED, points)
+    np.testing.assert_allclose(got, double_sum(PUBLISHED, schedule, points.steps), rtol=3e-5)
 
 
 def test_jumps_up_and_down() -> None:
@@ -62,18 +62,18 @@ def test_jumps_up_and_down() -> None:
 
 def test_long_schedules_have_few_groups(loss_curves: Path) -> None:
     curve = public_curve(loss_curves, "25M", "cosine_72000")
-    assert group_lr_drops(curve.schedule).fall_g.size < 300
-    places = EvaluationPoints(curve.schedule, np.array([9001, 40003, 71990]))
+    assert group_lr_drops(curve.schedule).drop_g.size < 300
+    points = EvaluationPoints(curve.schedule, np.array([9001, 40003, 71990]))
     lr, clock = curve.schedule.lr, np.cumsum(curve.schedule.lr)
     gap = -np.diff(lr, prepend=0.0)
     expected = []
-    for count in places.steps:
+    for count in points.steps:
         since = clock[count - 1] - clock[:count] + lr[:count]
         reach = PUBLISHED["C"] * lr[:count] ** -PUBLISHED["gamma"] * since
         drop = (gap[:count] * (1 - (reach + 1) ** -PUBLISHED["beta"])).sum()
         progress = PUBLISHED["A"] * clock[count - 1] ** -PUBLISHED["alpha"]
         expected.append(PUBLISHED["L0"] + progress - PUBLISHED["B"] * drop)
-    np.testing.assert_allclose(MultiPowerConfig().predict(PUBLISHED, places), expected, rtol=2e-5)
+    np.testing.assert_allclose(MultiPowerConfig().predict(PUBLISHED, points), expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_public_curves_not_fitted_on(loss_curves: Path, size: str, most: float) 
     warmup=st.integers(0, 10),
 )
 @example(changes=[(1, 5e-324)], warmup=0)
-def test_falls_add_up_to_the_lr(changes: list[tuple[int, float]], warmup: int) -> None:
+def test_lr_drops_add_up_to_the_lr(changes: list[tuple[int, float]], warmup: int) -> None:
     lr = np.concatenate([np.full(length, level) for length, level in changes])
     if lr.max() == 0:
         return
-    falls = group_lr_drops(LrCurve(lr, min(warmup, lr.size)))
-    assert falls.fall_g.sum() == pytest.approx(-lr[-1], abs=1e-9)
-    assert np.all(falls.start_g <= falls.end_g)
-    assert np.all(falls.end_g[:-1] <= falls.start_g[1:] + 1e-9)
+    drops = group_lr_drops(LrCurve(lr, min(warmup, lr.size)))
+    assert drops.drop_g.sum() == pytest.approx(-lr[-1], abs=1e-9)
+    assert np.all(drops.start_g <= drops.end_g)
+    assert np.all(drops.end_g[:-1] <= drops.start_g[1:] + 1e-9)

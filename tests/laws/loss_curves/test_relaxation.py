@@ -20,8 +20,8 @@ def written_out(schedule: LrCurve, steps: np.ndarray) -> np.ndarray:
     for count in steps:
         relaxed = 0.0
         for k in range(count):
-            fall = (u[k - 1] ** 0.8 if k else 0.0) - u[k] ** 0.8
-            relaxed += fall * (1 - (1 + VALUES["C"] * (u[k:count] ** 0.35).sum()) ** -0.5)
+            drop = (u[k - 1] ** 0.8 if k else 0.0) - u[k] ** 0.8
+            relaxed += drop * (1 - (1 + VALUES["C"] * (u[k:count] ** 0.35).sum()) ** -0.5)
         s = 3e-4 * (u[:count] ** 0.85).sum()
         losses.append(VALUES["L0"] + VALUES["A"] * s ** -VALUES["alpha"] - VALUES["B"] * s**-0.1 * relaxed)
     return np.array(losses)
@@ -33,9 +33,9 @@ def test_groups_of_falls_are_the_sum(name: str) -> None:
     if name != "constant":
         section["min_lr"] = 3e-5
     schedule = planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=800)
-    places = every_step(schedule, most=10)
-    got = RelaxationConfig().predict(VALUES, places)
-    np.testing.assert_allclose(got, written_out(schedule, places.steps), rtol=3e-5)
+    points = every_step(schedule, most=10)
+    got = RelaxationConfig().predict(VALUES, points)
+    np.testing.assert_allclose(got, written_out(schedule, points.steps), rtol=3e-5)
 
 
 def test_jumps_and_rewarming() -> None:

@@ -14,7 +14,9 @@ from rich.console import Console
 
 from laws.curve import EvaluationPoints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import Fit, fit_curves
-from laws.forecasting import FittedForecast, Forecaster, OwnForecast, Prediction
+from laws.forecasting.fitted_forecast import FittedForecast
+from laws.forecasting.own_forecast import OwnForecast
+from laws.forecasting.prediction import Forecaster, Prediction
 from laws.law import DEFAULT_LAW, LAWS
 from parallel.engines.engine import StepResult
 from schedules.base import SCHEDULES

@@ -54,7 +54,7 @@ def test_a_run_that_is_being_written_or_lacks_a_config(tmp_path: Path) -> None:
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 201, "lr": 1e')
     curve = read_curve(tmp_path / "run").curve
-    assert curve.schedule.warmup_steps == 20  # seen in the lr itself
+    assert curve.schedule.warmup_steps == 20  # found in the lr itself
     assert curve.schedule.steps == 200
 
 
@@ -82,7 +82,7 @@ def test_a_batch_that_changes_half_way_is_refused(tmp_path: Path) -> None:
     assert read_curve(tmp_path / "run", last_step=110).curve.steps[-1] == 110
 
 
-def test_masks_that_waver_are_no_change_of_batch(tmp_path: Path) -> None:
+def test_masks_that_vary_are_no_change_of_batch(tmp_path: Path) -> None:
     rows = write_run(tmp_path / "run")
     tokens = np.cumsum(np.random.default_rng(0).integers(900, 1000, size=201))
     for row in rows:
@@ -148,6 +148,6 @@ def test_sparse_rows_give_nearly_the_schedule_they_come_from(loss_curves: Path, 
     assert np.quantile(off[2200:], 0.95) < 1e-6
     if name.startswith("wsdcon"):
         assert np.all(off[2200:] < 1e-9)  # the jump is where it was
-    told = read_curve(loss_curves / "25M" / f"{name}.csv", warmup_steps=2160)
-    assert told.curve.schedule.warmup_steps == 2160
-    assert not told.notes
+    reading = read_curve(loss_curves / "25M" / f"{name}.csv", warmup_steps=2160)
+    assert reading.curve.schedule.warmup_steps == 2160
+    assert not reading.notes

@@ -90,6 +90,13 @@ def test_a_schedule_survives_the_knots() -> None:
     assert not form.allows(LrCurve(cosine.lr[::-1].copy(), 200))
 
 
+def test_every_registered_schedule_with_settings_to_try_is_searched() -> None:
+    limits = GIVEN.limits(1000)
+    names = {name for name in SCHEDULES.names() if SCHEDULES[name].search_space(limits)}
+    assert names >= {"constant", "cosine", "infinite", "linear", "wsd"}
+    assert {c.name for c in search(ANNEALING, steps=1000, constraints=GIVEN)} == {*names, "free form"}
+
+
 def test_constraints_are_kept() -> None:
     only = Constraints(3e-4, 100, min_lr=0.0, families=("wsd", "cosine"), free_form=False, max_decay_share=0.1)
     found = search(MULTI_POWER, steps=4000, constraints=only)
@@ -106,6 +113,7 @@ def test_constraints_are_kept() -> None:
         (Constraints(3e-4, 0, min_lr=1e-3), "min_lr = 0.001 must lie between 0 and peak_lr"),
         (Constraints(0.0, 0), "peak_lr = 0.0 must be above 0"),
         (Constraints(3e-4, 0, families=("cosin",)), 'no schedule is called "cosin"; did you mean "cosine"'),
+        (Constraints(3e-4, 0, families=("table",)), "schedule table cannot be searched"),
         (Constraints(3e-4, 0, families=(), free_form=False), "nothing to search"),
         (Constraints(3e-4, 0, max_decay_share=0.0), "max_decay_share = 0.0"),
     ],

@@ -73,3 +73,8 @@ def test_the_worked_example_is_forecast_and_searched_too(tmp_path: Path) -> None
     (row,) = (line for line in found.splitlines() if "inverse_sqrt" in line)
     assert f"{expected:.4f}" in row
     assert "cosine" in found
+    higher = lehr(
+        "schedule", "fit.json", "--steps", "1000", *(f"--constraint={limit}" for limit in (*limits, "min_lr=5e-4"))
+    )
+    assert "cosine" in higher
+    assert "inverse_sqrt" not in higher  # it goes below min_lr

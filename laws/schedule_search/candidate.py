@@ -34,6 +34,11 @@ class Constraints:
             max_decay_share=self.max_decay_share,
         )
 
+    def allow(self, schedule: LrCurve) -> bool:
+        """Returns whether a schedule keeps between min_lr and peak_lr after the warm-up, up to rounding."""
+        lr_n = schedule.lr[max(self.warmup_steps, 1) - 1 :]
+        return bool(lr_n.min() >= self.min_lr * (1 - 1e-12) and lr_n.max() <= self.peak_lr * (1 + 1e-12))
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:

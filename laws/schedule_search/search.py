@@ -7,6 +7,7 @@ warm-up. Each schedule's config says which settings to try (`search_space`), so 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,12 +28,19 @@ Price = Callable[[Mapping[str, Any]], Candidate]
 def search(fit: Fit, *, steps: int, constraints: Constraints) -> list[Candidate]:
     """Returns the best of each registered schedule and the best free form, the lowest loss first.
 
-    Raises UserError for impossible constraints.
+    A schedule that cannot keep the constraints is left out. Raises UserError for impossible constraints, and for a
+    schedule named in `families` that cannot keep them.
     """
     _check(steps, constraints)
     limits = constraints.limits(steps)
     spaces = {name: SCHEDULES[name].search_space(limits) for name in _searched(constraints)}
     found = [_best_registered(name, trials, fit, steps, constraints) for name, trials in spaces.items() if trials]
+    found = [candidate for candidate in found if candidate.loss != math.inf]
+    if left_out := set(constraints.families or ()) - {candidate.name for candidate in found}:
+        raise UserError(
+            f"schedule {min(left_out)} cannot keep between min_lr = {constraints.min_lr} and "
+            f"peak_lr = {constraints.peak_lr}; leave it out of families, or lower min_lr"
+        )
     if constraints.free_form:
         leading = sorted(found, key=lambda candidate: candidate.loss)[:2]
         found.append(free_form(fit, steps, constraints, starts=[candidate.schedule for candidate in leading]))
@@ -46,7 +54,9 @@ def _best_registered(name: str, trials: Sequence[Trial], fit: Fit, steps: int, c
         section = {"name": name, **settings}
         lr_n = SCHEDULES.parse(section).build(peak_lr=constraints.peak_lr, total_steps=steps).every_step()
         schedule = LrCurve(lr_n, constraints.warmup_steps)
-        return Candidate(name, schedule, final_loss(fit, schedule, constraints.parameters), section)
+        within = constraints.allow(schedule)
+        loss = final_loss(fit, schedule, constraints.parameters) if within else math.inf
+        return Candidate(name, schedule, loss, section)
 
     return min((_best_of(trial, price) for trial in trials), key=lambda candidate: candidate.loss)
 

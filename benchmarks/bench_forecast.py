@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from laws.curve import Curve, Schedule, every_step
+from laws.curve import LossCurve, LrCurve, every_step, planned_lr_curve
 from laws.fitting.fitted import fit_curves
 from laws.forecasting.fitted_forecast import FittedForecast
 from laws.forecasting.own_forecast import OwnForecast
 from laws.forecasting.prediction import Forecaster, RunProgress
 from laws.law import DEFAULT_LAW, LAWS
-from laws.schedules import FAMILIES
+from schedules.base import SCHEDULES
 
 WINDOWS, EVERY = (8, 16, 32, 64), (20, 25, 50, 100)
 VALUES = {"L0": 2.6, "A": 0.55, "B": 0.19, "alpha": 0.48, "C": 0.02}
@@ -50,15 +50,17 @@ def predict_next_and_final(forecaster: Forecaster, progress: RunProgress, last: 
 def forecasts() -> None:
     """Prints the time of a forecast by a fit file and of one by the run's own losses."""
     law = LAWS.parse(DEFAULT_LAW)
-    planned = FAMILIES.parse({"name": "cosine", "warmup_steps": 100}).build(peak_lr=3e-4, total_steps=24000)
+    planned = planned_lr_curve(
+        SCHEDULES.parse({"name": "cosine", "warmup_steps": 100}), peak_lr=3e-4, total_steps=24000
+    )
     print("\n| held-out losses so far | by a fit file | auto |\n|---|---|---|")
     for losses in (10, 40, 80, 400):
         points = every_step(planned, most=2 * losses)
         noise = np.random.default_rng(losses).normal(scale=1e-3, size=points.steps.size)
-        run = Curve(planned, points.steps, loss=law.predict(VALUES, points) * np.exp(noise))
+        run = LossCurve(planned, points.steps, loss=law.predict(VALUES, points) * np.exp(noise))
         fitted = FittedForecast(fit_curves(law, [run], samples=200))
         last = int(run.steps[losses - 1])
-        seen = Curve(Schedule(planned.lr[:last], 100), run.steps[:losses], loss=run.loss[:losses])
+        seen = LossCurve(LrCurve(planned.lr[:last], 100), run.steps[:losses], loss=run.loss[:losses])
         progress = RunProgress(planned, seen)
 
         by_fit = seconds_of(lambda at=(fitted, progress, last): predict_next_and_final(*at), repeats=9)

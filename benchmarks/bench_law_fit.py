@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from laws.curve import Curve, EvaluationPoints
+from laws.curve import EvaluationPoints, LossCurve, planned_lr_curve
 from laws.fitting.solver import HUBER_DELTA, fit_points
 from laws.loss_curves.annealing import AnnealingConfig
-from laws.read_curves import read_curve
-from laws.schedules import FAMILIES
+from laws.reading.curves import read_curve
+from schedules.base import SCHEDULES
 
 TRUTH = {"L0": 2.789, "A": 0.593, "C": 0.481, "alpha": 0.455}
 # The grid and the tolerances of the authors' script (arXiv 2408.11029).
@@ -28,7 +28,7 @@ GRID = ((0.1, 2.1), (1.0, 11.5, 22.0), (1.0, 11.5, 22.0), (0.0, 0.4, 0.8))
 OPTIONS = {"ftol": 1e-9, "gtol": 1e-6, "eps": 1e-8}
 
 
-def made_curves() -> list[Curve]:
+def made_curves() -> list[LossCurve]:
     """Makes three curves of 24,000 steps and 500 losses in all, from the law and noise of a thousandth."""
     rng = np.random.default_rng(0)
     curves = []
@@ -36,20 +36,20 @@ def made_curves() -> list[Curve]:
         section: dict[str, object] = {"name": name, "warmup_steps": 2160}
         if name != "constant":
             section["min_lr"] = 3e-5
-        schedule = FAMILIES.parse(section).build(peak_lr=3e-4, total_steps=24000)
+        schedule = planned_lr_curve(SCHEDULES.parse(section), peak_lr=3e-4, total_steps=24000)
         points = EvaluationPoints(schedule, np.linspace(2176, 24000, losses).astype(np.int64))
         loss = AnnealingConfig().predict(TRUTH, points) * np.exp(1e-3 * rng.normal(size=losses))
-        curves.append(Curve(schedule, points.steps, loss=loss, name=name))
+        curves.append(LossCurve(schedule, points.steps, loss=loss, name=name))
     return curves
 
 
-def public_curves(folder: Path) -> list[Curve]:
+def public_curves(folder: Path) -> list[LossCurve]:
     """Reads the three curves of the 100M model to which laws are fitted."""
     names = ("cosine_24000", "constant_24000", "wsdcon_9")
     return [read_curve(folder / "100M" / f"{name}.csv", warmup_steps=2160).curve for name in names]
 
 
-def plain_fit(curves: list[Curve]) -> float:
+def plain_fit(curves: list[LossCurve]) -> float:
     """Returns the objective at the best of 54 starts."""
     features = AnnealingConfig().features(curves)
     s1_n, s2_n = features.s1_n, features.s2_n
@@ -70,14 +70,14 @@ def plain_fit(curves: list[Curve]) -> float:
     )
 
 
-def lehr_fit(curves: list[Curve]) -> float:
+def lehr_fit(curves: list[LossCurve]) -> float:
     """Returns the objective of the fit that `lehr law fit` makes."""
     law = AnnealingConfig()
     loss_n = np.concatenate([curve.loss for curve in curves])
     return fit_points(law, law.features(curves), loss_n).objective
 
 
-def timed(fit: Callable[[list[Curve]], float], curves: list[Curve], repeats: int) -> tuple[float, float]:
+def timed(fit: Callable[[list[LossCurve]], float], curves: list[LossCurve], repeats: int) -> tuple[float, float]:
     """Returns (median seconds, objective)."""
     seconds = []
     for _ in range(repeats):
@@ -100,7 +100,7 @@ def main() -> None:
         compare("public, 100M parameters", public_curves(arguments.loss_curves), arguments.repeats)
 
 
-def compare(what: str, curves: list[Curve], repeats: int) -> None:
+def compare(what: str, curves: list[LossCurve], repeats: int) -> None:
     """Prints both times, their ratio, and both objectives."""
     lehr_seconds, lehr = timed(lehr_fit, curves, 5 * repeats)
     plain_seconds, plain = timed(plain_fit, curves, repeats)

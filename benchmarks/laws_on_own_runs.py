@@ -30,8 +30,9 @@ from own_runs_plan import LEAST_OF_PEAK, Plan, rewarmed
 from laws.curve import last_step
 from laws.fitting.fitted import Fit, fit_curves
 from laws.law import LAWS
-from laws.schedule_search import Constraints, search
-from laws.schedules import write_table
+from laws.schedule_search.candidate import Constraints
+from laws.schedule_search.search import search
+from schedules.table import write_table
 from settings.compose import compose
 from settings.files import file_sha256, write_json
 
@@ -90,10 +91,10 @@ def predict(plan: Plan) -> None:
     if begun:
         raise SystemExit(f"{plan.folder}: {', '.join(begun)} began before predictions.json was written; remove them")
     found = fits(plan)
-    write_table(rewarmed(plan), plan.folder / "rewarmed.json")
+    write_table(rewarmed(plan).lr, plan.folder / "rewarmed.json")
     constraints = Constraints(plan.peak_lr, plan.warmup_steps, min_lr=LEAST_OF_PEAK * plan.peak_lr)
     best = search(found[CHOOSES], steps=plan.steps, constraints=constraints)
-    write_table(best[0].schedule, plan.folder / "chosen.json")
+    write_table(best[0].schedule.lr, plan.folder / "chosen.json")
     final: dict[str, dict[str, list[float]]] = {}
     for run in (*FITTED, *LATER):
         points = last_step(plan.schedule(run))

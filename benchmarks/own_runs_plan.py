@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from launcher.run.planned_schedule import planned_schedule
-from laws.curve import Curve, Schedule
-from laws.read_curves import read_curve
-from laws.schedules import FAMILIES
-from optim.schedules import SCHEDULES
+from laws.curve import LossCurve, LrCurve, planned_lr_curve
+from laws.reading.curves import read_curve
+from schedules.base import SCHEDULES
 from settings import UserError
 
 LEAST_OF_PEAK = 0.1  # the lr at the end of every run but the constant one
@@ -43,17 +41,17 @@ class Plan:
         section = {"name": name, "warmup_steps": self.warmup_steps}
         return section if name == "constant" else {**section, "min_lr": LEAST_OF_PEAK * self.peak_lr}
 
-    def schedule(self, name: str) -> Schedule:
+    def schedule(self, name: str) -> LrCurve:
         """Returns the lr of every step of a run."""
         section = SCHEDULES.parse(self.section(name))
-        built = planned_schedule(section, peak_lr=self.peak_lr, steps=self.steps)
-        return Schedule(built.lr, self.warmup_steps)
+        built = planned_lr_curve(section, peak_lr=self.peak_lr, total_steps=self.steps)
+        return LrCurve(built.lr, self.warmup_steps)
 
     def run(self, name: str, seed: int) -> Path:
         """Returns the folder of a run."""
         return self.folder / f"{name}-{seed}"
 
-    def curve(self, name: str, seed: int) -> Curve:
+    def curve(self, name: str, seed: int) -> LossCurve:
         """Reads the held-out losses of a finished run."""
         return read_curve(self.run(name, seed), warmup_steps=self.warmup_steps).curve
 
@@ -65,7 +63,7 @@ class Plan:
             return False
 
 
-def rewarmed(plan: Plan) -> Schedule:
+def rewarmed(plan: Plan) -> LrCurve:
     """Builds the re-warmed schedule.
 
     It is cosine to the least lr over half of the run, then rises to 0.7 of the peak within the steps of a warm-up, and
@@ -73,7 +71,7 @@ def rewarmed(plan: Plan) -> Schedule:
     """
     half, up = plan.steps // 2, plan.warmup_steps
     peak, least = plan.peak_lr, LEAST_OF_PEAK * plan.peak_lr
-    first = FAMILIES.parse(plan.section("cosine")).build(peak_lr=peak, total_steps=half).lr
+    first = planned_lr_curve(SCHEDULES.parse(plan.section("cosine")), peak_lr=peak, total_steps=half).lr
     rise = np.linspace(least, 0.7 * peak, up + 1)[1:]
     fall = np.linspace(0.7 * peak, least, plan.steps - half - up + 1)[1:]
-    return Schedule(np.concatenate([first, rise, fall]), plan.warmup_steps)
+    return LrCurve(np.concatenate([first, rise, fall]), plan.warmup_steps)

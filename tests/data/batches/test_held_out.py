@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made_shards import TEXT_BYTES_PER_TOKEN, documents, write_source
 
-from data.batches.held_out import HeldOut
-from data.batches.rows import PADDING
+from data.batches.batch import PADDING
+from data.batches.held_out import HeldOutLoader
 from data.config import DataConfig
 
 # Tokens of the held-out split of each source: several windows and a part, less than one, exactly two, one token, none.
@@ -32,9 +32,9 @@ def stream(folder: Path, name: str) -> list[int]:
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (4, 1), (4, 2), (4, 4), (64, 2)])
 def test_every_token_is_a_target_once(folder: Path, rows: int, size: int) -> None:
-    held_out = HeldOut(DataConfig(shards=folder), seq_length=32)
+    held_out = HeldOutLoader(DataConfig(shards=folder), seq_length=32)
     assert held_out.sources == ("exact", "long", "short")
-    assert [held_out.windows(name) for name in held_out.sources] == [2, 11, 1]
+    assert [held_out.num_sequences(name) for name in held_out.sources] == [2, 11, 1]
     ranks = [list(held_out.rounds(rows, rank, size)) for rank in range(size)]
     assert len({len(rounds) for rounds in ranks}) == 1, "all ranks have the same rounds"
     targets, inputs, windows = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -54,12 +54,12 @@ def test_every_token_is_a_target_once(folder: Path, rows: int, size: int) -> Non
         tokens = stream(folder, name)
         assert targets[name] == tokens[1:]
         assert inputs[name] == tokens[:-1]
-        assert windows[name] == list(range(held_out.windows(name)))
+        assert windows[name] == list(range(held_out.num_sequences(name)))
 
 
 def test_at_most_so_many_windows(folder: Path) -> None:
-    held_out = HeldOut(DataConfig(shards=folder), seq_length=32)
-    rounds = list(held_out.rounds(4, max_windows=5))
+    held_out = HeldOutLoader(DataConfig(shards=folder), seq_length=32)
+    rounds = list(held_out.rounds(4, max_sequences=5))
     samples = [(source, rows.samples.tolist()) for source, rows in rounds]
     pad = PADDING
     assert samples == [
@@ -72,7 +72,7 @@ def test_at_most_so_many_windows(folder: Path) -> None:
 
 def test_documents_and_positions_restart(folder: Path) -> None:
     for masking in (True, False):
-        held_out = HeldOut(DataConfig(shards=folder, document_masking=masking), seq_length=32)
+        held_out = HeldOutLoader(DataConfig(shards=folder, document_masking=masking), seq_length=32)
         ends = 0
         for _, rows in held_out.rounds(2):
             real = rows.loss_mask[:, :-1]
@@ -93,14 +93,14 @@ def test_loss_masks_of_shards_hold(tmp_path: Path) -> None:
     write_source(tmp_path, "a", train=[made], loss={0: masks})
     info = (tmp_path / "a/dataset.json").read_text().replace('"held_out"', '"x"').replace('"train":', '"held_out":')
     (tmp_path / "a/dataset.json").write_text(info.replace('"x"', '"train"'))
-    rows = [rows for _, rows in HeldOut(DataConfig(shards=tmp_path), seq_length=32).rounds(1)]
+    rows = [rows for _, rows in HeldOutLoader(DataConfig(shards=tmp_path), seq_length=32).rounds(1)]
     flat = [value for mask in masks for value in mask]
     assert np.concatenate([row.loss_mask[0] for row in rows])[:99].tolist() == flat[1:]
     assert not np.concatenate([row.loss_mask[0] for row in rows])[99:].any()
 
 
 def test_bits_per_byte_need_the_bytes(folder: Path) -> None:
-    assert HeldOut(DataConfig(shards=folder), seq_length=32).bytes_per_token("long") == TEXT_BYTES_PER_TOKEN
+    assert HeldOutLoader(DataConfig(shards=folder), seq_length=32).bytes_per_token("long") == TEXT_BYTES_PER_TOKEN
 
 
 def test_sources_outside_the_mixture_are_held_out_too(folder: Path) -> None:
@@ -109,4 +109,4 @@ def test_sources_outside_the_mixture_are_held_out_too(folder: Path) -> None:
     config = DataConfig.model_construct(
         **{**DataConfig(shards=folder).__dict__, "sources": text, "mixture": {"short": 1}}
     )
-    assert HeldOut(config, seq_length=32).sources == ("long", "short")
+    assert HeldOutLoader(config, seq_length=32).sources == ("long", "short")

@@ -14,8 +14,8 @@ import torch
 from datatrove.utils.dataset import DatatroveFolderDataset
 from made_shards import EOS, documents, write_source
 
-from data.batches.loader import Loader, Rows, batch_hash
-from data.config import DataConfig, MixtureStage
+from data.batches.loader import Batch, Loader, batch_hash
+from data.config import DataConfig, MixtureStageConfig
 from settings import UserError
 
 FIELDS = ("tokens", "targets", "loss_mask", "positions", "documents", "sources", "samples")
@@ -23,18 +23,18 @@ HASH = 8869367136757634053
 Files = list[list[list[int]]]
 
 
-def assert_same(one: Rows, other: Rows) -> None:
+def assert_same(one: Batch, other: Batch) -> None:
     for field in FIELDS:
         a, b = getattr(one, field), getattr(other, field)
         assert a.dtype == b.dtype
         assert np.array_equal(a, b), field
 
 
-def joined(parts: list[Rows]) -> Rows:
-    return Rows(**{field: np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS})
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(**{field: np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS})
 
 
-def kept(loader: Loader, steps: int) -> list[Rows]:
+def kept(loader: Loader, steps: int) -> list[Batch]:
     return [loader.batch(step) for step in range(steps)]
 
 
@@ -142,8 +142,8 @@ def test_every_window_of_an_epoch_once(tmp_path: Path) -> None:
 def test_proportions_and_stages(folder: Path) -> None:
     """After every row of 40 steps, each source's count is within one row of its weights, stages included."""
     stages = (
-        MixtureStage(from_step=11, mixture={"b": 3, "c": 1}),
-        MixtureStage(from_step=30, mixture={"a": 1, "b": 2}),
+        MixtureStageConfig(from_step=11, mixture={"b": 3, "c": 1}),
+        MixtureStageConfig(from_step=30, mixture={"a": 1, "b": 2}),
     )
     weights = np.concatenate([[[0.5, 0.3, 0.2]] * 11 * 6, [[0, 0.75, 0.25]] * 19 * 6, [[1 / 3, 2 / 3, 0]] * 10 * 6])
     with Loader(config(folder, stages=stages), seed=0, seq_length=16, rows_per_step_global=6) as loader:
@@ -185,7 +185,7 @@ def test_ranks_workers_and_prefetch_change_nothing(folder: Path, size: int, work
 
 def test_a_resume_goes_on_as_if_it_had_not_stopped(folder: Path) -> None:
     """A fresh loader gives any step the batch that one has which ran from 0; so does one that jumps about."""
-    stages = (MixtureStage(from_step=9, mixture={"a": 1, "c": 2}),)
+    stages = (MixtureStageConfig(from_step=9, mixture={"a": 1, "c": 2}),)
     common = {"seed": 5, "seq_length": 32, "rows_per_step_global": 6}
     with Loader(config(folder, stages=stages), **common) as loader:
         expected = kept(loader, 40)
@@ -317,16 +317,16 @@ def test_hash_tells_batches_apart(folder: Path) -> None:
     for field in ("tokens", "targets", "sources", "samples"):
         changed = {name: getattr(rows, name).copy() for name in FIELDS}
         changed[field][2, ...] = np.roll(changed[field][2], 1) if changed[field].ndim == 2 else changed[field][2] + 1
-        others.append(batch_hash(Rows(**changed), first_row=0))
+        others.append(batch_hash(Batch(**changed), first_row=0))
     swapped = {name: getattr(rows, name)[[1, 0, 2, 3, 4, 5]] for name in FIELDS}
-    others.append(batch_hash(Rows(**swapped), first_row=0))
+    others.append(batch_hash(Batch(**swapped), first_row=0))
     assert len({base, *others}) == 7
 
 
 def test_the_hash_does_not_change_between_versions() -> None:
     """Hashes in the metrics of two runs are compared, whichever lehr wrote them."""
     tokens = np.arange(12, dtype=np.int64).reshape(2, 6)
-    rows = Rows(
+    rows = Batch(
         tokens=tokens,
         targets=tokens + 1,
         loss_mask=np.ones((2, 6), dtype=np.bool_),

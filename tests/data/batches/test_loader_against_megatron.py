@@ -14,7 +14,7 @@ import pytest
 from made_shards import documents, write_source
 
 from data.batches.loader import Loader
-from data.batches.mixture import Mixture, Stage
+from data.batches.mixture import Mixture, MixtureStage
 from data.config import DataConfig
 
 # Its import and what it touches in torch warn of their own deprecations.
@@ -109,7 +109,7 @@ def test_a_long_blend_has_the_same_counts(tmp_path: Path) -> None:
     theirs = np.zeros(rows, dtype=np.int16)
     their_samples = np.zeros(rows, dtype=np.int64)
     helpers_cpp.build_blending_indices(theirs, their_samples, np.array(weights) / 1000, 6, rows, False)
-    ours, our_samples = Mixture([Stage(0, weights)]).rows(0, rows)
+    ours, our_samples = Mixture([MixtureStage(0, weights)]).rows(0, rows)
     counts, their_counts = (np.cumsum(numbers[:, None] == np.arange(6), axis=0) for numbers in (ours, theirs))
     assert np.abs(counts - their_counts).max() <= 2
     assert np.array_equal(counts[999::1000], their_counts[999::1000])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from data.batches.order import Order, mix64, permute, stable_key
+from data.batches.order import SequenceOrder, mix64, permute, stable_key
 
 KEY = 1442417752630273233
 ORDER = [3, 8, 1, 4, 7, 6, 5, 2, 0, 9, 0, 2, 5, 1, 9, 4, 8, 6, 7, 3]
@@ -111,18 +111,20 @@ def test_looks_random(size: int) -> None:
 @settings(max_examples=50, deadline=None)
 def test_every_epoch_has_every_window_once(windows: int, seed: int, first: int) -> None:
     """Also where one call straddles epochs, and whatever the calls are."""
-    order = Order(seed=seed, source="a", windows=windows)
-    seen = np.concatenate([order.windows_of(np.arange(first)), order.windows_of(np.arange(first, 5 * windows + first))])
+    order = SequenceOrder(seed=seed, source="a", size=windows)
+    seen = np.concatenate(
+        [order.sequences_of(np.arange(first)), order.sequences_of(np.arange(first, 5 * windows + first))]
+    )
     for epoch in seen[: 5 * windows].reshape(5, windows):
         assert sorted(epoch.tolist()) == list(range(windows))
 
 
 def test_epochs_seeds_and_sources_have_orders_of_their_own() -> None:
     samples = np.arange(200)
-    base = Order(seed=1, source="a", windows=100).windows_of(samples)
+    base = SequenceOrder(seed=1, source="a", size=100).sequences_of(samples)
     assert not np.array_equal(base[:100], base[100:])
-    assert not np.array_equal(base, Order(seed=2, source="a", windows=100).windows_of(samples))
-    assert not np.array_equal(base, Order(seed=1, source="b", windows=100).windows_of(samples))
+    assert not np.array_equal(base, SequenceOrder(seed=2, source="a", size=100).sequences_of(samples))
+    assert not np.array_equal(base, SequenceOrder(seed=1, source="b", size=100).sequences_of(samples))
     # Independent orders agree on one window in a hundred.
     assert np.count_nonzero(base[:100] == base[100:]) < 8
 
@@ -130,5 +132,5 @@ def test_epochs_seeds_and_sources_have_orders_of_their_own() -> None:
 def test_the_order_does_not_change_between_versions() -> None:
     """A run that resumes under a newer lehr must go on in the order that it began with."""
     assert stable_key("order", 1, "a") == KEY
-    assert Order(seed=1, source="a", windows=10).windows_of(np.arange(20)).tolist() == ORDER
-    assert Order(seed=1, source="wiki", windows=10**12).windows_of(np.array([0, 10**13])).tolist() == FAR
+    assert SequenceOrder(seed=1, source="a", size=10).sequences_of(np.arange(20)).tolist() == ORDER
+    assert SequenceOrder(seed=1, source="wiki", size=10**12).sequences_of(np.array([0, 10**13])).tolist() == FAR

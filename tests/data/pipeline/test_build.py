@@ -119,7 +119,7 @@ def test_a_large_vocabulary_takes_four_bytes(folder: Path) -> None:
     assert info.token_bytes == 4
     (view,) = inspect(folder / "shards", sample_tokens=20)
     assert view.sample
-    assert {split.verdict for split in view.splits} == {"ok"}
+    assert {split.status for split in view.splits} == {"ok"}
     small = read_dataset(folder / "small" / "made")
     assert info.splits["train"].tokens == small.splits["train"].tokens
 

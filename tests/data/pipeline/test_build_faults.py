@@ -15,9 +15,9 @@ from datatrove.utils.dataset import DatatroveFolderDataset
 from made_text import config_file, hashes, make_config, make_text, write_jsonl
 
 from data.config import DataConfig
-from data.pipeline import build as build_module
+from data.pipeline import open_work_folder
 from data.pipeline.build import build
-from data.pipeline.plan import fingerprint
+from data.pipeline.input_fingerprint import fingerprint_input
 from data.pipeline.progress import Progress, StoppedError
 from data.pipeline.work_folder import WorkFolder
 from data.shards.dataset_json import SPLITS, read_dataset
@@ -40,7 +40,7 @@ def whole(folder: Path) -> dict[str, str]:
 
 
 def work_folder(config: DataConfig) -> WorkFolder:
-    return WorkFolder(build_module._work_path(config, fingerprint(config)))
+    return open_work_folder.work_folder_of(config, fingerprint_input(config))
 
 
 class StopAfter:
@@ -95,7 +95,7 @@ def test_going_on_is_said_and_progress_is_told(folder: Path) -> None:
     lines: list[str] = []
     reports: list[Progress] = []
     build(make_config(folder), log=lines.append, report=reports.append)
-    assert any("going on with the unfinished build" in line for line in lines)
+    assert any("continuing the unfinished build" in line for line in lines)
     assert reports
     assert all(0 <= progress.share_done <= 1 for progress in reports)
     assert [progress.number for progress in reports] == sorted(progress.number for progress in reports)
@@ -197,7 +197,7 @@ def test_two_builds_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     config = make_config(folder)
     work = work_folder(config)
     work.path.mkdir()
-    monkeypatch.setattr(build_module, "_SECONDS_FOR_THE_LOCK", 0.2)
+    monkeypatch.setattr(open_work_folder, "_SECONDS_FOR_THE_LOCK", 0.2)
     with (work.path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another build of the same shards is running"):

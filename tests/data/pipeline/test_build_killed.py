@@ -40,7 +40,7 @@ def test_a_killed_task_ends_the_build_with_its_name(tmp_path: Path, long_build: 
     _, errors = process.communicate(timeout=30)
     assert process.returncode not in (0, 2, 75)
     assert "task" in errors
-    assert "of stage documents ended without a word (exit code -9)" in errors
+    assert "of stage documents ended without an error message (exit code -9)" in errors
     assert not (tmp_path / "shards").exists()
 
 
@@ -79,5 +79,5 @@ def test_a_notice_to_stop_keeps_what_is_done(tmp_path: Path, long_build: Path, n
     assert not (tmp_path / "shards").exists()
     again = lehr("data", "build", long_build)
     assert again.returncode == 0, again.stderr
-    assert "going on with the unfinished build" in again.stderr
+    assert "continuing the unfinished build" in again.stderr
     assert (tmp_path / "shards").is_dir()

@@ -129,7 +129,7 @@ def test_jobs_that_ended_without_their_tasks_are_a_failure(slurm: Path, tmp_path
             waiting.unlink()
         return questions > 200
 
-    with pytest.raises(RuntimeError, match="of stage documents ended without a word"):
+    with pytest.raises(RuntimeError, match="of stage documents ended without an error message"):
         build(config, stop=cancel)
 
 

@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.config import DeduplicateConfig
-from data.pipeline.steps.deduplicate import ClusterDuplicates, FindDuplicates, MinHash, SignDocuments, buckets
+from data.pipeline.steps.deduplicate import ClusterDuplicates, ComputeSignatures, FindDuplicates, MinHash, buckets
 from data.pipeline.steps.hashing import text_hash
-from data.pipeline.steps.simplify import SpacedWords, simplify_text
+from data.pipeline.steps.simplify import WhitespaceTokenizer, simplify_text
 from data.pipeline.work_folder import WorkFolder, read_report
 
 TASKS = 3
@@ -54,14 +54,14 @@ def kept(texts: list[str], config: DeduplicateConfig, folder: Path, find_tasks: 
     work = WorkFolder(folder)
     parts = [texts[rank::TASKS] for rank in range(TASKS)]
     for rank, part in enumerate(parts):
-        passed_on = [document.text for document in SignDocuments(work, config).run(documents(part), rank, TASKS)]
+        passed_on = [document.text for document in ComputeSignatures(work, config).run(documents(part), rank, TASKS)]
         assert passed_on == part
     for rank in range(find_tasks):
         list(FindDuplicates(work, config, tasks=TASKS).run(None, rank, find_tasks))
     list(ClusterDuplicates(work, config, tasks=TASKS).run(None, 0, 1))
-    left_out = [work.read_duplicates(rank) for rank in range(TASKS)]
+    duplicates = [work.read_duplicates(rank) for rank in range(TASKS)]
     return [
-        [text for number, text in enumerate(part) if number not in left_out[rank]] for rank, part in enumerate(parts)
+        [text for number, text in enumerate(part) if number not in duplicates[rank]] for rank, part in enumerate(parts)
     ]
 
 
@@ -69,7 +69,9 @@ def kept_by_datatrove(texts: list[str], folder: Path) -> list[list[str]]:
     config = MinhashConfig()
     parts = [texts[rank::TASKS] for rank in range(TASKS)]
     for rank, part in enumerate(parts):
-        MinhashDedupSignature(str(folder / "sig"), config, language=SpacedWords()).run(documents(part), rank, TASKS)
+        MinhashDedupSignature(str(folder / "sig"), config, language=WhitespaceTokenizer()).run(
+            documents(part), rank, TASKS
+        )
     for rank in range(config.num_buckets):
         MinhashDedupBuckets(str(folder / "sig"), str(folder / "dups"), config=config).run(
             None, rank, config.num_buckets
@@ -146,11 +148,11 @@ TEXTS = st.one_of(
 def test_signatures_are_datatroves_to_the_bit(text: str) -> None:
     config = DeduplicateConfig()
     mine = MinHash(config)
-    stock = MinhashDedupSignature(".", MinhashConfig(), language=SpacedWords())
+    stock = MinhashDedupSignature(".", MinhashConfig(), language=WhitespaceTokenizer())
     shingles = stock.get_shingles(text)
     assert np.array_equal(mine.get_shingles(text), shingles)
     wanted = list(chain(*stock.get_signature(shingles))) if shingles.size else []
-    assert mine.minima(text).tolist() == wanted
+    assert mine.signature(text).tolist() == wanted
 
 
 def test_signatures_of_a_long_text_and_other_sizes() -> None:
@@ -159,19 +161,19 @@ def test_signatures_of_a_long_text_and_other_sizes() -> None:
     for n, count, width in ((5, 14, 8), (1, 3, 2), (13, 20, 5)):
         mine = MinHash(DeduplicateConfig(ngram_words=n, buckets=count, hashes_per_bucket=width))
         stock_config = MinhashConfig(n_grams=n, num_buckets=count, hashes_per_bucket=width)
-        stock = MinhashDedupSignature(".", stock_config, language=SpacedWords())
-        assert mine.minima(text).tolist() == list(chain(*stock.get_signature(stock.get_shingles(text))))
+        stock = MinhashDedupSignature(".", stock_config, language=WhitespaceTokenizer())
+        assert mine.signature(text).tolist() == list(chain(*stock.get_signature(stock.get_shingles(text))))
 
 
 @settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
 def test_simplified_text_is_datatroves(text: str) -> None:
-    assert simplify_text(text).split() == SpacedWords().word_tokenize(datatrove_text.simplify_text(text))
+    assert simplify_text(text).split() == WhitespaceTokenizer().word_tokenize(datatrove_text.simplify_text(text))
 
 
 def test_scripts_without_spaces_have_words(tmp_path: Path) -> None:
     text = "窯の中でガラスはゆっくりと冷やされる。急に冷やすと割れてしまうからである。"
-    assert MinHash(DeduplicateConfig()).minima(text).size
+    assert MinHash(DeduplicateConfig()).signature(text).size
     parts = kept(
         [text, text[:-1] + "！", "全く別の文章がここにあります。これは似ていない。"],
         DeduplicateConfig(minhash=True),

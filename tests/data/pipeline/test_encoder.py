@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 from data.pipeline.steps import encoder as encoder_module
 from data.pipeline.steps.encoder import FAST_RANGES, Encoder
-from data.sources import SOURCES, Text
+from data.sources import SOURCES, RawDocument
 from data.tokenizer import end_of_text_id, load_tokenizer, token_bytes, train_tokenizer, vocab_size
 from settings import UserError
 
@@ -23,8 +23,8 @@ SPECIAL = "<|endoftext|>"
 
 def library_texts(step: int) -> list[str]:
     source = SOURCES.parse("standard_library")
-    read = [document for piece in source.pieces(1)[::step] for document in source.read(piece)]
-    return [document.text for document in read if isinstance(document, Text)]
+    read = [document for part in source.parts(1)[::step] for document in source.read(part)]
+    return [document.text for document in read if isinstance(document, RawDocument)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(path: Path) -> Encoder:
     built = Encoder(path)
-    assert built._remembers_words
+    assert built._caches_words
     return built
 
 
@@ -80,13 +80,13 @@ def test_any_text(encoder: Encoder, path: Path, texts: list[str]) -> None:
 
 def test_real_texts_and_what_is_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = library_texts(20)
-    monkeypatch.setattr(encoder_module, "_MOST_WORDS_REMEMBERED", 500)
-    monkeypatch.setattr(encoder_module, "_LONGEST_WORD_REMEMBERED", 6)
+    monkeypatch.setattr(encoder_module, "_MAX_CACHED_WORDS", 500)
+    monkeypatch.setattr(encoder_module, "_MAX_CACHED_WORD_LENGTH", 6)
     encoder = Encoder(path)
     for begin in range(0, len(texts), 3):
         batch = texts[begin : begin + 3]
         assert ids(encoder, batch) == oracle(path, batch)
-    assert max(map(len, encoder._tokens_of)) <= 6
+    assert max(map(len, encoder._cache)) <= 6
 
 
 def test_text_comes_back(encoder: Encoder) -> None:
@@ -138,7 +138,7 @@ def altered(path: Path, folder: Path, what: str) -> Path:
 def test_other_tokenizers(path: Path, tmp_path: Path, what: str, remembers: bool) -> None:
     file = altered(path, tmp_path, what)
     encoder = Encoder(file)
-    assert encoder._remembers_words is remembers
+    assert encoder._caches_words is remembers
     texts = ["The kiln fire, 12345 degrees.", "  spaces  ", "Ünïcödé", ""]
     plain = Tokenizer.from_file(str(file))
     plain.encode_special_tokens = True

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from data.config import DataConfig
-from data.pipeline.plan import fingerprint, make_plan
-from data.sources import Text
+from data.pipeline.input_fingerprint import fingerprint_input
+from data.pipeline.plan import make_plan
+from data.sources import RawDocument
 from settings import UserError, parse
 
 
@@ -34,8 +35,8 @@ def test_every_document_is_in_one_task(tmp_path: Path) -> None:
     for name, count in (("a", 100), ("b", 50)):
         found = []
         for rank in plan.tasks_of(name):
-            for piece in plan.tasks[rank].pieces:
-                found += [item.text for item in made.sources[name].read(piece) if isinstance(item, Text)]
+            for part in plan.tasks[rank].parts:
+                found += [item.text for item in made.sources[name].read(part) if isinstance(item, RawDocument)]
         assert [int(text.split()[0]) for text in found] == list(range(count))
         size = (tmp_path / f"{name}.jsonl").stat().st_size
         assert abs(len(plan.tasks_of(name)) - size / 9000) <= 1
@@ -71,7 +72,7 @@ def test_neighbouring_small_files_make_a_task(tmp_path: Path) -> None:
         (tmp_path / f"{number:03d}.txt").write_text("x" * 100)
     plan = make_plan(config(tmp_path, {"a": {"name": "text", "paths": [str(tmp_path)]}}, task_bytes=1024))
     assert len(plan.tasks) == 10
-    files = [piece.path.name for task in plan.tasks for piece in task.pieces]
+    files = [part.path.name for task in plan.tasks for part in task.parts]
     assert files == sorted(files)
     assert len(files) == 100
 
@@ -114,12 +115,12 @@ def test_fingerprints_notice_a_change_at_either_end_and_in_the_middle(tmp_path: 
     path = tmp_path / "a.jsonl"
     write(path, 1000)
     made = config(tmp_path, {"a": {"name": "jsonl", "paths": [str(path)]}})
-    before = fingerprint(made)
+    before = fingerprint_input(made)
     content = path.read_bytes()
     for position in (10, len(content) // 2 + 5, len(content) - 10):
         path.write_bytes(content[:position] + b"Y" + content[position + 1 :])
-        assert fingerprint(made) != before
+        assert fingerprint_input(made) != before
     path.write_bytes(content)
-    assert fingerprint(made) == before
+    assert fingerprint_input(made) == before
     path.write_bytes(content + b"\n")
-    assert fingerprint(made) != before
+    assert fingerprint_input(made) != before

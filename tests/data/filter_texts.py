@@ -31,7 +31,7 @@ ODD = (
 
 
 def real_texts() -> list[str]:
-    """Code, documentation, and prose of this machine's own Python: no download."""
+    """Return code and documentation of this machine's own Python, which needs no download."""
     source = SOURCES.parse("standard_library")
     read = [document for part in source.parts(1)[::20] for document in source.read(part)]
     texts = [document.text for document in read if isinstance(document, RawDocument)]
@@ -39,7 +39,7 @@ def real_texts() -> list[str]:
 
 
 def made_texts(count: int) -> list[str]:
-    """Words in random order with phrases that come again: around the thresholds of every rule."""
+    """Make texts of words in random order with repeated phrases, around the thresholds of every rule."""
     rng = random.Random(0)
     words = "the of and that to be have with glass kiln fire hour it's U.S. 3.14 1,000 don't -- ... • # é 1 11 a,b"
     vocabulary = words.split()

@@ -1,4 +1,4 @@
-"""What tests read from sources."""
+"""Reads all documents of a source, for tests."""
 
 from __future__ import annotations
 

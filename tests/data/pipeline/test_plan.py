@@ -1,4 +1,4 @@
-"""The tasks of a build: all of the input once, and never dependent on the machine."""
+"""The tasks of a build read all of the input once, and do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_workers_and_executor_do_not_matter(tmp_path: Path) -> None:
         ("task_bytes", 5000),
     ],
 )
-def test_what_decides_the_bytes_is_in_the_recipe(tmp_path: Path, key: str, value: object) -> None:
+def test_fields_that_decide_the_bytes_are_in_the_recipe(tmp_path: Path, key: str, value: object) -> None:
     sources = {"a": {"name": "jsonl", "paths": [write(tmp_path / "a.jsonl", 10)]}}
     assert config(tmp_path, sources).recipe() != config(tmp_path, sources, **{key: value}).recipe()
 
@@ -77,14 +77,14 @@ def test_neighbouring_small_files_make_a_task(tmp_path: Path) -> None:
     assert len(files) == 100
 
 
-def test_a_cap_is_shared_by_the_tasks_and_does_nothing_over_the_whole(tmp_path: Path) -> None:
+def test_a_cap_is_shared_by_the_tasks_and_does_nothing_above_the_size_of_the_input(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", 100)
     source = {"name": "jsonl", "paths": [path]}
     capped = make_plan(config(tmp_path, {"a": {**source, "max_bytes": 20_000}}, task_bytes=9000))
     assert sum(task.max_bytes for task in capped.tasks) <= 20_000
     assert min(task.max_bytes for task in capped.tasks) > 1000
-    whole = make_plan(config(tmp_path, {"a": {**source, "max_bytes": 10**9}}, task_bytes=9000))
-    assert whole == make_plan(config(tmp_path, {"a": source}, task_bytes=9000))
+    uncapped = make_plan(config(tmp_path, {"a": {**source, "max_bytes": 10**9}}, task_bytes=9000))
+    assert uncapped == make_plan(config(tmp_path, {"a": source}, task_bytes=9000))
 
 
 def test_task_sizes_grow_with_the_input(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What can be wrong with shards, and the one message that says so before any process starts."""
+"""Every mistake in shards gives one message before any process starts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_unknown_source_in_a_mixture(folder: Path) -> None:
 
 
 def test_a_source_of_the_config_without_shards(folder: Path) -> None:
-    """Refused where all sources are drawn from; a mixture may do without it."""
+    """It is refused if all sources are drawn from, and ignored if the mixture does not name it."""
     shutil.rmtree(folder / "french")
     fields = {**DataConfig(shards=folder).__dict__, "sources": {"english": None, "french": None}}
     with pytest.raises(UserError, match=r"data.sources.french: its shards are not in .*; build them with"):
@@ -93,7 +93,7 @@ def test_file_of_another_size(folder: Path, name: str, change: int) -> None:
 
 
 def test_index_of_another_shard(folder: Path) -> None:
-    """Of the same size, so that only the last end tells."""
+    """The index has the right size, so only its last end shows the mistake."""
     path = folder / "english/train/00000.ds.index"
     ends = np.fromfile(path, np.uint64)
     (ends + np.uint64(1)).tofile(path)
@@ -106,7 +106,7 @@ def test_index_of_another_shard(folder: Path) -> None:
 
 
 def test_altered_tokenizer(folder: Path) -> None:
-    """Also without `data.verify_hashes`: it is small."""
+    """The tokenizer is compared even without `data.verify_hashes`, because it is small."""
     flip(folder / "tokenizer.json")
     with pytest.raises(
         UserError, match=r"tokenizer.json was altered since the shards were built: its SHA-256 is [0-9a-f]"
@@ -128,7 +128,7 @@ def test_two_tokenizers(folder: Path) -> None:
 
 
 def test_sequence_longer_than_a_source(folder: Path) -> None:
-    """Also one that only a later stage draws from; but not one whose weight is 0."""
+    """A source that only a later stage draws from is refused too, but not one with weight 0."""
     message = r'train.seq_length = 500: source "french" has 500 tokens in its train split, .* at most 499, or leave the'
     stages = (MixtureStageConfig(from_step=3, mixture={"french": 1}),)
     write_source(folder, "long", train=[documents(np.random.default_rng(0), tokens=600)])
@@ -143,7 +143,7 @@ def test_sequence_longer_than_a_source(folder: Path) -> None:
 
 
 def test_a_source_without_training_tokens(folder: Path) -> None:
-    """By tokens it has no share and is left alone; to ask for it is a mistake."""
+    """It is ignored if weights go by tokens; a mixture that names it is refused."""
     write_source(folder, "empty", train=[])
     check_training_data(DataConfig(shards=folder), 32)
     with pytest.raises(
@@ -158,7 +158,7 @@ def test_a_source_without_training_tokens(folder: Path) -> None:
         Loader(DataConfig(shards=folder), seed=0, seq_length=32, rows_per_step_global=1)
 
 
-def test_dataset_json_that_is_none(folder: Path) -> None:
+def test_a_broken_dataset_json(folder: Path) -> None:
     (folder / "english/dataset.json").write_text("{")
     with pytest.raises(UserError, match=r"english/dataset.json cannot be read"):
         check_training_data(DataConfig(shards=folder), 32)

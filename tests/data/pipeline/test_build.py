@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_text import hashes, write_jsonl
 from processes import lehr, start_lehr
 from tokenizers import Tokenizer
 
@@ -33,11 +33,6 @@ def text(seed: int, words: int = 120) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(words)) + "."
 
 
-def write_jsonl(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": each}) + "\n" for each in texts))
-    return path
-
-
 def config(folder: Path, shards: str = "shards", **more: Any) -> DataConfig:
     plain: dict[str, Any] = {
         "shards": str(folder / shards),
@@ -47,14 +42,6 @@ def config(folder: Path, shards: str = "shards", **more: Any) -> DataConfig:
         "sources": {"made": {"name": "jsonl", "paths": [str(folder / "made.jsonl")]}},
     }
     return DataConfig.model_validate({**plain, **more})
-
-
-def hashes(shards: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(shards)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(shards.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_text import hashes, write_jsonl
 
 from data.config import DataConfig
 from data.pipeline.build import build
 from data.pipeline.progress import StoppedError
 from settings import UserError
-from settings.files import file_sha256
 
 # A job's array elements run one after the other before sbatch answers, so what it depends on is always done.
 SBATCH = r"""#!/bin/bash
@@ -63,7 +62,7 @@ def make_config(folder: Path, shards: str, **more: Any) -> DataConfig:
     if not path.exists():
         words = ["the", "kiln", "and", "that", "fire", "glass", "night"]
         texts = [" ".join(random.Random(seed).choices(words, k=100)) for seed in range(60)]
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        write_jsonl(path, texts)
     plain: dict[str, Any] = {
         "shards": str(folder / shards),
         "tokenizer": {"vocab_size": 280},
@@ -72,10 +71,6 @@ def make_config(folder: Path, shards: str, **more: Any) -> DataConfig:
         "slurm": {"partition": "cpu", "poll_seconds": 0.2, "sbatch": {"account": "glass"}},
     }
     return DataConfig.model_validate({**plain, **more})
-
-
-def hashes(shards: Path) -> dict[str, str]:
-    return {str(path.relative_to(shards)): file_sha256(path) for path in sorted(shards.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def rooms(tmp_path: Path) -> Path:
 
 
 def run_contract_tests(rooms: Path, path: str, keyword: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", path, "-k", keyword]
+    command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", path, "-k", keyword]
     environment = {**os.environ, "PYTHONPATH": str(rooms)}
     run = subprocess.run(command, cwd=rooms, env=environment, capture_output=True, text=True, check=False)
     return run.returncode, run.stdout + run.stderr
@@ -130,6 +130,6 @@ def test_a_new_file_is_found_and_tested(
     (rooms / file).write_text(content.replace(*broken))
     code, output = run_contract_tests(rooms, tests, name)
     assert code == 1, output
-    failed = {line for line in output.splitlines() if line.startswith("FAILED")}
-    assert failed
-    assert all(failing in line for line in failed)
+    failures = [line for line in output.splitlines() if line.startswith("FAILED")]
+    assert any(failing in line for line in failures), output
+    assert all(f"[{name}" in line for line in failures), output

@@ -78,7 +78,7 @@ def has_spacy(python: str) -> bool:
 
 def make_corpus(folder: Path, corpora: str) -> list[tuple[str, str]]:
     """Writes prose, verse and code as JSON lines in random order; returns (kind, text) of each document."""
-    from data.sources import SOURCES, Text
+    from data.sources import SOURCES, RawDocument
     from data.tokenizer import train_tokenizer
 
     archives = Path(corpora)
@@ -94,8 +94,8 @@ def make_corpus(folder: Path, corpora: str) -> list[tuple[str, str]]:
     for kind, configs in sources.items():
         for config in configs:
             source = SOURCES.parse(config)
-            read = [item for piece in source.pieces(1 << 40) for item in source.read(piece)]
-            documents += [(kind, item.text) for item in read if isinstance(item, Text) and item.text.strip()]
+            read = [item for part in source.parts(1 << 40) for item in source.read(part)]
+            documents += [(kind, item.text) for item in read if isinstance(item, RawDocument) and item.text.strip()]
     random.Random(0).shuffle(documents)
     (folder / "text").mkdir()
     for number in range(FILES):

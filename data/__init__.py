@@ -1,1 +1,1 @@
-"""Text to token shards, and token shards to batches. Sees two ints, data_rank and data_size, never the mesh."""
+"""Data: text becomes token shards, and token shards become batches. The room sees data_rank and data_size, no mesh."""

@@ -1,7 +1,7 @@
-"""The `data` section of a config: which text becomes which shards, and how training draws from the shards.
+"""The `data` section of a config: how text becomes shards, and how training draws from the shards.
 
-One section serves `lehr data build` and `lehr train`. What decides the bytes of the shards is `DataConfig.recipe()`;
-everything else (workers, executor, mixture, ...) may change without building again.
+One section serves `lehr data build` and `lehr train`. `DataConfig.recipe()` has the fields that decide the bytes of the
+shards; all others (workers, executor, mixture, ...) may change without a new build.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from settings import Settings
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
-# Fields that say how a build is run or how its shards are used, not what is in them.
-_NOT_OF_THE_RECIPE = frozenset(
+# The fields that decide how a build runs or how its shards are used, but not their bytes.
+_NOT_IN_RECIPE = frozenset(
     {"shards", "executor", "workers", "slurm", "mixture", "stages", "document_masking", "verify_hashes"}
     | {"prefetch_batches"}
 )
 
 
 class TokenizerConfig(Settings):
-    """A local `tokenizer.json`, or a byte-level BPE trained on the documents that pass the filters."""
+    """The tokenizer: a local `tokenizer.json`, or a byte-level BPE trained on the documents that pass the filters."""
 
     path: Path | None = Field(None, description="a tokenizer.json to take; none: train one")
     vocab_size: int = Field(32768, ge=257, le=2**31, description="entries of the tokenizer to train, the end token too")
@@ -38,10 +38,10 @@ class TokenizerConfig(Settings):
 
 
 class DeduplicateConfig(Settings):
-    """Exact and near duplicates, over all sources: the first of each cluster stays, sources in the config's order.
+    """Deduplication over all sources, which keeps the first document of each cluster, sources in the config's order.
 
-    MinHash: Broder 1997; the defaults (5-grams of words, 14 buckets of 8 hashes) find pairs of Jaccard similarity 0.8
-    with probability 0.92, as in FineWeb (arXiv:2406.17557, section 3.4).
+    Near duplicates are found by MinHash (Broder 1997). The defaults, 5-grams of words and 14 buckets of 8 hashes, find
+    pairs of Jaccard similarity 0.8 with probability 0.92, as in FineWeb (arXiv:2406.17557, section 3.4).
     """
 
     exact: bool = True
@@ -52,12 +52,12 @@ class DeduplicateConfig(Settings):
 
     @property
     def any(self) -> bool:
-        """Whether documents are compared at all."""
+        """Whether duplicates are dropped at all."""
         return self.exact or self.minhash
 
 
 class SlurmConfig(Settings):
-    """How the steps of a build are submitted where `data.executor` is slurm; their names are sbatch's."""
+    """The sbatch options of a build's stages if `data.executor` is slurm."""
 
     partition: str = ""
     time: str = "04:00:00"
@@ -70,8 +70,8 @@ class SlurmConfig(Settings):
     poll_seconds: float = Field(10.0, gt=0, description="how often the submitted steps are looked at")
 
 
-class MixtureStage(Settings):
-    """From this step on, sources are drawn with these weights."""
+class MixtureStageConfig(Settings):
+    """A stage of the mixture: from step `from_step` on, sources are drawn with these weights."""
 
     from_step: int = Field(ge=0)
     mixture: dict[str, float]
@@ -107,7 +107,7 @@ class DataConfig(Settings):
 
     # Training.
     mixture: dict[str, float] = Field({}, description="weights of the sources; empty: in proportion to their tokens")
-    stages: tuple[MixtureStage, ...] = Field((), description="later weights, each until the next from_step")
+    stages: tuple[MixtureStageConfig, ...] = Field((), description="later weights, each until the next from_step")
     document_masking: bool = Field(True, description="tokens attend only to their own document")
     verify_hashes: bool = Field(True, description="compare the shards with dataset.json's hashes before training")
     prefetch_batches: int = Field(4, ge=1)
@@ -129,15 +129,15 @@ class DataConfig(Settings):
         return self
 
     def mixtures(self) -> dict[str, dict[str, float]]:
-        """Every mixture of the config, by its key: the first one, then that of each stage."""
+        """Return every mixture by its key in the config: the first one, then that of each stage."""
         stages = {f"data.stages.{number}.mixture": stage.mixture for number, stage in enumerate(self.stages)}
         return {"data.mixture": self.mixture, **stages}
 
     def held_out_fraction_of(self, source: str) -> float:
-        """The source's own fraction, or that of all."""
+        """Return the source's own held-out fraction, or the one for all sources."""
         own = self.sources[source].held_out_fraction
         return self.held_out_fraction if own is None else own
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the bytes of the shards, as plain data: two configs of one recipe build the same shards."""
-        return {key: value for key, value in self.to_plain().items() if key not in _NOT_OF_THE_RECIPE}
+        """Return the fields that decide the bytes of the shards: two configs of one recipe build the same shards."""
+        return {key: value for key, value in self.to_plain().items() if key not in _NOT_IN_RECIPE}

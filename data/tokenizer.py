@@ -18,10 +18,10 @@ _TWO_BYTES = 1 << 16
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer that encodes plain text as it is: nothing added, cut off or padded, and no text is a special token.
+    """Load a tokenizer that encodes plain text as it is: nothing is added, truncated or padded.
 
-    Without encode_special_tokens, a document that quotes "<|endoftext|>" would hold a real end of text.
-    Raises UserError where the file is missing or is no tokenizer.
+    encode_special_tokens makes it encode a special token's name as text. Without it, a document that quotes
+    "<|endoftext|>" would hold a real end of text. Raises UserError if the file is missing or is not a tokenizer.
     """
     from tokenizers import Tokenizer
 
@@ -38,9 +38,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def end_of_text_id(tokenizer: Tokenizer, name: str, path: Path) -> int:
-    """The id of the token after each document: `name`, or where that is empty, the first of the usual names it has.
+    """Return the id of the end-of-text token: `name`, or if that is empty, the first of the usual names.
 
-    Raises UserError where there is none.
+    Raises UserError if the vocabulary has no such token.
     """
     for candidate in (name,) if name else _KNOWN_ENDS:
         token_id = tokenizer.token_to_id(candidate)
@@ -54,20 +54,20 @@ def end_of_text_id(tokenizer: Tokenizer, name: str, path: Path) -> int:
 
 
 def vocab_size(tokenizer: Tokenizer) -> int:
-    """One more than the largest id: what an embedding needs, even where ids have gaps."""
+    """Return one more than the largest id, which is the size of an embedding even if ids have gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
 def token_bytes(size: int) -> int:
-    """Bytes of a token in shards, by datatrove's rule: 2 up to 65,536 entries, else 4."""
+    """Return the bytes of a token in shards, by datatrove's rule: 2 up to 65,536 entries, else 4."""
     return 2 if size <= _TWO_BYTES else 4
 
 
 def train_tokenizer(texts: Iterable[Sequence[str]], *, size: int, end_of_text: str) -> Tokenizer:
-    """Train byte-level BPE (GPT-2's, Radford et al. 2019) of `size` entries on batches of texts.
+    """Train a byte-level BPE (GPT-2's, Radford et al. 2019) of `size` entries on batches of texts.
 
-    The end token is entry 0, the 256 bytes follow, so that any text can be encoded. A small corpus may hold too few
-    repeated pairs for `size` entries: the tokenizer is then smaller. The same texts give the same tokenizer.
+    Entry 0 is the end-of-text token, and the 256 bytes follow, so that any text can be encoded. A small corpus may have
+    too few repeated pairs for `size` entries; the tokenizer is then smaller. The same texts give the same tokenizer.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -85,38 +85,40 @@ def train_tokenizer(texts: Iterable[Sequence[str]], *, size: int, end_of_text: s
 
 
 def tokenizer_differences(one: Path, other: Path) -> list[str]:
-    """Where two tokenizers would give other numbers for some text: the key of tokenizer.json, what each has.
+    """List the keys of tokenizer.json by which two tokenizers may give other ids for a text, and what each file has.
 
-    What says nothing of that is left out: padding, truncation, what is added around a text, and how tokens decode.
+    Keys that do not decide the ids are not compared: padding, truncation, post-processing and decoding.
     """
-    first, second = (flat_tokenizer(path) for path in (one, other))
+    flat_one, flat_other = (flat_tokenizer(path) for path in (one, other))
     found = []
-    for key in dict.fromkeys([*first, *second]):
-        mine, theirs = first.get(key), second.get(key)
-        if mine == theirs:
+    for key in dict.fromkeys([*flat_one, *flat_other]):
+        a, b = flat_one.get(key), flat_other.get(key)
+        if a == b:
             continue
-        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            others = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
-            name = others[0]
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            differing = sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
+            name = differing[0]
             found.append(
-                f"{key}: {len(mine)} and {len(theirs)} entries, {len(others)} of them different, such as {name!r}: "
-                f"{mine.get(name)} and {theirs.get(name)}"
+                f"{key}: {len(a)} and {len(b)} entries, {len(differing)} of them different, such as {name!r}: "
+                f"{a.get(name)} and {b.get(name)}"
             )
-        elif isinstance(mine, list) and isinstance(theirs, list):
-            place = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
-            place = min(len(mine), len(theirs)) if place is None else place
-            found.append(f"{key}: {len(mine)} and {len(theirs)} items, the first different one is item {place}")
+        elif isinstance(a, list) and isinstance(b, list):
+            index = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            found.append(f"{key}: {len(a)} and {len(b)} items, the first different one is item {index}")
         else:
-            found.append(f"{key}: {json.dumps(mine)[:60]} and {json.dumps(theirs)[:60]}")
+            found.append(f"{key}: {json.dumps(a)[:60]} and {json.dumps(b)[:60]}")
     return found
 
 
 def flat_tokenizer(path: Path) -> dict[str, Any]:
-    """What decides which numbers a text becomes, by key; `model.vocab` and `added_tokens` are mappings to numbers."""
+    """Return the entries of tokenizer.json that decide the ids of a text, by dotted key.
+
+    `model.vocab` and `added_tokens` are mappings from tokens to ids.
+    """
     plain = json.loads(load_tokenizer(path).to_str())
     flat = {key: plain.get(key) for key in ("normalizer", "pre_tokenizer")}
     flat["added_tokens"] = {token["content"]: token["id"] for token in plain.get("added_tokens") or ()}
     flat |= {f"model.{key}": value for key, value in plain["model"].items()}
-    if isinstance(vocab := flat.get("model.vocab"), list):  # Unigram: [token, score] by number
-        flat["model.vocab"] = {token: [number, score] for number, (token, score) in enumerate(vocab)}
+    if isinstance(vocab := flat.get("model.vocab"), list):  # Unigram has a list of [token, score]
+        flat["model.vocab"] = {token: [id_, score] for id_, (token, score) in enumerate(vocab)}
     return flat

@@ -23,8 +23,8 @@ from parallel_runs import Trial, start
 from processes import lehr, run_ranks
 from small_runs import make_shards, write_config
 
-from data.batches.draws import check_shards
-from data.batches.held_out import HeldOut
+from data.batches.check_training_data import check_training_data
+from data.batches.held_out import HeldOutLoader
 from data.batches.loader import Loader
 from data.config import DataConfig
 from data.shards.verify import verify_shards
@@ -129,7 +129,7 @@ def test_overrides(tmp_path: Path, shards: Path) -> None:
 
 
 def use_shards(config: DataConfig) -> None:
-    check_shards(config, seq_length=32)
+    check_training_data(config, seq_length=32)
     verify_shards(config, config.shards.with_name("verified.json"))
     loader = Loader(config, seed=1, seq_length=32, rows_per_step_global=8)
     try:
@@ -138,7 +138,7 @@ def use_shards(config: DataConfig) -> None:
             assert rows.tokens.shape == rows.targets.shape == (8, 32)
     finally:
         loader.close()
-    for _, rows in HeldOut(config, seq_length=32).rounds(rows_per_round_global=8, max_windows=8):
+    for _, rows in HeldOutLoader(config, seq_length=32).rounds(rows_per_round_global=8, max_sequences=8):
         assert rows.tokens.shape == (8, 32)
 
 

@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 import torch
 
-from data.batches.loader import Loader, Rows, batch_hash
+from data.batches.loader import Batch, Loader, batch_hash
 from model.attention import AttentionMask
 from parallel.gather import sums_over_world
 from parallel.mesh import Mesh
@@ -27,7 +27,7 @@ class LocalBatch:
 
 
 def to_local_batch(
-    rows: Rows,
+    rows: Batch,
     mesh: Mesh,
     *,
     micro_batch_size: int,
@@ -60,7 +60,7 @@ class _MicroBatches(Sequence[MicroBatch]):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Batch,
         size: int,
         *,
         weight: float,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from data.batches.held_out import HeldOut
+from data.batches.held_out import HeldOutLoader
 from model.attention import AttentionMask
 from parallel.engines.engine import Evaluates
 from parallel.mesh import Mesh
@@ -48,7 +48,7 @@ class Evaluation:
 
 def evaluate(
     engine: Evaluates,
-    held_out: HeldOut,
+    held_out: HeldOutLoader,
     mesh: Mesh,
     *,
     micro_batch_size: int,
@@ -65,14 +65,14 @@ def evaluate(
     filled; of fewer where a source's windows need fewer.
     """
     sums: dict[str, tuple[float, int]] = {}
-    most_windows = max((min(held_out.windows(source), max_windows) for source in held_out.sources), default=0)
+    most_windows = max((min(held_out.num_sequences(source), max_windows) for source in held_out.sources), default=0)
     micro_batch_rows = mesh.data.size * micro_batch_size
     rounds = held_out.rounds(
         rows_per_round_global=micro_batch_rows
         * fewest_micro_batches(-(-most_windows // micro_batch_rows), micro_batches, stages=mesh.pipeline.size),
         data_rank=mesh.data.rank,
         data_size=mesh.data.size,
-        max_windows=max_windows,
+        max_sequences=max_windows,
     )
     for source, rows in rounds:
         batch = to_local_batch(

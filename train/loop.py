@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from data.batches.held_out import HeldOut
+from data.batches.held_out import HeldOutLoader
 from data.batches.loader import Loader
 from model.attention import AttentionMask
 from parallel.engines.engine import Engine, StepResult
@@ -42,7 +42,7 @@ class Run:
     engine: Engine
     documents: Callable[[Tensor], AttentionMask | None]  # document numbers [B, T] -> what attention needs of them
     loader: Loader
-    held_out: HeldOut
+    held_out: HeldOutLoader
     schedule: Callable[[int], float]
     checkpoints: CheckpointManager
     metrics: MetricsLogger

@@ -1,1 +1,1 @@
-"""Batches of a training run, as a pure function of the step."""
+"""The batches of a training run, each a pure function of the step, and those of the held-out split."""

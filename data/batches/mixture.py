@@ -1,21 +1,21 @@
-"""Which source each row of training comes from: exact proportions over any prefix, without replaying any step.
+"""The mixture: which source each row of training comes from, in exact proportions over any prefix of the run.
 
-Row g (counted over the whole run) asks its source for that source's next sample. Over the first g rows source s should
-have had A_s(g) = sum over these rows of its weight. The rows are dealt by earliest deadline: sample j of source s may
-come no earlier than where A_s passes j and no later than where it reaches j + 1, and among the sources that may come
-the most urgent one does. With constant weights every deadline is met, so that the count of every source stays less than
-one row from A_s after every row (Tijdeman, "The chairman assignment problem", Discrete Mathematics 32, 1980; Baruah et
-al., "Proportionate progress", Algorithmica 15, 1996). Rounding each source's share by itself does not do: from three
-sources on, the rounded shares of a prefix need not add up, and no rule that only compares weights over counts keeps
-within a row (Balinski and Young 1975).
+Row g, counted over the whole run, takes the next sample of its source. Over the first g rows source s is due
+A_s(g) rows, the sum of its weight over these rows. The schedule is earliest deadline first: sample j of source s may
+come no earlier than where A_s passes j and no later than where it reaches j + 1, and of the sources that may come the
+one with the earliest deadline does. With constant weights every deadline is met, so the count of every source stays
+less than one row from A_s after every row (Tijdeman, "The chairman assignment problem", Discrete Mathematics 32, 1980;
+Baruah et al., "Proportionate progress", Algorithmica 15, 1996). Rounding each source's share by itself is not enough:
+from three sources on, the rounded shares of a prefix need not add up, and no rule that only compares weights over
+counts stays within a row (Balinski and Young 1975).
 
-Weights are integers out of their sum, the period: after so many rows all counts are exact and the deal repeats. So a
-stage is a table of one period, and row g is looked up in it, however far the run is.
+Weights are integers, and their sum is the period: after a period all counts are exact and the schedule repeats. So the
+table of a stage holds one period, and row g is looked up in it without replaying the rows before.
 
-Where the weights change, the counts go on from where they are: what a source is owed, it gets in the next stage. With
-up to three sources the bound of one row still holds throughout. With more it may be passed for a moment, because no
-rule that does not know the next stage's weights can keep it; knowing them would make what was seen depend on stages
-added later.
+When the weights change, the counts continue: what a source is owed at the end of a stage, it gets in the next one. With
+up to three sources the bound of one row still holds throughout. With more it may be exceeded for a moment, because no
+rule can keep it without knowing the next stage's weights, and if it knew them, the rows of a stage would depend on
+stages that are added later.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from numpy.typing import NDArray
 Int16s: TypeAlias = NDArray[np.int16]
 Int64s: TypeAlias = NDArray[np.int64]
 
-# The longest period that is held exactly: weights with six decimals. A table takes about 1 microsecond a row to make.
+# Weights with six decimals are exact within this period. A table takes about 1 microsecond a row to make.
 LONGEST_PERIOD = 1_000_000
 
 
 def integer_weights(weights: Sequence[float], *, longest: int = LONGEST_PERIOD) -> tuple[int, ...]:
-    """The same proportions as integers without a common divisor; their sum, the period, is at most `longest`.
+    """Return the weights as integers without a common divisor, whose sum, the period, is at most `longest`.
 
-    A weight counts as the decimal it is written as: 0.1 is a tenth. Where the exact period would be longer, shares are
-    rounded to parts of `longest` by largest remainders, and a positive weight keeps at least one part.
+    A weight counts as the decimal that it is written as: 0.1 is a tenth. If the exact period would be longer, shares
+    are rounded to parts of `longest` by largest remainders, and a positive weight keeps at least one part.
     """
     exact = [Fraction(str(weight)) for weight in weights]
     total = sum(exact)
@@ -57,14 +57,14 @@ def integer_weights(weights: Sequence[float], *, longest: int = LONGEST_PERIOD) 
     missing = longest - sum(parts)
     for s in by_remainder[: max(missing, 0)]:
         parts[s] += 1
-    parts[parts.index(max(parts))] += min(missing, 0)  # the parts that tiny weights were given
+    parts[parts.index(max(parts))] += min(missing, 0)  # the largest share pays for the parts that tiny weights keep
     divisor = math.gcd(*parts)
     return tuple(part // divisor for part in parts)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """From row `first_row` of the run on, source s has weights[s] of every sum(weights) rows."""
+class MixtureStage:
+    """The weights from row `first_row` of the run on: source s has weights[s] of every sum(weights) rows."""
 
     first_row: int
     weights: tuple[int, ...]
@@ -73,95 +73,96 @@ class Stage:
 class Mixture:
     """The source of every row of a run, and the row's sample number within its source."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[MixtureStage]) -> None:
         assert stages, "a mixture has at least one stage"
         assert stages[0].first_row == 0, "the first stage begins at row 0"
         assert len({len(stage.weights) for stage in stages}) == 1, "every stage has a weight for every source"
         first_rows = [stage.first_row for stage in stages]
-        assert first_rows == sorted(set(first_rows)), f"stages begin one after the other, not at {first_rows}"
+        assert first_rows == sorted(set(first_rows)), f"stages must begin one after the other, not at {first_rows}"
         self._stages = tuple(stages)
         self._first_rows = np.array(first_rows, dtype=np.int64)
-        self._tables: list[_Table] = []  # made when first asked for, in order
-        self._lock = threading.Lock()  # the loader's threads ask at the same time
+        self._tables: list[_StageTable] = []  # in the order of the stages, each made on first use
+        self._lock = threading.Lock()  # the loader's threads look up rows at the same time
 
     def rows(self, first_row: int, count: int) -> tuple[Int16s, Int64s]:
-        """For rows first_row to first_row + count of the run: source numbers [count], sample numbers [count]."""
+        """Return source numbers and sample numbers [count] of the run's rows first_row to first_row + count."""
         rows = np.arange(first_row, first_row + count, dtype=np.int64)
         stage_of = np.searchsorted(self._first_rows, rows, side="right") - 1
         sources = np.empty(count, dtype=np.int16)
         samples = np.empty(count, dtype=np.int64)
         for number in np.unique(stage_of):
-            here = stage_of == number
-            sources[here], samples[here] = self._table(int(number)).look_up(rows[here])
+            in_stage = stage_of == number
+            sources[in_stage], samples[in_stage] = self._table(int(number)).look_up(rows[in_stage])
         return sources, samples
 
-    def _table(self, number: int) -> _Table:
+    def _table(self, number: int) -> _StageTable:
         with self._lock:
             while len(self._tables) <= number:
                 self._tables.append(self._next_table())
             return self._tables[number]
 
-    def _next_table(self) -> _Table:
+    def _next_table(self) -> _StageTable:
         number = len(self._tables)
         stage = self._stages[number]
         rows = self._stages[number + 1].first_row - stage.first_row if number + 1 < len(self._stages) else None
         if number:
-            before, owed = self._tables[-1].at(stage.first_row)
+            before, owed = self._tables[-1].counts_at(stage.first_row)
         else:
             before, owed = np.zeros(len(stage.weights), dtype=np.int64), (Fraction(0),) * len(stage.weights)
-        return _Table(stage, before, owed, rows)
+        return _StageTable(stage, before, owed, rows)
 
 
-class _Table:
-    """One stage: rows [0, lead_in) as dealt, then the rest of the table again and again."""
+class _StageTable:
+    """The schedule of one stage: its first `lead_in` rows once, then the rest of the table as a cycle."""
 
-    def __init__(self, stage: Stage, before: Int64s, owed: tuple[Fraction, ...], rows: int | None) -> None:
+    def __init__(self, stage: MixtureStage, before: Int64s, owed: tuple[Fraction, ...], rows: int | None) -> None:
         self._stage = stage
-        self._before = before  # samples that each source has given before this stage
+        self._before = before  # the number of samples of each source before this stage
         self._owed = owed  # A_s - count_s at the start of this stage
-        dealt, self._lead_in = _deal(stage.weights, owed, rows)
-        self._source = np.frombuffer(dealt, dtype=np.int16)
+        schedule, self._lead_in = _schedule(stage.weights, owed, rows)
+        self._source = np.frombuffer(schedule, dtype=np.int16)
         self._cycle = len(self._source) - self._lead_in
         self._cycle_counts = np.bincount(self._source[self._lead_in :], minlength=len(before)).astype(np.int64)
-        self._rank = np.empty(len(self._source), dtype=np.int64)  # of the row among its source's rows in the table
+        self._ordinal = np.empty(len(self._source), dtype=np.int64)  # of a row among its source's rows in the table
         for s in range(len(before)):
-            where = np.flatnonzero(self._source == s)
-            self._rank[where] = np.arange(len(where))
+            rows_of_source = np.flatnonzero(self._source == s)
+            self._ordinal[rows_of_source] = np.arange(len(rows_of_source))
 
     def look_up(self, rows: Int64s) -> tuple[Int16s, Int64s]:
-        """Source and sample numbers [r] of rows [r] of the run that lie in this stage."""
-        place = rows - self._stage.first_row
-        laps = np.maximum(place - self._lead_in, 0) // max(self._cycle, 1)
-        place = place - laps * self._cycle
-        sources = self._source[place]
-        return sources, self._before[sources] + self._rank[place] + laps * self._cycle_counts[sources]
+        """Return source and sample numbers [r] of the run's rows [r], all of which lie in this stage."""
+        index = rows - self._stage.first_row
+        cycles = np.maximum(index - self._lead_in, 0) // max(self._cycle, 1)
+        index = index - cycles * self._cycle
+        sources = self._source[index]
+        return sources, self._before[sources] + self._ordinal[index] + cycles * self._cycle_counts[sources]
 
-    def at(self, row: int) -> tuple[Int64s, tuple[Fraction, ...]]:
-        """Per source, after the rows of the run before `row`: samples given, and what is owed on top of them."""
+    def counts_at(self, row: int) -> tuple[Int64s, tuple[Fraction, ...]]:
+        """Return for each source how many samples the run's rows before `row` took, and how many it is still owed."""
         rows = row - self._stage.first_row
-        laps = max(rows - self._lead_in, 0) // max(self._cycle, 1)
-        here = np.bincount(self._source[: rows - laps * self._cycle], minlength=len(self._before))
-        given = here.astype(np.int64) + laps * self._cycle_counts
+        cycles = max(rows - self._lead_in, 0) // max(self._cycle, 1)
+        in_table = np.bincount(self._source[: rows - cycles * self._cycle], minlength=len(self._before))
+        taken = in_table.astype(np.int64) + cycles * self._cycle_counts
         period = sum(self._stage.weights)
         owed = tuple(
             owed + Fraction(rows * weight, period) - int(count)
-            for owed, weight, count in zip(self._owed, self._stage.weights, given, strict=True)
+            for owed, weight, count in zip(self._owed, self._stage.weights, taken, strict=True)
         )
-        return self._before + given, owed
+        return self._before + taken, owed
 
 
-def _deal(weights: tuple[int, ...], owed: tuple[Fraction, ...], rows: int | None) -> tuple[array[int], int]:
-    """Deal a stage's rows until its state recurs, or to its end: the source of each row, and where the cycle begins.
+def _schedule(weights: tuple[int, ...], owed: tuple[Fraction, ...], rows: int | None) -> tuple[array[int], int]:
+    """Schedule a stage's rows until its state recurs, or to its end.
 
-    The state is what each source is owed, looked at once a period: whatever follows depends on nothing else.
+    Returns the source of each row, and the row at which the cycle begins. The state is what each source is owed,
+    compared once a period; what follows depends on nothing else.
     """
     period = sum(weights)
-    unit = math.lcm(period, *(part.denominator for part in owed))  # so that everything below is a whole number
+    unit = math.lcm(period, *(part.denominator for part in owed))  # so that everything below is an integer
     debt = [int(part * unit) for part in owed]
     step = [weight * unit // period for weight in weights]
     active = [s for s, weight in enumerate(weights) if weight]
     count = [0] * len(weights)
-    dealt = array("h")
+    schedule = array("h")
     waiting: list[tuple[int, int]] = []  # (first row that its next sample may have, source)
     ready: list[tuple[int, int]] = []  # (last row that its next sample may have, source)
 
@@ -175,18 +176,18 @@ def _deal(weights: tuple[int, ...], owed: tuple[Fraction, ...], rows: int | None
     for s in active:
         enqueue(s, 0)
     seen: dict[tuple[int, ...], int] = {}
-    while rows is None or len(dealt) < rows:
-        state = tuple(debt[s] + len(dealt) * step[s] - count[s] * unit for s in active)
+    while rows is None or len(schedule) < rows:
+        state = tuple(debt[s] + len(schedule) * step[s] - count[s] * unit for s in active)
         if state in seen:
-            return dealt, seen[state]
-        seen[state] = len(dealt)
-        stop = len(dealt) + period if rows is None else min(len(dealt) + period, rows)
-        for row in range(len(dealt), stop):
+            return schedule, seen[state]
+        seen[state] = len(schedule)
+        stop = len(schedule) + period if rows is None else min(len(schedule) + period, rows)
+        for row in range(len(schedule), stop):
             while waiting and waiting[0][0] <= row:
                 enqueue(heapq.heappop(waiting)[1], row)
-            # None is ready only where sources that have left are still owed rows: then the next one comes early.
+            # No source is ready only if sources that have left are still owed rows: then the next one comes early.
             _, s = heapq.heappop(ready or waiting)
-            dealt.append(s)
+            schedule.append(s)
             count[s] += 1
             enqueue(s, row + 1)
-    return dealt, len(dealt)
+    return schedule, len(schedule)

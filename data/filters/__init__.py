@@ -1,4 +1,4 @@
-"""Which documents stay. A filter is one file here, with a registered config that builds a datatrove filter."""
+"""The document filters. A filter is one file here, with a registered config that builds a datatrove filter."""
 
 from data.filters.base import FILTERS, FilterConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from settings import Registry, Settings
 
@@ -10,14 +10,25 @@ if TYPE_CHECKING:
     from datatrove.pipeline.filters.base_filter import BaseFilter
 
 
+FilterDecision: TypeAlias = bool | tuple[bool, str]  # True keeps the document; (False, reason) drops and counts it
+
+
 class FilterConfig(Settings):
-    """What every filter has. datatrove is imported in `build` only: reading a config must stay quick."""
+    """The config of a filter. Only `build` imports datatrove, so that reading a config stays quick."""
 
     name: str
 
     def build(self) -> BaseFilter:
-        """The datatrove step: `step.filter(document)` is True, or False, or (False, reason)."""
+        """Build the datatrove filter, whose `filter(document)` returns a FilterDecision."""
         raise AssertionError(f"{type(self).__name__} has no build")
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return the configs that the contract tests build: each must keep a paragraph of plain English prose.
+
+        Override it if a field has no default, or if the defaults drop English prose.
+        """
+        return (cls.model_validate({}),)
 
 
 FILTERS = Registry("filter", room="data.filters", base=FilterConfig)

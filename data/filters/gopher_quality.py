@@ -1,4 +1,4 @@
-"""The Gopher quality filter (Rae et al. 2021, arXiv:2112.11446, section A.1.1), as datatrove has it, faster."""
+"""The Gopher quality filter (Rae et al. 2021, arXiv:2112.11446, section A.1.1), with datatrove's decisions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @FILTERS.register
 class GopherQualityConfig(FilterConfig):
-    """Drops what does not read as prose. A limit of 0 turns its rule off. The defaults are the paper's.
+    """Drops documents that do not read as prose. A limit of 0 turns its rule off. The defaults are the paper's.
 
-    Of words, "alpha" are those with a letter; punctuation marks count as words there, as they do in datatrove, which
-    makes 0.8 strict: 0.7 keeps dialogue and verse.
+    An "alpha" word is one with a letter. Punctuation marks count as words there, as they do in datatrove, which makes
+    0.8 strict: 0.7 keeps dialogue and verse.
     """
 
     name: Literal["gopher_quality"] = "gopher_quality"
@@ -33,7 +33,7 @@ class GopherQualityConfig(FilterConfig):
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
 
     def build(self) -> BaseFilter:
-        from data.filters.blocks.gopher import FastGopherQuality
+        from data.filters.blocks.gopher_quality import FastGopherQuality
 
         return FastGopherQuality(
             min_doc_words=self.min_words,
@@ -43,7 +43,7 @@ class GopherQualityConfig(FilterConfig):
             max_symbol_word_ratio=self.max_symbol_word_ratio,
             max_bullet_lines_ratio=self.max_bullet_lines_ratio,
             max_ellipsis_lines_ratio=self.max_ellipsis_lines_ratio,
-            max_non_alpha_words_ratio=self.min_alpha_words_ratio,  # datatrove's name for the least share of alpha words
+            max_non_alpha_words_ratio=self.min_alpha_words_ratio,  # datatrove's name for the minimum of alpha words
             min_stop_words=self.min_stop_words,
             stop_words=list(self.stop_words),
         )

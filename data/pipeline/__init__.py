@@ -1,1 +1,1 @@
-"""The build: text to token shards, with datatrove."""
+"""The build, which makes token shards of text with datatrove."""

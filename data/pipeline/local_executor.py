@@ -1,14 +1,13 @@
-"""A build on this machine: datatrove's executor with one process a task.
+"""The executor of a build on this machine: datatrove's, with one process for each task.
 
-datatrove's own local executor runs a pool behind a manager process: a killed worker leaves it waiting for ever, a
-killed parent leaves the manager behind, and nothing can look in while it works. This one forks a process for each
-task, which the kernel ends together with its parent, and lets the caller look in several times a second.
+datatrove's own local executor runs a pool behind a manager process. A killed worker leaves it waiting for ever, a
+killed parent leaves the manager behind, and the caller cannot watch its tasks. This executor forks a process for each
+task, which the kernel ends together with its parent, and calls back several times a second.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import os
 import signal
@@ -22,37 +21,17 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from data.config import DataConfig
-from data.pipeline.progress import StoppedError, Watcher
-from data.pipeline.stages import Stage
-from data.pipeline.work_folder import WorkFolder, write_report
-from settings import UserError
+from data.pipeline.progress import ProgressMonitor, StoppedError
+from data.pipeline.stages import BuildStage
+from data.pipeline.task_errors import TaskErrorMixin, read_task_error
+from data.pipeline.work_folder import WorkFolder
 
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_POLLS = 0.1
 _SECONDS_TO_END = 5.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class TellsErrors:
-    """Leaves a note of what ended a task, for whoever started it."""
-
-    work: WorkFolder
-    stage: str
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> object:
-        try:
-            return super()._run_for_rank(rank, local_rank, node_rank)  # type: ignore[misc]
-        except BaseException as error:
-            note = {
-                "message": str(error),
-                "kind": type(error).__name__,
-                "of_the_user": isinstance(error, UserError),
-                "errno": getattr(error, "errno", None),
-            }
-            write_report(self.work.error(self.stage, rank), note)
-            raise
-
-
-class LocalExecutor(TellsErrors, LocalPipelineExecutor):  # type: ignore[misc]
+class LocalExecutor(TaskErrorMixin, LocalPipelineExecutor):  # type: ignore[misc]
     """Runs a stage's tasks on this machine, `workers` at a time."""
 
     def __init__(
@@ -61,10 +40,11 @@ class LocalExecutor(TellsErrors, LocalPipelineExecutor):  # type: ignore[misc]
         super().__init__(list(pipeline), tasks=tasks, workers=workers, logging_dir=str(work.logs(stage)))
         self.work, self.stage = work, stage
 
-    def run(self, look: Callable[[Sequence[int]], bool] = lambda running: False) -> None:
-        """Run what is not complete. `look` is told the running tasks' ranks several times a second; True stops all.
+    def run(self, poll: Callable[[Sequence[int]], bool] = lambda running: False) -> None:
+        """Run the tasks that are not complete.
 
-        Raises StoppedError, UserError where a task met a mistake of the user's, RuntimeError where one failed.
+        `poll` receives the running tasks' ranks several times a second, and stops all tasks by returning True. Raises
+        StoppedError if it did, UserError for a user's mistake that a task met, and RuntimeError if a task failed.
         """
         waiting = self.get_incomplete_ranks()
         running: dict[int, BaseProcess] = {}
@@ -73,14 +53,14 @@ class LocalExecutor(TellsErrors, LocalPipelineExecutor):  # type: ignore[misc]
                 while waiting and len(running) < self.workers:
                     rank = waiting.pop(0)
                     running[rank] = self._start(rank)
-                wait([process.sentinel for process in running.values()], timeout=_SECONDS_BETWEEN_LOOKS)
-                if look(list(running)):
+                wait([process.sentinel for process in running.values()], timeout=_SECONDS_BETWEEN_POLLS)
+                if poll(list(running)):
                     raise StoppedError
                 for rank in [rank for rank, process in running.items() if not process.is_alive()]:
                     process = running.pop(rank)
                     process.join()
                     if process.exitcode:
-                        raise task_failure(self.work, self.stage, rank, f"exit code {process.exitcode}")
+                        raise read_task_error(self.work, self.stage, rank, f"exit code {process.exitcode}")
         finally:
             _end(running.values())
 
@@ -91,7 +71,7 @@ class LocalExecutor(TellsErrors, LocalPipelineExecutor):  # type: ignore[misc]
         return process
 
     def _task(self, rank: int, parent: int) -> None:
-        """In the new process."""
+        """Run one task in its own process."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -104,20 +84,6 @@ class LocalExecutor(TellsErrors, LocalPipelineExecutor):  # type: ignore[misc]
         self._run_for_rank(rank, local_rank=1)  # 0 would log to the console too
 
 
-def task_failure(work: WorkFolder, stage: str, rank: int, what: str) -> Exception:
-    """The error to raise for a task that ended without being complete."""
-    logs = f"see {work.logs(stage)}"
-    try:
-        note = json.loads(work.error(stage, rank).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return RuntimeError(f"task {rank} of stage {stage} ended without a word ({what}); out of memory? {logs}")
-    if note["of_the_user"]:
-        return UserError(note["message"])
-    if note["errno"] is not None:
-        return OSError(note["errno"], note["message"])
-    return RuntimeError(f"task {rank} of stage {stage} failed: {note['kind']}: {note['message']}; {logs}")
-
-
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent is gone, however that ended (Linux; elsewhere nothing)."""
     if sys.platform != "linux":
@@ -128,6 +94,7 @@ def die_with(parent: int) -> None:
 
 
 def _end(processes: Iterable[BaseProcess]) -> None:
+    """Terminate the processes, and kill those that still run after five seconds."""
     processes = list(processes)
     for process in processes:
         process.terminate()
@@ -139,9 +106,11 @@ def _end(processes: Iterable[BaseProcess]) -> None:
             process.join()
 
 
-def run_here(stages: Sequence[Stage], work: WorkFolder, config: DataConfig, watcher: Watcher, workers: int) -> None:
-    """One stage after the other, on this machine."""
+def run_here(
+    stages: Sequence[BuildStage], work: WorkFolder, config: DataConfig, monitor: ProgressMonitor, workers: int
+) -> None:
+    """Run one stage after the other, on this machine."""
     for number, stage in enumerate(stages):
         executor = LocalExecutor(stage.pipeline, work=work, stage=stage.name, tasks=stage.tasks, workers=workers)
-        watcher.enter(number, sorted(set(range(stage.tasks)).difference(executor.get_incomplete_ranks())))
-        executor.run(watcher.look)
+        monitor.start_stage(number, sorted(set(range(stage.tasks)).difference(executor.get_incomplete_ranks())))
+        executor.run(monitor.poll)

@@ -1,4 +1,4 @@
-"""How far a build is: documents, MB/s, and the time that is left."""
+"""The progress of a build: documents, MB/s, and the remaining time."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from data.pipeline.work_folder import WorkFolder, read_progress
+from data.pipeline.task_progress import read_task_progress
+from data.pipeline.work_folder import WorkFolder
 
 _SECONDS_BETWEEN_REPORTS = 0.25
-_LEAST_SHARE_DONE = 0.02  # before that, the time left would be a guess
+_MIN_SHARE_DONE = 0.02  # before that, an estimate of the remaining time would be a guess
 
 
 class StoppedError(Exception):
-    """The build was asked to stop and ended in good order: run again, it goes on."""
+    """The build stopped in good order because `stop` returned True; another call continues it."""
 
 
 @dataclass(frozen=True)
-class StageWork:
-    """What is known of a stage before it runs: enough to share out the time between stages."""
+class StageCost:
+    """The estimated cost of a stage, from which the remaining time of a build is computed."""
 
     name: str
     label: str  # for the user
     tasks: int
-    text_bytes: int  # that it goes through
+    text_bytes: int  # that it processes
     seconds_per_mb: float  # of one task; only the ratio of one stage to another matters
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a build. Documents and bytes are the current stage's."""
+    """The progress of a build at one moment. Documents and bytes are the current stage's."""
 
     stage: str
     number: int  # of the stage, from 1
@@ -42,7 +43,7 @@ class Progress:
     seconds_left: float | None
 
     def line(self) -> str:
-        """One line for the console."""
+        """Format the progress as one line for the console."""
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
         return (
             f"[{self.number}/{self.stages}] {self.stage}: {self.documents:,} documents, "
@@ -57,13 +58,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
 
 
-class Watcher:
-    """Turns the tasks' notes into reports, and asks whether to stop."""
+class ProgressMonitor:
+    """Reads the progress files of running tasks, reports the build's progress, and polls whether to stop."""
 
     def __init__(
         self,
         work: WorkFolder,
-        stages: Sequence[StageWork],
+        stages: Sequence[StageCost],
         *,
         workers: int,
         stop: Callable[[], bool],
@@ -74,43 +75,40 @@ class Watcher:
             stage.text_bytes / 1e6 * stage.seconds_per_mb / max(1, min(workers, stage.tasks)) + 1e-3 for stage in stages
         ]
         self._start = time.monotonic()
-        self._cost_before: float | None = None  # done by an earlier call, known at the first look
-        self._next = 0.0
-        self._enter(-1, frozenset())
+        self._cost_before: float | None = None  # of what an earlier call did; known at the first report
+        self._next_report = 0.0
+        self.start_stage(-1, ())
 
-    def enter(self, number: int, complete: Sequence[int]) -> None:
-        """A stage begins, of which these tasks are complete already."""
-        self._enter(number, frozenset(complete))
-
-    def _enter(self, number: int, complete: frozenset[int]) -> None:
+    def start_stage(self, number: int, complete: Sequence[int]) -> None:
+        """Begin a stage; the tasks `complete` are complete already."""
         self._number = number
         self._stage_start = time.monotonic()
-        self._notes = {rank: self._note(rank) for rank in complete}
-        self._bytes_before = sum(text_bytes for _, text_bytes in self._notes.values())
+        self._counts = {rank: self._read_counts(rank) for rank in complete}
+        self._bytes_before = sum(text_bytes for _, text_bytes in self._counts.values())
         self._running: frozenset[int] = frozenset()
 
-    def look(self, running: Sequence[int]) -> bool:
-        """Report, if it is time to; True asks the executor to stop."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _SECONDS_BETWEEN_REPORTS
+    def poll(self, running: Sequence[int]) -> bool:
+        """Report the progress if it is time to, and return whether the executor should stop."""
+        if time.monotonic() >= self._next_report:
+            self._next_report = time.monotonic() + _SECONDS_BETWEEN_REPORTS
             for rank in self._running.union(running):
-                self._notes[rank] = self._note(rank)
+                self._counts[rank] = self._read_counts(rank)
             self._running = frozenset(running)
             self._report(self._progress())
         return self._stop()
 
-    def _note(self, rank: int) -> tuple[int, int]:
-        return read_progress(self._work.progress(self._stages[self._number].name, rank))
+    def _read_counts(self, rank: int) -> tuple[int, int]:
+        return read_task_progress(self._work.progress(self._stages[self._number].name, rank))
 
     def _progress(self) -> Progress:
         stage = self._stages[self._number]
-        documents = sum(documents for documents, _ in self._notes.values())
-        text_bytes = sum(text_bytes for _, text_bytes in self._notes.values())
+        documents = sum(documents for documents, _ in self._counts.values())
+        text_bytes = sum(text_bytes for _, text_bytes in self._counts.values())
         share_of_stage = min(1.0, text_bytes / stage.text_bytes) if stage.text_bytes else 0.0
         cost = sum(self._costs[: self._number]) + share_of_stage * self._costs[self._number]
         if self._cost_before is None:
             self._cost_before = cost
-        total, here = sum(self._costs), cost - self._cost_before
+        total, spent = sum(self._costs), cost - self._cost_before
         seconds = time.monotonic() - self._start
         return Progress(
             stage=stage.label,
@@ -121,5 +119,5 @@ class Watcher:
             mb_per_second=(text_bytes - self._bytes_before) / 1e6 / max(time.monotonic() - self._stage_start, 1e-9),
             share_done=cost / total,
             seconds=seconds,
-            seconds_left=seconds * (total - cost) / here if here / total > _LEAST_SHARE_DONE else None,
+            seconds_left=seconds * (total - cost) / spent if spent / total > _MIN_SHARE_DONE else None,
         )

@@ -1,4 +1,4 @@
-"""What stands beside the shards of a whole build, and what a build tells when it is done."""
+"""The report of a finished build: `build.json` beside the shards, and the lines for the console."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUILD_FILE = "build.json"
 
 
 class SourceReport(Settings):
-    """What became of a source's documents, by reason."""
+    """How many documents of a source were read, dropped by reason (data/drop_reasons.py), and kept."""
 
     read: int
     read_bytes: int
@@ -26,17 +26,18 @@ class SourceReport(Settings):
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is left to train on or to evaluate with."""
+        """Whether no document is left to train on or to evaluate with."""
         return not any(self.documents.values())
 
     def line(self, name: str) -> str:
-        """One line for the console."""
+        """Format the report as one line for the console."""
         parts = ["left out, no document stays"] if self.is_empty else []
         parts.append(f"{self.read:,} documents read ({self.read_bytes / 1e6:,.1f} MB)")
         for kind, counts in (("bad", self.bad), ("filtered", self.filtered), ("duplicate", self.duplicates)):
             if sum(counts.values()):
-                shown = sorted(((n, reason) for reason, n in counts.items() if n), reverse=True)
-                details = ", ".join(f"{reason} {n:,}" for n, reason in shown[:4]) + (", ..." if len(shown) > 4 else "")
+                largest = sorted(((n, reason) for reason, n in counts.items() if n), reverse=True)
+                details = ", ".join(f"{reason} {n:,}" for n, reason in largest[:4])
+                details += ", ..." if len(largest) > 4 else ""
                 parts.append(f"{sum(counts.values()):,} {kind} ({details})")
         labels: dict[Split, str] = {"train": "to train on", "held_out": "held out"}
         for split, label in labels.items() if not self.is_empty else ():
@@ -45,7 +46,7 @@ class SourceReport(Settings):
 
 
 class BuildFile(Settings):
-    """The whole of SHARDS/build.json: present only where a build was finished."""
+    """The content of SHARDS/build.json, which exists only in finished shards."""
 
     format: Literal[1] = 1
     recipe: dict[str, Any]
@@ -54,7 +55,10 @@ class BuildFile(Settings):
 
 
 def read_build_file(shards: Path) -> BuildFile | None:
-    """The record of the build that made this folder, or None where there is none."""
+    """Read the record of the build that made this folder, or return None if there is none.
+
+    Raises UserError if the record cannot be read, or if a parent of the folder is a file.
+    """
     path = shards / BUILD_FILE
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +73,7 @@ def read_build_file(shards: Path) -> BuildFile | None:
 
 
 def differences(old: Any, new: Any, key: str = "data") -> list[str]:
-    """Where two recipes differ, as `key: old, now new`."""
+    """List where two recipes differ, as `key: was old, now new`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines: list[str] = []
         for name in dict.fromkeys((*old, *new)):

@@ -1,4 +1,4 @@
-"""A build on a Slurm cluster: datatrove's executor, each stage an array of jobs."""
+"""The executor of a build on a Slurm cluster: datatrove's, with a job array for each stage."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from datatrove.executor import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from data.config import DataConfig, SlurmConfig
-from data.pipeline.local_executor import TellsErrors, task_failure
-from data.pipeline.progress import StoppedError, Watcher
-from data.pipeline.stages import Stage
+from data.pipeline.progress import ProgressMonitor, StoppedError
+from data.pipeline.stages import BuildStage
+from data.pipeline.task_errors import TaskErrorMixin, read_task_error
 from data.pipeline.work_folder import WorkFolder, read_report, write_report
 from settings import UserError
 
 
-class SlurmExecutor(TellsErrors, SlurmPipelineExecutor):  # type: ignore[misc]
-    """Submits a stage as an array of jobs that waits for the stage before it."""
+class SlurmExecutor(TaskErrorMixin, SlurmPipelineExecutor):  # type: ignore[misc]
+    """Submits a stage as a job array that waits for the stage before it."""
 
     def __init__(
         self,
@@ -56,8 +56,10 @@ class SlurmExecutor(TellsErrors, SlurmPipelineExecutor):  # type: ignore[misc]
         self.work, self.stage = work, stage
 
 
-def run_on_slurm(stages: Sequence[Stage], work: WorkFolder, config: DataConfig, watcher: Watcher, workers: int) -> None:
-    """Submit all stages, each waiting for the one before, and watch them."""
+def run_on_slurm(
+    stages: Sequence[BuildStage], work: WorkFolder, config: DataConfig, monitor: ProgressMonitor, workers: int
+) -> None:
+    """Submit all stages, each of which waits for the one before, and wait until they are complete."""
     executors: list[SlurmExecutor] = []
     for stage in stages:
         depends = executors[-1] if executors else None
@@ -73,21 +75,24 @@ def run_on_slurm(stages: Sequence[Stage], work: WorkFolder, config: DataConfig, 
             )
         )
     submit(executors, work)
-    at_work = -1
+    current = -1
 
-    def look(number: int) -> bool:
-        nonlocal at_work
+    def poll(number: int) -> bool:
+        nonlocal current
         incomplete = executors[number].get_incomplete_ranks()
-        if number != at_work:
-            at_work = number
-            watcher.enter(number, sorted(set(range(stages[number].tasks)).difference(incomplete)))
-        return watcher.look(incomplete)
+        if number != current:
+            current = number
+            monitor.start_stage(number, sorted(set(range(stages[number].tasks)).difference(incomplete)))
+        return monitor.poll(incomplete)
 
-    watch(executors, work, look, config.slurm.poll_seconds)
+    wait(executors, work, poll, config.slurm.poll_seconds)
 
 
 def submit(executors: Sequence[SlurmExecutor], work: WorkFolder) -> None:
-    """Submit what is not complete, unless jobs of an earlier call still wait or run."""
+    """Submit the tasks that are not complete, unless jobs of an earlier call still wait or run.
+
+    Raises UserError if sbatch fails.
+    """
     record = work.path / "slurm_jobs.json"
     if record.exists() and _active(read_report(record)):
         return
@@ -102,30 +107,32 @@ def submit(executors: Sequence[SlurmExecutor], work: WorkFolder) -> None:
     write_report(record, jobs)
 
 
-def watch(executors: Sequence[SlurmExecutor], work: WorkFolder, look: Callable[[int], bool], seconds: float) -> None:
-    """Wait until every task is complete. `look` is told the number of the stage at work; True stops the waiting.
+def wait(executors: Sequence[SlurmExecutor], work: WorkFolder, poll: Callable[[int], bool], seconds: float) -> None:
+    """Wait until every task is complete.
 
-    Raises StoppedError (the jobs stay in the queue), or as LocalExecutor.run where a task failed.
+    `poll` receives the number of the running stage, and ends the waiting by returning True: StoppedError is raised, and
+    the jobs stay in the queue. If a task failed, the errors are those of LocalExecutor.run. squeue is called every
+    `seconds`.
     """
     jobs = read_report(work.path / "slurm_jobs.json")
-    next_look = 0.0
+    next_query = 0.0
     while True:
         incomplete = [executor.get_incomplete_ranks() for executor in executors]
         if not any(incomplete):
             return
         stage = next(number for number, ranks in enumerate(incomplete) if ranks)
-        if look(stage):
+        if poll(stage):
             raise StoppedError
-        if time.monotonic() >= next_look:
-            next_look = time.monotonic() + seconds
+        if time.monotonic() >= next_query:
+            next_query = time.monotonic() + seconds
             if not _active(jobs) and executors[stage].get_incomplete_ranks():
                 ranks = executors[stage].get_incomplete_ranks()
-                raise task_failure(work, executors[stage].stage, ranks[0], "its job ended")
+                raise read_task_error(work, executors[stage].stage, ranks[0], "its job ended")
         time.sleep(min(seconds, 0.5))
 
 
 def _active(jobs: Sequence[str]) -> bool:
-    """Whether Slurm still knows one of the jobs as waiting or running."""
+    """Return whether Slurm lists one of the jobs as waiting or running."""
     if not jobs:
         return False
     command = ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(jobs)}"]
@@ -133,4 +140,4 @@ def _active(jobs: Sequence[str]) -> bool:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise UserError(f'data.executor = "slurm": squeue failed: {error}') from None
-    return answer.returncode == 0 and bool(answer.stdout.strip())  # squeue fails where it has forgotten all of them
+    return answer.returncode == 0 and bool(answer.stdout.strip())  # squeue fails if it knows none of the jobs

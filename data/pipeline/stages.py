@@ -8,25 +8,27 @@ from datatrove.pipeline.base import PipelineStep
 
 from data.config import DataConfig
 from data.pipeline.plan import Plan
-from data.pipeline.progress import StageWork
-from data.pipeline.steps.deduplicate import ClusterDuplicates, FindDuplicates, SignDocuments, buckets
-from data.pipeline.steps.documents import FilterDocuments, ReadDocuments, ReadSource, WriteDocuments
+from data.pipeline.progress import StageCost
+from data.pipeline.steps.deduplicate import ClusterDuplicates, ComputeSignatures, FindDuplicates, buckets
+from data.pipeline.steps.document_files import ReadDocuments, WriteDocuments
+from data.pipeline.steps.filter_documents import FilterDocuments
 from data.pipeline.steps.finish import DescribeShards
+from data.pipeline.steps.read_source import ReadSource
 from data.pipeline.steps.tokenize_documents import TokenizeDocuments, TrainTokenizer
 from data.pipeline.work_folder import WorkFolder
 
-_ONE_TASK_BYTES = 2**30  # up to which the pairs of all buckets are found by one task
+_ONE_TASK_BYTES = 2**30  # up to this much text, one task finds the pairs of all buckets
 
 
 @dataclass(frozen=True)
-class Stage(StageWork):
-    """A stage with its pipeline."""
+class BuildStage(StageCost):
+    """A stage of a build: tasks that run one pipeline, all complete before the next stage begins."""
 
     pipeline: tuple[PipelineStep, ...]
 
 
-def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[str, str]) -> list[Stage]:
-    """Everything a build does. The seconds per MB are of benchmarks/data_build.md."""
+def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[str, str]) -> list[BuildStage]:
+    """Return the stages of a build, in order. The seconds per MB are measured in benchmarks/data_build.md."""
     tasks, size = len(plan.tasks), plan.bytes
     filters = {
         name: tuple(filter_.build() for filter_ in (config.filters if source.filters is None else source.filters))
@@ -40,21 +42,24 @@ def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[s
         on_bad_document=config.on_bad_document,
         max_document_bytes=config.max_document_bytes,
     )
-    write = WriteDocuments(work, plan.tasks, config, sample=0.0 if config.tokenizer.path else trained / max(size, 1))
-    sign = (SignDocuments(work, config.deduplicate),) if config.deduplicate.any else ()
+    sample_fraction = 0.0 if config.tokenizer.path else trained / max(size, 1)
+    write = WriteDocuments(work, plan.tasks, config, sample_fraction=sample_fraction)
+    sign = (ComputeSignatures(work, config.deduplicate),) if config.deduplicate.any else ()
     filter_ = FilterDocuments(work, plan.tasks, filters)
     cost = 0.02 + 0.1 * max(map(len, filters.values())) + 0.15 * config.deduplicate.minhash
-    stages = [Stage("documents", "reading and filtering", tasks, size, cost, (read, filter_, *sign, write))]
+    stages = [BuildStage("documents", "reading and filtering", tasks, size, cost, (read, filter_, *sign, write))]
     if config.deduplicate.any:
         finders = len(buckets(config.deduplicate)) if size > _ONE_TASK_BYTES else 1
         find = FindDuplicates(work, config.deduplicate, tasks=tasks)
         cluster = ClusterDuplicates(work, config.deduplicate, tasks=tasks)
-        stages.append(Stage("pairs", "finding duplicates", finders, size, 0.003, (find,)))
-        stages.append(Stage("clusters", "clustering duplicates", 1, size, 0.001, (cluster,)))
+        stages.append(BuildStage("pairs", "finding duplicates", finders, size, 0.003, (find,)))
+        stages.append(BuildStage("clusters", "clustering duplicates", 1, size, 0.001, (cluster,)))
     if not config.tokenizer.path:
         train = TrainTokenizer(work, config, tasks=tasks)
-        stages.append(Stage("tokenizer", "training the tokenizer", 1, trained, 0.3, (train,)))
+        stages.append(BuildStage("tokenizer", "training the tokenizer", 1, trained, 0.3, (train,)))
     encode = (ReadDocuments(work, deduplicated=config.deduplicate.any), TokenizeDocuments(work, config, plan.tasks))
-    stages.append(Stage("tokens", "writing shards", tasks, size, 0.15, encode))
-    stages.append(Stage("finish", "describing shards", 1, size, 0.001, (DescribeShards(work, config, plan, inputs),)))
+    stages.append(BuildStage("tokens", "writing shards", tasks, size, 0.15, encode))
+    stages.append(
+        BuildStage("finish", "describing shards", 1, size, 0.001, (DescribeShards(work, config, plan, inputs),))
+    )
     return stages

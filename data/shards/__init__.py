@@ -1,1 +1,1 @@
-"""Shards on disk: their description, their tokens, their hashes."""
+"""Token shards on disk: their description, their tokens and their hashes."""

@@ -1,4 +1,4 @@
-"""What stands beside the shards of one source: `dataset.json`, the contract between builder and loader.
+"""`dataset.json`: the description of one source's shards, and the contract between the build and the loader.
 
 SHARDS/tokenizer.json
 SHARDS/SOURCE/dataset.json
@@ -34,31 +34,31 @@ class ShardFile(Settings):
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every file that belongs to it, by path."""
+        """The SHA-256 of the shard's file, its index and its loss mask, by path."""
         loss = {f"{self.path}.loss": self.loss_sha256} if self.loss_sha256 else {}
         return {self.path: self.sha256, f"{self.path}.index": self.index_sha256, **loss}
 
 
 class SplitInfo(Settings):
-    """One split of a source, in the order in which its files are read."""
+    """One split of a source; `files` are in the order in which they are read."""
 
     documents: int = Field(ge=0)
     tokens: int = Field(ge=0)
-    text_bytes: int = Field(ge=0)  # of UTF-8, so that losses convert to bits per byte
+    text_bytes: int = Field(ge=0)  # in UTF-8; converts losses to bits per byte
     files: tuple[ShardFile, ...]
 
 
 class TokenizerInfo(Settings):
-    """Which tokenizer made the tokens; `path` is relative to the shards' folder."""
+    """The tokenizer that made the tokens; `path` is relative to the shards' folder."""
 
     path: str
     sha256: str
-    vocab_size: int = Field(ge=1, le=2**32)  # token numbers take four bytes at most
+    vocab_size: int = Field(ge=1, le=2**32)  # token ids take four bytes at most
     eos_id: int
 
 
 class DatasetInfo(Settings):
-    """The whole of `dataset.json`."""
+    """The content of `dataset.json`."""
 
     format: Literal[1] = 1
     source: str
@@ -71,7 +71,7 @@ class DatasetInfo(Settings):
 
 
 def read_dataset(folder: Path) -> DatasetInfo:
-    """Read SHARDS/SOURCE/dataset.json. Raises UserError where it is missing or not of this form."""
+    """Read SHARDS/SOURCE/dataset.json. Raises UserError if it is missing or not of this form."""
     path = folder / FILE_NAME
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def read_dataset(folder: Path) -> DatasetInfo:
 
 
 def check_hash(path: Path, expected: str) -> None:
-    """Raise UserError where a file's bytes are not those that dataset.json has the hash of."""
+    """Raise UserError if a file's SHA-256 is not the one that dataset.json records."""
     try:
         found = file_sha256(path)
     except OSError as error:

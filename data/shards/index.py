@@ -1,4 +1,4 @@
-"""The shards that a config names: their descriptions, opened without reading a token."""
+"""The shards that a config names, opened by their dataset.json files without reading a token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.config import DataConfig
 from data.shards.dataset_json import FILE_NAME, DatasetInfo, Split, SplitInfo, TokenizerInfo, check_hash, read_dataset
-from data.shards.stream import Stream
+from data.shards.stream import TokenStream
 from settings import UserError
 from settings.errors import nearest
 from settings.files import is_folder
@@ -19,49 +19,49 @@ _EMPTY = SplitInfo(documents=0, tokens=0, text_bytes=0, files=())
 
 @dataclass(frozen=True)
 class Shards:
-    """The sources of a run, sorted by name: a source's number is its place here."""
+    """The sources of a run, sorted by name: a source's number is its index here."""
 
     folder: Path
     datasets: dict[str, DatasetInfo]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names by source number, as in Rows.sources."""
+        """The source names by source number, as in Batch.sources."""
         return tuple(self.datasets)
 
     @property
     def tokenizer(self) -> TokenizerInfo:
-        """Of all sources."""
+        """The tokenizer, which all sources share."""
         return next(iter(self.datasets.values())).tokenizer
 
     def tokenizer_file(self) -> Path:
-        """The tokenizer.json. Raises UserError where it is missing or not the one that made the tokens."""
+        """Return the path of tokenizer.json. Raises UserError if it is missing or did not make the tokens."""
         path = self.folder / self.tokenizer.path
         check_hash(path, self.tokenizer.sha256)
         return path
 
     def split(self, name: str, split: Split) -> SplitInfo:
-        """A source's split; an empty one where its dataset.json has none."""
+        """Return a source's split, or an empty one if its dataset.json has none."""
         return self.datasets[name].splits.get(split, _EMPTY)
 
     def digests(self) -> dict[str, str]:
-        """For each source one hash of what is read of it: the tokens of its files in their order, documents' ends."""
-        read = {name: info.to_plain() for name, info in self.datasets.items()}
+        """Return for each source one hash of what training reads: its shards in their order, with their indexes."""
+        plain = {name: info.to_plain() for name, info in self.datasets.items()}
         return {
             name: hashlib.sha256(json.dumps([info["token_bytes"], info["splits"]], sort_keys=True).encode()).hexdigest()
-            for name, info in read.items()
+            for name, info in plain.items()
         }
 
-    def stream(self, name: str, split: Split) -> Stream:
-        """Open a source's split. Raises UserError where files are missing, cut short, or not of one piece."""
+    def stream(self, name: str, split: Split) -> TokenStream:
+        """Open a source's split. Raises UserError if files are missing, truncated, or do not belong together."""
         token_bytes = self.datasets[name].token_bytes
-        return Stream(self.folder / name, self.split(name, split), token_bytes=token_bytes)
+        return TokenStream(self.folder / name, self.split(name, split), token_bytes=token_bytes)
 
 
 def open_shards(config: DataConfig) -> Shards:
-    """Read the dataset.json of every source that `config` names, or of all there are; cheap: no shard is opened.
+    """Read the dataset.json of every source that `config` names, or of all sources if it names none; opens no shard.
 
-    Raises UserError for a missing folder, a source without shards, a mixture that names an unknown one, and sources
+    Raises UserError for a missing folder, a source without shards, a mixture that names an unknown source, and sources
     that were tokenized by different tokenizers.
     """
     folder = config.shards
@@ -76,7 +76,7 @@ def open_shards(config: DataConfig) -> Shards:
             if name not in available:
                 raise UserError(f'{key}: no shards of a source "{name}" are in {folder}{nearest(name, available)}')
         named.update(mixture)
-    if not all(config.mixtures().values()):  # some stage takes all sources, by tokens
+    if not all(config.mixtures().values()):  # some stage draws from all sources, in proportion to tokens
         named.update(config.sources or available)
     elif config.sources:
         named.update(name for name in config.sources if name in available)
@@ -93,11 +93,12 @@ def open_shards(config: DataConfig) -> Shards:
 
 
 def shard_tokenizer(config: DataConfig) -> TokenizerInfo:
-    """The tokenizer of all sources of `config`. Raises UserError where there are no shards, or several tokenizers."""
+    """Return the tokenizer that all sources of `config` share. Raises UserError as `open_shards` does."""
     return open_shards(config).tokenizer
 
 
 def _check_one_tokenizer(datasets: dict[str, DatasetInfo]) -> None:
+    """Raise UserError if two sources were tokenized by different tokenizers."""
     first, *others = datasets
     for other in others:
         if datasets[other].tokenizer.sha256 != datasets[first].tokenizer.sha256:

@@ -1,4 +1,4 @@
-"""What is in a folder of shards: counts, hashes, a sample in text."""
+"""A summary of a folder of shards: counts, whether hashes match, and a decoded sample of each source."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from settings.files import file_sha256
 
 @dataclass(frozen=True)
 class SplitView:
-    """One split of a source."""
+    """The summary of one split of a source."""
 
     name: str
     documents: int
     tokens: int
     bytes_per_token: float
-    verdict: str  # ok, or which file is missing or altered
+    status: str  # "ok", or which file is missing or altered
 
 
 @dataclass(frozen=True)
 class SourceView:
-    """One source of a folder of shards."""
+    """The summary of one source."""
 
     name: str
     language: str
@@ -36,7 +36,7 @@ class SourceView:
 
 
 def inspect(shards: Path, *, sample_tokens: int) -> list[SourceView]:
-    """Every source of `shards`, in order of name. Raises UserError where the folder holds none."""
+    """Summarize every source of `shards`, sorted by name. Raises UserError if the folder holds none."""
     if not shards.is_dir():
         raise UserError(f"{shards} {'is a file' if shards.exists() else 'does not exist'}; name a folder of shards")
     folders = sorted(path.parent for path in shards.glob(f"*/{FILE_NAME}"))
@@ -52,32 +52,32 @@ def _view(folder: Path, info: DatasetInfo, shards: Path, sample_tokens: int) -> 
             documents=split.documents,
             tokens=split.tokens,
             bytes_per_token=split.text_bytes / split.tokens if split.tokens else 0.0,
-            verdict=_tokenizer_verdict(info, shards) or _verdict(folder, split) or "ok",
+            status=_tokenizer_fault(info, shards) or _file_fault(folder, split) or "ok",
         )
         for name, split in info.splits.items()
     )
     return SourceView(info.source, info.language, info.licence, splits, _sample(folder, info, shards, sample_tokens))
 
 
-def _tokenizer_verdict(info: DatasetInfo, shards: Path) -> str:
+def _tokenizer_fault(info: DatasetInfo, shards: Path) -> str:
     path = shards / info.tokenizer.path
     if not path.is_file():
         return f"{info.tokenizer.path} is missing"
     return "" if file_sha256(path) == info.tokenizer.sha256 else f"{info.tokenizer.path} was altered"
 
 
-def _verdict(folder: Path, split: SplitInfo) -> str:
+def _file_fault(folder: Path, split: SplitInfo) -> str:
     for file in split.files:
-        for path, wanted in file.hashes.items():
+        for path, expected in file.hashes.items():
             if not (folder / path).is_file():
                 return f"{path} is missing"
-            if file_sha256(folder / path) != wanted:
+            if file_sha256(folder / path) != expected:
                 return f"{path} was altered"
     return ""
 
 
 def _sample(folder: Path, info: DatasetInfo, shards: Path, tokens: int) -> str:
-    """The first tokens of the first training file that is there, decoded."""
+    """Decode the first tokens of the first training file; empty if that or the tokenizer is missing."""
     train = info.splits.get("train")
     path = shards / info.tokenizer.path
     if not tokens or train is None or not train.files or not path.is_file():

@@ -1,9 +1,9 @@
-"""The tokens of one split of one source, as one stream: its shard files one after the other, memory-mapped.
+"""The token stream of one split of one source: its shard files one after the other, memory-mapped.
 
-A window may cross from a file into the next: where the builder happened to end a file is no boundary of the text (the
-end of a document is, and files end with one). So shards cut at other places give the same windows.
+A sequence may cross from one file into the next: the end of a document is a boundary of the text, and the end of a file
+is not. So the same documents in files of other sizes give the same sequences.
 
-Shapes: k windows of `length` tokens; positions in the stream are counted in tokens over all files.
+Shapes: k spans of `length` tokens. Positions in the stream count the tokens of all files.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ UInt64s: TypeAlias = NDArray[np.uint64]
 Array: TypeAlias = NDArray[Any]
 
 _TOKEN_TYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
-_PIECE = 2**20  # of an index, looked at together
+_INDEX_CHUNK = 2**20  # entries of an index that are checked together
 _END_TYPE: np.dtype[Any] = np.dtype("<u8")
 
 
-class Stream:
-    """A split's files, opened. Nothing is read before it is asked for, and nothing is kept."""
+class TokenStream:
+    """The memory-mapped files of a split. Only what is requested is read, and nothing is cached."""
 
     def __init__(self, folder: Path, split: SplitInfo, *, token_bytes: int) -> None:
-        """`folder` is the source's. Raises UserError where a file is missing or its size is not dataset.json's."""
-        files = [file for file in split.files if file.tokens]  # an empty file cannot be mapped, and holds nothing
+        """Map the files of a split; `folder` is the source's.
+
+        Raises UserError if a file is missing, if its size is not dataset.json's, or if an index is of another shard.
+        """
+        files = [file for file in split.files if file.tokens]  # an empty file cannot be mapped
         for file in split.files:
             _check_sizes(folder, file, token_bytes)
         self.token_type = _TOKEN_TYPES[token_bytes]
@@ -57,87 +60,83 @@ class Stream:
         self.has_loss_mask = any(loss is not None for loss in self._loss)
 
     def check_documents(self) -> None:
-        """Raise UserError where an index does not ascend. Reads all of it, a piece at a time."""
+        """Raise UserError if an index does not ascend. Reads every index in full."""
         for path, ends in zip(self._paths, self._ends, strict=True):
-            for first in range(0, len(ends), _PIECE):
-                piece = ends[first : first + _PIECE + 1]
-                if np.any(piece[1:] < piece[:-1]):
+            for first in range(0, len(ends), _INDEX_CHUNK):
+                chunk = ends[first : first + _INDEX_CHUNK + 1]
+                if np.any(chunk[1:] < chunk[:-1]):
                     raise UserError(
                         f"{path}.index does not ascend: it is garbled; build the shards again with `lehr data build`"
                     )
 
     def read(self, starts: Int64s, length: int) -> Array:
-        """Tokens [k, length] in the shards' own type, from positions `starts` [k]; 0 past the end of the stream."""
+        """Return tokens [k, length] from positions `starts` [k], in the shards' type; 0 past the end of the stream."""
         return self._gather(self._tokens, starts, length, np.zeros((), dtype=self.token_type))
 
     def read_loss_mask(self, starts: Int64s, length: int) -> NDArray[np.bool_]:
-        """For each token [k, length], whether predicting it counts: its `.ds.loss`; True where a file has none."""
+        """Return whether predicting each token [k, length] counts: its `.ds.loss` byte, or True without such a file."""
         return self._gather(self._loss, starts, length, np.ones((), dtype=np.bool_))
 
     def document_starts(self, starts: Int64s, length: int) -> tuple[Int64s, Int64s]:
-        """Where documents begin inside windows, their first token aside: window numbers and offsets, [n] each.
+        """Return where documents begin inside spans, but not at their first token: span numbers and offsets, both [n].
 
         A document without tokens begins where the next one does, so pairs may repeat.
         """
-        windows: list[Int64s] = []
-        offsets: list[Int64s] = []
-        for file, inside in self._touched(starts, length):
+        spans_found: list[Int64s] = []
+        offsets_found: list[Int64s] = []
+        for file, spans in self._spans_by_file(starts, length):
             ends = self._ends[file]
-            origin = starts[inside] - self._file_starts[file]  # of the windows, in this file's positions
-            # The keys must have the ends' type: otherwise numpy would convert the whole index on each call.
-            first = np.searchsorted(ends, np.maximum(origin, 0).astype(_END_TYPE), side="right")
-            last = np.searchsorted(ends, (origin + length).astype(_END_TYPE), side="left")
+            offsets = starts[spans] - self._file_starts[file]
+            # The keys must have the ends' type: otherwise numpy would convert the full index on each call.
+            first = np.searchsorted(ends, np.maximum(offsets, 0).astype(_END_TYPE), side="right")
+            last = np.searchsorted(ends, (offsets + length).astype(_END_TYPE), side="left")
             counts = last - first
-            which = np.repeat(np.arange(len(inside)), counts)
+            which = np.repeat(np.arange(len(spans)), counts)
             nth = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-            windows.append(inside[which])
-            offsets.append(ends[first[which] + nth].astype(np.int64) - origin[which])
-        if not windows:
+            spans_found.append(spans[which])
+            offsets_found.append(ends[first[which] + nth].astype(np.int64) - offsets[which])
+        if not spans_found:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        return np.concatenate(windows), np.concatenate(offsets)
+        return np.concatenate(spans_found), np.concatenate(offsets_found)
 
     def _gather(self, files: list[Any], starts: Int64s, length: int, fill: Array) -> Array:
-        """Windows [k, length] out of `files`, each an array or None; `fill` is the value and type of what is absent."""
+        """Return spans [k, length] of `files`, each an array or None; `fill` is the value and type of missing ones."""
         result: Array | None = None
-        for file, inside in self._touched(starts, length):
+        for file, spans in self._spans_by_file(starts, length):
             values = files[file]
-            origin = starts[inside] - self._file_starts[file]
+            offsets = starts[spans] - self._file_starts[file]
             size = int(self._file_ends[file] - self._file_starts[file])
-            if values is not None and len(inside) == len(starts) and _whole(origin, length, size).all():
-                gathered: Array = sliding_window_view(values, length)[origin]  # one copy, a window at a time
+            is_inside = (offsets >= 0) & (offsets + length <= size)  # all of the span lies in this file
+            if values is not None and len(spans) == len(starts) and is_inside.all():
+                gathered: Array = sliding_window_view(values, length)[offsets]  # one copy, a span at a time
                 return gathered
             if result is None:
                 result = np.full((len(starts), length), fill, dtype=fill.dtype)
             if values is None:
                 continue
-            whole = _whole(origin, length, size)
-            if whole.any():
-                result[inside[whole]] = sliding_window_view(values, length)[origin[whole]]
-            for window, at in zip(inside[~whole].tolist(), origin[~whole].tolist(), strict=True):
-                begin, end = max(at, 0), min(at + length, size)
-                result[window, begin - at : end - at] = values[begin:end]
+            if is_inside.any():
+                result[spans[is_inside]] = sliding_window_view(values, length)[offsets[is_inside]]
+            for span, offset in zip(spans[~is_inside].tolist(), offsets[~is_inside].tolist(), strict=True):
+                begin, end = max(offset, 0), min(offset + length, size)
+                result[span, begin - offset : end - offset] = values[begin:end]
         return np.full((len(starts), length), fill, dtype=fill.dtype) if result is None else result
 
-    def _touched(self, starts: Int64s, length: int) -> Iterator[tuple[int, Int64s]]:
-        """Each file that some window has tokens of, with the numbers of these windows."""
+    def _spans_by_file(self, starts: Int64s, length: int) -> Iterator[tuple[int, Int64s]]:
+        """Yield each file that some span has tokens of, with the numbers of these spans."""
         first = np.searchsorted(self._file_ends, starts, side="right")
         last = np.searchsorted(self._file_ends, starts + (length - 1), side="right")
         last = np.minimum(last, len(self._file_ends) - 1)
-        inside = np.flatnonzero(first <= last)
-        while len(inside):
-            files = first[inside]
+        spans = np.flatnonzero(first <= last)
+        while len(spans):
+            files = first[spans]
             for file in np.unique(files):
-                yield int(file), inside[files == file]
+                yield int(file), spans[files == file]
             first = first + 1
-            inside = np.flatnonzero(first <= last)
-
-
-def _whole(origin: Int64s, length: int, size: int) -> NDArray[np.bool_]:
-    """Which windows lie in a file of `size` tokens from end to end."""
-    return (origin >= 0) & (origin + length <= size)
+            spans = np.flatnonzero(first <= last)
 
 
 def _check_sizes(folder: Path, file: ShardFile, token_bytes: int) -> None:
+    """Raise UserError if one of the shard's files is missing or has another size than dataset.json records."""
     sizes = {file.path: file.tokens * token_bytes, f"{file.path}.index": file.documents * _END_TYPE.itemsize}
     if file.loss_sha256:
         sizes[f"{file.path}.loss"] = file.tokens
@@ -158,7 +157,7 @@ def _check_sizes(folder: Path, file: ShardFile, token_bytes: int) -> None:
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> Array:
-    """The file as an array, mapped; a plain array, because slices of np.memmap cost a microsecond each."""
+    """Map a file as a plain array, because slices of np.memmap cost a microsecond each."""
     if os.stat(path).st_size == 0:
         return np.empty(0, dtype=dtype)
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))

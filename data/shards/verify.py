@@ -1,4 +1,4 @@
-"""The bytes of shards against the hashes of their dataset.json; a file found right once is not read again."""
+"""Verification: the bytes of shards are compared with the hashes in dataset.json, and results are cached by file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data.shards.index import Shards, open_shards
 from settings import Settings, parse
 from settings.files import explained, write_json
 
-# A file written to this lately may be written to again without its times showing it, where these are coarse.
+# Where the file system's clock is coarse, a file this young may be written to again without a change of its times.
 _SECONDS_TO_SETTLE = 2
 
 
-class Verified(Settings):
-    """What a file was like when its bytes had this hash."""
+class VerifiedFile(Settings):
+    """The attributes of a file when its bytes had this hash."""
 
     size: int
     mtime_ns: int
@@ -29,27 +29,27 @@ class Verified(Settings):
     sha256: str
 
 
-class _Memory(Settings):
-    """The whole of the file that remembers, by absolute path."""
+class _Cache(Settings):
+    """The content of the cache file: verified files by absolute path."""
 
     format: Literal[1] = 1
-    files: dict[str, Verified]
+    files: dict[str, VerifiedFile]
 
 
-def verify_shards(config: DataConfig, memory: Path) -> None:
-    """Compare every file of the shards with its hash, and see that indices ascend; `memory` is a file to remember in.
+def verify_shards(config: DataConfig, cache: Path) -> None:
+    """Compare every file of the shards with its hash, and check that indexes ascend.
 
-    Read are the files that are not as they were remembered. Raises UserError for one that was altered. Does nothing
-    without `data.verify_hashes`.
+    `cache` is the file that remembers verified files; a file whose attributes have not changed since is not read again.
+    Raises UserError for a file that was altered. Does nothing without `data.verify_hashes`.
     """
     if not config.verify_hashes:
         return
     shards = open_shards(config)
-    known = _recall(memory)
+    known = _read_cache(cache)
     files = list(_hashed_files(shards))
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         found = list(pool.map(lambda item: _verify(item[0], item[1], known.get(str(item[0]))), files))
-    verified = {str(path): seen for (path, _), seen in zip(files, found, strict=True) if seen}
+    verified = {str(path): file for (path, _), file in zip(files, found, strict=True) if file}
     if verified == known and len(verified) == len(files):
         return
     for name, dataset in shards.datasets.items():
@@ -57,35 +57,36 @@ def verify_shards(config: DataConfig, memory: Path) -> None:
             shards.stream(name, split).check_documents()
     if verified:
         with explained("noting which shards are verified"):
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            write_json(memory, _Memory(files=verified).to_plain())
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cache, _Cache(files=verified).to_plain())
 
 
-def _verify(path: Path, expected: str, known: Verified | None) -> Verified | None:
-    """What to remember of the file, None where it is too new for that. Raises UserError where it was altered."""
+def _verify(path: Path, expected: str, known: VerifiedFile | None) -> VerifiedFile | None:
+    """Return what to cache of the file, or None if it is too young. Raises UserError if it was altered."""
     started = time.time()
     stat = path.stat()
-    seen = Verified(
+    current = VerifiedFile(
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
         ctime_ns=stat.st_ctime_ns,
         inode=stat.st_ino,
         sha256=expected,
     )
-    if seen != known:
+    if current != known:
         check_hash(path, expected)
-    return seen if started - stat.st_mtime > _SECONDS_TO_SETTLE else None
+    return current if started - stat.st_mtime > _SECONDS_TO_SETTLE else None
 
 
-def _recall(memory: Path) -> dict[str, Verified]:
-    """Nothing where the file is missing or broken: all is read again."""
+def _read_cache(path: Path) -> dict[str, VerifiedFile]:
+    """Return the verified files; none if the cache is missing or broken, so that all files are read again."""
     try:
-        return parse(_Memory, json.loads(memory.read_bytes()), source=str(memory)).files
+        return parse(_Cache, json.loads(path.read_bytes()), source=str(path)).files
     except (OSError, ValueError, RecursionError):
         return {}
 
 
 def _hashed_files(shards: Shards) -> Iterable[tuple[Path, str]]:
+    """Yield every file of the shards, as an absolute path, with the SHA-256 that dataset.json records."""
     for name, dataset in shards.datasets.items():
         for split in dataset.splits.values():
             for file in split.files:

@@ -1,5 +1,5 @@
-"""Where text comes from. A kind of source is one file here, with a registered config that lists and reads it."""
+"""The sources of text. A kind of source is one file here, with a registered config that lists and reads its input."""
 
-from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 
-__all__ = ["SOURCES", "BadDocument", "Piece", "SourceConfig", "Text"]
+__all__ = ["SOURCES", "BadDocument", "InputPart", "RawDocument", "SourceConfig"]

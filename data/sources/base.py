@@ -1,11 +1,11 @@
-"""The contract of a source: it lists its input as pieces, and reads the documents of a piece."""
+"""The contract of a source: it lists its input in parts, and reads the documents of a part."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -14,21 +14,21 @@ from settings import Registry, Settings
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of one input file that one task reads.
+class InputPart:
+    """A part of one input file, which one task reads.
 
-    What `part` of `parts` means is the source's own: a range of bytes, every n-th row group, every n-th document.
+    Each source decides what part `index` of `count` is: a range of bytes, every n-th row group, every n-th document.
     """
 
     path: Path
-    bytes: int  # of text in this piece, about: what is known without reading it
-    part: int = 0
-    parts: int = 1
+    bytes: int  # of text in this part, estimated without reading it
+    index: int = 0
+    count: int = 1
 
 
 @dataclass(frozen=True)
-class Text:
-    """One document as it was read, with where it came from: a file, and a line, row or member of it."""
+class RawDocument:
+    """One document as it was read; `where` names its file, and its line, row or member there."""
 
     text: str
     where: str
@@ -36,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True)
 class BadDocument:
-    """Something that should have been a document and is not; `reason` is one word that is counted."""
+    """Something that should have been a document and is not; `reason` is counted (data/drop_reasons.py)."""
 
     reason: str
     where: str
@@ -44,7 +44,7 @@ class BadDocument:
 
 
 class SourceConfig(Settings):
-    """What every source has. Its name in the config (`data.sources.NAME`) is the name of its folder of shards."""
+    """The fields of every source. Its key in the config (`data.sources.KEY`) names its folder of shards."""
 
     name: str = Field(description="the kind of source")
     licence: str = Field("unknown", description="recorded in dataset.json")
@@ -60,16 +60,28 @@ class SourceConfig(Settings):
     )
 
     def files(self) -> Sequence[Path]:
-        """Every input file, in a fixed order. Raises UserError where one is missing."""
+        """Return every input file, in a fixed order. Raises UserError if one is missing."""
         raise AssertionError(f"{type(self).__name__} has no files")
 
-    def pieces(self, piece_bytes: int) -> Sequence[Piece]:
-        """The input cut into pieces of about `piece_bytes` or less, where it can be cut."""
-        raise AssertionError(f"{type(self).__name__} has no pieces")
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        """Divide the input into parts of about `part_bytes` or less, as far as its files can be divided."""
+        raise AssertionError(f"{type(self).__name__} has no parts")
 
-    def read(self, piece: Piece) -> Iterator[Text | BadDocument]:
-        """The documents of a piece, in order; the pieces together hold every document once."""
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
+        """Yield the documents of a part, in order; all parts together hold every document once.
+
+        Damaged input becomes a BadDocument, never an exception.
+        """
         raise AssertionError(f"{type(self).__name__} has no read")
+
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        """Write `documents` to files in `folder` in this source's format, and return a config that reads them.
+
+        The contract tests of sources read them back. No document has an empty line or white space at its ends. A source
+        that always reads the same input, such as the standard library, writes nothing.
+        """
+        raise AssertionError(f"{cls.__name__} has no example")
 
 
 SOURCES = Registry("source", room="data.sources", base=SourceConfig)

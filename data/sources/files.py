@@ -1,4 +1,4 @@
-"""Input files: from what the user wrote to a fixed list, opened whatever their compression."""
+"""Input files: the user's paths become a fixed list of files, which are opened whatever their compression."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from settings import UserError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# What a damaged or misnamed file raises while it is read.
+# The errors that a damaged or misnamed file raises while it is read.
 UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 _BUFFER_BYTES = 1 << 20
-_COMPRESSIONS = {".gz": 4, ".zst": 4}  # about how much text a compressed byte holds
+_TEXT_PER_BYTE = {".gz": 4, ".zst": 4}  # an estimate for each compression
 
 
 def find_input_files(paths: Sequence[str], suffixes: Sequence[str], *, key: str) -> list[Path]:
-    """Files, folders (every file under them with one of the suffixes) and globs, sorted within each; no file twice.
+    """List the files of `paths`, which may be files, globs, or folders, whose files with one of the suffixes are taken.
 
-    Raises UserError where a path matches nothing: a typing error must not become a smaller data set.
+    Files are sorted within each path, and no file is listed twice. Raises UserError if a path matches nothing, so that
+    a typing error does not become a smaller data set.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -51,17 +52,17 @@ def _is_wanted(file: Path, suffixes: Sequence[str]) -> bool:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether `open_binary` decompresses it; such a file is read from its beginning only."""
-    return path.suffix in _COMPRESSIONS
+    """Return whether `open_binary` decompresses the file, which can then only be read from its beginning."""
+    return path.suffix in _TEXT_PER_BYTE
 
 
 def text_bytes(path: Path) -> int:
-    """About how much text a file holds."""
-    return path.stat().st_size * _COMPRESSIONS.get(path.suffix, 1)
+    """Estimate how many bytes of text a file holds."""
+    return path.stat().st_size * _TEXT_PER_BYTE.get(path.suffix, 1)
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """Open for reading, decompressed by its suffix."""
+    """Open a file for reading, and decompress it if its suffix is .gz or .zst."""
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if path.suffix == ".zst":
@@ -70,7 +71,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 class _ZstdReader(io.RawIOBase):
-    """The text of a .zst file, frame after frame. The library's own reader takes a file cut short for a whole one."""
+    """Decompresses a .zst file frame by frame. The library's own reader does not notice that a file is truncated."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -83,7 +84,7 @@ class _ZstdReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Buffer) -> int:
-        """Raises EOFError where the file ends within a frame."""
+        """Fill `buffer` with decompressed bytes. Raises EOFError if the file ends within a frame."""
         while not self._text and self._advance():
             pass
         target = memoryview(buffer).cast("B")
@@ -92,7 +93,7 @@ class _ZstdReader(io.RawIOBase):
         return count
 
     def _advance(self) -> bool:
-        """Decompress some more; False at the end."""
+        """Decompress the next bytes; return False at the end of the file."""
         if self._frame.eof:
             self._compressed = self._frame.unused_data
             self._frame = zstandard.ZstdDecompressor().decompressobj()

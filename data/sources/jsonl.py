@@ -1,19 +1,23 @@
-"""JSON lines: one object a line, plain or compressed."""
+"""JSON lines: one object per line, plain or compressed."""
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Self
 
+import orjson
+import zstandard
 from pydantic import Field
 
-from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.drop_reasons import BINARY, BROKEN_JSON, INVALID_UTF8, MISSING_FIELD, UNREADABLE_FILE
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import UNREADABLE, find_input_files, is_compressed, open_binary, text_bytes
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst", ".json.gz")
-_LINES_A_TURN = 256
-_MOST_PARTS = 64  # every part of a compressed file decompresses the whole of it
+_LINES_PER_BLOCK = 256
+_MAX_PARTS = 64  # of a compressed file: every part decompresses all of it
 _LONGEST_LINE = 1 << 30
 
 
@@ -28,58 +32,68 @@ class JsonLinesConfig(SourceConfig):
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, _SUFFIXES, key="paths")
 
-    def pieces(self, piece_bytes: int) -> Sequence[Piece]:
-        """Plain files in ranges of bytes; compressed ones in turns of 256 lines."""
-        pieces = []
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        """Divide plain files into ranges of bytes; deal compressed ones out in blocks of 256 lines."""
+        parts = []
         for file in self.files():
             size = text_bytes(file)
-            parts = max(1, round(size / piece_bytes))
+            count = max(1, round(size / part_bytes))
             if is_compressed(file):
-                parts = min(parts, _MOST_PARTS)
-            pieces += [Piece(file, size // parts, part, parts) for part in range(parts)]
-        return pieces
+                count = min(count, _MAX_PARTS)
+            parts += [InputPart(file, size // count, index, count) for index in range(count)]
+        return parts
 
-    def read(self, piece: Piece) -> Iterator[Text | BadDocument]:
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
         try:
-            with open_binary(piece.path) as file:
-                lines = _turns(file, piece) if is_compressed(piece.path) else _byte_range(file, piece)
+            with open_binary(part.path) as file:
+                lines = _line_blocks(file, part) if is_compressed(part.path) else _byte_range(file, part)
                 for where, line in lines:
                     if document := self._parse(line, where):
                         yield document
         except UNREADABLE as error:
-            yield BadDocument("unreadable_file", str(piece.path), str(error))
+            yield BadDocument(UNREADABLE_FILE, str(part.path), str(error))
 
-    def _parse(self, line: bytes, where: str) -> Text | BadDocument | None:
-        import orjson
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        plain, gzipped, zstandard_compressed = (
+            b"".join(orjson.dumps({"text": text, "number": 1}) + b"\n" for text in documents[start::3])
+            for start in range(3)
+        )
+        (folder / "a.jsonl").write_bytes(plain)
+        (folder / "b.jsonl.gz").write_bytes(gzip.compress(gzipped))
+        (folder / "c.jsonl.zst").write_bytes(zstandard.compress(zstandard_compressed))
+        return cls(paths=(str(folder),))
 
+    def _parse(self, line: bytes, where: str) -> RawDocument | BadDocument | None:
         if not line.strip():
-            return None  # such as the end of the last line: nothing that could have been a document
+            return None  # an empty line is not a document, and the last line may be empty
         try:
             values = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            return _why_broken(line, where, str(error))
+            return _diagnose(line, where, str(error))
         if not isinstance(values, dict) or self.text_field not in values:
-            return BadDocument("missing_field", where, f'no field "{self.text_field}"')
+            return BadDocument(MISSING_FIELD, where, f'no field "{self.text_field}"')
         text = values[self.text_field]
         if not isinstance(text, str):
-            return BadDocument("missing_field", where, f'"{self.text_field}" is {type(text).__name__}, not text')
-        return Text(text, where)
+            return BadDocument(MISSING_FIELD, where, f'"{self.text_field}" is {type(text).__name__}, not text')
+        return RawDocument(text, where)
 
 
-def _why_broken(line: bytes, where: str, detail: str) -> BadDocument:
+def _diagnose(line: bytes, where: str, detail: str) -> BadDocument:
+    """Return why a line is not JSON."""
     if b"\0" in line:
-        return BadDocument("binary", where, "holds a zero byte")
+        return BadDocument(BINARY, where, "holds a zero byte")
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        return BadDocument("invalid_utf8", where, str(error))
-    return BadDocument("broken_json", where, detail)
+        return BadDocument(INVALID_UTF8, where, str(error))
+    return BadDocument(BROKEN_JSON, where, detail)
 
 
-def _byte_range(file: BinaryIO, piece: Piece) -> Iterator[tuple[str, bytes]]:
-    """The lines that begin within the part's range of bytes, with their offsets."""
-    size = piece.path.stat().st_size
-    start, stop = size * piece.part // piece.parts, size * (piece.part + 1) // piece.parts
+def _byte_range(file: BinaryIO, part: InputPart) -> Iterator[tuple[str, bytes]]:
+    """Yield the lines that begin within the part's range of bytes, with their offsets."""
+    size = part.path.stat().st_size
+    start, stop = size * part.index // part.count, size * (part.index + 1) // part.count
     offset = start
     if start:
         file.seek(start - 1)
@@ -88,18 +102,19 @@ def _byte_range(file: BinaryIO, piece: Piece) -> Iterator[tuple[str, bytes]]:
         line = file.readline(_LONGEST_LINE)
         if not line:
             break
-        yield f"{piece.path}, byte {offset}", _without_mark(line, offset)
+        yield f"{part.path}, byte {offset}", _without_byte_order_mark(line, offset)
         offset += len(line)
 
 
-def _turns(file: BinaryIO, piece: Piece) -> Iterator[tuple[str, bytes]]:
+def _line_blocks(file: BinaryIO, part: InputPart) -> Iterator[tuple[str, bytes]]:
+    """Yield the lines of every block of 256 lines that is the part's, with their numbers."""
     number = 0
     while line := file.readline(_LONGEST_LINE):
-        if number // _LINES_A_TURN % piece.parts == piece.part:
-            yield f"{piece.path}, line {number + 1}", _without_mark(line, number)
+        if number // _LINES_PER_BLOCK % part.count == part.index:
+            yield f"{part.path}, line {number + 1}", _without_byte_order_mark(line, number)
         number += 1
 
 
-def _without_mark(line: bytes, position: int) -> bytes:
-    """Windows programs may begin a file with a byte order mark."""
+def _without_byte_order_mark(line: bytes, position: int) -> bytes:
+    """Remove the byte order mark with which Windows programs may begin a file."""
     return line if position else line.removeprefix(b"\xef\xbb\xbf")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.drop_reasons import INVALID_UTF8, MISSING_FIELD, UNREADABLE_FILE
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import find_input_files
 
-_ROWS_AT_ONCE = 1024
-_TEXT_PER_BYTE = 3  # about: columns are compressed
+_ROWS_PER_BATCH = 1024
+_TEXT_PER_BYTE = 3  # an estimate: columns are compressed
 
 
 @SOURCES.register
@@ -26,57 +27,69 @@ class ParquetConfig(SourceConfig):
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, (".parquet",), key="paths")
 
-    def pieces(self, piece_bytes: int) -> Sequence[Piece]:
-        """Row groups are dealt out in turn; a file of one row group is not cut."""
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        """Deal row groups out in turn; a file of one row group is one part."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pieces = []
+        parts = []
         for file in self.files():
             size = file.stat().st_size * _TEXT_PER_BYTE
             try:
                 groups = pq.read_metadata(file).num_row_groups
             except (OSError, pa.ArrowException):
-                groups = 1  # `read` says what is wrong with it
-            parts = max(1, min(round(size / piece_bytes), groups))
-            pieces += [Piece(file, size // parts, part, parts) for part in range(parts)]
-        return pieces
+                groups = 1  # `read` reports what is wrong with the file
+            count = max(1, min(round(size / part_bytes), groups))
+            parts += [InputPart(file, size // count, index, count) for index in range(count)]
+        return parts
 
-    def read(self, piece: Piece) -> Iterator[Text | BadDocument]:
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         row = 0
         try:
-            with pq.ParquetFile(piece.path) as file:
+            with pq.ParquetFile(part.path) as file:
                 if self.text_field not in file.schema_arrow.names:
-                    yield BadDocument("missing_field", str(piece.path), f'no column "{self.text_field}"')
+                    yield BadDocument(MISSING_FIELD, str(part.path), f'no column "{self.text_field}"')
                     return
                 for group in range(file.num_row_groups):
-                    if group % piece.parts != piece.part:
+                    if group % part.count != part.index:
                         row += file.metadata.row_group(group).num_rows
                         continue
                     batches = file.iter_batches(
-                        _ROWS_AT_ONCE, row_groups=[group], columns=[self.text_field], use_threads=False
+                        _ROWS_PER_BATCH, row_groups=[group], columns=[self.text_field], use_threads=False
                     )
                     for batch in batches:
                         for value in _as_bytes(batch.column(0)):
-                            yield self._text(value, f"{piece.path}, row {row}")
+                            yield self._document(value, f"{part.path}, row {row}")
                             row += 1
         except (OSError, pa.ArrowException) as error:
-            yield BadDocument("unreadable_file", str(piece.path), str(error).splitlines()[0])
+            yield BadDocument(UNREADABLE_FILE, str(part.path), str(error).splitlines()[0])
 
-    def _text(self, value: object, where: str) -> Text | BadDocument:
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        many, few = documents[len(documents) // 7 :], documents[: len(documents) // 7]
+        pq.write_table(
+            pa.table({"text": many, "number": list(range(len(many)))}), folder / "a.parquet", row_group_size=70
+        )
+        pq.write_table(pa.table({"text": few}), folder / "b.parquet")
+        return cls(paths=(str(folder / "*.parquet"),))
+
+    def _document(self, value: object, where: str) -> RawDocument | BadDocument:
         if not isinstance(value, bytes):
-            return BadDocument("missing_field", where, f'"{self.text_field}" is {type(value).__name__}, not text')
+            return BadDocument(MISSING_FIELD, where, f'"{self.text_field}" is {type(value).__name__}, not text')
         try:
-            return Text(value.decode(), where)
+            return RawDocument(value.decode(), where)
         except UnicodeDecodeError as error:
-            return BadDocument("invalid_utf8", where, str(error))
+            return BadDocument(INVALID_UTF8, where, str(error))
 
 
 def _as_bytes(column: Any) -> list[object]:
-    """Strings as bytes, since parquet does not promise that they are UTF-8; other types as they are."""
+    """Return strings as bytes, since parquet does not promise that they are UTF-8; other types as they are."""
     import pyarrow as pa
 
     assert isinstance(column, pa.Array)

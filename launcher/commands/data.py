@@ -73,12 +73,12 @@ def inspect_shards(
     for source in sources:
         for split in source.splits:
             counts = (f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes_per_token:.2f}")
-            rows.append((source.name, source.language, source.licence, split.name, *counts, split.verdict))
+            rows.append((source.name, source.language, source.licence, split.name, *counts, split.status))
     _print_columns(rows, numbers=range(4, 7))
     for source in sources:
         if source.sample:
             print(f"\n{source.name}:\n{source.sample}")
-    if any(split.verdict != "ok" for source in sources for split in source.splits):
+    if any(split.status != "ok" for source in sources for split in source.splits):
         raise SystemExit(1)
 
 

@@ -25,7 +25,7 @@ def evaluate_run(
     from rich.console import Console
     from rich.table import Table
 
-    from data.batches.held_out import HeldOut
+    from data.batches.held_out import HeldOutLoader
     from data.shards.unigram import unigram_loss
     from launcher.run.saved_run import open_saved_run
     from settings import UserError
@@ -33,7 +33,7 @@ def evaluate_run(
 
     opened = open_saved_run(run, data_shards=shards)
     config = opened.config
-    held_out = HeldOut(config.data, seq_length=config.train.seq_length)
+    held_out = HeldOutLoader(config.data, seq_length=config.train.seq_length)
     if not held_out.sources:
         raise UserError(
             f"no source in {config.data.shards} has held-out documents; build shards with data.held_out_fraction > 0"

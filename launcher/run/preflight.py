@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from data.batches.draws import check_shards
+from data.batches.check_training_data import check_training_data
 from data.shards.index import shard_tokenizer
 from launcher.run.config import RunConfig
 from model.attention import KERNELS
@@ -24,7 +24,7 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     check_layout(config.parallel, config.model, workload(config, world_size))
     config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
     _check_best(config)
-    check_shards(config.data, config.train.seq_length)
+    check_training_data(config.data, config.train.seq_length)
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
     config.optim.check(parameter_shapes(model, config.train.seq_length))

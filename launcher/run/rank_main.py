@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch.distributed as dist
 
-from data.batches.held_out import HeldOut
+from data.batches.held_out import HeldOutLoader
 from data.batches.loader import Loader
 from data.shards.index import shard_tokenizer
 from launcher.exit_codes import DONE, STOPPED_EARLY
@@ -139,7 +139,7 @@ def build_run(
         engine=parts.engine,
         documents=parts.documents,
         loader=loader,
-        held_out=HeldOut(config.data, seq_length=train_config.seq_length),
+        held_out=HeldOutLoader(config.data, seq_length=train_config.seq_length),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=train_config.steps),
         checkpoints=checkpoints,
         metrics=MetricsLogger(

@@ -1,4 +1,4 @@
-"""Small shards for tests, by datatrove's own writer; imported as `made_shards`, this folder being on the path."""
+"""Writes small shards for tests with datatrove's own writer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT_BYTES_PER_TOKEN = 3
 
 
 def documents(rng: np.random.Generator, *, tokens: int, vocab_size: int = 1000, longest: int = 40) -> list[list[int]]:
-    """Random documents that end in EOS and hold `tokens` tokens together."""
+    """Make random documents that end in EOS and hold `tokens` tokens together."""
     made: list[list[int]] = []
     while tokens:
         length = min(int(rng.integers(1, longest + 1)), tokens)

@@ -13,7 +13,7 @@ from made_shards import documents, write_source
 from parallel_runs import Trial, start
 from processes import run_ranks
 
-from data.batches.loader import Loader, Rows, batch_hash
+from data.batches.loader import Batch, Loader, batch_hash
 from data.config import DataConfig
 from model.attention import AttentionMask
 from parallel.config import ParallelConfig
@@ -124,7 +124,7 @@ def test_masks_are_made_for_one_micro_batch_after_the_other(
         assert most <= (6 if "virtual_stages" in parallel else 2)
 
 
-def whole(rows: Rows) -> str:
+def whole(rows: Batch) -> str:
     return np.array([batch_hash(rows, first_row=0)], dtype=np.int64).view(np.uint64)[0].item().to_bytes(8, "big").hex()
 
 
@@ -146,7 +146,7 @@ def test_any_other_batch_has_another_hash(data: dict[str, Any]) -> None:
         rows = loader.batch(0)
     found = {whole(rows)}
     swapped = [1, 0, *range(2, ROWS)]
-    found.add(whole(Rows(**{field.name: getattr(rows, field.name)[swapped] for field in dataclasses.fields(rows)})))
+    found.add(whole(Batch(**{field.name: getattr(rows, field.name)[swapped] for field in dataclasses.fields(rows)})))
     for field in ("tokens", "targets", "samples", "sources"):
         array = getattr(rows, field).copy()
         array.reshape(-1)[3] += 1

@@ -11,7 +11,7 @@ import torch
 from made_shards import documents, write_source
 from processes import run_ranks
 
-from data.batches.held_out import HeldOut
+from data.batches.held_out import HeldOutLoader
 from data.config import DataConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
@@ -39,7 +39,7 @@ class Counting:
 def evaluated(data: dict[str, Any], micro_batch_size: int, micro_batches: int, max_windows: int) -> tuple[Any, int]:
     mesh = make_mesh(ParallelConfig(), timeout_seconds=60)
     engine = Counting(mesh)
-    held_out = HeldOut(DataConfig.model_validate(data), seq_length=SEQ_LENGTH)
+    held_out = HeldOutLoader(DataConfig.model_validate(data), seq_length=SEQ_LENGTH)
     evaluation = evaluate(
         engine,  # type: ignore[arg-type]
         held_out,

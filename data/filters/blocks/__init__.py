@@ -1,1 +1,1 @@
-"""The datatrove blocks that the filters build. They are imported only when a filter is built."""
+"""The datatrove blocks that the filters build. Reading a config does not import them: importing datatrove is slow."""

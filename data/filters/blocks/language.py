@@ -1,4 +1,4 @@
-"""datatrove's language filter with a model from a file: its own downloads one."""
+"""datatrove's language filter with a model from an installed package instead of a download."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from data.filters.base import FilterDecision
+
 _LABEL = "__label__"
 
 
 class OfflineLanguageFilter(BaseFilter):  # type: ignore[misc]
-    """Keeps a document where the probability of one of the languages is over the threshold.
+    """Keeps a document if the probability of one of the languages is over the threshold.
 
-    The decision is that of datatrove's LanguageFilter on the beginning of the text. The model is asked only for labels
-    over the threshold, which spares it most of its 176 leaves; it is loaded by the process that first asks, since it
-    cannot be pickled.
+    The decision is that of datatrove's LanguageFilter on the beginning of the text. The model predicts only labels over
+    the threshold, which spares it most of its 176 leaves. Each process loads it on first use, since it cannot be
+    pickled.
     """
 
     name = "language"
@@ -28,8 +30,8 @@ class OfflineLanguageFilter(BaseFilter):  # type: ignore[misc]
         self._threshold, self._characters = threshold, characters
         self._model: Any = None
 
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """True, or False with the reason that is counted."""
+    def filter(self, doc: Document) -> FilterDecision:
+        """Keep the document, or drop it with the reason "language"."""
         if self._model is None:
             self._model = _load_model()
         beginning = doc.text[: self._characters].replace("\n", " ")
@@ -48,5 +50,5 @@ def _load_model() -> Any:
 
 
 def known_languages() -> list[str]:
-    """The codes of the languages that the model tells apart."""
+    """Return the codes of the languages that the model tells apart."""
     return sorted(label.removeprefix(_LABEL) for label in _load_model().labels)

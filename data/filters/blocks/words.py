@@ -1,8 +1,8 @@
-"""Words by regular expression, in place of spaCy's: some thirty times as fast, and needing no package per language.
+"""A word tokenizer by regular expression: some thirty times as fast as spaCy's, without a package for each language.
 
-datatrove's filters take any `WordTokenizer` as their language. `RegexWords` cuts as spaCy's rules do in most places
-(numbers and abbreviations whole, "Earth's" in two, runs of dots and dashes whole), so that the thresholds of the
-Gopher filters keep their meaning; benchmarks/data_build.md says how often the two disagree on a document.
+datatrove's filters take any `WordTokenizer` as their language. `RegexWordTokenizer` splits as spaCy does in most
+places: numbers, abbreviations, and runs of dots and dashes stay one word, and "Earth's" becomes two. So the thresholds
+of the Gopher filters keep their meaning; benchmarks/data_build.md records how often the two disagree on a document.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import numpy.typing as npt
 from datatrove.utils.text import PUNCTUATION_SET
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-# Han, Hiragana, Katakana are written without spaces: each character counts as a word.
-_UNSPACED = re.compile(
+# Han, Hiragana and Katakana are written without spaces, so each character counts as a word.
+_CJK = re.compile(
     "[\u2e80-\u2fff\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]"
 )
 _WORD = r"L+(?:[.,_]L+)*|['’]L+|\.{2,}|-{2,}|[^\w\s]|_"
 _any_words = re.compile(_WORD.replace("L", r"[^\W_]")).findall
 _ascii_words = re.compile(_WORD.replace("L", "[A-Za-z0-9]")).findall  # the same words, half as fast again
-_MOST_WORDS_REMEMBERED = 1 << 20
+_MAX_CACHED_WORDS = 1 << 20
 
 
-def space_out(text: str) -> str:
-    """The text with a space on either side of every character of a script that is written without spaces."""
-    if text.isascii() or not _UNSPACED.search(text):
+def add_cjk_spaces(text: str) -> str:
+    """Put a space on either side of every character of Han, Hiragana and Katakana."""
+    if text.isascii() or not _CJK.search(text):
         return text
-    return _UNSPACED.sub(r" \g<0> ", text)
+    return _CJK.sub(r" \g<0> ", text)
 
 
 @dataclass(frozen=True)
-class WordFacts:
-    """The words of one text with what the filters ask of them, an array element a word."""
+class WordFeatures:
+    """The words of one text and what the filters compute from; arrays have one element per word."""
 
     words: list[str]
     lengths: npt.NDArray[np.int64]  # in characters
@@ -42,39 +42,39 @@ class WordFacts:
     is_symbol: npt.NDArray[np.bool_]  # every character is punctuation, by datatrove's table
 
 
-class RegexWords(WordTokenizer):  # type: ignore[misc]
-    """datatrove's word tokenizer interface; only words, since no step of lehr's asks for sentences."""
+class RegexWordTokenizer(WordTokenizer):  # type: ignore[misc]
+    """Implements datatrove's word tokenizer interface for words only, since no step of lehr needs sentences."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._packed = _PackedFacts()
-        self._last: tuple[str, WordFacts] | None = None
+        self._packed = _PackedFeatures()
+        self._last: tuple[str, WordFeatures] | None = None
 
     def word_tokenize(self, text: str) -> list[str]:
-        """The words and punctuation marks of a text, in order; none holds white space."""
-        return _ascii_words(text) if text.isascii() else _any_words(space_out(text))
+        """Split a text into words and punctuation marks, none of which holds white space."""
+        return _ascii_words(text) if text.isascii() else _any_words(add_cjk_spaces(text))
 
-    def facts(self, text: str) -> WordFacts:
-        """The words with their facts; the last text's are kept, since filters follow each other on one document."""
+    def features(self, text: str) -> WordFeatures:
+        """Return the words with their features. The last result is cached, since several filters see one document."""
         if self._last is None or self._last[0] is not text:
             words = self.word_tokenize(text)
             packed = np.fromiter(map(self._packed.__getitem__, words), dtype=np.int64, count=len(words))
-            facts = WordFacts(words, packed >> 2, (packed & 2).astype(bool), (packed & 1).astype(bool))
-            self._last = (text, facts)
+            features = WordFeatures(words, packed >> 2, (packed & 2).astype(bool), (packed & 1).astype(bool))
+            self._last = (text, features)
         return self._last[1]
 
     def sent_tokenize(self, text: str) -> list[str]:
-        raise NotImplementedError("RegexWords cuts words, not sentences")
+        raise NotImplementedError("RegexWordTokenizer splits words, not sentences")
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        raise NotImplementedError("RegexWords cuts words, not sentences")
+        raise NotImplementedError("RegexWordTokenizer splits words, not sentences")
 
 
-class _PackedFacts(dict[str, int]):
-    """length * 4 + has_alpha * 2 + is_symbol of every word met, so that a common word costs one look-up."""
+class _PackedFeatures(dict[str, int]):
+    """Caches length * 4 + has_alpha * 2 + is_symbol of every word, so that a common word costs one look-up."""
 
     def __missing__(self, word: str) -> int:
-        if len(self) >= _MOST_WORDS_REMEMBERED:
+        if len(self) >= _MAX_CACHED_WORDS:
             self.clear()
         has_alpha = word.isalpha() or any(map(str.isalpha, word))
         packed: int = len(word) * 4 + has_alpha * 2 + PUNCTUATION_SET.issuperset(word)
@@ -82,4 +82,4 @@ class _PackedFacts(dict[str, int]):
         return packed
 
 
-REGEX_WORDS = RegexWords()
+REGEX_WORD_TOKENIZER = RegexWordTokenizer()

@@ -1,1 +1,1 @@
-"""The datatrove steps of a build. They are imported only when a build or an inspection runs."""
+"""The datatrove steps of a build, which are imported only when a build runs."""

@@ -1,9 +1,10 @@
-"""Exact and MinHash deduplication over all sources, the first document of each cluster staying.
+"""Exact and MinHash deduplication over all sources, which keeps the first document of each cluster.
 
-Every document gets one 64-bit hash a bucket: bucket 0 of its text, the others of datatrove's MinHash signature (Broder
-1997; buckets as in Leskovec et al., Mining of Massive Datasets, section 3.4). Documents that share a hash in any bucket
-are duplicates, and so are theirs. Exact and near duplicates are clustered together: clustered apart, each could keep a
-document that the other drops, and a whole cluster would be lost.
+Every document gets one 64-bit hash in each bucket: in bucket 0 that of its text, in the others those of datatrove's
+MinHash signature (Broder 1997; buckets as in Leskovec et al., Mining of Massive Datasets, section 3.4). Documents that
+share a hash in any bucket are duplicates, and a cluster is everything that such pairs connect. Exact and near
+duplicates are clustered together: in separate clusterings, each could keep a document that the other drops, and no
+document of a cluster would be left.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data.config import DeduplicateConfig
-from data.pipeline.steps.simplify import SpacedWords, simplify_text
+from data.drop_reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
+from data.pipeline.steps.simplify import WhitespaceTokenizer, simplify_text
 from data.pipeline.work_folder import Counts, WorkFolder
 
-AttentionMask = Iterator[Document]
 Hashes = npt.NDArray[np.uint64]
-EXACT = 0  # the bucket of whole texts
+EXACT_BUCKET = 0  # of the hashes of full texts
 _RECORD = np.dtype([("hash", "<u8"), ("document", "<u8")])
-_TASK_SHIFT = 32  # a document is its task's number, shifted, plus its number in the task
+_TASK_SHIFT = 32  # a document's number is (rank of its task << 32) + its number in the task
 _PRIME = np.uint64((1 << 61) - 1)
 _PRIME_BITS = np.uint64(61)
-_SHINGLES_AT_ONCE = 128  # so that 112 hashes of each stay in the cache
+_SHINGLES_PER_BLOCK = 128  # so that 112 hashes of each stay in the cache
 
 
 def buckets(config: DeduplicateConfig) -> list[int]:
-    """The buckets that this deduplication compares."""
-    return [EXACT] * config.exact + list(range(1, 1 + config.buckets)) * config.minhash
+    """Return the numbers of the buckets that this deduplication compares."""
+    return [EXACT_BUCKET] * config.exact + list(range(1, 1 + config.buckets)) * config.minhash
 
 
 class MinHash(MinhashDedupSignature):  # type: ignore[misc]
@@ -45,40 +46,40 @@ class MinHash(MinhashDedupSignature):  # type: ignore[misc]
         minhash = MinhashConfig(
             n_grams=config.ngram_words, num_buckets=config.buckets, hashes_per_bucket=config.hashes_per_bucket
         )
-        super().__init__(output_folder=".", config=minhash, language=SpacedWords())
+        super().__init__(output_folder=".", config=minhash, language=WhitespaceTokenizer())
 
     def get_shingles(self, text: str) -> Hashes:
-        """The hash of every n-gram of the simplified text's words: shape (n-grams, 1)."""
+        """Return the hash of every n-gram of the simplified text's words, [n-grams, 1]."""
         content = simplify_text(text).encode()
         spaces = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord(" "))
         starts = np.concatenate(([0], spaces + 1)).tolist() if content else []
         ends = np.concatenate((spaces, [len(content)])).tolist()
         hash_of = xxhash.xxh64_intdigest
         n = self.config.n_grams
-        ngrams = zip(starts, ends[n - 1 :], strict=False)  # the shorter: the last words begin no n-gram
+        ngrams = zip(starts, ends[n - 1 :], strict=False)  # the last n - 1 words begin no n-gram
         return np.array([hash_of(content[start:end]) for start, end in ngrams], dtype=np.uint64).reshape(-1, 1)
 
-    def minima(self, text: str) -> Hashes:
-        """The signature: for each hash function its least value over the shingles; empty for a text without any."""
+    def signature(self, text: str) -> Hashes:
+        """Return the minimum of each hash function over the shingles; empty for a text without shingles."""
         shingles = self.get_shingles(text).reshape(1, -1)
         if not shingles.size:
             return np.empty(0, dtype=np.uint64)
         factor, offset = (parameter.reshape(-1, 1) for parameter in self.parameters)
-        least = np.full(self.num_hashes, np.iinfo(np.uint64).max, dtype=np.uint64)
-        for begin in range(0, shingles.shape[1], _SHINGLES_AT_ONCE):
-            # (a x + b) mod (2^61 - 1): the high bits are added to the low ones, which is at most 7 too large.
-            values = factor * shingles[:, begin : begin + _SHINGLES_AT_ONCE]
+        minima = np.full(self.num_hashes, np.iinfo(np.uint64).max, dtype=np.uint64)
+        for begin in range(0, shingles.shape[1], _SHINGLES_PER_BLOCK):
+            # (a x + b) mod (2^61 - 1): the sum of the high bits and the low bits is at most 7 too large.
+            values = factor * shingles[:, begin : begin + _SHINGLES_PER_BLOCK]
             values += offset
             high = values >> _PRIME_BITS
             values &= _PRIME
             values += high
             np.minimum(values, values - _PRIME, out=values)
-            np.minimum(least, values.min(axis=1), out=least)
-        return least
+            np.minimum(minima, values.min(axis=1), out=minima)
+        return minima
 
 
-class SignDocuments(PipelineStep):  # type: ignore[misc]
-    """Passes documents on, and writes each bucket's hashes of a task, sorted."""
+class ComputeSignatures(PipelineStep):  # type: ignore[misc]
+    """Passes documents on, and writes their hashes in each bucket."""
 
     type = "dedup"
     name = "signatures"
@@ -87,25 +88,25 @@ class SignDocuments(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config = work, config
         self.minhash = MinHash(config) if config.minhash else None
-        # One hash of a bucket's several: a random linear form of them, which tells different ones apart.
-        forms = np.random.default_rng(0).integers(1, 1 << 63, size=config.hashes_per_bucket, dtype=np.uint64)
-        self.forms: Hashes = forms * np.uint64(2) + np.uint64(1)
+        # The hashes of a bucket are combined to one by a random linear form with odd coefficients.
+        coefficients = np.random.default_rng(0).integers(1, 1 << 63, size=config.hashes_per_bucket, dtype=np.uint64)
+        self.coefficients: Hashes = coefficients * np.uint64(2) + np.uint64(1)
 
-    def run(self, data: AttentionMask, rank: int = 0, world_size: int = 1) -> AttentionMask:
-        """Yields every document."""
+    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Yield every document."""
         exact: list[int] = []
         signed: list[int] = []
         signatures: list[Hashes] = []
         for number, document in enumerate(data):
             exact.append(document.metadata["hash"])
             if self.minhash:
-                minima = self.minhash.minima(document.text)
-                if minima.size:
+                signature = self.minhash.signature(document.text)
+                if signature.size:
                     signed.append(number)
-                    signatures.append((minima.reshape(self.config.buckets, -1) * self.forms).sum(axis=1))
+                    signatures.append((signature.reshape(self.config.buckets, -1) * self.coefficients).sum(axis=1))
             yield document
         if self.config.exact:
-            self._write(EXACT, rank, np.array(exact, dtype=np.uint64), np.arange(len(exact)))
+            self._write(EXACT_BUCKET, rank, np.array(exact, dtype=np.uint64), np.arange(len(exact)))
         if self.minhash:
             hashes = np.array(signatures, dtype=np.uint64).reshape(-1, self.config.buckets)
             for column in range(self.config.buckets):
@@ -119,7 +120,7 @@ class SignDocuments(PipelineStep):  # type: ignore[misc]
 
 
 class FindDuplicates(PipelineStep):  # type: ignore[misc]
-    """Pairs of documents that share a bucket's hash: the first with each later one. A task takes some buckets."""
+    """Pairs the first document of each hash in a bucket with each later one. A task takes some of the buckets."""
 
     type = "dedup"
     name = "pairs"
@@ -128,8 +129,8 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.buckets, self.tasks = work, buckets(config), tasks
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
-        """Yields nothing. Holds one bucket's records in memory: 16 bytes a document."""
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Write the pairs of each bucket; yield nothing. One bucket takes 16 bytes of memory for each document."""
         for bucket in self.buckets[rank::world_size]:
             records = np.concatenate([np.load(self.work.signatures(bucket, task)) for task in range(self.tasks)])
             order = np.argsort(records["hash"], kind="stable")  # stable: documents of one hash stay in input order
@@ -142,7 +143,7 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
 
 
 class ClusterDuplicates(PipelineStep):  # type: ignore[misc]
-    """Joins the pairs of all buckets to clusters, and lists for each task what is not the first of its cluster."""
+    """Joins the pairs of all buckets to clusters, and lists each task's documents that are not first in theirs."""
 
     type = "dedup"
     name = "clusters"
@@ -151,22 +152,24 @@ class ClusterDuplicates(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.buckets, self.tasks = work, buckets(config), tasks
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
-        """Yields nothing."""
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Write the numbers and the counts of each task's duplicates; yield nothing."""
         assert world_size == 1, "clusters span all tasks"
-        later = _all_but_firsts(np.concatenate([np.load(self.work.pairs(bucket)) for bucket in self.buckets]))
-        exact = set(np.load(self.work.pairs(EXACT))[:, 1].tolist()) if EXACT in self.buckets else set[int]()
-        tasks = later >> np.uint64(_TASK_SHIFT)
+        duplicates = _duplicates(np.concatenate([np.load(self.work.pairs(bucket)) for bucket in self.buckets]))
+        has_exact = EXACT_BUCKET in self.buckets
+        exact = set(np.load(self.work.pairs(EXACT_BUCKET))[:, 1].tolist()) if has_exact else set[int]()
+        tasks = duplicates >> np.uint64(_TASK_SHIFT)
         for task in range(self.tasks):
-            own = later[tasks == task]
+            own = duplicates[tasks == task]
             np.save(self.work.duplicates(task), (own & np.uint64((1 << _TASK_SHIFT) - 1)).astype(np.uint32))
             equal = len(exact.intersection(own.tolist()))
-            Counts(exact=equal, near=len(own) - equal).write(self.work.report("duplicates", task))
+            counts = Counts({EXACT_DUPLICATE: equal, NEAR_DUPLICATE: len(own) - equal})
+            counts.write(self.work.report("duplicates", task))
         yield from ()
 
 
-def _all_but_firsts(pairs: Hashes) -> Hashes:
-    """Of the clusters that pairs make, every document but the earliest, sorted."""
+def _duplicates(pairs: Hashes) -> Hashes:
+    """Return every document but the earliest of each cluster that the pairs connect, sorted."""
     documents, ends = np.unique(pairs, return_inverse=True)
     if not documents.size:
         return documents

@@ -1,4 +1,4 @@
-"""The last stage: dataset.json for each source, and the report of the build. What it writes says nothing of time."""
+"""The last stage: writes dataset.json for each source and build.json, neither of which depends on the time."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from data.shards.dataset_json import FILE_NAME, SPLITS, DatasetInfo, ShardFile, 
 from data.tokenizer import end_of_text_id, load_tokenizer, token_bytes, vocab_size
 from settings.files import file_sha256, write_json
 
-AttentionMask = Iterator[Document]
 STAGE = "finish"
 BAD_DOCUMENTS = "bad_documents.jsonl"
 
 
 class DescribeShards(PipelineStep):  # type: ignore[misc]
-    """Gathers what the tasks counted. A source of which nothing is left gets no folder, and is named in the report."""
+    """Adds up the tasks' counts. A source without any document left gets no folder, only a line in the report."""
 
     type = "writer"
     name = "dataset.json"
@@ -33,8 +32,8 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config, self.plan, self.inputs = work, config, plan, inputs
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
-        """Yields nothing."""
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Write the descriptions; yield nothing."""
         tokenizer = self._tokenizer()
         reports = {source: self._describe(source, tokenizer) for source in self.config.sources}
         build = BuildFile(recipe=self.config.recipe(), inputs=self.inputs, sources=reports)
@@ -65,13 +64,13 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             tokens={split: splits[split].tokens for split in SPLITS},
         )
         if report.bad:
-            with (self.work.shards / f"{source}.{BAD_DOCUMENTS}").open("wb") as all_bad:
+            with (self.work.shards / f"{source}.{BAD_DOCUMENTS}").open("wb") as bad_documents:
                 for rank in ranks:
-                    with self.work.bad_documents(rank).open("rb") as some:
-                        shutil.copyfileobj(some, all_bad)
+                    with self.work.bad_documents(rank).open("rb") as bad_documents_of_task:
+                        shutil.copyfileobj(bad_documents_of_task, bad_documents)
         folder = self.work.shards / source
         if report.is_empty:
-            shutil.rmtree(folder, ignore_errors=True)  # of a run of this stage that was cut off
+            shutil.rmtree(folder, ignore_errors=True)  # an interrupted run of this stage may have made it
             return report
         config = self.config.sources[source]
         info = DatasetInfo(

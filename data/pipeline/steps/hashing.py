@@ -1,4 +1,4 @@
-"""The hash of a document's text: it alone decides the split, so that a document never moves between splits."""
+"""The hash of a document's text, which alone decides the document's split, so that it never moves between splits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _SCRAMBLE = 0x9E3779B97F4A7C15  # odd, so that multiplication permutes the hashe
 
 
 def text_hash(content: bytes) -> int:
-    """The first 8 bytes of SHA-256 of the text in UTF-8, as a big-endian number."""
+    """Return the first 8 bytes of the SHA-256 of a text in UTF-8, as a big-endian number."""
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
 def is_held_out(hash_: int, fraction: float) -> bool:
-    """Whether a document belongs to the held-out split: its hash lies in the first `fraction` of the range.
+    """Return whether a document is held out: its hash lies in the first `fraction` of the range.
 
-    A larger fraction holds out the same documents and more; equal documents share their split.
+    A larger fraction holds out the same documents and more. Equal documents are in the same split.
     """
     return hash_ < int(fraction * _RANGE)
 
 
 def is_sampled(hash_: int, fraction: float) -> bool:
-    """A choice of documents that is independent of the held-out split."""
+    """Return whether a document belongs to a sample of this fraction, which is independent of the held-out split."""
     return hash_ * _SCRAMBLE % _RANGE < int(fraction * _RANGE)

@@ -1,4 +1,4 @@
-"""The last stages of a build: train the tokenizer where asked to, write shards, and describe them."""
+"""The tokenization of a build: trains a tokenizer if the config names none, and writes the shards."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from datatrove.utils.batching import batched
 
 from data.config import DataConfig
 from data.pipeline.plan import Task
-from data.pipeline.steps.documents import read_sample
+from data.pipeline.steps.document_files import read_sample
 from data.pipeline.steps.encoder import Encoder
 from data.pipeline.steps.hashing import is_held_out
-from data.pipeline.work_folder import ProgressNote, WorkFolder, write_report
+from data.pipeline.task_progress import TaskProgress
+from data.pipeline.work_folder import WorkFolder, write_report
 from data.shards.dataset_json import SPLITS, ShardFile, Split
 from data.tokenizer import end_of_text_id, train_tokenizer
 from settings.files import file_sha256
 
-AttentionMask = Iterator[Document]
 STAGE = "tokens"
-_DOCUMENTS_AT_ONCE = 128
-_TEXTS_AT_ONCE = 256
+_DOCUMENTS_PER_BATCH = 128
+_TEXTS_PER_BATCH = 256
 
 
 class TrainTokenizer(PipelineStep):  # type: ignore[misc]
-    """Trains on the samples of all tasks."""
+    """Trains a tokenizer on the samples of all tasks."""
 
     type = "tokenizer"
     name = "training"
@@ -38,10 +38,10 @@ class TrainTokenizer(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config, self.tasks = work, config, tasks
 
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> AttentionMask:
-        """Yields nothing."""
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Save the trained tokenizer; yield nothing."""
         tokenizer = train_tokenizer(
-            batched(self.texts(), _TEXTS_AT_ONCE),
+            batched(self.texts(), _TEXTS_PER_BATCH),
             size=self.config.tokenizer.vocab_size,
             end_of_text=self.config.tokenizer.end_of_text,
         )
@@ -49,21 +49,21 @@ class TrainTokenizer(PipelineStep):  # type: ignore[misc]
         yield from ()
 
     def texts(self) -> Iterator[str]:
-        """What to train on, at most `train_bytes` of UTF-8: where there is more, the same share of each task's sample.
+        """Yield the texts to train on, at most `train_bytes` of UTF-8: the same share of each task's sample.
 
-        How much a task would have was only estimated when it was drawn.
+        The samples may hold more than that, because the size of the input was only estimated when they were drawn.
         """
-        progress = ProgressNote(self.work.progress("tokenizer", 0))
-        most = self.config.tokenizer.train_bytes
+        progress = TaskProgress(self.work.progress("tokenizer", 0))
+        max_bytes = self.config.tokenizer.train_bytes
         sizes = [sum(len(text.encode()) for text in self._sample(task)) for task in range(self.tasks)]
         total = sum(sizes)
         for task, size in enumerate(sizes):
-            left = size if total <= most else most * size // total
+            remaining = size if total <= max_bytes else max_bytes * size // total
             for text in self._sample(task):
-                content = text.encode()[:left]
+                content = text.encode()[:remaining]
                 if not content:
                     break
-                left -= len(content)
+                remaining -= len(content)
                 progress.add(len(content))
                 yield content.decode(errors="ignore")  # the last one may end within a character
 
@@ -71,8 +71,8 @@ class TrainTokenizer(PipelineStep):  # type: ignore[misc]
         return read_sample(self.work, task, deduplicated=self.config.deduplicate.any)
 
 
-class _Shard:
-    """One shard file of a split; its files exist from the first document on, since an empty one helps nobody."""
+class _ShardWriter:
+    """Collects the documents of one shard and writes its files. A shard without documents has no files."""
 
     def __init__(self, folder: Path, number: int, encoder: Encoder, end: bytes) -> None:
         self.name = f"{number:05d}.ds"
@@ -85,7 +85,10 @@ class _Shard:
         self.text_bytes += text_bytes
 
     def write(self, order: np.random.Generator | None) -> dict[str, object] | None:
-        """Write datatrove's files, documents in a random order; returns what `finish` must know of them."""
+        """Write datatrove's files with documents in a random order, and return the entry for the task's report.
+
+        Without a generator `order`, documents stay in input order. Returns None if there is no document.
+        """
         if not self._tokens:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +96,7 @@ class _Shard:
             str(self.folder),
             self.name,
             tokenizer_name_or_path="tokenizer.json",
-            save_final_metadata=True,  # datatrove's tools take a shard without it for one of 2-byte tokens
+            save_final_metadata=True,  # without it, datatrove's tools assume 2-byte tokens
             token_size=self._encoder.token_bytes,
         )
         count = len(self._tokens)
@@ -124,17 +127,17 @@ class TokenizeDocuments(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config, self.tasks = work, config, tasks
 
-    def run(self, data: AttentionMask, rank: int = 0, world_size: int = 1) -> AttentionMask:
-        """Yields nothing."""
-        os.putenv("TOKENIZERS_PARALLELISM", "false")  # tasks are what runs in parallel
+    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Write the shards; yield nothing."""
+        os.putenv("TOKENIZERS_PARALLELISM", "false")  # the tasks run in parallel instead
         task = self.tasks[rank]
         encoder = Encoder(self.work.tokenizer)
         end = end_of_text_id(encoder.tokenizer, self.config.tokenizer.end_of_text, self.work.tokenizer)
         folder = self.work.shards / task.source
-        shards = {split: _Shard(folder / split, task.number, encoder, encoder.pack([end])) for split in SPLITS}
+        shards = {split: _ShardWriter(folder / split, task.number, encoder, encoder.pack([end])) for split in SPLITS}
         fraction = self.config.held_out_fraction_of(task.source)
-        progress = ProgressNote(self.work.progress(STAGE, rank))
-        for batch in batched(data, _DOCUMENTS_AT_ONCE):
+        progress = TaskProgress(self.work.progress(STAGE, rank))
+        for batch in batched(data, _DOCUMENTS_PER_BATCH):
             for document, tokens in zip(batch, encoder.encode([d.text for d in batch]), strict=True):
                 split: Split = "held_out" if is_held_out(document.metadata["hash"], fraction) else "train"
                 text_bytes = len(document.text.encode())

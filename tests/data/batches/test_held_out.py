@@ -1,4 +1,4 @@
-"""Held-out windows: every token but a source's first is a target exactly once, whatever the ranks and rounds."""
+"""The held-out split: every token but a source's first is a target exactly once, whatever the ranks and rounds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from made_shards import TEXT_BYTES_PER_TOKEN, documents, write_source
 
-from data.batches.held_out import HeldOut
-from data.batches.rows import PADDING
+from data.batches.batch import PADDING
+from data.batches.held_out import HeldOutLoader
 from data.config import DataConfig
 
-# Tokens of the held-out split of each source: several windows and a part, less than one, exactly two, one token, none.
+# Tokens of each source's held-out files: several sequences and a part, less than one, exactly two, one token, none.
 SIZES = {"long": (200, 3, 131), "short": (9,), "exact": (65,), "single": (1,), "none": ()}
 
 
@@ -32,34 +32,34 @@ def stream(folder: Path, name: str) -> list[int]:
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (4, 1), (4, 2), (4, 4), (64, 2)])
 def test_every_token_is_a_target_once(folder: Path, rows: int, size: int) -> None:
-    held_out = HeldOut(DataConfig(shards=folder), seq_length=32)
+    held_out = HeldOutLoader(DataConfig(shards=folder), seq_length=32)
     assert held_out.sources == ("exact", "long", "short")
-    assert [held_out.windows(name) for name in held_out.sources] == [2, 11, 1]
+    assert [held_out.num_sequences(name) for name in held_out.sources] == [2, 11, 1]
     ranks = [list(held_out.rounds(rows, rank, size)) for rank in range(size)]
     assert len({len(rounds) for rounds in ranks}) == 1, "all ranks have the same rounds"
-    targets, inputs, windows = defaultdict(list), defaultdict(list), defaultdict(list)
+    targets, inputs, sequences = defaultdict(list), defaultdict(list), defaultdict(list)
     for shares in zip(*ranks, strict=True):
         assert len({source for source, _ in shares}) == 1, "a round is of one source on all ranks"
         for source, share in shares:
             assert len(share) == rows // size
             assert {held_out.shards.names[number] for number in share.sources} == {source}
-            filler = share.samples == PADDING
-            assert not share.loss_mask[filler].any()
-            assert share.loss_mask[~filler].any(axis=1).all()
+            is_padding = share.samples == PADDING
+            assert not share.loss_mask[is_padding].any()
+            assert share.loss_mask[~is_padding].any(axis=1).all()
             assert share.tokens.min() >= 0, "padding is a token that can be embedded"
             targets[source] += share.targets[share.loss_mask].tolist()
             inputs[source] += share.tokens[share.loss_mask].tolist()
-            windows[source] += share.samples[~filler].tolist()
+            sequences[source] += share.samples[~is_padding].tolist()
     for name in held_out.sources:
         tokens = stream(folder, name)
         assert targets[name] == tokens[1:]
         assert inputs[name] == tokens[:-1]
-        assert windows[name] == list(range(held_out.windows(name)))
+        assert sequences[name] == list(range(held_out.num_sequences(name)))
 
 
-def test_at_most_so_many_windows(folder: Path) -> None:
-    held_out = HeldOut(DataConfig(shards=folder), seq_length=32)
-    rounds = list(held_out.rounds(4, max_windows=5))
+def test_max_sequences_limits_each_source(folder: Path) -> None:
+    held_out = HeldOutLoader(DataConfig(shards=folder), seq_length=32)
+    rounds = list(held_out.rounds(4, max_sequences=5))
     samples = [(source, rows.samples.tolist()) for source, rows in rounds]
     pad = PADDING
     assert samples == [
@@ -72,7 +72,7 @@ def test_at_most_so_many_windows(folder: Path) -> None:
 
 def test_documents_and_positions_restart(folder: Path) -> None:
     for masking in (True, False):
-        held_out = HeldOut(DataConfig(shards=folder, document_masking=masking), seq_length=32)
+        held_out = HeldOutLoader(DataConfig(shards=folder, document_masking=masking), seq_length=32)
         ends = 0
         for _, rows in held_out.rounds(2):
             real = rows.loss_mask[:, :-1]
@@ -86,27 +86,27 @@ def test_documents_and_positions_restart(folder: Path) -> None:
 
 
 def test_loss_masks_of_shards_hold(tmp_path: Path) -> None:
-    """Written as the train split, whose masks the writer takes, and then renamed."""
+    """The shards are written as the train split, for which the writer takes masks, and then renamed."""
     rng = np.random.default_rng(1)
     made = documents(rng, tokens=100)
     masks = [[bool(rng.random() < 0.5) for _ in document] for document in made]
     write_source(tmp_path, "a", train=[made], loss={0: masks})
     info = (tmp_path / "a/dataset.json").read_text().replace('"held_out"', '"x"').replace('"train":', '"held_out":')
     (tmp_path / "a/dataset.json").write_text(info.replace('"x"', '"train"'))
-    rows = [rows for _, rows in HeldOut(DataConfig(shards=tmp_path), seq_length=32).rounds(1)]
+    rows = [rows for _, rows in HeldOutLoader(DataConfig(shards=tmp_path), seq_length=32).rounds(1)]
     flat = [value for mask in masks for value in mask]
     assert np.concatenate([row.loss_mask[0] for row in rows])[:99].tolist() == flat[1:]
     assert not np.concatenate([row.loss_mask[0] for row in rows])[99:].any()
 
 
 def test_bits_per_byte_need_the_bytes(folder: Path) -> None:
-    assert HeldOut(DataConfig(shards=folder), seq_length=32).bytes_per_token("long") == TEXT_BYTES_PER_TOKEN
+    assert HeldOutLoader(DataConfig(shards=folder), seq_length=32).bytes_per_token("long") == TEXT_BYTES_PER_TOKEN
 
 
 def test_sources_outside_the_mixture_are_held_out_too(folder: Path) -> None:
-    """What is forgotten shows only where it is measured; the config's sources say what is measured."""
+    """All sources of the config are measured, so that forgetting of a source shows after the mixture drops it."""
     text = {name: {"name": "text", "path": "x"} for name in ("long", "short")}
     config = DataConfig.model_construct(
         **{**DataConfig(shards=folder).__dict__, "sources": text, "mixture": {"short": 1}}
     )
-    assert HeldOut(config, seq_length=32).sources == ("long", "short")
+    assert HeldOutLoader(config, seq_length=32).sources == ("long", "short")

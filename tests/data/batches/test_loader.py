@@ -1,4 +1,4 @@
-"""Batches: against a reference that goes token by token, and the same whatever the ranks, workers and history."""
+"""Batches equal a reference made token by token, whatever the ranks, workers and steps before."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from datatrove.utils.dataset import DatatroveFolderDataset
 from made_shards import EOS, documents, write_source
 
-from data.batches.loader import Loader, Rows, batch_hash
-from data.config import DataConfig, MixtureStage
+from data.batches.loader import Batch, Loader, batch_hash
+from data.config import DataConfig, MixtureStageConfig
 from settings import UserError
 
 FIELDS = ("tokens", "targets", "loss_mask", "positions", "documents", "sources", "samples")
@@ -23,24 +23,24 @@ HASH = 8869367136757634053
 Files = list[list[list[int]]]
 
 
-def assert_same(one: Rows, other: Rows) -> None:
+def assert_same(one: Batch, other: Batch) -> None:
     for field in FIELDS:
         a, b = getattr(one, field), getattr(other, field)
         assert a.dtype == b.dtype
         assert np.array_equal(a, b), field
 
 
-def joined(parts: list[Rows]) -> Rows:
-    return Rows(**{field: np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS})
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(**{field: np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS})
 
 
-def kept(loader: Loader, steps: int) -> list[Rows]:
+def batches(loader: Loader, steps: int) -> list[Batch]:
     return [loader.batch(step) for step in range(steps)]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three sources; "b" of many small files, "c" of one."""
+    """Three sources; "b" has many small files, "c" has one."""
     rng = np.random.default_rng(0)
     write_source(tmp_path / "shards", "a", train=[documents(rng, tokens=n) for n in (900, 350)])
     write_source(tmp_path / "shards", "b", train=[documents(rng, tokens=n) for n in (5, 40, 1, 300, 9, 160)])
@@ -65,9 +65,9 @@ class Reference:
                 self.counts += masks[file][place] if masks and file in masks else [True] * len(document)
                 number += 1
 
-    def row(self, window: int, length: int, masking: bool) -> dict[str, list[int]]:
+    def row(self, sequence: int, length: int, masking: bool) -> dict[str, list[int]]:
         made: dict[str, list[int]] = {field: [] for field in FIELDS[:5]}
-        for t in range(window * length, window * length + length):
+        for t in range(sequence * length, sequence * length + length):
             made["tokens"].append(self.tokens[t])
             made["targets"].append(self.tokens[t + 1])
             made["loss_mask"].append(self.counts[t + 1])
@@ -84,7 +84,7 @@ class Reference:
 @pytest.mark.parametrize("token_bytes", [2, 4])
 @pytest.mark.parametrize("length", [7, 64])
 def test_rows_against_a_reference_token_by_token(tmp_path: Path, masking: bool, token_bytes: int, length: int) -> None:
-    """Several files and one, files shorter than a row, an empty file, documents without tokens, some loss masks."""
+    """Sources have one or several files, files shorter than a row, an empty file, empty documents, some loss masks."""
     rng = np.random.default_rng(length)
     vocab_size = 60_000 if token_bytes == 2 else 3_000_000_000
     sizes = {"many": (30, 1, 260, 0, 3, 5, 400), "one": (800,), "three": (200, 300, 100)}
@@ -109,11 +109,11 @@ def test_rows_against_a_reference_token_by_token(tmp_path: Path, masking: bool, 
             rows = loader.batch(step)
             for i in range(12):
                 reference = references[loader.shards.names[rows.sources[i]]]
-                windows = (len(reference.tokens) - 1) // length
+                sequences = (len(reference.tokens) - 1) // length
                 matches = [
-                    window
-                    for window in range(windows)
-                    if reference.tokens[window * length : (window + 1) * length] == rows.tokens[i].tolist()
+                    sequence
+                    for sequence in range(sequences)
+                    if reference.tokens[sequence * length : (sequence + 1) * length] == rows.tokens[i].tolist()
                 ]
                 assert len(matches) == 1
                 for field, expected in reference.row(matches[0], length, masking).items():
@@ -125,25 +125,25 @@ def test_rows_against_a_reference_token_by_token(tmp_path: Path, masking: bool, 
     assert rows.loss_mask.dtype == np.bool_
 
 
-def test_every_window_of_an_epoch_once(tmp_path: Path) -> None:
-    """And every token but the first is a target exactly once, with the tail that fills no window left out."""
+def test_every_sequence_is_drawn_once_an_epoch(tmp_path: Path) -> None:
+    """Every token but the first is a target exactly once, except the tail that fills no sequence."""
     files = [[list(range(first, first + 100))] for first in range(0, 1000, 100)]
     write_source(tmp_path, "a", train=files, vocab_size=1000)
     length = 13
-    windows = 999 // length
-    with Loader(DataConfig(shards=tmp_path), seed=0, seq_length=length, rows_per_step_global=windows) as loader:
+    sequences = 999 // length
+    with Loader(DataConfig(shards=tmp_path), seed=0, seq_length=length, rows_per_step_global=sequences) as loader:
         for epoch in range(3):
             rows = loader.batch(epoch)
-            assert sorted(rows.tokens[:, 0].tolist()) == [window * length for window in range(windows)]
-            assert sorted(rows.targets.ravel().tolist()) == list(range(1, windows * length + 1))
-            assert rows.samples.tolist() == list(range(epoch * windows, (epoch + 1) * windows))
+            assert sorted(rows.tokens[:, 0].tolist()) == [sequence * length for sequence in range(sequences)]
+            assert sorted(rows.targets.ravel().tolist()) == list(range(1, sequences * length + 1))
+            assert rows.samples.tolist() == list(range(epoch * sequences, (epoch + 1) * sequences))
 
 
 def test_proportions_and_stages(folder: Path) -> None:
     """After every row of 40 steps, each source's count is within one row of its weights, stages included."""
     stages = (
-        MixtureStage(from_step=11, mixture={"b": 3, "c": 1}),
-        MixtureStage(from_step=30, mixture={"a": 1, "b": 2}),
+        MixtureStageConfig(from_step=11, mixture={"b": 3, "c": 1}),
+        MixtureStageConfig(from_step=30, mixture={"a": 1, "b": 2}),
     )
     weights = np.concatenate([[[0.5, 0.3, 0.2]] * 11 * 6, [[0, 0.75, 0.25]] * 19 * 6, [[1 / 3, 2 / 3, 0]] * 10 * 6])
     with Loader(config(folder, stages=stages), seed=0, seq_length=16, rows_per_step_global=6) as loader:
@@ -168,27 +168,27 @@ def test_no_mixture_is_in_proportion_to_tokens(folder: Path) -> None:
 def test_ranks_workers_and_prefetch_change_nothing(folder: Path, size: int, workers: int, prefetch: int) -> None:
     common = {"seed": 5, "seq_length": 32, "rows_per_step_global": 12}
     with Loader(config(folder), **common) as alone:
-        expected = kept(alone, 8)
+        expected = batches(alone, 8)
     settings = config(folder, prefetch_batches=prefetch)
     ranks = [Loader(settings, data_rank=rank, data_size=size, workers=workers, **common) for rank in range(size)]
-    for step, whole in enumerate(expected):
+    for step, expected_batch in enumerate(expected):
         parts = [rank.batch(step) for rank in ranks]
-        assert_same(joined(parts), whole)
+        assert_same(joined(parts), expected_batch)
         for micro_batch_size in (1, 5, 12):
-            assert_same(joined(list(whole.micro_batches(micro_batch_size))), whole)
+            assert_same(joined(list(expected_batch.micro_batches(micro_batch_size))), expected_batch)
         hashes = [batch_hash(part, first_row=rank.first_row) for part, rank in zip(parts, ranks, strict=True)]
         with np.errstate(over="ignore"):
-            assert np.array(hashes).sum() == batch_hash(whole, first_row=0)
+            assert np.array(hashes).sum() == batch_hash(expected_batch, first_row=0)
     for rank in ranks:
         rank.close()
 
 
-def test_a_resume_goes_on_as_if_it_had_not_stopped(folder: Path) -> None:
-    """A fresh loader gives any step the batch that one has which ran from 0; so does one that jumps about."""
-    stages = (MixtureStage(from_step=9, mixture={"a": 1, "c": 2}),)
+def test_a_resume_continues_as_if_it_had_not_stopped(folder: Path) -> None:
+    """A fresh loader, and one that jumps between steps, give the batches of a loader that ran from step 0."""
+    stages = (MixtureStageConfig(from_step=9, mixture={"a": 1, "c": 2}),)
     common = {"seed": 5, "seq_length": 32, "rows_per_step_global": 6}
     with Loader(config(folder, stages=stages), **common) as loader:
-        expected = kept(loader, 40)
+        expected = batches(loader, 40)
         for step in (39, 0, 17, 8, 9, 10):
             assert_same(loader.batch(step), expected[step])
     for step in (1, 9, 25, 39):
@@ -205,14 +205,14 @@ def test_seeds_differ(folder: Path) -> None:
 
 
 def test_another_source_leaves_the_order_of_the_rest(folder: Path) -> None:
-    """Sample k of a source is the same window in any mixture."""
+    """Sample k of a source is the same sequence in any mixture."""
 
     def of_c(mixture: dict[str, float]) -> dict[int, list[int]]:
         settings = config(folder, mixture=mixture)
         with Loader(settings, seed=1, seq_length=32, rows_per_step_global=12) as loader:
             rows = joined([loader.batch(step) for step in range(3)])
-            mine = rows.sources == loader.shards.names.index("c")
-            return dict(zip(rows.samples[mine].tolist(), rows.tokens[mine].tolist(), strict=True))
+            from_c = rows.sources == loader.shards.names.index("c")
+            return dict(zip(rows.samples[from_c].tolist(), rows.tokens[from_c].tolist(), strict=True))
 
     alone, mixed = of_c({"c": 1}), of_c({"a": 1, "b": 1, "c": 1})
     assert len(mixed) == 12
@@ -220,22 +220,24 @@ def test_another_source_leaves_the_order_of_the_rest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [16, 50])
-def test_windows_and_positions_are_datatroves(folder: Path, length: int) -> None:
-    """Its items of `length` tokens side by side are our rows' inputs; its positions ours under document masking."""
-    theirs = DatatroveFolderDataset(str(folder / "c/train"), length - 1, filename_pattern="*.ds", return_positions=True)
-    windows = 699 // length
-    with Loader(config(folder, mixture={"c": 1}), seed=2, seq_length=length, rows_per_step_global=windows) as loader:
+def test_sequences_and_positions_equal_those_of_datatrove(folder: Path, length: int) -> None:
+    """datatrove's items are the inputs of lehr's rows, and its positions are lehr's under document masking."""
+    datatrove = DatatroveFolderDataset(
+        str(folder / "c/train"), length - 1, filename_pattern="*.ds", return_positions=True
+    )
+    sequences = 699 // length
+    with Loader(config(folder, mixture={"c": 1}), seed=2, seq_length=length, rows_per_step_global=sequences) as loader:
         rows = loader.batch(0)
-    items = [theirs[window] for window in range(windows)]
-    place = {tuple(item["input_ids"].tolist()): window for window, item in enumerate(items)}
+    items = [datatrove[sequence] for sequence in range(sequences)]
+    place = {tuple(item["input_ids"].tolist()): sequence for sequence, item in enumerate(items)}
     order = [place[tuple(tokens)] for tokens in rows.tokens.tolist()]
-    assert sorted(order) == list(range(windows))
-    for row, window in enumerate(order):
-        assert rows.positions[row].tolist() == items[window]["positions"].tolist()
+    assert sorted(order) == list(range(sequences))
+    for row, sequence in enumerate(order):
+        assert rows.positions[row].tolist() == items[sequence]["positions"].tolist()
 
 
 def test_documents_end_with_their_end_token(folder: Path) -> None:
-    """A document's last token sees its own document; the next one's first token has position 0."""
+    """A document's end token belongs to it, and the first token of the next document has position 0."""
     with Loader(config(folder), seed=2, seq_length=64, rows_per_step_global=8) as loader:
         rows = loader.batch(0)
     steps = np.diff(rows.documents, axis=1)
@@ -244,7 +246,7 @@ def test_documents_end_with_their_end_token(folder: Path) -> None:
 
 
 def test_batches_that_are_held_do_not_change(folder: Path) -> None:
-    """Buffers are used again, but only when neither rows, views nor tensors of them are left."""
+    """A buffer is used again only when no batch, view or tensor of it is left."""
     common = {"seed": 5, "seq_length": 32, "rows_per_step_global": 6}
     with Loader(config(folder, prefetch_batches=2), **common) as loader:
         rows, tensors, views = [], [], []
@@ -276,7 +278,7 @@ def test_batches_are_made_in_the_background(folder: Path) -> None:
 
 
 def test_memory_is_flat_in_the_size_of_the_shards(tmp_path: Path) -> None:
-    """Reading all over 128 MB of shards costs private memory for the batches alone."""
+    """Reading 128 MB of shards in random order takes private memory for the batches alone."""
     tokens = np.random.default_rng(0).integers(1, 60_000, 64_000_000, dtype=np.uint16)
     write_source(tmp_path, "a", train=[[[1, 0]]], vocab_size=60_000)
     grow(tmp_path / "a", tokens)
@@ -296,7 +298,7 @@ def test_memory_is_flat_in_the_size_of_the_shards(tmp_path: Path) -> None:
 
 
 def grow(source: Path, tokens: np.ndarray) -> None:
-    """Put other tokens, as one document, into the one file of a source."""
+    """Replace the tokens of a source's only file by one document."""
     tokens.tofile(source / "train/00000.ds")
     np.array([len(tokens)], dtype=np.uint64).tofile(source / "train/00000.ds.index")
     info = (source / "dataset.json").read_text()
@@ -304,8 +306,8 @@ def grow(source: Path, tokens: np.ndarray) -> None:
     (source / "dataset.json").write_text(info)
 
 
-def test_hash_tells_batches_apart(folder: Path) -> None:
-    """Any token, target, source, sample number or place that differs changes the hash; equal batches have one."""
+def test_different_batches_have_different_hashes(folder: Path) -> None:
+    """A different token, target, source, sample number or row order changes the hash; equal batches share it."""
     with Loader(config(folder), seed=0, seq_length=32, rows_per_step_global=6) as loader:
         rows = loader.batch(0)
         assert batch_hash(loader.batch(0), first_row=0) == batch_hash(rows, first_row=0)
@@ -317,16 +319,16 @@ def test_hash_tells_batches_apart(folder: Path) -> None:
     for field in ("tokens", "targets", "sources", "samples"):
         changed = {name: getattr(rows, name).copy() for name in FIELDS}
         changed[field][2, ...] = np.roll(changed[field][2], 1) if changed[field].ndim == 2 else changed[field][2] + 1
-        others.append(batch_hash(Rows(**changed), first_row=0))
+        others.append(batch_hash(Batch(**changed), first_row=0))
     swapped = {name: getattr(rows, name)[[1, 0, 2, 3, 4, 5]] for name in FIELDS}
-    others.append(batch_hash(Rows(**swapped), first_row=0))
+    others.append(batch_hash(Batch(**swapped), first_row=0))
     assert len({base, *others}) == 7
 
 
 def test_the_hash_does_not_change_between_versions() -> None:
     """Hashes in the metrics of two runs are compared, whichever lehr wrote them."""
     tokens = np.arange(12, dtype=np.int64).reshape(2, 6)
-    rows = Rows(
+    rows = Batch(
         tokens=tokens,
         targets=tokens + 1,
         loss_mask=np.ones((2, 6), dtype=np.bool_),

@@ -1,4 +1,4 @@
-"""The same shards through Megatron-core's datasets: the same windows, and blends in the same proportions.
+"""Megatron-core's datasets read the same shards to the same sequences, and blend in the same proportions.
 
 Megatron's `.bin` is the same bytes as a `.ds`, so a link and an index beside it make shards readable to it.
 """
@@ -14,7 +14,7 @@ import pytest
 from made_shards import documents, write_source
 
 from data.batches.loader import Loader
-from data.batches.mixture import Mixture, Stage
+from data.batches.mixture import Mixture, MixtureStage
 from data.config import DataConfig
 
 # Its import and what it touches in torch warn of their own deprecations.
@@ -22,14 +22,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 class Tokenizer:
-    """What GPTDataset asks of a tokenizer; tokens of 16 bits."""
+    """The attributes of a tokenizer that GPTDataset reads; tokens have 16 bits."""
 
     vocab_size, eod, pad, bos = 1000, 0, 999_999, None
     unique_identifiers: ClassVar[dict[str, str]] = {}
 
 
 def dataset(prefixes: list[Path], weights: list[float] | None, samples: int | None, length: int) -> Any:
-    """Megatron's training dataset of a blend; `samples` None is one epoch, for a single source."""
+    """Build Megatron's training dataset of a blend; if `samples` is None, one epoch of a single source."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
@@ -51,7 +51,7 @@ def dataset(prefixes: list[Path], weights: list[float] | None, samples: int | No
 
 
 def as_megatron(source: Path, document_ends: np.ndarray | None = None) -> Path:
-    """Link the source's one shard as `.bin` and write its `.idx`; the path without these endings."""
+    """Link the source's only shard as `.bin`, write its `.idx`, and return the path without these endings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core.datasets.indexed_dataset import _IndexWriter
@@ -66,16 +66,18 @@ def as_megatron(source: Path, document_ends: np.ndarray | None = None) -> Path:
 
 
 def test_an_epoch_has_the_same_rows(tmp_path: Path) -> None:
-    """Megatron shuffles documents before it cuts windows; of one document it cuts the very windows lehr does."""
+    """Megatron shuffles documents before it divides them, so only of a single document its sequences equal lehr's."""
     rng = np.random.default_rng(0)
     write_source(tmp_path, "a", train=[documents(rng, tokens=5000)])
-    theirs = dataset([as_megatron(tmp_path / "a", np.array([5000]))], None, None, 32)
-    windows = 4999 // 32
-    assert len(theirs) == windows
-    with Loader(DataConfig(shards=tmp_path), seed=0, seq_length=32, rows_per_step_global=windows) as loader:
+    megatron_rows = dataset([as_megatron(tmp_path / "a", np.array([5000]))], None, None, 32)
+    sequences = 4999 // 32
+    assert len(megatron_rows) == sequences
+    with Loader(DataConfig(shards=tmp_path), seed=0, seq_length=32, rows_per_step_global=sequences) as loader:
         rows = loader.batch(0)
-    ours = sorted(zip(rows.tokens.tolist(), rows.targets.tolist(), strict=True))
-    assert ours == sorted((theirs[i]["tokens"].tolist(), theirs[i]["labels"].tolist()) for i in range(windows))
+    lehr_rows = sorted(zip(rows.tokens.tolist(), rows.targets.tolist(), strict=True))
+    assert lehr_rows == sorted(
+        (megatron_rows[i]["tokens"].tolist(), megatron_rows[i]["labels"].tolist()) for i in range(sequences)
+    )
 
 
 @pytest.mark.parametrize("weights", [(7, 3), (61, 22, 9, 5, 3)])
@@ -90,13 +92,13 @@ def test_blends_have_the_same_proportions(tmp_path: Path, weights: tuple[int, ..
     config = DataConfig(shards=tmp_path, mixture=dict(zip(names, weights, strict=True)))
     with Loader(config, seed=0, seq_length=32, rows_per_step_global=rows) as loader:
         sources, _ = loader.sample_numbers(0)
-    theirs = np.array([int(blend[row]["dataset_id"]) for row in range(rows)])
+    megatron_rows = np.array([int(blend[row]["dataset_id"]) for row in range(rows)])
     each = np.arange(len(weights))
     expected = np.arange(1, rows + 1)[:, None] * np.array(weights) / sum(weights)
-    counts, their_counts = (np.cumsum(numbers[:, None] == each, axis=0) for numbers in (sources, theirs))
+    counts, megatron_counts = (np.cumsum(numbers[:, None] == each, axis=0) for numbers in (sources, megatron_rows))
     assert np.abs(counts - expected).max() < 1
-    assert np.abs(their_counts - expected).max() < 1.5
-    assert np.array_equal(counts[-1], their_counts[-1])
+    assert np.abs(megatron_counts - expected).max() < 1.5
+    assert np.array_equal(counts[-1], megatron_counts[-1])
 
 
 def test_a_long_blend_has_the_same_counts(tmp_path: Path) -> None:
@@ -106,11 +108,15 @@ def test_a_long_blend_has_the_same_counts(tmp_path: Path) -> None:
         from megatron.core.datasets import helpers_cpp
 
     weights, rows = (611, 217, 92, 53, 20, 7), 300_000
-    theirs = np.zeros(rows, dtype=np.int16)
-    their_samples = np.zeros(rows, dtype=np.int64)
-    helpers_cpp.build_blending_indices(theirs, their_samples, np.array(weights) / 1000, 6, rows, False)
-    ours, our_samples = Mixture([Stage(0, weights)]).rows(0, rows)
-    counts, their_counts = (np.cumsum(numbers[:, None] == np.arange(6), axis=0) for numbers in (ours, theirs))
-    assert np.abs(counts - their_counts).max() <= 2
-    assert np.array_equal(counts[999::1000], their_counts[999::1000])
-    assert [our_samples[ours == s].max() for s in range(6)] == [their_samples[theirs == s].max() for s in range(6)]
+    megatron_rows = np.zeros(rows, dtype=np.int16)
+    megatron_samples = np.zeros(rows, dtype=np.int64)
+    helpers_cpp.build_blending_indices(megatron_rows, megatron_samples, np.array(weights) / 1000, 6, rows, False)
+    lehr_rows, lehr_samples = Mixture([MixtureStage(0, weights)]).rows(0, rows)
+    counts, megatron_counts = (
+        np.cumsum(numbers[:, None] == np.arange(6), axis=0) for numbers in (lehr_rows, megatron_rows)
+    )
+    assert np.abs(counts - megatron_counts).max() <= 2
+    assert np.array_equal(counts[999::1000], megatron_counts[999::1000])
+    assert [lehr_samples[lehr_rows == s].max() for s in range(6)] == [
+        megatron_samples[megatron_rows == s].max() for s in range(6)
+    ]

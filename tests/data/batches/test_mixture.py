@@ -1,4 +1,4 @@
-"""Proportions: exact to one row over any prefix, without replaying, whatever the weights and stages."""
+"""The mixture's proportions are exact to one row over any prefix, whatever the weights and stages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data.batches.mixture import Mixture, Stage, integer_weights
+from data.batches.mixture import Mixture, MixtureStage, integer_weights
 
 weights_of = st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any)
 
 
-def largest_distance(stages: Sequence[Stage], rows: int) -> Fraction:
-    """Over all prefixes and sources, how far a count is from the sum of the weights; exactly, row by row.
+def largest_distance(stages: Sequence[MixtureStage], rows: int) -> Fraction:
+    """Return the largest distance of a count from the sum of its weights, over all prefixes and sources.
 
     Also checks that each source's sample numbers are 0, 1, 2, ...
     """
@@ -43,24 +43,24 @@ def largest_distance(stages: Sequence[Stage], rows: int) -> Fraction:
 @given(weights=weights_of)
 @settings(max_examples=60, deadline=None)
 def test_any_prefix_is_exact_to_one_row(weights: list[int]) -> None:
-    assert largest_distance([Stage(0, tuple(weights))], 3 * sum(weights)) < 1
+    assert largest_distance([MixtureStage(0, tuple(weights))], 3 * sum(weights)) < 1
 
 
 @pytest.mark.parametrize("sources", [1, 2, 5, 40])
 def test_long_periods_are_exact_to_one_row(sources: int) -> None:
     rng = np.random.default_rng(sources)
     weights = integer_weights((rng.pareto(1.0, sources) + 1e-6).tolist(), longest=5000)
-    assert largest_distance([Stage(0, weights)], 12_000) < 1
+    assert largest_distance([MixtureStage(0, weights)], 12_000) < 1
 
 
 @given(data=st.data(), sources=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_stages_of_three_sources_are_exact_to_one_row(data: st.DataObject, sources: int) -> None:
-    """The counts go on through every change of weights, also where sources leave and come back."""
+    """Counts continue through every change of weights, even if sources leave and return."""
     weights = st.lists(st.integers(0, 30), min_size=sources, max_size=sources).filter(any)
     lengths = data.draw(st.lists(st.integers(1, 90), min_size=1, max_size=4))
     starts = [0, *np.cumsum(lengths).tolist()]
-    stages = [Stage(start, tuple(data.draw(weights))) for start in starts]
+    stages = [MixtureStage(start, tuple(data.draw(weights))) for start in starts]
     assert largest_distance(stages, starts[-1] + 200) < 1
 
 
@@ -70,13 +70,13 @@ def test_stages_of_more_sources_stay_within_two_rows(data: st.DataObject, source
     weights = st.lists(st.integers(1, 30), min_size=sources, max_size=sources)
     lengths = data.draw(st.lists(st.integers(1, 60), min_size=1, max_size=3))
     starts = [0, *np.cumsum(lengths).tolist()]
-    stages = [Stage(start, tuple(data.draw(weights))) for start in starts]
+    stages = [MixtureStage(start, tuple(data.draw(weights))) for start in starts]
     assert largest_distance(stages, starts[-1] + 200) < 2
 
 
 def test_an_error_does_not_grow_with_the_number_of_stages() -> None:
-    """What a source is owed at the end of a stage, it gets in the next; a count anew for each would drift off."""
-    stages = [Stage(7 * number, (3, 1, 1) if number % 2 else (2, 2, 1)) for number in range(60)]
+    """A source gets what it is owed in the next stage; counts that restart with each stage would drift."""
+    stages = [MixtureStage(7 * number, (3, 1, 1) if number % 2 else (2, 2, 1)) for number in range(60)]
     assert largest_distance(stages, 450) < 1
 
 
@@ -84,39 +84,39 @@ def test_an_error_does_not_grow_with_the_number_of_stages() -> None:
 @settings(max_examples=60, deadline=None)
 def test_far_rows_are_looked_up(weights: list[int], first: int, count: int) -> None:
     """Row k * period + r is row r with k times the period's counts before it."""
-    mixture = Mixture([Stage(0, tuple(weights))])
+    mixture = Mixture([MixtureStage(0, tuple(weights))])
     period = sum(weights)
     sources, samples = mixture.rows(first, count)
-    laps, places = np.divmod(np.arange(first, first + count), period)
+    periods, indices = np.divmod(np.arange(first, first + count), period)
     near_sources, near_samples = mixture.rows(0, period)
-    assert np.array_equal(sources, near_sources[places])
-    assert np.array_equal(samples, near_samples[places] + laps * np.array(weights)[sources])
+    assert np.array_equal(sources, near_sources[indices])
+    assert np.array_equal(samples, near_samples[indices] + periods * np.array(weights)[sources])
 
 
 @given(data=st.data(), sources=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
-def test_any_cut_of_the_rows_gives_the_same(data: st.DataObject, sources: int) -> None:
-    """Looked up in pieces and in any order, by a fresh mixture each, across stages."""
+def test_any_split_of_the_rows_gives_the_same(data: st.DataObject, sources: int) -> None:
+    """Fresh mixtures look up ranges of rows in any order, across stages."""
     weights = st.lists(st.integers(0, 20), min_size=sources, max_size=sources).filter(any)
-    stages = [Stage(start, tuple(data.draw(weights))) for start in (0, 37, 300)]
-    whole = Mixture(stages).rows(0, 900)
+    stages = [MixtureStage(start, tuple(data.draw(weights))) for start in (0, 37, 300)]
+    expected = Mixture(stages).rows(0, 900)
     cuts = sorted(data.draw(st.sets(st.integers(1, 899), max_size=6)) | {0, 900})
-    pieces = [(a, Mixture(stages).rows(a, b - a)) for a, b in zip(cuts[::-1][1:], cuts[::-1], strict=False)]
-    pieces.sort(key=lambda piece: piece[0])
+    lookups = [(a, Mixture(stages).rows(a, b - a)) for a, b in zip(cuts[::-1][1:], cuts[::-1], strict=False)]
+    lookups.sort(key=lambda lookup: lookup[0])
     for part in (0, 1):
-        assert np.array_equal(whole[part], np.concatenate([piece[1][part] for piece in pieces]))
+        assert np.array_equal(expected[part], np.concatenate([lookup[1][part] for lookup in lookups]))
 
 
-def test_a_stage_that_is_added_later_does_not_change_what_was_seen() -> None:
-    stages = [Stage(0, (5, 3, 2, 1)), Stage(1000, (1, 1, 7, 2))]
-    before, after = Mixture(stages), Mixture([*stages, Stage(1501, (0, 1, 1, 1))])
+def test_a_stage_that_is_added_later_does_not_change_earlier_rows() -> None:
+    stages = [MixtureStage(0, (5, 3, 2, 1)), MixtureStage(1000, (1, 1, 7, 2))]
+    before, after = Mixture(stages), Mixture([*stages, MixtureStage(1501, (0, 1, 1, 1))])
     for part in (0, 1):
         assert np.array_equal(before.rows(0, 1501)[part], after.rows(0, 1501)[part])
 
 
-def test_threads_may_ask_at_the_same_time() -> None:
-    """Tables are made when they are first asked for; each is made once."""
-    stages = [Stage(100 * number, (number + 1, 7, 1000)) for number in range(40)]
+def test_threads_may_look_up_rows_at_the_same_time() -> None:
+    """Threads that need the same table at the same time make it once."""
+    stages = [MixtureStage(100 * number, (number + 1, 7, 1000)) for number in range(40)]
     expected, shared = Mixture(stages), Mixture(stages)
     first_rows = np.random.default_rng(0).integers(0, 5000, 200).tolist()
     with ThreadPoolExecutor(8) as pool:
@@ -134,7 +134,7 @@ def test_decimals_are_exact() -> None:
     assert integer_weights([0.0, 3e-5]) == (0, 1)
 
 
-def test_the_largest_remainders_get_the_parts_that_are_left() -> None:
+def test_the_largest_remainders_get_the_remaining_parts() -> None:
     assert integer_weights([0.5000001, 0.3, 0.1999999], longest=11) == (6, 3, 2)  # 5.5, 3.3, 2.2
     assert integer_weights([0.9, 0.0999999, 1e-7], longest=100) == (90, 9, 1)  # a positive weight keeps a part
 

@@ -1,4 +1,4 @@
-"""The order of windows: a bijection in every epoch, against a scalar implementation with an inverse."""
+"""The order of sequences is a bijection in every epoch, by a scalar implementation of its inverse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from data.batches.order import Order, mix64, permute, stable_key
+from data.batches.order import SequenceOrder, mix64, permute, stable_key
 
 KEY = 1442417752630273233
 ORDER = [3, 8, 1, 4, 7, 6, 5, 2, 0, 9, 0, 2, 5, 1, 9, 4, 8, 6, 7, 3]
@@ -28,7 +28,7 @@ def scalar_mix(value: int) -> int:
 
 
 def scalar_inverse(value: int, size: int, key: int) -> int:
-    """Walk the cycle of the network backwards, with Python's integers, until inside the size."""
+    """Invert the network with Python's integers, along the cycle until the value is inside the size."""
     a = math.isqrt(size - 1) + 1
     b = -(-size // a)
     while True:
@@ -65,7 +65,7 @@ def test_small_sizes_are_bijections(size: int, key: int) -> None:
 @given(data=st.data(), size=st.integers(1, 10**12), key=st.integers(0, MASK))
 @settings(max_examples=80, deadline=None)
 def test_any_size_has_an_inverse(data: st.DataObject, size: int, key: int) -> None:
-    """Whatever is sent somewhere is found again from there, so that no two numbers share an image."""
+    """The inverse finds every number from its image, so no two numbers share an image."""
     inside = st.integers(0, size - 1)
     index = np.array(sorted({0, size - 1, *data.draw(st.lists(inside, min_size=5, max_size=40))}))
     image = permute(index, size=size, keys=keys_of(key, len(index)))
@@ -83,7 +83,7 @@ def test_largest_size() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6])
 def test_every_permutation_is_as_likely(size: int) -> None:
-    """Over 24,000 keys, all size! orders occur, and as often as chance would have it."""
+    """Over 24,000 keys, all size! orders occur with equal frequency, by a chi-square test."""
     draws = 24_000
     keys = mix64(np.repeat(np.arange(draws, dtype=np.uint64), size))
     images = permute(np.tile(np.arange(size), draws), size=size, keys=keys).reshape(draws, size)
@@ -95,7 +95,7 @@ def test_every_permutation_is_as_likely(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1000, 10**9])
 def test_looks_random(size: int) -> None:
-    """Images fill the range evenly, and neighbours' images have nothing to do with each other."""
+    """Images fill the range evenly, and images of neighbours are uncorrelated."""
     index = np.arange(min(size, 100_000))
     image = permute(index, size=size, keys=keys_of(77, len(index)))
     cells = np.bincount(image * 50 // size, minlength=50)
@@ -107,28 +107,30 @@ def test_looks_random(size: int) -> None:
     assert stats.chisquare(np.bincount(np.diff(image) % size * 50 // size, minlength=50)).pvalue > 1e-3
 
 
-@given(windows=st.integers(1, 50), seed=st.integers(0, 2**40), first=st.integers(0, 200))
+@given(sequences=st.integers(1, 50), seed=st.integers(0, 2**40), first=st.integers(0, 200))
 @settings(max_examples=50, deadline=None)
-def test_every_epoch_has_every_window_once(windows: int, seed: int, first: int) -> None:
-    """Also where one call straddles epochs, and whatever the calls are."""
-    order = Order(seed=seed, source="a", windows=windows)
-    seen = np.concatenate([order.windows_of(np.arange(first)), order.windows_of(np.arange(first, 5 * windows + first))])
-    for epoch in seen[: 5 * windows].reshape(5, windows):
-        assert sorted(epoch.tolist()) == list(range(windows))
+def test_every_epoch_has_every_sequence_once(sequences: int, seed: int, first: int) -> None:
+    """This also holds if one call straddles epochs."""
+    order = SequenceOrder(seed=seed, source="a", size=sequences)
+    seen = np.concatenate(
+        [order.sequences_of(np.arange(first)), order.sequences_of(np.arange(first, 5 * sequences + first))]
+    )
+    for epoch in seen[: 5 * sequences].reshape(5, sequences):
+        assert sorted(epoch.tolist()) == list(range(sequences))
 
 
 def test_epochs_seeds_and_sources_have_orders_of_their_own() -> None:
     samples = np.arange(200)
-    base = Order(seed=1, source="a", windows=100).windows_of(samples)
+    base = SequenceOrder(seed=1, source="a", size=100).sequences_of(samples)
     assert not np.array_equal(base[:100], base[100:])
-    assert not np.array_equal(base, Order(seed=2, source="a", windows=100).windows_of(samples))
-    assert not np.array_equal(base, Order(seed=1, source="b", windows=100).windows_of(samples))
-    # Independent orders agree on one window in a hundred.
+    assert not np.array_equal(base, SequenceOrder(seed=2, source="a", size=100).sequences_of(samples))
+    assert not np.array_equal(base, SequenceOrder(seed=1, source="b", size=100).sequences_of(samples))
+    # Independent orders agree on one sequence in a hundred.
     assert np.count_nonzero(base[:100] == base[100:]) < 8
 
 
 def test_the_order_does_not_change_between_versions() -> None:
-    """A run that resumes under a newer lehr must go on in the order that it began with."""
+    """A run that resumes under a newer lehr must continue in the order that it began with."""
     assert stable_key("order", 1, "a") == KEY
-    assert Order(seed=1, source="a", windows=10).windows_of(np.arange(20)).tolist() == ORDER
-    assert Order(seed=1, source="wiki", windows=10**12).windows_of(np.array([0, 10**13])).tolist() == FAR
+    assert SequenceOrder(seed=1, source="a", size=10).sequences_of(np.arange(20)).tolist() == ORDER
+    assert SequenceOrder(seed=1, source="wiki", size=10**12).sequences_of(np.array([0, 10**13])).tolist() == FAR

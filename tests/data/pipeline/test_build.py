@@ -1,9 +1,8 @@
-"""Builds on small texts: same bytes however they were run, bad documents counted or refused, nothing half-built."""
+"""Builds of small texts: equal bytes however they ran, bad documents counted or refused, and nothing half-built."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_text import hashes, write_jsonl
 from processes import lehr, start_lehr
 from tokenizers import Tokenizer
 
@@ -33,11 +33,6 @@ def text(seed: int, words: int = 120) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(words)) + "."
 
 
-def write_jsonl(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": each}) + "\n" for each in texts))
-    return path
-
-
 def config(folder: Path, shards: str = "shards", **more: Any) -> DataConfig:
     plain: dict[str, Any] = {
         "shards": str(folder / shards),
@@ -47,14 +42,6 @@ def config(folder: Path, shards: str = "shards", **more: Any) -> DataConfig:
         "sources": {"made": {"name": "jsonl", "paths": [str(folder / "made.jsonl")]}},
     }
     return DataConfig.model_validate({**plain, **more})
-
-
-def hashes(shards: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(shards)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(shards.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture
@@ -119,7 +106,7 @@ def test_a_large_vocabulary_takes_four_bytes(folder: Path) -> None:
     assert info.token_bytes == 4
     (view,) = inspect(folder / "shards", sample_tokens=20)
     assert view.sample
-    assert {split.verdict for split in view.splits} == {"ok"}
+    assert {split.status for split in view.splits} == {"ok"}
     small = read_dataset(folder / "small" / "made")
     assert info.splits["train"].tokens == small.splits["train"].tokens
 
@@ -200,7 +187,7 @@ def test_the_held_out_documents_stay_when_a_source_grows(folder: Path) -> None:
 
 
 def test_a_source_with_a_held_out_fraction_of_its_own(folder: Path) -> None:
-    """Its documents are held out by the same rule, so those of the smaller fraction are among them."""
+    """The same rule holds out its documents, so those of the smaller fraction are among those of the larger."""
 
     def held_out(shards: str, **own: float) -> tuple[DatasetInfo, DatasetInfo]:
         write_jsonl(folder / "other.jsonl", [text(seed) for seed in range(1000, 1200)])
@@ -242,17 +229,17 @@ def test_killed_and_run_again_gives_the_same_bytes(folder: Path) -> None:
     plain = config(folder, task_bytes=1024 * 1024).to_plain()
     file = folder / "config.yaml"
     file.write_text(json.dumps({"data": plain}))
-    build(config(folder, "whole", task_bytes=1024 * 1024))
+    build(config(folder, "undisturbed", task_bytes=1024 * 1024))
     for wait in (1.2, 1.8, 2.4):
         process = start_lehr("data", "build", file)
         time.sleep(wait)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        if (folder / "shards").exists():  # then it is whole
-            assert hashes(folder / "shards") == hashes(folder / "whole")
+        if (folder / "shards").exists():  # then it is complete
+            assert hashes(folder / "shards") == hashes(folder / "undisturbed")
     finished = lehr("data", "build", file)
     assert finished.returncode == 0, finished.stderr
-    assert hashes(folder / "shards") == hashes(folder / "whole")
+    assert hashes(folder / "shards") == hashes(folder / "undisturbed")
 
 
 @pytest.mark.slow
@@ -267,5 +254,5 @@ def test_a_signal_ends_the_build_in_good_order(folder: Path) -> None:
     assert process.returncode == 75, errors
     assert "the same command goes on" in errors
     assert not (folder / "shards").exists()
-    leftovers = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
-    assert leftovers.stdout == ""
+    survivors = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
+    assert survivors.stdout == ""

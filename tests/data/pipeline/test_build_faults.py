@@ -1,4 +1,4 @@
-"""What can go wrong in a build: it stops, resumes, or refuses, and never leaves what looks finished."""
+"""Faults of a build: it stops, resumes or refuses, and never leaves a folder that looks finished."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from datatrove.utils.dataset import DatatroveFolderDataset
 from made_text import config_file, hashes, make_config, make_text, write_jsonl
 
 from data.config import DataConfig
-from data.pipeline import build as build_module
+from data.pipeline import open_work_folder
 from data.pipeline.build import build
-from data.pipeline.plan import fingerprint
+from data.pipeline.input_fingerprint import fingerprint_input
 from data.pipeline.progress import Progress, StoppedError
 from data.pipeline.work_folder import WorkFolder
 from data.shards.dataset_json import SPLITS, read_dataset
 from settings import UserError
 
-pytestmark = pytest.mark.slow  # each builds, some several times
+pytestmark = pytest.mark.slow  # each test builds shards, some several times
 
 
 @pytest.fixture
@@ -33,18 +33,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def whole(folder: Path) -> dict[str, str]:
-    """The files of a build that nothing disturbed."""
-    build(make_config(folder, "whole"))
-    return hashes(folder / "whole")
+def undisturbed(folder: Path) -> dict[str, str]:
+    """The hashes of a build that nothing disturbed."""
+    build(make_config(folder, "undisturbed"))
+    return hashes(folder / "undisturbed")
 
 
 def work_folder(config: DataConfig) -> WorkFolder:
-    return WorkFolder(build_module._work_path(config, fingerprint(config)))
+    return open_work_folder.work_folder_of(config, fingerprint_input(config))
 
 
 class StopAfter:
-    """Asks to stop at the n-th question."""
+    """Stops a build at the n-th poll."""
 
     def __init__(self, times: int) -> None:
         self.left = times
@@ -54,21 +54,21 @@ class StopAfter:
         return self.left < 0
 
 
-def test_stopped_again_and_again_it_ends_in_the_same_bytes(folder: Path, whole: dict[str, str]) -> None:
+def test_stopped_again_and_again_it_ends_in_the_same_bytes(folder: Path, undisturbed: dict[str, str]) -> None:
     stops = 0
-    for questions in range(1, 200):
+    for polls in range(1, 200):
         try:
-            build(make_config(folder), stop=StopAfter(questions))
+            build(make_config(folder), stop=StopAfter(polls))
             break
         except StoppedError:
             stops += 1
             assert not (folder / "shards").exists()
     assert stops >= 3
-    assert hashes(folder / "shards") == whole
-    assert not list(folder.glob(".shards.building-*"))  # nothing is left over
+    assert hashes(folder / "shards") == undisturbed
+    assert not list(folder.glob(".shards.building-*"))
 
 
-def test_an_unfinished_build_of_another_config_is_not_gone_on_with(folder: Path) -> None:
+def test_an_unfinished_build_of_another_config_is_not_continued(folder: Path) -> None:
     other = make_config(folder, filters=[{"name": "gopher_quality", "min_words": 5}], tokenizer={"vocab_size": 280})
     with pytest.raises(StoppedError):
         build(make_config(folder), stop=StopAfter(4))
@@ -89,13 +89,13 @@ def test_changed_input_starts_an_unfinished_build_afresh(folder: Path) -> None:
     assert hashes(folder / "shards") == hashes(folder / "fresh")
 
 
-def test_going_on_is_said_and_progress_is_told(folder: Path) -> None:
+def test_continuing_is_logged_and_progress_is_reported(folder: Path) -> None:
     with pytest.raises(StoppedError):
         build(make_config(folder), stop=StopAfter(4))
     lines: list[str] = []
     reports: list[Progress] = []
     build(make_config(folder), log=lines.append, report=reports.append)
-    assert any("going on with the unfinished build" in line for line in lines)
+    assert any("continuing the unfinished build" in line for line in lines)
     assert reports
     assert all(0 <= progress.share_done <= 1 for progress in reports)
     assert [progress.number for progress in reports] == sorted(progress.number for progress in reports)
@@ -117,7 +117,7 @@ def test_a_task_without_documents_leaves_no_empty_shard(folder: Path) -> None:
     assert dataset[0]["input_ids"].tolist() == first.tolist()
 
 
-def test_a_task_of_which_the_filters_leave_nothing(folder: Path) -> None:
+def test_filters_may_drop_all_documents_of_a_task(folder: Path) -> None:
     texts = ["too short"] * 200 + [make_text(seed) for seed in range(300)] + ["too short"] * 200
     write_jsonl(folder / "made.jsonl", texts)
     result = build(make_config(folder, filters=["gopher_quality"], task_bytes=15_000, deduplicate={"exact": False}))
@@ -128,7 +128,9 @@ def test_a_task_of_which_the_filters_leave_nothing(folder: Path) -> None:
     assert metadata[0] == f"tokenizer.json|{info.token_bytes}"
 
 
-def test_a_full_disk_is_said_and_the_build_goes_on_when_there_is_room(folder: Path, whole: dict[str, str]) -> None:
+def test_a_full_disk_is_reported_and_the_build_continues_when_there_is_room(
+    folder: Path, undisturbed: dict[str, str]
+) -> None:
     config = make_config(folder)
     work = work_folder(config)
     full = work.documents(1)
@@ -139,7 +141,7 @@ def test_a_full_disk_is_said_and_the_build_goes_on_when_there_is_room(folder: Pa
     assert not (folder / "shards").exists()
     full.unlink()
     build(config)
-    assert hashes(folder / "shards") == whole
+    assert hashes(folder / "shards") == undisturbed
 
 
 def test_a_quota_for_file_sizes_is_a_full_disk(folder: Path) -> None:
@@ -182,7 +184,7 @@ def test_a_binary_file_among_texts(folder: Path) -> None:
         build(make_config(folder, "strict", sources=sources, on_bad_document="fail"))
 
 
-def test_an_empty_source_is_left_out_or_refused_as_the_config_says(folder: Path) -> None:
+def test_an_empty_source_is_left_out_or_refused(folder: Path) -> None:
     (folder / "none.jsonl").write_text("")
     sources = {name: {"name": "jsonl", "paths": [str(folder / f"{name}.jsonl")]} for name in ("made", "none")}
     result = build(make_config(folder, sources=sources))
@@ -197,7 +199,7 @@ def test_two_builds_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     config = make_config(folder)
     work = work_folder(config)
     work.path.mkdir()
-    monkeypatch.setattr(build_module, "_SECONDS_FOR_THE_LOCK", 0.2)
+    monkeypatch.setattr(open_work_folder, "_SECONDS_FOR_THE_LOCK", 0.2)
     with (work.path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another build of the same shards is running"):
@@ -241,7 +243,7 @@ def test_a_source_may_have_filters_of_its_own(folder: Path) -> None:
 
 
 def test_a_tokenizer_replaced_in_place_is_not_taken_for_the_old_one(folder: Path) -> None:
-    """The config is the same to the letter, and the shards are another tokenizer's."""
+    """The config is unchanged, but the file at its path is another tokenizer."""
     build(make_config(folder, "other", tokenizer={"vocab_size": 280}))
     build(make_config(folder, "small"))
     mine = folder / "mine.json"

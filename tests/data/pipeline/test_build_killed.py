@@ -1,4 +1,4 @@
-"""Builds as real processes that are killed or interrupted: they end at once, and no task outlives them."""
+"""Builds as real processes that are killed or interrupted: they end at once, and so do their tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processes import lehr, start_lehr
 
 
 def wait_for_task(process: subprocess.Popen[str]) -> psutil.Process:
-    """A task of a running build, once it is at work."""
+    """Wait for a running build's first task, and return it."""
     parent = psutil.Process(process.pid)
     for _ in range(2000):
         children = [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
@@ -34,13 +34,13 @@ def long_build(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_killed_task_ends_the_build_with_its_name(tmp_path: Path, long_build: Path) -> None:
+def test_the_build_fails_and_names_a_task_that_was_killed(tmp_path: Path, long_build: Path) -> None:
     process = start_lehr("data", "build", long_build)
     wait_for_task(process).kill()
     _, errors = process.communicate(timeout=30)
     assert process.returncode not in (0, 2, 75)
     assert "task" in errors
-    assert "of stage documents ended without a word (exit code -9)" in errors
+    assert "of stage documents ended without an error message (exit code -9)" in errors
     assert not (tmp_path / "shards").exists()
 
 
@@ -68,7 +68,7 @@ def test_ctrl_c_reaches_every_process_and_ends_in_good_order(tmp_path: Path, lon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_notice_to_stop_keeps_what_is_done(tmp_path: Path, long_build: Path, number: signal.Signals) -> None:
+def test_a_signal_to_stop_keeps_complete_tasks(tmp_path: Path, long_build: Path, number: signal.Signals) -> None:
     process = start_lehr("data", "build", long_build)
     task = wait_for_task(process)
     process.send_signal(number)
@@ -79,5 +79,5 @@ def test_a_notice_to_stop_keeps_what_is_done(tmp_path: Path, long_build: Path, n
     assert not (tmp_path / "shards").exists()
     again = lehr("data", "build", long_build)
     assert again.returncode == 0, again.stderr
-    assert "going on with the unfinished build" in again.stderr
+    assert "continuing the unfinished build" in again.stderr
     assert (tmp_path / "shards").is_dir()

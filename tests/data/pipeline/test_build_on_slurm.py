@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_text import hashes, write_jsonl
 
 from data.config import DataConfig
 from data.pipeline.build import build
 from data.pipeline.progress import StoppedError
 from settings import UserError
-from settings.files import file_sha256
 
 # A job's array elements run one after the other before sbatch answers, so what it depends on is always done.
 SBATCH = r"""#!/bin/bash
@@ -47,7 +46,7 @@ SCONTROL = "#!/bin/bash\necho localhost\n"
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which the stand-ins note what was asked of them."""
+    """The folder in which the stand-ins record their calls."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name, script in {"sbatch": SBATCH, "srun": SRUN, "squeue": SQUEUE, "scontrol": SCONTROL}.items():
@@ -63,7 +62,7 @@ def make_config(folder: Path, shards: str, **more: Any) -> DataConfig:
     if not path.exists():
         words = ["the", "kiln", "and", "that", "fire", "glass", "night"]
         texts = [" ".join(random.Random(seed).choices(words, k=100)) for seed in range(60)]
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        write_jsonl(path, texts)
     plain: dict[str, Any] = {
         "shards": str(folder / shards),
         "tokenizer": {"vocab_size": 280},
@@ -72,10 +71,6 @@ def make_config(folder: Path, shards: str, **more: Any) -> DataConfig:
         "slurm": {"partition": "cpu", "poll_seconds": 0.2, "sbatch": {"account": "glass"}},
     }
     return DataConfig.model_validate({**plain, **more})
-
-
-def hashes(shards: Path) -> dict[str, str]:
-    return {str(path.relative_to(shards)): file_sha256(path) for path in sorted(shards.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.slow
@@ -94,7 +89,7 @@ def test_the_same_bytes_as_on_this_machine(slurm: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_in_the_input_comes_back_from_the_job(slurm: Path, tmp_path: Path) -> None:
+def test_a_mistake_in_the_input_is_reported_by_the_build(slurm: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, "shards", executor="slurm", on_bad_document="fail")
     with (tmp_path / "made.jsonl").open("a") as file:
         file.write("no json\n")
@@ -120,20 +115,20 @@ def test_jobs_that_ended_without_their_tasks_are_a_failure(slurm: Path, tmp_path
         build(config, stop=lambda: True)
     for waiting in slurm.glob("waiting-*"):
         waiting.unlink()  # cancelled by hand: they are submitted again, and cancelled again
-    questions = 0
+    polls = 0
 
     def cancel() -> bool:
-        nonlocal questions
-        questions += 1
+        nonlocal polls
+        polls += 1
         for waiting in slurm.glob("waiting-*"):
             waiting.unlink()
-        return questions > 200
+        return polls > 200
 
-    with pytest.raises(RuntimeError, match="of stage documents ended without a word"):
+    with pytest.raises(RuntimeError, match="of stage documents ended without an error message"):
         build(config, stop=cancel)
 
 
-def test_a_partition_is_asked_for(tmp_path: Path) -> None:
+def test_a_partition_is_required(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.slurm\.partition is needed"):
         build(make_config(tmp_path, "shards", executor="slurm", slurm={}))
 

@@ -23,8 +23,8 @@ def texts(letter: str, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
-def test_max_bytes_is_of_all_files_of_a_source_in_utf8(tmp_path: Path, escaped: bool) -> None:
-    """`escaped`: written in ASCII, where a character of text takes up to twelve bytes of the file."""
+def test_max_bytes_limits_all_files_of_a_source_together_in_utf8(tmp_path: Path, escaped: bool) -> None:
+    """With `escaped` the file is ASCII, where a character of text takes up to twelve bytes."""
     made = [texts(letter, 40) for letter in CHARACTERS]
     for number, some in enumerate(made):
         path = tmp_path / f"{number}.jsonl"
@@ -46,7 +46,7 @@ def test_max_bytes_is_of_all_files_of_a_source_in_utf8(tmp_path: Path, escaped: 
 
 @pytest.mark.parametrize("limit", [1, 500, 3001, 10**6])
 def test_a_tokenizer_is_trained_on_at_most_train_bytes(tmp_path: Path, limit: int) -> None:
-    """Whatever the samples hold; each part of the input has its share, and no character is torn."""
+    """However much the samples hold, each part of the input gets its share, and no character is split."""
     work = WorkFolder(tmp_path / "work")
     made = [texts(letter, 5 + 10 * task) for task, letter in enumerate(CHARACTERS)]
     for task, some in enumerate(made):

@@ -1,4 +1,4 @@
-"""Deduplication against datatrove's own: the same signatures to the bit, the same number of documents kept."""
+"""Deduplication against datatrove's own: the same signatures to the bit, the same number of documents stay."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.config import DeduplicateConfig
-from data.pipeline.steps.deduplicate import ClusterDuplicates, FindDuplicates, MinHash, SignDocuments, buckets
+from data.pipeline.steps.deduplicate import ClusterDuplicates, ComputeSignatures, FindDuplicates, MinHash, buckets
 from data.pipeline.steps.hashing import text_hash
-from data.pipeline.steps.simplify import SpacedWords, simplify_text
+from data.pipeline.steps.simplify import WhitespaceTokenizer, simplify_text
 from data.pipeline.work_folder import WorkFolder, read_report
 
 TASKS = 3
@@ -36,7 +36,7 @@ def documents(texts: list[str]) -> Iterator[Document]:
 
 
 def near_duplicates(count: int) -> list[str]:
-    """Families of texts: each a copy of one with more or fewer words changed, some equal, some with too few words."""
+    """Make families of copies of a text with more or fewer words changed, some equal, some too short for n-grams."""
     rng = random.Random(0)
     vocabulary = ["".join(rng.choices("abcdefghij", k=5)) for _ in range(3000)]  # numbers would all become 0
     families = [rng.choices(vocabulary, k=rng.randint(20, 200)) for _ in range(count // 4)]
@@ -49,27 +49,29 @@ def near_duplicates(count: int) -> list[str]:
     return [*texts, "one two", "one two", "three", ""]
 
 
-def kept(texts: list[str], config: DeduplicateConfig, folder: Path, find_tasks: int = 1) -> list[list[str]]:
-    """What each task keeps, by lehr's steps."""
+def keep(texts: list[str], config: DeduplicateConfig, folder: Path, find_tasks: int = 1) -> list[list[str]]:
+    """Return the documents that each task keeps by lehr's steps."""
     work = WorkFolder(folder)
     parts = [texts[rank::TASKS] for rank in range(TASKS)]
     for rank, part in enumerate(parts):
-        passed_on = [document.text for document in SignDocuments(work, config).run(documents(part), rank, TASKS)]
+        passed_on = [document.text for document in ComputeSignatures(work, config).run(documents(part), rank, TASKS)]
         assert passed_on == part
     for rank in range(find_tasks):
         list(FindDuplicates(work, config, tasks=TASKS).run(None, rank, find_tasks))
     list(ClusterDuplicates(work, config, tasks=TASKS).run(None, 0, 1))
-    left_out = [work.read_duplicates(rank) for rank in range(TASKS)]
+    duplicates = [work.read_duplicates(rank) for rank in range(TASKS)]
     return [
-        [text for number, text in enumerate(part) if number not in left_out[rank]] for rank, part in enumerate(parts)
+        [text for number, text in enumerate(part) if number not in duplicates[rank]] for rank, part in enumerate(parts)
     ]
 
 
-def kept_by_datatrove(texts: list[str], folder: Path) -> list[list[str]]:
+def keep_by_datatrove(texts: list[str], folder: Path) -> list[list[str]]:
     config = MinhashConfig()
     parts = [texts[rank::TASKS] for rank in range(TASKS)]
     for rank, part in enumerate(parts):
-        MinhashDedupSignature(str(folder / "sig"), config, language=SpacedWords()).run(documents(part), rank, TASKS)
+        MinhashDedupSignature(str(folder / "sig"), config, language=WhitespaceTokenizer()).run(
+            documents(part), rank, TASKS
+        )
     for rank in range(config.num_buckets):
         MinhashDedupBuckets(str(folder / "sig"), str(folder / "dups"), config=config).run(
             None, rank, config.num_buckets
@@ -81,42 +83,42 @@ def kept_by_datatrove(texts: list[str], folder: Path) -> list[list[str]]:
 
 def test_as_many_documents_stay_as_with_datatrove(tmp_path: Path) -> None:
     texts = near_duplicates(400)
-    mine = kept(texts, DeduplicateConfig(exact=False, minhash=True), tmp_path / "mine")
-    stock = kept_by_datatrove(texts, tmp_path / "stock")
-    assert sum(map(len, mine)) == sum(map(len, stock))
-    assert 100 < sum(map(len, mine)) < 300
+    lehr = keep(texts, DeduplicateConfig(exact=False, minhash=True), tmp_path / "lehr")
+    datatrove = keep_by_datatrove(texts, tmp_path / "datatrove")
+    assert sum(map(len, lehr)) == sum(map(len, datatrove))
+    assert 100 < sum(map(len, lehr)) < 300
 
 
 def test_the_first_of_each_cluster_stays(tmp_path: Path) -> None:
-    """Of two tasks' documents the one of the earlier task, of one task's the earlier: what remains comes first."""
+    """The document of the earlier task stays, and of one task's documents the earlier one."""
     base = near_duplicates(4)[0]
     texts = [f"{base} {'tail ' * number}" for number in range(9)]
     config = DeduplicateConfig(minhash=True)
-    assert kept(texts, config, tmp_path) == [[texts[0]], [], []]
+    assert keep(texts, config, tmp_path) == [[texts[0]], [], []]
 
 
 def test_a_cluster_is_never_lost_between_exact_and_near(tmp_path: Path) -> None:
     texts = near_duplicates(400)
-    both = kept(texts, DeduplicateConfig(exact=True, minhash=True), tmp_path / "both")
-    near = kept(texts, DeduplicateConfig(exact=False, minhash=True), tmp_path / "near")
+    both = keep(texts, DeduplicateConfig(exact=True, minhash=True), tmp_path / "both")
+    near = keep(texts, DeduplicateConfig(exact=False, minhash=True), tmp_path / "near")
     left = {text for part in both for text in part}
     assert len(left) == sum(map(len, both))
-    # The texts of fewer than five words have no n-gram: only their exact copies go.
+    # The texts of fewer than five words have no n-gram, so only their exact copies are dropped.
     assert sum(map(len, near)) - sum(map(len, both)) == texts.count("one two") - 1
     report = [read_report(WorkFolder(tmp_path / "both").report("duplicates", rank)) for rank in range(TASKS)]
     assert sum(part.get("exact", 0) + part.get("near", 0) for part in report) == len(texts) - len(left)
 
 
-def test_exact_alone(tmp_path: Path) -> None:
+def test_exact_deduplication(tmp_path: Path) -> None:
     texts = ["a", "b", "a", "c", "a", "b", "d", "e", "A"]
-    parts = kept(texts, DeduplicateConfig(exact=True), tmp_path)
+    parts = keep(texts, DeduplicateConfig(exact=True), tmp_path)
     assert sorted(text for part in parts for text in part) == sorted(set(texts))
-    assert parts[0] == ["a", "c", "d"]  # the first task's own come first
+    assert parts[0] == ["a", "c", "d"]  # documents of the first task stay
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:
     for texts in ([], ["one"], ["a b c d e f", "g h i j k l m"]):
-        parts = kept(texts, DeduplicateConfig(minhash=True), tmp_path / str(len(texts)))
+        parts = keep(texts, DeduplicateConfig(minhash=True), tmp_path / str(len(texts)))
         assert sum(map(len, parts)) == len(texts)
 
 
@@ -124,7 +126,7 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
 def test_more_tasks_find_the_same(tmp_path: Path, find_tasks: int) -> None:
     texts = near_duplicates(100)
     config = DeduplicateConfig(minhash=True)
-    assert kept(texts, config, tmp_path / "many", find_tasks) == kept(texts, config, tmp_path / "one")
+    assert keep(texts, config, tmp_path / "many", find_tasks) == keep(texts, config, tmp_path / "one")
 
 
 def test_buckets() -> None:
@@ -143,36 +145,36 @@ TEXTS = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
-def test_signatures_are_datatroves_to_the_bit(text: str) -> None:
+def test_signatures_equal_those_of_datatrove_to_the_bit(text: str) -> None:
     config = DeduplicateConfig()
-    mine = MinHash(config)
-    stock = MinhashDedupSignature(".", MinhashConfig(), language=SpacedWords())
-    shingles = stock.get_shingles(text)
-    assert np.array_equal(mine.get_shingles(text), shingles)
-    wanted = list(chain(*stock.get_signature(shingles))) if shingles.size else []
-    assert mine.minima(text).tolist() == wanted
+    lehr = MinHash(config)
+    datatrove = MinhashDedupSignature(".", MinhashConfig(), language=WhitespaceTokenizer())
+    shingles = datatrove.get_shingles(text)
+    assert np.array_equal(lehr.get_shingles(text), shingles)
+    wanted = list(chain(*datatrove.get_signature(shingles))) if shingles.size else []
+    assert lehr.signature(text).tolist() == wanted
 
 
 def test_signatures_of_a_long_text_and_other_sizes() -> None:
     rng = random.Random(1)
     text = " ".join(str(rng.random()) for _ in range(5000))
     for n, count, width in ((5, 14, 8), (1, 3, 2), (13, 20, 5)):
-        mine = MinHash(DeduplicateConfig(ngram_words=n, buckets=count, hashes_per_bucket=width))
+        lehr = MinHash(DeduplicateConfig(ngram_words=n, buckets=count, hashes_per_bucket=width))
         stock_config = MinhashConfig(n_grams=n, num_buckets=count, hashes_per_bucket=width)
-        stock = MinhashDedupSignature(".", stock_config, language=SpacedWords())
-        assert mine.minima(text).tolist() == list(chain(*stock.get_signature(stock.get_shingles(text))))
+        datatrove = MinhashDedupSignature(".", stock_config, language=WhitespaceTokenizer())
+        assert lehr.signature(text).tolist() == list(chain(*datatrove.get_signature(datatrove.get_shingles(text))))
 
 
 @settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
-def test_simplified_text_is_datatroves(text: str) -> None:
-    assert simplify_text(text).split() == SpacedWords().word_tokenize(datatrove_text.simplify_text(text))
+def test_simplified_text_equals_that_of_datatrove(text: str) -> None:
+    assert simplify_text(text).split() == WhitespaceTokenizer().word_tokenize(datatrove_text.simplify_text(text))
 
 
 def test_scripts_without_spaces_have_words(tmp_path: Path) -> None:
     text = "窯の中でガラスはゆっくりと冷やされる。急に冷やすと割れてしまうからである。"
-    assert MinHash(DeduplicateConfig()).minima(text).size
-    parts = kept(
+    assert MinHash(DeduplicateConfig()).signature(text).size
+    parts = keep(
         [text, text[:-1] + "！", "全く別の文章がここにあります。これは似ていない。"],
         DeduplicateConfig(minhash=True),
         tmp_path,

@@ -1,4 +1,4 @@
-"""The encoder that remembers words gives the tokenizer's own tokens, for every character it takes upon itself."""
+"""The encoder that caches words gives the tokenizer's own tokens, for every character of its fast ranges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 from data.pipeline.steps import encoder as encoder_module
 from data.pipeline.steps.encoder import FAST_RANGES, Encoder
-from data.sources import SOURCES, Text
+from data.sources import SOURCES, RawDocument
 from data.tokenizer import end_of_text_id, load_tokenizer, token_bytes, train_tokenizer, vocab_size
 from settings import UserError
 
@@ -23,8 +23,8 @@ SPECIAL = "<|endoftext|>"
 
 def library_texts(step: int) -> list[str]:
     source = SOURCES.parse("standard_library")
-    read = [document for piece in source.pieces(1)[::step] for document in source.read(piece)]
-    return [document.text for document in read if isinstance(document, Text)]
+    read = [document for part in source.parts(1)[::step] for document in source.read(part)]
+    return [document.text for document in read if isinstance(document, RawDocument)]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(path: Path) -> Encoder:
     built = Encoder(path)
-    assert built._remembers_words
+    assert built._caches_words
     return built
 
 
@@ -65,7 +65,7 @@ def test_every_character_of_the_fast_ranges(encoder: Encoder, path: Path, around
     assert ids(encoder, texts) == oracle(path, texts)
 
 
-def test_random_mixtures_of_what_the_expression_tells_apart(encoder: Encoder, path: Path) -> None:
+def test_random_mixtures_of_all_character_classes(encoder: Encoder, path: Path) -> None:
     rng = random.Random(0)
     pool = " \n\t'stmdrevlA1²é–\x1c\x85\u3000\u200b\u0301.,_-ſK日👍"
     texts = ["".join(rng.choices(pool, k=rng.randint(0, 12))) for _ in range(30_000)]
@@ -78,15 +78,15 @@ def test_any_text(encoder: Encoder, path: Path, texts: list[str]) -> None:
     assert ids(encoder, texts) == oracle(path, texts)
 
 
-def test_real_texts_and_what_is_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_texts_and_evicted_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = library_texts(20)
-    monkeypatch.setattr(encoder_module, "_MOST_WORDS_REMEMBERED", 500)
-    monkeypatch.setattr(encoder_module, "_LONGEST_WORD_REMEMBERED", 6)
+    monkeypatch.setattr(encoder_module, "_MAX_CACHED_WORDS", 500)
+    monkeypatch.setattr(encoder_module, "_MAX_CACHED_WORD_LENGTH", 6)
     encoder = Encoder(path)
     for begin in range(0, len(texts), 3):
         batch = texts[begin : begin + 3]
         assert ids(encoder, batch) == oracle(path, batch)
-    assert max(map(len, encoder._tokens_of)) <= 6
+    assert max(map(len, encoder._cache)) <= 6
 
 
 def test_text_comes_back(encoder: Encoder) -> None:
@@ -124,7 +124,7 @@ def altered(path: Path, folder: Path, what: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("what", "remembers"),
+    ("what", "caches"),
     [
         ("lower case", False),
         ("a space in front", False),
@@ -135,10 +135,10 @@ def altered(path: Path, folder: Path, what: str) -> Path:
         ("many entries", True),
     ],
 )
-def test_other_tokenizers(path: Path, tmp_path: Path, what: str, remembers: bool) -> None:
+def test_other_tokenizers(path: Path, tmp_path: Path, what: str, caches: bool) -> None:
     file = altered(path, tmp_path, what)
     encoder = Encoder(file)
-    assert encoder._remembers_words is remembers
+    assert encoder._caches_words is caches
     texts = ["The kiln fire, 12345 degrees.", "  spaces  ", "Ünïcödé", ""]
     plain = Tokenizer.from_file(str(file))
     plain.encode_special_tokens = True
@@ -153,7 +153,7 @@ def test_bytes_of_a_token() -> None:
     assert [token_bytes(size) for size in (257, 65_536, 65_537, 200_000)] == [2, 2, 4, 4]
 
 
-def test_training_gives_the_same_again_and_a_small_corpus_gives_less(tmp_path: Path) -> None:
+def test_training_is_deterministic_and_a_small_corpus_gives_fewer_entries(tmp_path: Path) -> None:
     texts = library_texts(60)
     one, two = (train_tokenizer([texts], size=600, end_of_text="") for _ in range(2))
     assert one.to_str() == two.to_str()
@@ -167,7 +167,7 @@ def test_training_gives_the_same_again_and_a_small_corpus_gives_less(tmp_path: P
     assert small.decode(small.encode("zażółć 日本").ids) == "zażółć 日本"  # all bytes are there
 
 
-def test_the_end_of_text_is_found_or_asked_for(path: Path, tmp_path: Path) -> None:
+def test_the_end_of_text_token_is_found_or_must_be_named(path: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(path)
     assert end_of_text_id(tokenizer, "", path) == 0
     assert end_of_text_id(tokenizer, "Z", path) == tokenizer.token_to_id("Z")

@@ -1,4 +1,4 @@
-"""The tasks of a build: all of the input once, and never dependent on the machine."""
+"""The tasks of a build read all of the input once, and do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from data.config import DataConfig
-from data.pipeline.plan import fingerprint, make_plan
-from data.sources import Text
+from data.pipeline.input_fingerprint import fingerprint_input
+from data.pipeline.plan import make_plan
+from data.sources import RawDocument
 from settings import UserError, parse
 
 
@@ -34,8 +35,8 @@ def test_every_document_is_in_one_task(tmp_path: Path) -> None:
     for name, count in (("a", 100), ("b", 50)):
         found = []
         for rank in plan.tasks_of(name):
-            for piece in plan.tasks[rank].pieces:
-                found += [item.text for item in made.sources[name].read(piece) if isinstance(item, Text)]
+            for part in plan.tasks[rank].parts:
+                found += [item.text for item in made.sources[name].read(part) if isinstance(item, RawDocument)]
         assert [int(text.split()[0]) for text in found] == list(range(count))
         size = (tmp_path / f"{name}.jsonl").stat().st_size
         assert abs(len(plan.tasks_of(name)) - size / 9000) <= 1
@@ -61,7 +62,7 @@ def test_workers_and_executor_do_not_matter(tmp_path: Path) -> None:
         ("task_bytes", 5000),
     ],
 )
-def test_what_decides_the_bytes_is_in_the_recipe(tmp_path: Path, key: str, value: object) -> None:
+def test_fields_that_decide_the_bytes_are_in_the_recipe(tmp_path: Path, key: str, value: object) -> None:
     sources = {"a": {"name": "jsonl", "paths": [write(tmp_path / "a.jsonl", 10)]}}
     assert config(tmp_path, sources).recipe() != config(tmp_path, sources, **{key: value}).recipe()
 
@@ -71,19 +72,19 @@ def test_neighbouring_small_files_make_a_task(tmp_path: Path) -> None:
         (tmp_path / f"{number:03d}.txt").write_text("x" * 100)
     plan = make_plan(config(tmp_path, {"a": {"name": "text", "paths": [str(tmp_path)]}}, task_bytes=1024))
     assert len(plan.tasks) == 10
-    files = [piece.path.name for task in plan.tasks for piece in task.pieces]
+    files = [part.path.name for task in plan.tasks for part in task.parts]
     assert files == sorted(files)
     assert len(files) == 100
 
 
-def test_a_cap_is_shared_by_the_tasks_and_does_nothing_over_the_whole(tmp_path: Path) -> None:
+def test_a_cap_is_shared_by_the_tasks_and_does_nothing_above_the_size_of_the_input(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", 100)
     source = {"name": "jsonl", "paths": [path]}
     capped = make_plan(config(tmp_path, {"a": {**source, "max_bytes": 20_000}}, task_bytes=9000))
     assert sum(task.max_bytes for task in capped.tasks) <= 20_000
     assert min(task.max_bytes for task in capped.tasks) > 1000
-    whole = make_plan(config(tmp_path, {"a": {**source, "max_bytes": 10**9}}, task_bytes=9000))
-    assert whole == make_plan(config(tmp_path, {"a": source}, task_bytes=9000))
+    uncapped = make_plan(config(tmp_path, {"a": {**source, "max_bytes": 10**9}}, task_bytes=9000))
+    assert uncapped == make_plan(config(tmp_path, {"a": source}, task_bytes=9000))
 
 
 def test_task_sizes_grow_with_the_input(tmp_path: Path) -> None:
@@ -114,12 +115,12 @@ def test_fingerprints_notice_a_change_at_either_end_and_in_the_middle(tmp_path: 
     path = tmp_path / "a.jsonl"
     write(path, 1000)
     made = config(tmp_path, {"a": {"name": "jsonl", "paths": [str(path)]}})
-    before = fingerprint(made)
+    before = fingerprint_input(made)
     content = path.read_bytes()
     for position in (10, len(content) // 2 + 5, len(content) - 10):
         path.write_bytes(content[:position] + b"Y" + content[position + 1 :])
-        assert fingerprint(made) != before
+        assert fingerprint_input(made) != before
     path.write_bytes(content)
-    assert fingerprint(made) == before
+    assert fingerprint_input(made) == before
     path.write_bytes(content + b"\n")
-    assert fingerprint(made) != before
+    assert fingerprint_input(made) != before

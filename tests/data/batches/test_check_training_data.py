@@ -1,4 +1,4 @@
-"""What can be wrong with shards, and the one message that says so before any process starts."""
+"""Every mistake in shards gives one message before any process starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from made_shards import documents, write_source
 
-from data.batches.draws import check_shards
+from data.batches.check_training_data import check_training_data
 from data.batches.loader import Loader
-from data.config import DataConfig, MixtureStage
+from data.config import DataConfig, MixtureStageConfig
 from data.shards.index import open_shards, shard_tokenizer
 from settings import UserError
 
@@ -41,7 +41,7 @@ def flip(path: Path) -> None:
 
 
 def test_good_shards_pass(folder: Path) -> None:
-    shards = check_shards(DataConfig(shards=folder), 32)
+    shards = check_training_data(DataConfig(shards=folder), 32)
     assert shards.names == ("english", "french")
     tokenizer = shard_tokenizer(DataConfig(shards=folder))
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.path) == (1000, 0, "tokenizer.json")
@@ -49,26 +49,26 @@ def test_good_shards_pass(folder: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.shards = .*absent: there is no such folder; .* `lehr data build`"):
-        check_shards(DataConfig(shards=tmp_path / "absent"), 32)
+        check_training_data(DataConfig(shards=tmp_path / "absent"), 32)
     with pytest.raises(UserError, match=r"it holds no source; .* `lehr data build`"):
-        check_shards(DataConfig(shards=tmp_path), 32)
+        check_training_data(DataConfig(shards=tmp_path), 32)
 
 
 def test_unknown_source_in_a_mixture(folder: Path) -> None:
     with pytest.raises(UserError, match=r'data.mixture: no shards of a source "frnch" .*; did you mean "french"\?'):
-        check_shards(DataConfig(shards=folder, mixture={"english": 1, "frnch": 1}), 32)
-    stages = (MixtureStage(from_step=3, mixture={"german": 1}),)
+        check_training_data(DataConfig(shards=folder, mixture={"english": 1, "frnch": 1}), 32)
+    stages = (MixtureStageConfig(from_step=3, mixture={"german": 1}),)
     with pytest.raises(UserError, match=r'data.stages.0.mixture: no shards of a source "german"'):
         open_shards(DataConfig(shards=folder, stages=stages))
 
 
 def test_a_source_of_the_config_without_shards(folder: Path) -> None:
-    """Refused where all sources are drawn from; a mixture may do without it."""
+    """It is refused if all sources are drawn from, and ignored if the mixture does not name it."""
     shutil.rmtree(folder / "french")
     fields = {**DataConfig(shards=folder).__dict__, "sources": {"english": None, "french": None}}
     with pytest.raises(UserError, match=r"data.sources.french: its shards are not in .*; build them with"):
-        check_shards(DataConfig.model_construct(**fields), 32)
-    shards = check_shards(DataConfig.model_construct(**{**fields, "mixture": {"english": 1}}), 32)
+        check_training_data(DataConfig.model_construct(**fields), 32)
+    shards = check_training_data(DataConfig.model_construct(**{**fields, "mixture": {"english": 1}}), 32)
     assert shards.names == ("english",)
 
 
@@ -76,7 +76,7 @@ def test_a_source_of_the_config_without_shards(folder: Path) -> None:
 def test_missing_file(folder: Path, name: str) -> None:
     (folder / "english" / name).unlink()
     with pytest.raises(UserError, match=rf"shard .*{name} cannot be opened \(No such file .* `lehr data build`"):
-        check_shards(DataConfig(shards=folder, verify_hashes=False), 32)
+        check_training_data(DataConfig(shards=folder, verify_hashes=False), 32)
 
 
 @pytest.mark.parametrize("name", ["train/00000.ds", "train/00000.ds.index", "train/00001.ds.loss", "held_out/00000.ds"])
@@ -89,79 +89,79 @@ def test_file_of_another_size(folder: Path, name: str, change: int) -> None:
         rf"shard .*{name} has {len(content) + change} bytes but .*dataset.json says {len(content)}: it is cut short"
     )
     with pytest.raises(UserError, match=message):
-        check_shards(DataConfig(shards=folder, verify_hashes=False), 32)
+        check_training_data(DataConfig(shards=folder, verify_hashes=False), 32)
 
 
 def test_index_of_another_shard(folder: Path) -> None:
-    """Of the same size, so that only the last end tells."""
+    """The index has the right size, so only its last end shows the mistake."""
     path = folder / "english/train/00000.ds.index"
     ends = np.fromfile(path, np.uint64)
     (ends + np.uint64(1)).tofile(path)
     with pytest.raises(
         UserError, match=r"index ends with 301 but the shard has 300 tokens: they do not belong together"
     ):
-        check_shards(DataConfig(shards=folder, verify_hashes=False), 32)
+        check_training_data(DataConfig(shards=folder, verify_hashes=False), 32)
     with pytest.raises(UserError, match=r"they do not belong together"):
         Loader(DataConfig(shards=folder), seed=0, seq_length=32, rows_per_step_global=1)
 
 
 def test_altered_tokenizer(folder: Path) -> None:
-    """Also without `data.verify_hashes`: it is small."""
+    """The tokenizer is compared even without `data.verify_hashes`, because it is small."""
     flip(folder / "tokenizer.json")
     with pytest.raises(
         UserError, match=r"tokenizer.json was altered since the shards were built: its SHA-256 is [0-9a-f]"
     ):
-        check_shards(DataConfig(shards=folder, verify_hashes=False), 32)
+        check_training_data(DataConfig(shards=folder, verify_hashes=False), 32)
 
 
 def test_no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer.json cannot be read \(No such file"):
-        check_shards(DataConfig(shards=folder), 32)
+        check_training_data(DataConfig(shards=folder), 32)
 
 
 def test_two_tokenizers(folder: Path) -> None:
     edit_info(folder / "french", lambda info: info["tokenizer"].update(sha256="f" * 64))
     with pytest.raises(UserError, match=r'sources "english" and "french" were tokenized by different tokenizers'):
-        check_shards(DataConfig(shards=folder), 32)
-    check_shards(DataConfig(shards=folder, mixture={"english": 1}), 32)
+        check_training_data(DataConfig(shards=folder), 32)
+    check_training_data(DataConfig(shards=folder, mixture={"english": 1}), 32)
 
 
 def test_sequence_longer_than_a_source(folder: Path) -> None:
-    """Also one that only a later stage draws from; but not one whose weight is 0."""
+    """A source that only a later stage draws from is refused too, but not one with weight 0."""
     message = r'train.seq_length = 500: source "french" has 500 tokens in its train split, .* at most 499, or leave the'
-    stages = (MixtureStage(from_step=3, mixture={"french": 1}),)
+    stages = (MixtureStageConfig(from_step=3, mixture={"french": 1}),)
     write_source(folder, "long", train=[documents(np.random.default_rng(0), tokens=600)])
     for config in (
         DataConfig(shards=folder, mixture={"long": 1, "french": 1}),
         DataConfig(shards=folder, mixture={"long": 1}, stages=stages),
     ):
         with pytest.raises(UserError, match=message):
-            check_shards(config, 500)
-        check_shards(config, 499)
-    check_shards(DataConfig(shards=folder, mixture={"long": 1, "french": 0}), 500)
+            check_training_data(config, 500)
+        check_training_data(config, 499)
+    check_training_data(DataConfig(shards=folder, mixture={"long": 1, "french": 0}), 500)
 
 
 def test_a_source_without_training_tokens(folder: Path) -> None:
-    """By tokens it has no share and is left alone; to ask for it is a mistake."""
+    """It is ignored if weights go by tokens; a mixture that names it is refused."""
     write_source(folder, "empty", train=[])
-    check_shards(DataConfig(shards=folder), 32)
+    check_training_data(DataConfig(shards=folder), 32)
     with pytest.raises(
         UserError, match=r'source "empty" has 0 tokens in its train split, .*seq_length \+ 1; leave the'
     ):
-        check_shards(DataConfig(shards=folder, mixture={"empty": 1, "french": 1}), 32)
+        check_training_data(DataConfig(shards=folder, mixture={"empty": 1, "french": 1}), 32)
     shutil.rmtree(folder / "english")
     shutil.rmtree(folder / "french")
     with pytest.raises(UserError, match=r"no source has tokens in its train split"):
-        check_shards(DataConfig(shards=folder), 32)
+        check_training_data(DataConfig(shards=folder), 32)
     with pytest.raises(UserError, match=r"no source has tokens in its train split"):
         Loader(DataConfig(shards=folder), seed=0, seq_length=32, rows_per_step_global=1)
 
 
-def test_dataset_json_that_is_none(folder: Path) -> None:
+def test_a_broken_dataset_json(folder: Path) -> None:
     (folder / "english/dataset.json").write_text("{")
     with pytest.raises(UserError, match=r"english/dataset.json cannot be read"):
-        check_shards(DataConfig(shards=folder), 32)
+        check_training_data(DataConfig(shards=folder), 32)
     edit_info(folder / "french", lambda info: info.pop("licence"))
     with pytest.raises(UserError, match=r"french/dataset.json:\n  licence: is required"):
-        check_shards(DataConfig(shards=folder, mixture={"french": 1}), 32)
+        check_training_data(DataConfig(shards=folder, mixture={"french": 1}), 32)

@@ -1,0 +1,63 @@
+"""The work folder of a build: its name, its lock, and what the user should know before work begins in it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from data.config import DataConfig
+from data.pipeline.plan import Plan
+from data.pipeline.work_folder import WorkFolder
+from settings import UserError
+
+_WORK_FORMAT = 2  # a change makes unfinished builds of older code start afresh
+_SECONDS_FOR_THE_LOCK = 5.0
+
+
+def work_folder_of(config: DataConfig, inputs: dict[str, str]) -> WorkFolder:
+    """Return the work folder of a config, input and version: no two of them share one."""
+    versions = [_WORK_FORMAT, *(version(package) for package in ("datatrove", "tokenizers", "numpy"))]
+    tokenizer = config.tokenizer.path.read_bytes() if config.tokenizer.path else b""
+    identity = [config.recipe(), inputs, versions, hashlib.sha256(tokenizer).hexdigest()]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    shards = config.shards.absolute()
+    return WorkFolder(shards.with_name(f".{shards.name}.building-{digest}"))
+
+
+@contextmanager
+def lock_work_folder(work: WorkFolder) -> Iterator[None]:
+    """Hold the work folder's lock. Tasks inherit it, so a new build waits until no task of a killed one still writes.
+
+    Raises UserError if another build holds the lock for five seconds.
+    """
+    work.path.mkdir(parents=True, exist_ok=True)
+    with (work.path / "lock").open("w") as file:
+        deadline = time.monotonic() + _SECONDS_FOR_THE_LOCK
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"another build of the same shards is running (it holds {file.name})") from None
+                time.sleep(0.1)
+        yield
+
+
+def log_surprises(config: DataConfig, plan: Plan, work: WorkFolder, log: Callable[[str], None]) -> None:
+    """Log if the build continues an earlier one, if other unfinished builds exist, and if disk space is short."""
+    if (work.path / "logs").exists():
+        log(f"continuing the unfinished build in {work.path}")
+    prefix = f".{config.shards.absolute().name}.building-"
+    for other in sorted(work.path.parent.glob(prefix + "*")):
+        if other != work.path:
+            log(f"{other} holds an unfinished build of another config or input; remove it if it is not wanted")
+    free = shutil.disk_usage(work.path).free
+    if free < plan.bytes:
+        log(f"{free / 1e9:,.1f} GB are free at {work.path.parent}; the build may need about {plan.bytes / 1e9:,.1f} GB")

@@ -1,0 +1,19 @@
+"""Errors about a source, with its key in the config in front of the message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from settings import UserError
+
+
+@contextmanager
+def naming_source(name: str) -> Iterator[None]:
+    """Put `data.sources.NAME` in front of the message of a UserError or OSError, which becomes a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"data.sources.{name}.{error}") from None
+    except OSError as error:
+        raise UserError(f"data.sources.{name}: {error}") from None

@@ -1,0 +1,135 @@
+"""A filter and a source are one file each: dropped into a copy of the rooms, the contract tests find and test them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # each starts pytest, which imports datatrove
+
+FILTER = '''
+"""Drops documents with a forbidden word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from data.filters.base import FILTERS, FilterConfig
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.filters.base_filter import BaseFilter
+
+
+@FILTERS.register
+class ForbiddenWordConfig(FilterConfig):
+    name: Literal["forbidden_word"] = "forbidden_word"
+    word: str
+
+    def build(self) -> BaseFilter:
+        from datatrove.pipeline.filters import LambdaFilter
+
+        word = self.word
+        return LambdaFilter(lambda document: word not in document.text.split() or (False, "forbidden_word"))
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return (cls(word="word"), cls(word="line"))
+'''
+
+SOURCE = '''
+"""Text files whose documents are separated by form feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
+from data.sources.files import find_input_files
+from data.sources.text import read_text_file
+
+
+@SOURCES.register
+class FormFeedConfig(SourceConfig):
+    name: Literal["form_feed"] = "form_feed"
+    path: str
+
+    def files(self) -> Sequence[Path]:
+        return find_input_files([self.path], (".ff",), key="path")
+
+    def parts(self, part_bytes: int) -> Sequence[InputPart]:
+        return [InputPart(file, file.stat().st_size) for file in self.files()]
+
+    def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
+        content = read_text_file(part.path, str(part.path))
+        if isinstance(content, BadDocument):
+            yield content
+            return
+        for text in content.text.split("\\f"):
+            yield RawDocument(text, content.where)
+
+    @classmethod
+    def example(cls, folder: Path, documents: Sequence[str]) -> Self:
+        (folder / "a.ff").write_text("\\f".join(documents))
+        return cls(path=str(folder / "*.ff"))
+'''
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Path:
+    """A copy of the rooms that data needs, and of its tests."""
+    for room in ("data", "settings", "tests/data"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    return tmp_path
+
+
+def run_contract_tests(rooms: Path, path: str, keyword: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", path, "-k", keyword]
+    environment = {**os.environ, "PYTHONPATH": str(rooms)}
+    run = subprocess.run(command, cwd=rooms, env=environment, capture_output=True, text=True, check=False)
+    return run.returncode, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "tests", "name", "broken", "failing"),
+    [
+        (
+            "data/filters/forbidden_word.py",
+            FILTER,
+            "tests/data/filters/test_filter_contract.py",
+            "forbidden_word",
+            ('word="line"', 'word="kiln"'),
+            "test_keeps_plain_prose",
+        ),
+        (
+            "data/sources/form_feed.py",
+            SOURCE,
+            "tests/data/sources/test_source_contract.py",
+            "form_feed",
+            ('.split("\\f")', '.split("\\f")[1:]'),
+            "test_the_documents_are_those_of_the_files",
+        ),
+    ],
+)
+def test_a_new_file_is_found_and_tested(
+    rooms: Path, file: str, content: str, tests: str, name: str, broken: tuple[str, str], failing: str
+) -> None:
+    (rooms / file).write_text(content)
+    code, output = run_contract_tests(rooms, tests, name)
+    assert code == 0, output
+    assert output.count(f"[{name}") >= 5, "the contract tests did not run over the new file"
+    assert broken[0] in content
+    (rooms / file).write_text(content.replace(*broken))
+    code, output = run_contract_tests(rooms, tests, name)
+    assert code == 1, output
+    failures = [line for line in output.splitlines() if line.startswith("FAILED")]
+    assert any(failing in line for line in failures), output
+    assert all(f"[{name}" in line for line in failures), output

@@ -1,4 +1,4 @@
-"""Optimizers, parameter tables, learning-rate schedules.
+"""Optimizers, the tables that assign them to parameters, learning-rate schedules.
 
-Sees (name, parameter) pairs and the ranks that share a matrix.
+The room sees named parameters and the tensor ranks that share a matrix, never the mesh or the model.
 """

@@ -26,8 +26,9 @@ from torch import nn
 
 from optim.optimizer import OPTIMIZERS, OneRank, Param
 from parallel.engines import parameter_all_gather
+from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, view_of
 from parallel.engines.parameter_all_gather import ParameterAllGather
-from parallel.engines.parameter_owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
+from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.mesh import Axis
 from parallel.shards import Shard
 
@@ -40,15 +41,15 @@ class Counted(ParameterAllGather):
 
     batches = 0
 
-    def exchange(self, done: Iterable[Sequence[Param]]) -> None:
+    def gather_as_updated(self, updated: Iterable[Sequence[Param]]) -> None:
         self.batches, self.started = 0, list[tuple[int, int]]()
 
         def counted() -> Iterator[Sequence[Param]]:
-            for params in done:
+            for params in updated:
                 self.batches += 1
                 yield params
 
-        super().exchange(counted())
+        super().gather_as_updated(counted())
 
     def _start_round(self, number: int) -> list[dist.Work]:
         self.started.append((number, self.batches))
@@ -56,7 +57,7 @@ class Counted(ParameterAllGather):
 
     def early_share(self) -> float:
         """Returns the share of this owner's bytes that were sent before its last batch was done."""
-        sizes = [end - start for start, end in self._ranges[self._me]]
+        sizes = [end - start for start, end in self._ranges[self._owner]]
         early = [number for number, batches in self.started if batches < self.batches and number < len(sizes)]
         return sum(sizes[number] for number in early) / sum(sizes)
 
@@ -70,7 +71,7 @@ def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], Count
         gradients[key] = gradient
     costs = [config.cost(shard.shape, shard.name) for shard in shards]
     owners = assign_owners(costs, data.size)
-    order = sending_order(shards, costs)
+    order = update_order(shards, costs)
     layout = FlatLayout.of([shards[i] for i in order], [owners[i] for i in order], data.size)
     weights, _ = move_into_flat_buffers(layout, torch.float32, torch.device("cpu"))
     start = layout.segments[data.rank][0]
@@ -80,12 +81,12 @@ def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], Count
     ]
     optimizer = config.build(params, OneRank())
     by_size = {}
-    for label, size in (("as they are done", parameter_all_gather.MESSAGE_BYTES), ("after all work", 1 << 40)):
-        default, parameter_all_gather.MESSAGE_BYTES = parameter_all_gather.MESSAGE_BYTES, size
-        by_size[label] = Counted(layout, data, weights=weights, own_master=None)
-        parameter_all_gather.MESSAGE_BYTES = default
+    for label, size in (("as they are done", parameter_all_gather.BUCKET_BYTES), ("after all work", 1 << 40)):
+        default, parameter_all_gather.BUCKET_BYTES = parameter_all_gather.BUCKET_BYTES, size
+        by_size[label] = Counted(layout, data, weights=weights, masters=None)
+        parameter_all_gather.BUCKET_BYTES = default
     steps: dict[str, Callable[[], None]] = {
-        label: lambda messages=messages: messages.exchange(optimizer.updates(lr=1e-3))
+        label: lambda messages=messages: messages.gather_as_updated(optimizer.step_in_buckets(lr=1e-3))
         for label, messages in by_size.items()
     }
     steps["work alone"] = lambda: optimizer.step(lr=1e-3)

@@ -1,4 +1,4 @@
-"""Optimizers and parameter tables.
+"""Optimizers, and the tables that assign them to parameters.
 
-Sees (name, parameter) pairs and the ranks that share a matrix.
+The room sees named parameters and the tensor ranks that share a matrix, never the mesh or the model.
 """

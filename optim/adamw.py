@@ -1,6 +1,13 @@
-"""AdamW: Adam with decoupled weight decay (arXiv 1711.05101), in torch's fused kernels.
+"""AdamW: Adam with decoupled weight decay (arXiv:1711.05101, algorithm 2), in torch's fused kernels.
 
-m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  w <- w (1 - lr wd);  w <- w - lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps)
+For a weight w with gradient g at step t, from m = v = 0:
+
+    m <- b1 m + (1 - b1) g
+    v <- b2 v + (1 - b2) g^2
+    w <- w (1 - lr wd)
+    w <- w - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
+
+All operations are element-wise, so a shard of a parameter is updated where it is.
 """
 
 from __future__ import annotations
@@ -13,17 +20,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from optim.batches import runs
+from optim.chunks import chunk_slices
 from optim.groups import ParamRule, rule_of
 from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
 
-# One kernel call's weights: enough that calls cost nothing, and some are done before all are.
+# Weights of one kernel call: large enough that calls cost nothing, small enough that the first ones can be sent early.
 _CALL_BYTES = 64 << 20
 
 
 @OPTIMIZERS.register
 class AdamWConfig(OptimizerConfig):
-    """AdamW for every parameter."""
+    """Settings of AdamW for every parameter."""
 
     elementwise: ClassVar[bool] = True
 
@@ -33,16 +40,16 @@ class AdamWConfig(OptimizerConfig):
     eps: float = Field(1e-8, gt=0)
 
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> AdamW:
-        return self.build_flat(params, [rule_of(self.table, param.name) for param in params])
+        return self.build_elementwise(params, [rule_of(self.table, param.name) for param in params])
 
-    def build_flat(self, params: Sequence[Param], rules: Sequence[ParamRule]) -> AdamW:
-        moments = Moments(self.beta1, self.beta2, self.eps)
-        return AdamW(params, rules, moments=moments, weight_decay=self.weight_decay)
+    def build_elementwise(self, params: Sequence[Param], rules: Sequence[ParamRule]) -> AdamW:
+        constants = AdamConstants(self.beta1, self.beta2, self.eps)
+        return AdamW(params, rules, constants=constants, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Adam's constants."""
+class AdamConstants:
+    """The constants of Adam's moments: b1, b2 and eps of the rule at the top of this file."""
 
     beta1: float
     beta2: float
@@ -51,7 +58,7 @@ class Moments:
 
 @dataclass
 class _Bucket:
-    """Parameters of one lr and decay: one kernel call."""
+    """Parameters with the same lr and decay: one kernel call updates them."""
 
     lr_multiplier: float
     weight_decay: float
@@ -61,18 +68,18 @@ class _Bucket:
 
 
 class AdamW(Optimizer):
-    """Element-wise, so slices are updated where they are: nothing is exchanged between ranks."""
+    """The optimizer: parameters in buckets of one device, lr and decay. State: `exp_avg` is m, `exp_avg_sq` is v."""
 
     def __init__(
         self,
         params: Sequence[Param],
         rules: Sequence[ParamRule],
         *,
-        moments: Moments,
+        constants: AdamConstants,
         weight_decay: float,
         lr_scale: float = 1.0,
     ) -> None:
-        self._moments = moments
+        self._constants = constants
         self._lr_scale = lr_scale
         self._state: dict[str, StateTensor] = {}
         buckets: dict[tuple[torch.device, float, float], _Bucket] = {}
@@ -88,20 +95,20 @@ class AdamW(Optimizer):
         self._buckets = list(buckets.values())
 
     @torch.no_grad()
-    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
+    def step_in_buckets(self, *, lr: float) -> Iterator[Sequence[Param]]:
         self.step_count += 1
         for bucket in self._buckets:
-            for run in runs([param.weight.nbytes for param in bucket.params], _CALL_BYTES):
-                params = bucket.params[run]
+            for chunk in chunk_slices([param.weight.nbytes for param in bucket.params], _CALL_BYTES):
+                params = bucket.params[chunk]
                 fused_adamw(
                     [param.weight for param in params],
                     gradients(params),
-                    bucket.exp_avgs[run],
-                    bucket.exp_avg_sqs[run],
+                    bucket.exp_avgs[chunk],
+                    bucket.exp_avg_sqs[chunk],
                     step=self.step_count,
                     lr=lr * self._lr_scale * bucket.lr_multiplier,
                     weight_decay=bucket.weight_decay,
-                    moments=self._moments,
+                    constants=self._constants,
                 )
                 yield params
 
@@ -110,7 +117,7 @@ class AdamW(Optimizer):
 
 
 def gradients(params: Sequence[Param]) -> list[Tensor]:
-    """The parameters' gradients; one that was not set is a bug of the engine."""
+    """Returns the parameters' gradients. A gradient that is not set is a bug of the engine."""
     grads = []
     for param in params:
         assert param.grad is not None, f"{param.name} has no gradient"
@@ -127,12 +134,12 @@ def fused_adamw(
     step: int,
     lr: float,
     weight_decay: float,
-    moments: Moments,
+    constants: AdamConstants,
 ) -> None:
-    """One fused pass of the rule at the top of this file over lists of equally shaped tensors, all on one device.
+    """Applies the rule at the top of this file, in place, in one kernel call. All tensors are on one device.
 
-    `step` counts from 1. Torch's own class would take the step from a tensor per parameter that it increments; the
-    kernel only reads it, so one tensor serves all and the count stays in one place.
+    The lists are parallel: the i-th tensors of all four have one shape. `step` is t and counts from 1.
+    torch.optim.AdamW keeps a step tensor per parameter; the kernel only reads it, so here one tensor serves all.
     """
     if not weights:
         return
@@ -145,10 +152,10 @@ def fused_adamw(
         [],
         [count] * len(weights),
         lr=lr,
-        beta1=moments.beta1,
-        beta2=moments.beta2,
+        beta1=constants.beta1,
+        beta2=constants.beta2,
         weight_decay=weight_decay,
-        eps=moments.eps,
+        eps=constants.eps,
         amsgrad=False,
         maximize=False,
     )

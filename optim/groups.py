@@ -1,8 +1,8 @@
-"""The table that says which parameter gets which treatment: name patterns, the first that matches counts.
+"""The parameter table (`optim.table`): rows of name patterns with their settings; the first row that matches counts.
 
-Every parameter of the model must be covered and every row must decide at least one parameter, else a row that was meant
-for something silently does nothing. A rank under pipeline parallelism or ownership sees only some of the names, so this
-is checked once, against the whole model's names, before processes start (`check_table`).
+Every parameter of the model must have a row, and every row must decide at least one parameter: a row with a misspelt
+pattern would silently do nothing. A rank may hold only some of the parameters, so the table is checked once, against
+the names of the full model, before processes start (`check_table`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from settings import Settings, UserError
 
 
 class ParamRule(Settings):
-    """One row: what the parameters whose whole name matches `pattern` (a regular expression) get."""
+    """One row: the settings of the parameters whose full name matches the regular expression `pattern`."""
 
     pattern: str
     method: Literal["own", "adamw"] = Field("own", description="the optimizer's own rule, or AdamW beside it")
@@ -34,33 +34,33 @@ class ParamRule(Settings):
         return pattern
 
     def decay(self, default: float) -> float:
-        """The weight decay of this row's parameters."""
+        """Returns the weight decay of this row's parameters."""
         return default if self.weight_decay is None else self.weight_decay
 
 
 R = TypeVar("R", bound=ParamRule)
 
 _VECTORS = r".*(norm\.weight|\.bias)"  # gains and biases: never decayed
-_MATRICES = r"layers\..*"  # what remains in the layers: the linear maps
-_TABLES = r"(embedding|position|head)\.weight"  # rows are picked, or score tokens: no linear map between features
+_MATRICES = r"layers\..*"  # all else in the layers: the linear maps
+_TABLES = r"(embedding|position|head)\.weight"  # one row per token or position: no linear map between features
 
 DECAY_MATRICES = (
     ParamRule(pattern=_VECTORS, weight_decay=0.0),
     ParamRule(pattern=_MATRICES),
     ParamRule(pattern=_TABLES),
 )
-"""One optimizer for all; decay on everything that has rows and columns."""
+"""The primary method updates every parameter; matrices and embeddings are decayed, vectors are not."""
 
-ADAMW_BESIDE_MATRICES = (
+ADAMW_FOR_NON_MATRICES = (
     ParamRule(pattern=_VECTORS, method="adamw", weight_decay=0.0),
     ParamRule(pattern=_MATRICES),
     ParamRule(pattern=_TABLES, method="adamw"),
 )
-"""For optimizers of matrices (Conda, Muon): AdamW for embeddings, head, gains and biases."""
+"""For matrix optimizers (Conda, Muon): the fallback AdamW updates embeddings, head, gains and biases."""
 
 
 def rule_of(table: Sequence[R], name: str) -> R:
-    """The first row whose pattern matches the whole name. Raises UserError where none does."""
+    """Returns the first row whose pattern matches the full name. Raises UserError if none does."""
     for rule in table:
         if re.fullmatch(rule.pattern, name):
             return rule
@@ -68,9 +68,9 @@ def rule_of(table: Sequence[R], name: str) -> R:
 
 
 def check_table(table: Sequence[ParamRule], names: Iterable[str]) -> None:
-    """Every name (global, of the whole model) has a row, and every row decides at least one name.
+    """Checks that every name has a row and that every row decides a name. `names`: global, of the full model.
 
-    Raises UserError that lists the names without a row, or the rows without a name and why.
+    Raises UserError that lists the names without a row, or names a row that decides no name and says why.
     """
     names = list(names)
     uncovered, used = [], set()
@@ -87,5 +87,9 @@ def check_table(table: Sequence[ParamRule], names: Iterable[str]) -> None:
         if row in used:
             continue
         shadowed = any(re.fullmatch(rule.pattern, name) for name in names)
-        why = "rows above it match first all that it matches" if shadowed else "it matches no parameter of the model"
+        why = (
+            "rows above it match every parameter that it matches"
+            if shadowed
+            else "it matches no parameter of the model"
+        )
         raise UserError(f"optim.table.{row}.pattern = {rule.pattern!r}: {why}; remove or correct the row")

@@ -1,7 +1,8 @@
-"""The contract of an optimizer: it updates the parameters it is given, whole matrices even where ranks hold slices.
+"""The contract of an optimizer: it updates the parameters that it is built for, as if each were held in full.
 
-The engine in `parallel` decides who owns which parameter and hands an optimizer only what its rank owns.
-Where tensor parallelism cuts a matrix, the optimizer sees its slice, the whole shape, and the ranks that hold the rest.
+An engine in `parallel` chooses the owner rank of each parameter and builds the optimizer for the parameters that its
+rank owns. Where tensor parallelism shards a matrix, the optimizer has its shard, the full shape, and collectives over
+the ranks that hold the other shards.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 from pydantic import Field
 from torch import Tensor
@@ -20,26 +21,29 @@ from settings import Registry, Settings
 
 
 class TensorRanks(Protocol):
-    """The tensor-parallel ranks that hold the slices of one matrix. Every rank calls these in the same order."""
+    """Collectives over the tensor-parallel ranks that hold the shards of one matrix.
+
+    Every rank makes the same calls in the same order.
+    """
 
     tp_size: int
     rank: int
 
     def sum(self, x: Tensor) -> Tensor:
-        """The element-wise sum over the ranks (x itself may be overwritten)."""
+        """Returns the element-wise sum over the ranks. It may overwrite `x`."""
         ...
 
     def gather(self, x: Tensor, dim: int) -> Tensor:
-        """The whole tensor from slices along `dim`, on every rank."""
+        """Returns the full tensor, concatenated from the shards along `dim`, on every rank."""
         ...
 
     def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
-        """From slices along dim `have` to slices along dim `want` (an all-to-all)."""
+        """Turns a shard along dim `have` into a shard along dim `want` (an all-to-all)."""
         ...
 
 
 class OneRank:
-    """No tensor parallelism: every matrix is whole."""
+    """TensorRanks without tensor parallelism: this rank holds every matrix in full."""
 
     tp_size = 1
     rank = 0
@@ -56,51 +60,51 @@ class OneRank:
 
 @dataclass
 class Param:
-    """One parameter as this rank holds it, in fp32: `weight` is updated in place; `grad` is set before each step."""
+    """One parameter as this rank holds it, in fp32. `weight` is updated in place; `grad` is set before each step."""
 
     name: str  # global: layers.3.attention.q.weight
     weight: Tensor
-    shape: tuple[int, ...]  # of the whole parameter
-    dim: int | None = None  # the dim cut over the tensor ranks; None: held whole by each
+    shape: tuple[int, ...]  # of the full parameter; `weight` and `grad` have the shard's
+    dim: int | None = None  # the dim sharded over the tensor ranks; None: each rank holds the full parameter
     grad: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass
 class StateTensor:
-    """One tensor of optimizer state: `dim` as in Param (the dim cut over the tensor ranks, or None)."""
+    """One tensor of optimizer state. `dim` is the dim sharded over the tensor ranks, or None, as in Param."""
 
     tensor: Tensor
     dim: int | None = None
 
 
 class Optimizer(ABC):
-    """Made for a fixed list of parameters; `step_count` steps have been taken."""
+    """An optimizer of a fixed list of parameters. `step_count` is the number of steps taken so far."""
 
     step_count: int = 0
 
     @abstractmethod
-    def updates(self, *, lr: float) -> Iterator[Sequence[Param]]:
-        """Update every parameter's weight from its grad, in place, yielding those that are done, each of them once.
+    def step_in_buckets(self, *, lr: float) -> Iterator[Sequence[Param]]:
+        """Takes one step, and yields each bucket of parameters as soon as their weights are updated.
 
-        What is done can be sent to other ranks while the rest is computed. The step is over when the iterator is.
-        `lr` is the schedule's value for this step.
+        Each parameter is yielded once. The engine sends a bucket to other ranks while the next is computed. The step
+        ends when the iterator does. `lr` is the schedule's value for this step.
         """
 
     def step(self, *, lr: float) -> None:
-        """All updates of one step."""
-        for _ in self.updates(lr=lr):
+        """Takes one step: updates every weight in place from its gradient."""
+        for _ in self.step_in_buckets(lr=lr):
             pass
 
     @abstractmethod
     def state(self) -> dict[str, StateTensor]:
-        """All state as tensors that alias the optimizer's own: "NAME.exp_avg" and so on, NAME a parameter's.
+        """Returns the state by key: "NAME.exp_avg" and so on, where NAME is a parameter's. The tensors are no copies.
 
-        The keys and shapes are the same before the first step as after it: loading is `state()[key].tensor.copy_(...)`.
-        Zeros in all of them, and a `step_count` of 0, are a fresh start.
+        Keys and shapes are the same before the first step as after it, so `state()[key].tensor.copy_(...)` loads a
+        checkpoint. An optimizer whose state is all zeros and whose `step_count` is 0 behaves like a new one.
         """
 
     def diagnostics(self) -> dict[str, float]:
-        """Scalars of the last step worth logging, by `WHAT/NAME` of a parameter: a fire rate, say.
+        """Returns scalars to log, by "QUANTITY/NAME" with a parameter's NAME: "fire_rate/head.weight".
 
         The keys are the same before the first step as after it.
         """
@@ -108,9 +112,9 @@ class Optimizer(ABC):
 
 
 class OptimizerConfig(Settings):
-    """What every optimizer has. `lr` is the peak; the schedule scales it."""
+    """The settings that every optimizer has. `lr` is the peak; the schedule scales it."""
 
-    elementwise: ClassVar[bool] = False  # whether flat parts of parameters are enough (`build_flat`)
+    elementwise: ClassVar[bool] = False  # whether it can update flat shards of parameters (`build_elementwise`)
 
     name: str
     lr: float = Field(gt=0)
@@ -119,34 +123,44 @@ class OptimizerConfig(Settings):
     table: tuple[ParamRule, ...] = Field(DECAY_MATRICES, description="name patterns; the first that matches counts")
 
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
-        """The optimizer for this rank's parameters."""
+        """Builds the optimizer of this rank's parameters."""
         raise AssertionError(f"{type(self).__name__} has no build")
 
-    def build_flat(self, params: Sequence[Param], rules: Sequence[ParamRule]) -> Optimizer:
-        """The optimizer for flat parts of parameters (ZeRO 2, 3), each of one rule; element-wise optimizers only."""
-        raise AssertionError(f"{type(self).__name__} needs whole matrices")
+    def build_elementwise(self, params: Sequence[Param], rules: Sequence[ParamRule]) -> Optimizer:
+        """Builds the optimizer of flat shards (ZeRO 2 and 3), each under its rule; for `elementwise` configs only."""
+        raise AssertionError(f"{type(self).__name__} needs full matrices")
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Returns configs for runs of a few steps of a small model; every contract test runs them.
+
+        The first is the one that is trained in every layout; the others are its switches, which only quick tests run.
+        An interval should be short enough to end within a few steps.
+        """
+        return (cls.model_validate({"lr": 2e-3}),)
 
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Whether this config fits a model, given all its global names and whole shapes; before processes start.
+        """Checks that this config fits a model, before processes start. `shapes`: full shapes by global name.
 
-        Raises UserError: a parameter without a row in the table, a row that decides nothing, a shape that does not fit.
+        Raises UserError for a parameter without a row in the table, for a row that decides no parameter, and for a
+        shape that the method cannot update.
         """
         check_table(self.table, shapes)
 
     def cost(self, shape: Sequence[int], name: str | None = None) -> float:
-        """Modelled work of one step for a whole parameter, in flop equivalents: what balances owners.
+        """Returns the modelled cost of one step for a full parameter, in flop equivalents; it balances owner ranks.
 
-        `name` finds its row in the table; without one, the optimizer's own rule is meant. An element of a fused
-        element-wise update counts ELEMENT_COST.
+        `name` finds the parameter's row in the table; without a name the primary method is meant. One element of a
+        fused element-wise update costs ELEMENT_COST.
         """
         return ELEMENT_COST * math.prod(shape)
 
-    def own(self, name: str | None) -> bool:
-        """Whether the parameter takes the optimizer's own rule (not AdamW beside it)."""
+    def is_primary(self, name: str | None) -> bool:
+        """Returns whether the primary method, and not the fallback AdamW, updates the parameter."""
         return name is None or rule_of(self.table, name).method == "own"
 
 
 OPTIMIZERS = Registry("optimizer", room="optim", base=OptimizerConfig)
 
 ELEMENT_COST = 120.0
-"""A fused Adam pass moves 28 bytes an element: at 45 GB/s and 200 GFLOP/s (2 cores, measured) that is 120 flops."""
+"""A fused Adam pass moves 28 bytes an element: at 45 GB/s and 200 GFLOP/s (measured on 2 cores) that is 120 flops."""

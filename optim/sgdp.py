@@ -1,12 +1,18 @@
-"""SGDP (arXiv 2006.08217): SGD with momentum whose updates of scale-invariant weights are projected to their tangent.
+"""SGDP (arXiv:2006.08217, algorithm 1): SGD that projects the updates of scale-invariant weights to their tangent.
 
-buf <- mu buf + (1 - dampening) g;  p = buf, with nesterov g + mu buf;  w <- w (1 - lr wd/(1 - mu)) - lr p.
+For a weight w with gradient g, momentum mu and dampening d, from m = 0:
+
+    m <- mu m + (1 - d) g
+    p <- m;   with `nesterov`, g + mu m
+    w <- w (1 - lr wd / (1 - mu)) - lr p
+
+projection.py has the projection of p, scale_invariance.py the test for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -15,23 +21,30 @@ from torch import Tensor
 from optim.adamw import gradients
 from optim.groups import ParamRule
 from optim.optimizer import OPTIMIZERS, Param, TensorRanks
-from optim.projection import Member, Projected, ProjectedConfig
+from optim.projection import ProjectedOptimizer, ProjectedOptimizerConfig
+from optim.scale_invariance import ParamState
 
 
 @OPTIMIZERS.register
-class SGDPConfig(ProjectedConfig):
-    """Momentum 0.9 is this project's default (the authors' class has 0)."""
+class SGDPConfig(ProjectedOptimizerConfig):
+    """Settings of SGDP. Momentum 0.9 is this project's default (the authors' class has 0)."""
 
     name: Literal["sgdp"] = "sgdp"
     momentum: float = Field(0.9, ge=0, lt=1)
     dampening: float = Field(0.0, ge=0, le=1)
-    nesterov: bool = False
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return (
+            cls.model_validate({"lr": 1e-2}),
+            cls.model_validate({"lr": 1e-2, "nesterov": True, "dampening": 0.1}),
+        )
 
     def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> SGDP:
         return SGDP(self, params, ranks)
 
 
-class SGDP(Projected):
+class SGDP(ProjectedOptimizer):
     """SGDP on parameters of any shape; vectors get plain SGD with momentum."""
 
     moment_names = ("momentum",)
@@ -43,9 +56,11 @@ class SGDP(Projected):
     def decay(self, rule: ParamRule) -> float:
         return super().decay(rule) / (1 - self._momentum)
 
-    def descend(self, targets: list[Tensor], members: Sequence[Member], *, lr: float, weight_decay: float) -> None:
-        grads = gradients([member.param for member in members])
-        buffers = [member.moments[0] for member in members]
+    def unprojected_step(
+        self, targets: list[Tensor], states: Sequence[ParamState], *, lr: float, weight_decay: float
+    ) -> None:
+        grads = gradients([state.param for state in states])
+        buffers = [state.moments[0] for state in states]
         torch._foreach_mul_(buffers, self._momentum)
         torch._foreach_add_(buffers, grads, alpha=1 - self._dampening)
         if weight_decay:

@@ -20,9 +20,8 @@ from model.config import ModelConfig
 from model.init import initialise
 from optim.optimizer import OptimizerConfig
 from parallel.config import ParallelConfig
-from parallel.engines.deepspeed_engine import DeepSpeedEngine
-from parallel.engines.engine import Engine
-from parallel.engines.sharded_optimizer_engine import ShardedOptimizerEngine
+from parallel.engines.build_engine import build_engine
+from parallel.engines.engine import Engine, EngineInputs
 from parallel.mesh import Mesh
 from parallel.shards import shards_of, slice_of
 from parallel.stage import Stage, build_stages
@@ -94,23 +93,18 @@ def build(
     if arithmetic.compile:
         for stage in stages:
             stage.transformer.compile_blocks()
-    offload = parallel.offload == "optimizer"
-    engine: Engine
-    if parallel.zero >= 2:
-        engine = DeepSpeedEngine(
-            stages[0],
-            shards,
-            mesh,
-            optimizer,
+    engine = build_engine(
+        EngineInputs(
+            stages=stages,
+            shards=shards,
+            mesh=mesh,
+            optimizer=optimizer,
             zero=parallel.zero,
-            offload=offload,
+            offload=parallel.offload == "optimizer",
             dtype=dtype,
             micro_batches=micro_batches,
         )
-    else:
-        engine = ShardedOptimizerEngine(
-            stages, shards, mesh, optimizer, zero=parallel.zero, offload=offload, dtype=dtype
-        )
+    )
     return Parts(stages, chunks.documents, engine)
 
 

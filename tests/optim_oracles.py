@@ -1,40 +1,36 @@
-"""The optimizers' rules written plainly: whole matrices, one at a time, nothing stored in a clever form."""
+"""The update rules of the optimizers, written plainly as oracles: full matrices, one at a time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from optim.adamp import AdamPConfig
-from optim.adamw import AdamWConfig
-from optim.conda import CondaConfig
 from optim.groups import rule_of
 from optim.mixed import MixedOptimizerConfig
-from optim.muon import MuonConfig
 from optim.optimizer import OptimizerConfig
-from optim.sgdp import SGDPConfig
 
 
 @dataclass
 class State:
-    """What a rule keeps of one weight: first and second moment, a basis, steps taken, steps projected."""
+    """The state that a rule has for one weight: moments, a basis, the steps taken, the steps projected."""
 
     m: Tensor
     v: Tensor
     basis: Tensor
     t: int = 0
-    fired: int = 0
+    projections: int = 0
 
 
 class Rule:
-    """How one gradient changes one weight. Called with (weight, gradients, lr): the weight after all of them."""
+    """The update of one weight by one gradient; a call with (weight, gradients, lr) returns the weight after all."""
 
     def __init__(self, update: Callable[[Tensor, Tensor, State, float], Tensor]) -> None:
-        """`update(weight, gradient, state, lr)` returns the new weight; `state.t` counts its step already."""
+        """`update(weight, gradient, state, lr)` returns the new weight; `state.t` is the number of its step, from 1."""
         self._update = update
 
     def start(self, w: Tensor) -> State:
@@ -64,7 +60,7 @@ def adam(*, b1: float, b2: float, eps: float, weight_decay: float = 0.0) -> Rule
 def conda(
     *, b1: float, b2: float, eps: float, scale: float, interval: int, weight_decay: float, offset: int = 0
 ) -> Rule:
-    """The six steps of the method, with the momentum kept in the original basis and an SVD at each refresh."""
+    """The method as published: the momentum stays in the original basis, and each refresh takes an SVD."""
 
     def update(w: Tensor, g: Tensor, s: State, lr: float) -> Tensor:
         tall = w.shape[0] >= w.shape[1]
@@ -86,7 +82,7 @@ def conda(
 def project(
     w: Tensor, g: Tensor, p: Tensor, *, delta: float, eps: float, view: str = "auto", head_size: int = 1
 ) -> tuple[Tensor, bool]:
-    """(the projected p, whether it was): `auto` looks for rows, then for the layer; any other view is taken."""
+    """Returns (p, whether it was projected). `auto` tests the rows, then the layer; any other view always projects."""
     if w.ndim < 2 or view == "none":
         return p, False
     layouts = {"row": w.shape[0], "head": w.shape[0] // head_size, "layer": 1}
@@ -117,9 +113,9 @@ def adamp(
         s.v = b2 * s.v + (1 - b2) * g * g
         top = b1 * s.m + (1 - b1) * g if nesterov else s.m
         p = top / (s.v.sqrt() / math.sqrt(1 - b2**s.t) + eps)
-        p, fired = project(w, g, p, delta=delta, eps=eps, view=view, head_size=head_size)
-        s.fired += fired
-        w = w * (1 - lr * weight_decay * (wd_ratio if fired else 1))
+        p, projected = project(w, g, p, delta=delta, eps=eps, view=view, head_size=head_size)
+        s.projections += projected
+        w = w * (1 - lr * weight_decay * (wd_ratio if projected else 1))
         return w - lr / (1 - b1**s.t) * p
 
     return Rule(update)
@@ -138,9 +134,9 @@ def sgdp(
     def update(w: Tensor, g: Tensor, s: State, lr: float) -> Tensor:
         s.m = momentum * s.m + (1 - dampening) * g
         p = g + momentum * s.m if nesterov else s.m
-        p, fired = project(w, g, p, delta=delta, eps=eps)
-        s.fired += fired
-        w = w * (1 - lr * weight_decay * (wd_ratio if fired else 1) / (1 - momentum))
+        p, projected = project(w, g, p, delta=delta, eps=eps)
+        s.projections += projected
+        w = w * (1 - lr * weight_decay * (wd_ratio if projected else 1) / (1 - momentum))
         return w - lr * p
 
     return Rule(update)
@@ -161,8 +157,27 @@ def muon(*, momentum: float, nesterov: bool, weight_decay: float, iterations: in
     return Rule(update)
 
 
+# A method without an entry here is compared with its own run on one process instead.
+RULES: dict[str, Callable[[Any, float], Rule]] = {
+    "adamw": lambda c, decay: adam(b1=c.beta1, b2=c.beta2, eps=c.eps, weight_decay=decay),
+    "adamp": lambda c, decay: adamp(
+        b1=c.beta1, b2=c.beta2, eps=c.eps, weight_decay=decay, delta=c.delta, wd_ratio=c.wd_ratio, nesterov=c.nesterov
+    ),
+    "sgdp": lambda c, decay: sgdp(
+        momentum=c.momentum, dampening=c.dampening, weight_decay=decay, nesterov=c.nesterov, delta=c.delta,
+        wd_ratio=c.wd_ratio,
+    ),
+    "conda": lambda c, decay: conda(
+        b1=c.beta1, b2=c.beta2, eps=c.eps, scale=c.scale, interval=c.refresh_interval, weight_decay=decay
+    ),
+    "muon": lambda c, decay: muon(
+        momentum=c.momentum, nesterov=c.nesterov, weight_decay=decay, iterations=c.iterations
+    ),
+}  # fmt: skip
+
+
 def rule_for(config: OptimizerConfig, name: str) -> Rule:
-    """The plain rule of one parameter under a config: the optimizer's own, or AdamW's where its row says so.
+    """Returns the plain rule of one parameter: that of the primary method, or AdamW's if its row says so.
 
     For configs whose switches are as published and whose rows have no multiplier.
     """
@@ -170,29 +185,7 @@ def rule_for(config: OptimizerConfig, name: str) -> Rule:
     assert row.lr_multiplier == 1
     decay = row.decay(config.weight_decay)
     if isinstance(config, MixedOptimizerConfig) and row.method == "adamw":
-        beside = config.adamw
-        assert beside.lr is None
-        return adam(b1=beside.beta1, b2=beside.beta2, eps=beside.eps, weight_decay=decay)
-    match config:
-        case AdamWConfig():
-            return adam(b1=config.beta1, b2=config.beta2, eps=config.eps, weight_decay=decay)
-        case AdamPConfig():
-            return adamp(
-                b1=config.beta1, b2=config.beta2, eps=config.eps, weight_decay=decay, delta=config.delta,
-                wd_ratio=config.wd_ratio, nesterov=config.nesterov,
-            )  # fmt: skip
-        case SGDPConfig():
-            return sgdp(
-                momentum=config.momentum, dampening=config.dampening, weight_decay=decay, nesterov=config.nesterov,
-                delta=config.delta, wd_ratio=config.wd_ratio,
-            )  # fmt: skip
-        case CondaConfig():
-            return conda(
-                b1=config.beta1, b2=config.beta2, eps=config.eps, scale=config.scale, interval=config.refresh_interval,
-                weight_decay=decay,
-            )  # fmt: skip
-        case MuonConfig():
-            return muon(
-                momentum=config.momentum, nesterov=config.nesterov, weight_decay=decay, iterations=config.iterations
-            )
-    raise AssertionError(f"no plain rule for {config.name}")
+        fallback = config.adamw
+        assert fallback.lr is None
+        return adam(b1=fallback.beta1, b2=fallback.beta2, eps=fallback.eps, weight_decay=decay)
+    return RULES[config.name](config, decay)

@@ -1,4 +1,4 @@
-"""One small training run, twice: by plain torch on one process (the oracle), and by an engine in any layout."""
+"""A small training run, by plain torch on one process (the oracle) and by an engine in any layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from optim_oracles import rule_for
+from optim_oracles import RULES, rule_for
+from processes import run_ranks
 from torch import Tensor, nn
 
 from model.attention import KERNELS, AttentionMask
@@ -18,8 +19,8 @@ from model.layers import TorchLayers
 from model.transformer import Transformer
 from optim.adamw import AdamWConfig
 from optim.groups import rule_of
-from optim.optimizer import OptimizerConfig
-from optim.projection import ProjectedConfig
+from optim.optimizer import OPTIMIZERS, OptimizerConfig
+from optim.projection import ProjectedOptimizerConfig
 from parallel.build import ComputeConfig, Parts, build
 from parallel.config import ParallelConfig
 from parallel.engines.engine import Slice
@@ -28,7 +29,7 @@ from parallel.stage import MicroBatch
 
 ROWS, SEQ_LENGTH, VOCABULARY, SEED = 8, 32, 256, 11
 
-# Every kind of layout that gives the same run.
+# Layouts of every kind. Each gives the same run.
 PARITY_LAYOUTS: dict[str, dict[str, Any]] = {
     "one": {},
     "tensor2": {"tensor": 2},
@@ -49,18 +50,11 @@ PARITY_LAYOUTS: dict[str, dict[str, Any]] = {
     "tensor2-pipeline2-sequence": {"tensor": 2, "pipeline": 2, "sequence": True},
     "tensor2-pipeline2-data2-zero1": {"tensor": 2, "pipeline": 2, "data": 2, "zero": 1},
 }
-# Of the optimizers that need whole matrices.
-OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
-    "adamp": {"lr": 1e-3},
-    "conda": {"lr": 2e-3, "refresh_interval": 7},
-    "muon": {"lr": 2e-3},
-    "sgdp": {"lr": 1e-2},
-}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is trained and how; everything a rank needs, in plain values."""
+    """The model, the layout and the optimizer of a run, as values that can be sent to a rank."""
 
     model: dict[str, Any] = field(default_factory=dict)
     parallel: dict[str, Any] = field(default_factory=dict)
@@ -68,17 +62,17 @@ class Trial:
     optimizer: OptimizerConfig = AdamWConfig(lr=2e-3, weight_decay=0.1, clip_grad_norm=0.5)  # noqa: RUF009 (frozen)
     steps: int = 10
     micro_batch_size: int = 2
-    all_tokens: bool = False  # else 16 of them: learned in ten steps, and gradients of the first layer of rank 16
+    all_tokens: bool = False  # otherwise 16 of them, which ten steps learn; first-layer gradients then have rank 16
 
     def model_config(self) -> ModelConfig:
-        """Four layers, grouped queries, QK-norm."""
+        """Returns the config of a model of four layers with grouped queries and QK-norm, changed by `model`."""
         small = {"num_layers": 4, "hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "ffn_size": 96}
         return ModelConfig.model_validate({**small, "vocab_size": VOCABULARY, "qk_norm": True, **self.model})
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Of one run: what every step gave, and the final weights, whole (by rank: of the parameters it holds)."""
+    """The result of a run: losses and gradient norms by step, final weights in full (of one rank: those it holds)."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -88,7 +82,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """One step's rows, with loss masks of different sizes by row and two documents a row."""
+    """The rows of one step. Each row has two documents; the loss masks of the rows differ in size."""
 
     tokens: Tensor
     targets: Tensor
@@ -98,7 +92,7 @@ class GlobalBatch:
 
 
 def global_batches(*, all_tokens: bool = False) -> Iterator[GlobalBatch]:
-    """The same endless sequence for every run."""
+    """Yields the batches of all steps, the same for every run, without end."""
     for step in itertools.count():
         generator = torch.Generator().manual_seed(step)
         tokens = torch.randint(0, VOCABULARY, (ROWS, SEQ_LENGTH + 1), generator=generator)
@@ -112,13 +106,13 @@ def global_batches(*, all_tokens: bool = False) -> Iterator[GlobalBatch]:
 
 
 def oracle(trial: Trial) -> Trajectory:
-    """Plain torch: whole matrices, full logits, torch's cross-entropy, clipping and AdamW, else the plain rules."""
+    """Trains with plain torch: full logits, torch's cross-entropy, clipping and AdamW; other methods by plain rules."""
     config = trial.model_config()
     model = Transformer(config, seq_length=SEQ_LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=SEED)
     parameters = dict(model.named_parameters())
     adamw = torch_adamw(parameters, trial.optimizer) if isinstance(trial.optimizer, AdamWConfig) else None
-    optimizer = adamw or Plain(parameters, trial)
+    optimizer = adamw or PlainOptimizer(parameters, trial)
     losses, norms = [], []
     for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
         documents = AttentionMask.of(batch.documents, kernel="sdpa", dtype=torch.float32)
@@ -131,7 +125,7 @@ def oracle(trial: Trial) -> Trajectory:
         optimizer.step()
         model.zero_grad()
     weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    return Trajectory(losses, norms, weights, optimizer.diagnostics() if isinstance(optimizer, Plain) else {})
+    return Trajectory(losses, norms, weights, optimizer.diagnostics() if isinstance(optimizer, PlainOptimizer) else {})
 
 
 def torch_adamw(parameters: Mapping[str, nn.Parameter], config: AdamWConfig) -> torch.optim.AdamW:
@@ -141,8 +135,8 @@ def torch_adamw(parameters: Mapping[str, nn.Parameter], config: AdamWConfig) -> 
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
 
 
-class Plain:
-    """The plain rules, in float64: singular vectors as exact as can be."""
+class PlainOptimizer:
+    """The plain rules of optim_oracles in float64, for singular vectors as exact as possible."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], trial: Trial) -> None:
         self._parameters = parameters
@@ -150,7 +144,7 @@ class Plain:
         self._rules = {name: rule_for(trial.optimizer, name) for name in parameters}
         self._weights = {name: parameter.detach().double() for name, parameter in parameters.items()}
         self._states = {name: self._rules[name].start(weight) for name, weight in self._weights.items()}
-        self._projects = isinstance(trial.optimizer, ProjectedConfig)
+        self._projects = isinstance(trial.optimizer, ProjectedOptimizerConfig)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -161,14 +155,27 @@ class Plain:
             parameter.copy_(self._weights[name])
 
     def diagnostics(self) -> dict[str, float]:
-        """As the optimizers': the share of steps in which a matrix was projected, by `fire_rate/NAME`."""
+        """Returns `fire_rate/NAME`, the share of steps in which a matrix was projected, as the optimizers do."""
         if not self._projects:
             return {}
-        return {f"fire_rate/{name}": state.fired / state.t for name, state in self._states.items() if state.m.ndim > 1}
+        tested = {name: state for name, state in self._states.items() if state.m.ndim > 1}
+        return {f"fire_rate/{name}": state.projections / state.t for name, state in tested.items()}
+
+
+def reference(trial: Trial) -> Trajectory:
+    """Returns the run that every layout must give: the oracle's, or that of one process if no plain rule is written."""
+    if trial.optimizer.name in RULES:
+        return oracle(trial)
+    return merged(run_ranks(1, on_a_rank, replace(trial, parallel={}), timeout=120))
+
+
+def example(name: str, **settings: Any) -> OptimizerConfig:
+    """Returns the first example of a registered optimizer, with some settings changed."""
+    return OPTIMIZERS.parse({**OPTIMIZERS[name].examples()[0].to_plain(), **settings})
 
 
 def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
-    """This rank's engine; on a mesh that is there already where one is given."""
+    """Returns the mesh, made here unless one is given, and this rank's stages and engine."""
     parallel = ParallelConfig(**trial.parallel)
     mesh = mesh or make_mesh(parallel, timeout_seconds=60)
     parts = build(
@@ -185,7 +192,7 @@ def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
 
 
 def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Parts) -> list[MicroBatch]:
-    """This data rank's part of a global batch."""
+    """Returns the micro-batches of a global batch that this data rank trains on."""
     rows = ROWS // mesh.data.size
     first = mesh.data.rank * rows
     weights = batch.mask.float() / batch.mask.sum()
@@ -205,7 +212,7 @@ def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Par
 
 
 def on_a_rank(trial: Trial, mesh: Mesh | None = None) -> Trajectory:
-    """The run as one rank of a layout. To be given to `processes.run_ranks`."""
+    """Trains as one rank of a layout. To be given to `processes.run_ranks`."""
     mesh, parts = start(trial, mesh)
     losses, norms = [], []
     diagnostics: dict[str, float] = {}
@@ -217,36 +224,36 @@ def on_a_rank(trial: Trial, mesh: Mesh | None = None) -> Trajectory:
         norms.append(result.grad_norm)
         diagnostics = result.diagnostics
     weights = {
-        name.removeprefix("model."): whole(part, mesh)
+        name.removeprefix("model."): full_tensor(part, mesh)
         for name, part in parts.engine.state(saving=True).items()
         if name.startswith("model.")
     }
     return Trajectory(losses, norms, weights, diagnostics)
 
 
-def whole(part: Slice, mesh: Mesh) -> Tensor:
-    """A copy of a tensor of an engine's state, the tensor ranks' slices put together."""
+def full_tensor(part: Slice, mesh: Mesh) -> Tensor:
+    """Returns a copy of a tensor of an engine's state, gathered over the tensor ranks."""
     tensor = part.tensor.detach().contiguous()
     if part.dim is None:
         return tensor.clone()
-    slices = [torch.empty_like(tensor) for _ in range(mesh.tensor.size)]
-    torch.distributed.all_gather(slices, tensor, group=mesh.tensor.group)
-    return torch.cat(slices, part.dim)
+    shards = [torch.empty_like(tensor) for _ in range(mesh.tensor.size)]
+    torch.distributed.all_gather(shards, tensor, group=mesh.tensor.group)
+    return torch.cat(shards, part.dim)
 
 
 def all_on_a_rank(trials: Mapping[str, Trial]) -> dict[str, Trajectory]:
-    """Several runs in one layout, one after the other in the same processes."""
+    """Trains several runs in one layout, one after the other in the same processes."""
     mesh = make_mesh(ParallelConfig(**next(iter(trials.values())).parallel), timeout_seconds=60)
     return {name: on_a_rank(trial, mesh) for name, trial in trials.items()}
 
 
 def ranks_of(parallel: Mapping[str, Any]) -> int:
-    """How many ranks a layout has."""
+    """Returns the number of ranks of a layout."""
     return ParallelConfig(**parallel).ranks
 
 
 def merged(trajectories: list[Trajectory]) -> Trajectory:
-    """All ranks' view as one: losses, norms, diagnostics must be the same on all; weights are put together."""
+    """Merges the results of all ranks. Losses, norms and diagnostics must be the same on all of them."""
     for other in trajectories[1:]:
         assert other.losses == trajectories[0].losses
         assert other.grad_norms == trajectories[0].grad_norms
@@ -256,5 +263,5 @@ def merged(trajectories: list[Trajectory]) -> Trajectory:
 
 
 def merged_weights(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What the ranks hold, put together; of several copies, the lowest rank's."""
+    """Merges the weights that the ranks hold; of several copies, it takes the lowest rank's."""
     return {name: weight for part in reversed(parts) for name, weight in part.items()}

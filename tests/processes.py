@@ -38,7 +38,7 @@ R = TypeVar("R")
 GRACE_SECONDS = 3.0
 _PRELOADED = (
     "pytest",
-    "parallel.before_megatron",
+    "parallel.patches.before_megatron",
     "megatron.core.parallel_state",
     "megatron.core.tensor_parallel",
     "megatron.core.pipeline_parallel",

@@ -1,1 +1,1 @@
-"""The engines: they reduce gradients and step the optimizer, each with its own sharding."""
+"""The engines: they reduce gradients, clip them and step the optimizer, each with its own sharding over data ranks."""

@@ -1,4 +1,4 @@
-"""What optimizers say of their last step, of all parameters on every rank: owners and stages see only their own."""
+"""The optimizers' diagnostics of all parameters on every rank, though each rank's optimizer has only some of them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,24 @@ from parallel.gather import gather_json
 
 
 class Diagnostics:
-    """One sum over the world a step, of one number a name; none where no optimizer has anything to say."""
+    """One all-reduce over the world in each step, with one number per name; none if no optimizer has diagnostics."""
 
     def __init__(self, optimizer: Optimizer, *, reports: bool) -> None:
-        """`reports`: whether this rank speaks for its parameters, which others may hold too.
-
-        Every rank of the world makes one at the same time.
-        """
+        """A collective of the world. `reports`: whether this rank contributes, of all that hold the same parameters."""
         self._optimizer = optimizer
-        self._own = list(optimizer.diagnostics()) if reports else []
-        names = sorted({name for names in gather_json(self._own) for name in names})
-        self._places = {name: place for place, name in enumerate(names)}
+        self._local_names = list(optimizer.diagnostics()) if reports else []
+        names = sorted({name for names in gather_json(self._local_names) for name in names})
+        self._positions = {name: position for position, name in enumerate(names)}
 
     def of_all_ranks(self) -> dict[str, float]:
-        """By name, the same on every rank."""
-        if not self._places:
+        """Returns the diagnostics by name, the same on every rank. A collective of the world."""
+        if not self._positions:
             return {}
-        values = torch.zeros(len(self._places), dtype=torch.float64)
-        if self._own:
-            found = self._optimizer.diagnostics()
-            values[[self._places[name] for name in self._own]] = torch.tensor(
-                [found[name] for name in self._own], dtype=torch.float64
+        values = torch.zeros(len(self._positions), dtype=torch.float64)
+        if self._local_names:
+            local = self._optimizer.diagnostics()
+            values[[self._positions[name] for name in self._local_names]] = torch.tensor(
+                [local[name] for name in self._local_names], dtype=torch.float64
             )
         dist.all_reduce(values)
-        return dict(zip(self._places, values.tolist(), strict=True))
+        return dict(zip(self._positions, values.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What the training loop drives: a step, an evaluation, the tensors of a checkpoint. Two engines fulfil it."""
+"""The interface between the training loop and an engine: a step, an evaluation, the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,67 +6,85 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from parallel.stage import MicroBatch
+from optim.optimizer import OptimizerConfig
+from parallel.mesh import Mesh
+from parallel.shards import Shard
+from parallel.stage import MicroBatch, Stage
+
+
+@dataclass(frozen=True)
+class EngineInputs:
+    """The inputs of every engine's constructor."""
+
+    stages: Sequence[Stage]  # this rank's chunks of the model
+    shards: Sequence[Shard]  # all their parameters
+    mesh: Mesh
+    optimizer: OptimizerConfig
+    zero: int
+    offload: bool  # whether masters and optimizer state are on the host
+    dtype: torch.dtype  # of weights in forward and backward; masters and optimizer state are float32
+    micro_batches: int  # of one step, on each data rank
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of one optimizer step, the same on every rank."""
+    """The result of one optimizer step, the same on every rank."""
 
     nll: float  # summed over the unmasked tokens of the global batch
     grad_norm: float  # before clipping
-    skipped: bool  # not finite: no weight was changed
+    skipped: bool  # loss or gradients were not finite: no weight was changed
     diagnostics: dict[str, float] = field(default_factory=dict)  # the optimizer's, of all parameters
 
 
 @dataclass(frozen=True)
 class Slice:
-    """This rank's part of a tensor of the checkpoint: cut along `dim` over the tensor axis, or whole."""
+    """This rank's part of a checkpoint tensor: its shard along `dim` over the tensor axis, or the full tensor."""
 
     tensor: Tensor
     dim: int | None
 
     def full_shape(self, tp_size: int) -> tuple[int, ...]:
-        """Of the tensor that `ways` tensor ranks hold together."""
+        """Returns the shape of the full tensor that `tp_size` tensor ranks hold together."""
         shape = list(self.tensor.shape)
         if self.dim is not None:
             shape[self.dim] *= tp_size
         return tuple(shape)
 
     def offsets(self, rank: int) -> tuple[int, ...]:
-        """Where the part of the tensor rank `rank` begins in the whole tensor."""
+        """Returns the index in the full tensor of the first element of tensor rank `rank`'s part."""
         return tuple(rank * size if dim == self.dim else 0 for dim, size in enumerate(self.tensor.shape))
 
 
 class Evaluates(Protocol):
-    """Weights that a loss can be had of."""
+    """Anything that can compute a loss."""
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Summed nll of the unmasked tokens of all data ranks' micro-batches, without a gradient."""
+        """Returns the nll, without gradients, summed over the unmasked tokens of all data ranks' micro-batches."""
         ...
 
 
 class Engine(Evaluates, Protocol):
-    """Weights, gradients and optimizer of this rank, whatever the layout."""
+    """This rank's weights, gradients and optimizer, whatever the layout."""
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
-        """One step over this data rank's micro-batches of the global batch."""
+        """Takes one step on the global batch, of which this data rank has these micro-batches."""
         ...
 
     def state(self, *, saving: bool) -> dict[str, Slice]:
-        """Tensors by their global checkpoint names, to be read (saving) or written in place (loading).
+        """Returns tensors by their global checkpoint names, to be read (saving) or to be written in place (loading).
 
-        When saving, each value is given by one data rank and stage only; when loading, by every rank that needs it.
+        For saving, one data rank and one stage return each tensor; for loading, every rank that needs it does.
         """
         ...
 
     def loaded(self, *, optimizer_steps: int) -> None:
-        """To be called once the tensors of `state` have been written: makes all copies of the weights agree."""
+        """Makes all copies of the weights agree; it is called once the tensors of `state` have been written."""
         ...
 
     @property
     def optimizer_steps(self) -> int:
-        """Steps the optimizer has taken (skipped ones do not count)."""
+        """The number of steps that the optimizer has taken; skipped steps do not count."""
         ...

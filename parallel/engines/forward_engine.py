@@ -1,4 +1,4 @@
-"""Weights alone, for looking at: no gradients, no optimizer."""
+"""An engine for evaluation alone: weights, no gradients, no optimizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from parallel.stage import MicroBatch, Stage
 
 
 class ForwardEngine:
-    """The whole model on one process; it does what of an engine an evaluation needs."""
+    """The full model on one process, for evaluation."""
 
     def __init__(self, stage: Stage) -> None:
         self._stages = [stage]

@@ -1,8 +1,8 @@
-"""Updated weights on their way from owners to the other data ranks, while the owners go on computing.
+"""The all-gather of updated parameters from their owner ranks to all data ranks, overlapped with the optimizer step.
 
-Each owner's segment of the flat buffer is cut into messages of whole parameters, in the order in which optimizers
-finish them. Messages go in rounds: the first of every owner, the second of every owner, and so on, so that all ranks
-start the same broadcasts in the same order. A rank joins a round once its own part of it is done.
+Each owner's segment of the flat buffer is divided into buckets of complete parameters, in the order in which optimizers
+finish them. Buckets are broadcast in rounds: in round i, the i-th bucket of every owner. So all ranks start the same
+broadcasts in the same order. A rank starts round i as soon as its own i-th bucket is updated.
 """
 
 from __future__ import annotations
@@ -12,68 +12,75 @@ from collections.abc import Iterable, Sequence
 import torch.distributed as dist
 from torch import Tensor
 
-from optim.batches import runs
+from optim.chunks import chunk_slices
 from optim.optimizer import Param
-from parallel.engines.parameter_owners import FlatLayout
+from parallel.engines.flat_buffers import FlatLayout
 from parallel.mesh import Axis
 
-# Of one message: large, so that few are needed; small beside what one owner holds, so that most go during its work.
-MESSAGE_BYTES = 16 << 20
+# Size of one bucket: large, so that few are needed; small next to an owner's segment, so that most are sent while the
+# owner still works.
+BUCKET_BYTES = 16 << 20
 
 
 class ParameterAllGather:
-    """Sends what this owner has updated and receives what the others have."""
+    """Sends the parameters that this rank owns, and receives all others."""
 
-    def __init__(self, layout: FlatLayout, data: Axis, *, weights: Tensor, own_master: Tensor | None) -> None:
-        """`weights` is the whole flat buffer; `own_master` the float32 masters of this owner's segment, where apart.
+    def __init__(self, layout: FlatLayout, data: Axis, *, weights: Tensor, masters: Tensor | None) -> None:
+        """`weights`: the flat buffer of all owners' weights, in the dtype of forward and backward.
 
-        With a layout of one owner nothing is sent: every data rank owns all.
+        `masters`: the float32 masters of this owner's segment, or None if the weights themselves are the masters.
+        With a layout of one owner nothing is sent: every data rank owns all parameters.
         """
         self._data = data
         self._weights = weights
-        self._me = data.rank if len(layout.segments) > 1 else 0
-        self._start = layout.segments[self._me][0]
-        self._master = own_master
+        self._owner = data.rank if len(layout.segments) > 1 else 0
+        self._start = layout.segments[self._owner][0]
+        self._masters = masters
         self._sends = len(layout.segments) > 1
-        self._ranges: list[list[tuple[int, int]]] = []  # by owner, of each message: first element and end
-        self._names: list[set[str]] = []  # of this owner's messages
+        self._ranges: list[list[tuple[int, int]]] = []  # by owner, of each bucket: first element and end
+        self._names: list[set[str]] = []  # parameters of this owner's buckets
         for owner in range(len(layout.segments)):
-            placed = layout.placed(owner)
-            cuts = list(runs([(end - start) * weights.element_size() for _, start, end in placed], MESSAGE_BYTES))
-            self._ranges.append([(placed[cut][0][1], placed[cut][-1][2]) for cut in cuts])
-            if owner == self._me:
-                self._names = [{shard.name for shard, _, _ in placed[cut]} for cut in cuts]
+            ranges = layout.ranges_of(owner)
+            buckets = list(
+                chunk_slices([(end - start) * weights.element_size() for _, start, end in ranges], BUCKET_BYTES)
+            )
+            self._ranges.append([(ranges[bucket][0][1], ranges[bucket][-1][2]) for bucket in buckets])
+            if owner == self._owner:
+                self._names = [{shard.name for shard, _, _ in ranges[bucket]} for bucket in buckets]
         self._rounds = max(len(ranges) for ranges in self._ranges)
-        self._message_of = {name: number for number, names in enumerate(self._names) for name in names}
+        self._bucket_of = {name: number for number, names in enumerate(self._names) for name in names}
 
-    def exchange(self, done: Iterable[Sequence[Param]]) -> None:
-        """Take parameters as they are done, send them in the rounds they belong to, and wait for everybody's."""
+    def gather_as_updated(self, updated: Iterable[Sequence[Param]]) -> None:
+        """Runs the optimizer step `updated` and sends each bucket as soon as its parameters are updated.
+
+        Returns when this rank has all weights.
+        """
         missing = [set(names) for names in self._names]
         pending: list[dist.Work] = []
         started = 0
-        for params in done:
+        for params in updated:
             for param in params:
-                missing[self._message_of[param.name]].discard(param.name)
+                missing[self._bucket_of[param.name]].discard(param.name)
             while started < len(missing) and not missing[started]:
                 pending += self._start_round(started)
                 started += 1
-        assert not any(missing[started:]), "the optimizer has left out a parameter"
+        assert not any(missing[started:]), "the optimizer has not yielded every parameter"
         for number in range(started, self._rounds):
             pending += self._start_round(number)
         for work in pending:
             work.wait()
 
-    def exchange_all(self) -> None:
-        """Send all weights as they are."""
+    def gather_all(self) -> None:
+        """Sends all weights as they are."""
         for number in range(self._rounds):
             for work in self._start_round(number):
                 work.wait()
 
     def _start_round(self, number: int) -> list[dist.Work]:
-        own = self._ranges[self._me]
-        if self._master is not None and number < len(own):
-            start, end = own[number]
-            self._weights[start:end].copy_(self._master[start - self._start : end - self._start])
+        ranges = self._ranges[self._owner]
+        if self._masters is not None and number < len(ranges):
+            start, end = ranges[number]
+            self._weights[start:end].copy_(self._masters[start - self._start : end - self._start])
         if not self._sends:
             return []
         return [

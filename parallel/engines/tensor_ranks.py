@@ -1,4 +1,4 @@
-"""What an optimizer needs of the ranks that share a matrix (optim.optimizer.TensorRanks), over the tensor axis."""
+"""The collectives over the tensor axis that an optimizer of sharded matrices needs (optim.optimizer.TensorRanks)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parallel.mesh import Axis
 
 
 class TensorAxisRanks:
-    """Collectives over the tensor axis; with one rank each returns at once."""
+    """TensorRanks over an axis of the mesh; with one rank every collective returns at once."""
 
     def __init__(self, axis: Axis) -> None:
         self.tp_size = axis.size
@@ -25,9 +25,9 @@ class TensorAxisRanks:
     def gather(self, x: Tensor, dim: int) -> Tensor:
         if self.tp_size == 1:
             return x
-        slices = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.tp_size)]
-        dist.all_gather(slices, x.contiguous(), group=self._group)
-        return torch.cat(slices, dim)
+        shards = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.tp_size)]
+        dist.all_gather(shards, x.contiguous(), group=self._group)
+        return torch.cat(shards, dim)
 
     def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
         if self.tp_size == 1 or have == want:

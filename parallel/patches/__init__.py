@@ -1,1 +1,1 @@
-"""What lehr changes in other packages while they are imported."""
+"""Changes to other packages: what they are, why no setting serves instead, and a test that each is still needed."""

@@ -1,4 +1,4 @@
-"""Imported before any module of megatron.core: the CPU as its device where there is no other, and a quick import."""
+"""Imported before megatron.core: makes the CPU its device where there is no CUDA, and imports it uncompiled."""
 
 from __future__ import annotations
 

@@ -1,7 +1,11 @@
-"""Importing others' code without torch's compiler.
+"""Importing Megatron and DeepSpeed without torch's compiler.
 
-Megatron and DeepSpeed decorate functions with torch.compile as they are imported. lehr calls none of them, but the
-decoration alone imports torch's compiler: seconds of every start, and a hundred megabytes of every rank.
+Both decorate functions with torch.compile while they are imported. lehr calls none of these functions, but decorating
+alone imports torch's compiler: seconds at every start, and a hundred megabytes in every rank.
+
+No setting serves instead: TORCH_COMPILE_DISABLE is read by the compiler, once it is imported; megatron.core.jit has
+disable_jit_fuser, but importing that module runs megatron.core's __init__ first, which decorates. DeepSpeed has none.
+tests/parallel/patches/test_uncompiled.py holds that both still need it.
 """
 
 from __future__ import annotations
@@ -15,14 +19,14 @@ import torch
 
 @contextmanager
 def without_torch_compile() -> Iterator[None]:
-    """What is decorated with torch.compile within stays as it is."""
-    compiler = torch.compile
+    """Context in which torch.compile returns functions unchanged."""
+    original = torch.compile
 
-    def as_it_is(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-        return function if function is not None else lambda each: each
+    def unchanged(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+        return function if function is not None else lambda decorated: decorated
 
-    torch.compile = as_it_is  # type: ignore[assignment]
+    torch.compile = unchanged  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.compile = compiler
+        torch.compile = original

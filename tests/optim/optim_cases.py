@@ -1,4 +1,4 @@
-"""Parameters for the tests: every kind of cut that a small transformer has under tensor parallelism."""
+"""Parameters for the tests: every kind of sharding that a small transformer has under tensor parallelism."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optim.optimizer import OneRank, Optimizer, OptimizerConfig, Param, TensorRa
 @dataclass(frozen=True)
 class Case:
     shape: tuple[int, ...]
-    dim: int | None  # cut by tensor parallelism
+    dim: int | None  # sharded by tensor parallelism; None: each tensor rank has the full parameter
 
 
 MODEL: dict[str, Case] = {
@@ -22,7 +22,7 @@ MODEL: dict[str, Case] = {
     "layers.0.attention_norm.weight": Case((8,), None),
     "layers.0.attention.q.weight": Case((8, 8), 0),
     "layers.0.attention.q.bias": Case((8,), 0),
-    "layers.0.attention.k.weight": Case((4, 8), 0),  # wide, while it is cut like a tall one
+    "layers.0.attention.k.weight": Case((4, 8), 0),  # wide, but sharded like a tall one
     "layers.0.attention.v.weight": Case((4, 8), 0),
     "layers.0.attention.out.weight": Case((8, 8), 1),
     "layers.0.mlp.gate.weight": Case((20, 8), 0),
@@ -31,8 +31,8 @@ MODEL: dict[str, Case] = {
     "layers.1.attention.q.weight": Case((8, 8), 0),
     "layers.1.attention.out.weight": Case((8, 8), 1),
     "layers.1.mlp.up.weight": Case((20, 8), 0),
-    "layers.1.mlp.narrow.weight": Case((9, 4), 1),  # rows that two ranks cannot share evenly
-    "layers.1.mlp.whole.weight": Case((12, 8), None),
+    "layers.1.mlp.narrow.weight": Case((9, 4), 1),  # nine rows, which two ranks do not divide
+    "layers.1.mlp.full.weight": Case((12, 8), None),
     "final_norm.weight": Case((8,), None),
     "head.weight": Case((24, 8), 0),
 }
@@ -51,14 +51,14 @@ def gradients(cases: Mapping[str, Case], step: int, dtype: torch.dtype = torch.f
     return weights(cases, seed=1000 + step, dtype=dtype)
 
 
-def cut(x: Tensor, dim: int | None, ranks: TensorRanks) -> Tensor:
+def shard_of(x: Tensor, dim: int | None, ranks: TensorRanks) -> Tensor:
     return x.clone() if dim is None else x.chunk(ranks.tp_size, dim)[ranks.rank].clone()
 
 
 def params_of(cases: Mapping[str, Case], values: Mapping[str, Tensor], ranks: TensorRanks | None = None) -> list[Param]:
     ranks = ranks or OneRank()
     return [
-        Param(name, cut(values[name], case.dim, ranks), case.shape, case.dim if ranks.tp_size > 1 else None)
+        Param(name, shard_of(values[name], case.dim, ranks), case.shape, case.dim if ranks.tp_size > 1 else None)
         for name, case in cases.items()
     ]
 
@@ -76,7 +76,7 @@ def take_steps(
     for step in steps:
         grads = gradients(cases, step, params[0].weight.dtype)
         for param in params:
-            param.grad = cut(grads[param.name], cases[param.name].dim, ranks)
+            param.grad = shard_of(grads[param.name], cases[param.name].dim, ranks)
         optimizer.step(lr=lr)
 
 
@@ -89,7 +89,7 @@ def trained(
     dtype: torch.dtype = torch.float32,
     ranks: TensorRanks | None = None,
 ) -> tuple[list[Param], Optimizer]:
-    """Parameters after some steps on random gradients, and their optimizer."""
+    """Returns the parameters after some steps on random gradients, and their optimizer."""
     ranks = ranks or OneRank()
     params = params_of(cases, weights(cases, dtype=dtype), ranks)
     optimizer = config.build(params, ranks)
@@ -98,7 +98,7 @@ def trained(
 
 
 def process_ranks() -> TensorRanks:
-    """The ranks of the default process group as tensor ranks."""
+    """Returns the ranks of the default process group as tensor ranks."""
     import torch.distributed as dist
 
     from parallel.engines.tensor_ranks import TensorAxisRanks
@@ -109,5 +109,5 @@ def process_ranks() -> TensorRanks:
 
 
 def relative(x: Tensor, reference: Tensor) -> float:
-    """|x - reference| / |reference|."""
+    """Returns |x - reference| / |reference|."""
     return float((x - reference).norm() / reference.norm())

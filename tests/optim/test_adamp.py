@@ -1,4 +1,4 @@
-"""AdamP and SGDP against the authors' package and the plain rule, and what projection promises."""
+"""AdamP and SGDP against the authors' package and the plain rule, and the properties of projection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def config_of(name: str, *, view: str = "auto", head_size: int | None = None, **
 
 
 def tangential(grad: Tensor, weight: Tensor, vectors: int) -> Tensor:
-    """The gradient without its part along the weight, for the weight seen as so many vectors."""
+    """Returns the gradient without its component along the weight, which is seen as so many vectors."""
     g, w = grad.reshape(vectors, -1), weight.reshape(vectors, -1)
     return (g - w * (g * w).sum(1, keepdim=True) / (w * w).sum(1, keepdim=True)).reshape(grad.shape)
 
@@ -38,8 +38,10 @@ def tangential(grad: Tensor, weight: Tensor, vectors: int) -> Tensor:
 def against_the_package(
     name: str, reference_class: Any, steps: int, dtype: torch.dtype, **values: Any
 ) -> tuple[float, list[float]]:
-    """(largest difference of a weight, fire rates) after steps of which a third are tangential to rows, a third to
-    the layer, and a third to nothing."""
+    """Returns (largest difference of a weight, fire rates).
+
+    A third of the gradients are tangential to the rows, a third to the layer, a third to nothing.
+    """
     generator = torch.Generator().manual_seed(0)
     starts = [torch.randn(shape, generator=generator, dtype=dtype) for shape in SHAPES]
     params = [Param(f"p{i}", start.clone(), tuple(start.shape)) for i, start in enumerate(starts)]
@@ -65,7 +67,7 @@ def test_adamp_is_the_authors_package_over_100_steps(values: dict[str, Any]) -> 
     worst, rates = against_the_package("adamp", published.AdamP, 100, torch.float32, **values)
     assert worst < 1e-6
     assert len(rates) == len(SHAPES) - 1
-    assert all(0.6 < rate < 1.0 for rate in rates)  # what is tangential is found, and not everything is
+    assert all(0.6 < rate < 1.0 for rate in rates)  # the test finds tangential gradients, and rejects others
 
 
 def test_sgdp_with_nesterov_is_the_authors_package() -> None:
@@ -84,7 +86,7 @@ def test_sgdp_without_projection_is_the_authors_package() -> None:
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgdp_is_its_rule(nesterov: bool) -> None:
-    """Without nesterov the package projects its momentum in place too; the rule projects the step alone."""
+    """Without nesterov the package also projects its momentum, in place; the rule projects the update only."""
     generator = torch.Generator().manual_seed(1)
     for shape in SHAPES:
         start = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -138,7 +140,7 @@ def test_projected_steps_are_orthogonal_to_rows_and_norms_grow_by_pythagoras(
 
 
 def on_the_sphere(name: str, delta: float, seed: int) -> tuple[float, float, Tensor, Tensor]:
-    """200 noisy steps on a loss of w/|w|: by how much the norm grew, the last cosine, the start, the first step."""
+    """Takes 200 noisy steps on a loss of w/|w|; returns the growth of the norm, the last cosine, start, first step."""
     generator = torch.Generator().manual_seed(seed)
     start, target = (torch.randn(1, 16, generator=generator, dtype=torch.float64) for _ in range(2))
     param = Param(NAME, start.clone(), (1, 16))
@@ -157,8 +159,8 @@ def on_the_sphere(name: str, delta: float, seed: int) -> tuple[float, float, Ten
 
 @pytest.mark.parametrize("name", ["adamp", "sgdp"])
 def test_on_a_scale_invariant_loss_the_tangent_step_is_the_same_and_the_norm_only_creeps(name: str) -> None:
-    """With SGD the radial momentum always grows the norm. Adam's denominators can give it either sign, so there only
-    the projected side is bounded: by Pythagoras its norm grows, and little."""
+    """With SGD the radial momentum always grows the norm. Adam's denominators can give it either sign, so for AdamP
+    only the projected run is bounded: by Pythagoras its norm grows, but little."""
     for seed in range(10):
         grown, cosine, start, first = on_the_sphere(name, 0.1, seed)
         plain_grown, _, _, plain_first = on_the_sphere(name, 0.0, seed)
@@ -214,7 +216,7 @@ THRESHOLDS = {
 
 
 def _gradient_near_the_threshold(name: str, weight: Tensor, grad: Tensor) -> Tensor:
-    """A gradient whose |cos| with the rows or the layer of the weight is a thousandth below or above the limit."""
+    """Returns a gradient whose |cos| with the rows or the layer is a thousandth below or above the threshold."""
     view, factor = ("row" if "_row_" in name else "layer"), (0.999 if "below" in name else 1.001)
     vectors = weight.shape[0] if view == "row" else 1
     w = weight.reshape(vectors, -1)
@@ -232,13 +234,13 @@ def _near_the_threshold(name: str) -> dict[str, float]:
     optimizer = config_of(name).build(params, ranks)
     for param in params:
         grad = _gradient_near_the_threshold(param.name, weights[param.name], grads[param.name])
-        param.grad = cases.cut(grad, THRESHOLDS[param.name].dim, ranks)
+        param.grad = cases.shard_of(grad, THRESHOLDS[param.name].dim, ranks)
     optimizer.step(lr=1e-3)
     return optimizer.diagnostics()
 
 
 @pytest.mark.parametrize("name", ["adamp", "sgdp"])
-def test_tensor_ranks_decide_alike_just_below_and_just_above_the_threshold(name: str) -> None:
+def test_tensor_ranks_decide_like_one_process_just_below_and_just_above_the_threshold(name: str) -> None:
     alone = _near_the_threshold(name)
     assert alone == {f"fire_rate/{key}": float("below" in key) for key in THRESHOLDS}
     assert run_ranks(2, _near_the_threshold, name) == [alone, alone]
@@ -260,7 +262,7 @@ def _views_on_ranks(view: str, nesterov: bool) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("view", ["auto", "row", "head", "layer"])
-def test_two_tensor_ranks_equal_whole_matrices_in_every_view(view: str) -> None:
+def test_two_tensor_ranks_equal_full_matrices_in_every_view(view: str) -> None:
     weights, other = run_ranks(2, _views_on_ranks, view, view == "row")
     rule = oracles.adamp(
         b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, view=view, head_size=2, nesterov=view == "row"

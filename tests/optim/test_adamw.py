@@ -1,4 +1,4 @@
-"""AdamW against torch's class and against the plain rule."""
+"""AdamW against torch.optim.AdamW and against the plain rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conda against its six steps written plainly, and its invariants."""
+"""Conda against the plain rule, and its invariants."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config_of(**values: Any) -> CondaConfig:
 
 
 def run(config: CondaConfig, weight: Tensor, grads: list[Tensor], lr: float = 0.01) -> Tensor:
-    """The weight after these gradients."""
+    """Returns the weight after steps on these gradients."""
     param = Param(NAME, weight.clone(), tuple(weight.shape))
     optimizer = config.build([param], OneRank())
     for grad in grads:
@@ -49,7 +49,7 @@ def orthogonal(size: int, seed: int) -> Tensor:
 
 @form
 @pytest.mark.parametrize("interval", [1, 3, 7, 1000])
-def test_the_six_steps_in_float64(shape: tuple[int, int], interval: int) -> None:
+def test_the_rule_in_float64(shape: tuple[int, int], interval: int) -> None:
     weight, *grads = draw(shape, 31, seed=interval)
     rule = oracles.conda(b1=0.9, b2=0.99, eps=1e-8, scale=0.25, interval=interval, weight_decay=0.1)
     result = run(config_of(refresh_interval=interval, weight_decay=0.1), weight, grads)
@@ -57,7 +57,7 @@ def test_the_six_steps_in_float64(shape: tuple[int, int], interval: int) -> None
 
 
 @form
-def test_the_six_steps_in_float32_within_the_bound_of_parity(shape: tuple[int, int]) -> None:
+def test_the_rule_in_float32_within_the_bound_of_parity(shape: tuple[int, int]) -> None:
     weight, *grads = draw(shape, 31, seed=3, dtype=torch.float32)
     rule = oracles.conda(b1=0.9, b2=0.99, eps=1e-8, scale=0.25, interval=7, weight_decay=0.1)
     result = run(config_of(refresh_interval=7, weight_decay=0.1), weight, grads)
@@ -66,7 +66,7 @@ def test_the_six_steps_in_float32_within_the_bound_of_parity(shape: tuple[int, i
 
 @given(shape=sizes, seed=st.integers(0, 10**6), steps=st.integers(1, 8))
 @property_test
-def test_a_with_the_identity_as_basis_it_is_adam_with_lr_times_scale(
+def test_with_the_identity_as_basis_it_is_adam_with_lr_times_scale(
     shape: tuple[int, int], seed: int, steps: int
 ) -> None:
     weight, *grads = draw(shape, steps + 1, seed)
@@ -86,7 +86,7 @@ def test_a_with_the_identity_as_basis_it_is_adam_with_lr_times_scale(
 
 @given(shape=sizes, seed=st.integers(0, 10**6))
 @property_test
-def test_b_the_first_update_has_norm_lr_scale_sqrt_mn(shape: tuple[int, int], seed: int) -> None:
+def test_the_first_update_has_norm_lr_scale_sqrt_mn(shape: tuple[int, int], seed: int) -> None:
     weight, grad = draw(shape, 2, seed)
     moved = run(config_of(eps=1e-30), weight, [grad]) - weight
     assert float(moved.norm()) == pytest.approx(0.01 * 0.25 * math.sqrt(math.prod(shape)), rel=1e-9)
@@ -94,42 +94,42 @@ def test_b_the_first_update_has_norm_lr_scale_sqrt_mn(shape: tuple[int, int], se
 
 @given(shape=sizes, seed=st.integers(0, 10**6), interval=st.integers(1, 5))
 @property_test
-def test_c_turning_the_shorter_side_of_all_gradients_turns_the_update(
+def test_rotating_the_shorter_side_of_all_gradients_rotates_the_update(
     shape: tuple[int, int], seed: int, interval: int
 ) -> None:
     _, *grads = draw(shape, 7, seed)
-    turn = orthogonal(min(shape), seed)
+    rotation = orthogonal(min(shape), seed)
     config, zero = config_of(refresh_interval=interval), torch.zeros(shape, dtype=torch.float64)
     if shape[0] >= shape[1]:
-        turned = run(config, zero, [grad @ turn for grad in grads])
-        expected = run(config, zero, grads) @ turn
+        turned = run(config, zero, [grad @ rotation for grad in grads])
+        expected = run(config, zero, grads) @ rotation
     else:
-        turned = run(config, zero, [turn @ grad for grad in grads])
-        expected = turn @ run(config, zero, grads)
+        turned = run(config, zero, [rotation @ grad for grad in grads])
+        expected = rotation @ run(config, zero, grads)
     torch.testing.assert_close(turned, expected, rtol=1e-6, atol=1e-9)
 
 
 @form
 @pytest.mark.parametrize(("interval", "stagger"), [(4, False), (4, True), (10**9, False), (10**9, True)])
-def test_d_stop_and_resume_is_bitwise_between_refreshes_and_where_none_comes(
+def test_stop_and_resume_is_bitwise_between_refreshes_and_without_them(
     shape: tuple[int, int], interval: int, stagger: bool
 ) -> None:
     names = {f"layers.{layer}.mlp.up.weight": Case(shape, 0) for layer in range(3)}
     config = config_of(refresh_interval=interval, stagger=stagger)
-    whole, _ = cases.trained(config, names, 11, lr=0.01)
+    unbroken, _ = cases.trained(config, names, 11, lr=0.01)
     params, stopped = cases.trained(config, names, 6, lr=0.01)
     optimizer = config.build(params, OneRank())
     for key, value in optimizer.state().items():
         value.tensor.copy_(stopped.state()[key].tensor)
     optimizer.step_count = 6
     cases.take_steps(optimizer, params, names, range(6, 11), lr=0.01)
-    for one, other in zip(whole, params, strict=True):
+    for one, other in zip(unbroken, params, strict=True):
         assert torch.equal(one.weight, other.weight)
 
 
 @given(shape=sizes, seed=st.integers(0, 10**6))
 @property_test
-def test_d_with_an_endless_interval_the_first_basis_stands(shape: tuple[int, int], seed: int) -> None:
+def test_with_an_endless_interval_the_first_basis_is_kept(shape: tuple[int, int], seed: int) -> None:
     weight, *grads = draw(shape, 9, seed)
     rule = oracles.conda(b1=0.9, b2=0.99, eps=1e-8, scale=0.25, interval=10**9, weight_decay=0.0)
     result = run(config_of(refresh_interval=10**9), weight, grads)
@@ -138,7 +138,7 @@ def test_d_with_an_endless_interval_the_first_basis_stands(shape: tuple[int, int
 
 @given(shape=sizes, seed=st.integers(0, 10**6), interval=st.integers(1, 4), size=st.floats(1e-6, 1e6))
 @property_test
-def test_f_the_basis_is_orthogonal_in_float32(shape: tuple[int, int], seed: int, interval: int, size: float) -> None:
+def test_the_basis_is_orthogonal_in_float32(shape: tuple[int, int], seed: int, interval: int, size: float) -> None:
     weight, *grads = draw(shape, 6, seed, dtype=torch.float32)
     param = Param(NAME, weight, shape)
     optimizer = config_of(refresh_interval=interval).build([param], OneRank())
@@ -169,7 +169,7 @@ def test_memory_is_two_moments_and_the_small_square() -> None:
     assert sum(value.tensor.numel() for value in optimizer.state().values()) == 2 * 20 * 8 + 8 * 8
 
 
-def test_staggered_matrices_refresh_at_their_own_steps_whoever_owns_them() -> None:
+def test_staggered_matrices_refresh_at_their_own_steps_whichever_rank_owns_them() -> None:
     names = {f"layers.{layer}.mlp.up.weight": Case((6, 4), 0) for layer in range(12)}
     config = config_of(refresh_interval=5, stagger=True)
 
@@ -193,7 +193,7 @@ def test_staggered_matrices_refresh_at_their_own_steps_whoever_owns_them() -> No
     assert refreshed(few) == {name: together[name] for name in few}
 
 
-def test_decay_before_the_update_when_asked() -> None:
+def test_decay_order() -> None:
     weight, grad = draw((6, 4), 2, 0)
     update = run(config_of(), weight, [grad]) - weight
     after = run(config_of(weight_decay=0.5), weight, [grad])
@@ -204,8 +204,8 @@ def test_decay_before_the_update_when_asked() -> None:
 
 @pytest.mark.parametrize("choice", ["keep", "rotate"])
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
-def test_the_second_moment_stays_or_follows_the_basis(shape: tuple[int, int], choice: str) -> None:
-    """rotate: v becomes what independent rotated gradients of second moment v have in the new basis."""
+def test_the_second_moment_is_kept_or_rotated_with_the_basis(shape: tuple[int, int], choice: str) -> None:
+    """With `rotate`, v becomes the second moment of independent gradients of second moment v in the new basis."""
     config = config_of(refresh_interval=2, second_moment=choice, beta2=0.9)
     params, optimizer = cases.trained(config, {NAME: Case(shape, 0)}, 2, lr=0.01, dtype=torch.float64)
     old = {key: value.tensor.clone() for key, value in optimizer.state().items()}
@@ -213,8 +213,8 @@ def test_the_second_moment_stays_or_follows_the_basis(shape: tuple[int, int], ch
     optimizer.step(lr=0.01)
     basis, v = optimizer.state()[f"{NAME}.basis"].tensor, old[f"{NAME}.rotated_exp_avg_sq"]
     if choice == "rotate":
-        turn = (old[f"{NAME}.basis"].T @ basis) ** 2
-        v = v @ turn if shape[0] > shape[1] else turn.T @ v
+        rotation = (old[f"{NAME}.basis"].T @ basis) ** 2
+        v = v @ rotation if shape[0] > shape[1] else rotation.T @ v
     rotated = grad @ basis if shape[0] > shape[1] else basis.T @ grad
     torch.testing.assert_close(optimizer.state()[f"{NAME}.rotated_exp_avg_sq"].tensor, 0.9 * v + 0.1 * rotated**2)
 

@@ -1,4 +1,4 @@
-"""The table of name patterns: first match counts, every name covered, every row used."""
+"""The parameter table: the first match counts, every name has a row, every row decides a name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import optim_cases as cases
 import pytest
 import torch
 
-from optim.groups import ADAMW_BESIDE_MATRICES, DECAY_MATRICES, ParamRule, check_table, rule_of
+from optim.groups import ADAMW_FOR_NON_MATRICES, DECAY_MATRICES, ParamRule, check_table, rule_of
+from optim.mixed import MatrixOptimizerConfig
 from optim.optimizer import OPTIMIZERS
 from settings import UserError, parse
 
@@ -24,7 +25,7 @@ def test_the_first_row_that_matches_the_whole_name_counts() -> None:
     assert rule_of(rules, "my.layers.0.x") is rules[2]
 
 
-@pytest.mark.parametrize("rules", [DECAY_MATRICES, ADAMW_BESIDE_MATRICES])
+@pytest.mark.parametrize("rules", [DECAY_MATRICES, ADAMW_FOR_NON_MATRICES])
 def test_the_default_tables_cover_models_with_and_without_biases_positions_and_a_head(
     rules: tuple[ParamRule, ...],
 ) -> None:
@@ -40,9 +41,9 @@ def test_the_default_tables_cover_models_with_and_without_biases_positions_and_a
             rule = rule_of(rules, name)
             vector = name.endswith(("norm.weight", ".bias"))
             assert (rule.decay(0.1) == 0.0) == vector, name
-            if rules is ADAMW_BESIDE_MATRICES:
-                own = name.startswith("layers.") and not vector
-                assert (rule.method == "own") == own, name
+            if rules is ADAMW_FOR_NON_MATRICES:
+                primary = name.startswith("layers.") and not vector
+                assert (rule.method == "own") == primary, name
 
 
 def test_names_without_a_row_are_listed() -> None:
@@ -57,17 +58,19 @@ def test_names_without_a_row_are_listed() -> None:
 def test_a_row_that_decides_nothing_is_named_with_the_reason() -> None:
     with pytest.raises(UserError, match=r"optim.table.0.pattern = 'decoder.*it matches no parameter"):
         check_table(table(r"decoder\..*", r".*"), NAMES)
-    with pytest.raises(UserError, match=r"optim.table.1.pattern = .*rows above it match first"):
+    with pytest.raises(UserError, match=r"optim.table.1.pattern = .*rows above it match every parameter"):
         check_table(table(r".*", r"layers\..*"), NAMES)
 
 
-def test_a_broken_pattern_is_refused_with_its_place() -> None:
+def test_an_invalid_pattern_is_refused_with_its_row() -> None:
     with pytest.raises(UserError, match=r"table.0.pattern = '\(': is no regular expression"):
         parse(OPTIMIZERS["adamw"], {"lr": 1e-3, "table": [{"pattern": "("}]}, source="optim")
 
 
-def test_a_matrix_method_refuses_what_is_no_matrix() -> None:
-    for name in ("conda", "muon"):
+def test_a_matrix_optimizer_refuses_a_vector() -> None:
+    matrix_methods = [name for name in OPTIMIZERS.names() if issubclass(OPTIMIZERS[name], MatrixOptimizerConfig)]
+    assert {"conda", "muon"} <= set(matrix_methods)
+    for name in matrix_methods:
         config = OPTIMIZERS[name].model_validate({"lr": 0.01, "table": [{"pattern": ".*"}]})
         with pytest.raises(UserError, match=r"layers.0.attention_norm.weight of shape \(8,\) is no matrix.*adamw"):
             config.check(cases.shapes())
@@ -90,7 +93,7 @@ def test_multiplier_and_decay_of_a_row_reach_the_step() -> None:
     torch.testing.assert_close(head, start["head.weight"] - 0.05 * grads["head.weight"].sign())
 
 
-def test_adamw_beside_has_its_own_peak_and_follows_the_schedule() -> None:
+def test_the_fallback_adamw_has_a_peak_of_its_own_and_follows_the_schedule() -> None:
     names = {"embedding.weight": cases.Case((4, 4), 0), "layers.0.mlp.up.weight": cases.Case((4, 4), 0)}
     config = OPTIMIZERS["muon"].model_validate({"lr": 0.02, "weight_decay": 0.0, "adamw": {"lr": 0.001}})
     params, _ = cases.trained(config, names, 1, lr=0.01)  # the schedule is at half its peak

@@ -1,4 +1,4 @@
-"""Muon against torch's own class and against the closed form on singular values."""
+"""Muon against torch.optim.Muon and against the closed form on singular values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optim_cases import Case
 from processes import run_ranks
 from torch import Tensor
 
-from optim.muon import MuonConfig, orthogonalised
+from optim.muon import MuonConfig, orthogonalise
 
 FORMS = {
     "layers.0.tall.weight": Case((20, 8), 0),
@@ -24,7 +24,7 @@ FORMS = {
     "layers.1.wide.weight": Case((8, 20), 1),
     "layers.2.tall.weight": Case((20, 8), 1),
     "layers.3.tall.weight": Case((20, 8), 1),
-    "layers.0.whole.weight": Case((5, 7), None),
+    "layers.0.replicated.weight": Case((5, 7), None),
 }
 
 
@@ -63,38 +63,38 @@ def test_the_closed_form_in_float64(nesterov: bool) -> None:
 
 @given(rows=st.integers(1, 16), columns=st.integers(1, 16), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=60, database=None)
-def test_the_iteration_ignores_scale_and_commutes_with_transposition_and_turns(
+def test_the_iteration_ignores_scale_and_commutes_with_transposition_and_rotation(
     rows: int, columns: int, scale: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, rows, columns, generator=generator, dtype=torch.float64)
-    turn = torch.linalg.qr(torch.randn(rows, rows, generator=generator, dtype=torch.float64)).Q
-    result = orthogonalised(x, 5)
+    rotation = torch.linalg.qr(torch.randn(rows, rows, generator=generator, dtype=torch.float64)).Q
+    result = orthogonalise(x, 5)
     close = {"rtol": 1e-6, "atol": 1e-8}
-    torch.testing.assert_close(orthogonalised(x * scale, 5), result, **close)
-    torch.testing.assert_close(orthogonalised(x.mT, 5), result.mT, **close)
-    torch.testing.assert_close(orthogonalised(turn @ x, 5), turn @ result, **close)
+    torch.testing.assert_close(orthogonalise(x * scale, 5), result, **close)
+    torch.testing.assert_close(orthogonalise(x.mT, 5), result.mT, **close)
+    torch.testing.assert_close(orthogonalise(rotation @ x, 5), rotation @ result, **close)
 
 
 def test_singular_values_end_near_one() -> None:
     x = torch.randn(3, 64, 128, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalised(x, 5))
+    values = torch.linalg.svdvals(orthogonalise(x, 5))
     assert 0.65 < float(values.min()) < float(values.max()) < 1.25
 
 
 def test_zero_momentum_gives_a_zero_update() -> None:
-    assert torch.equal(orthogonalised(torch.zeros(2, 3, 4), 5), torch.zeros(2, 3, 4))
+    assert torch.equal(orthogonalise(torch.zeros(2, 3, 4), 5), torch.zeros(2, 3, 4))
 
 
 def _on_ranks(dtype: torch.dtype) -> dict[str, Tensor]:
     ranks = cases.process_ranks()
     params, _ = cases.trained(config_of(), FORMS, 30, lr=0.02, dtype=dtype, ranks=ranks)
-    cuts = {name: case.dim for name, case in FORMS.items()}
-    return {p.name: p.weight if cuts[p.name] is None else ranks.gather(p.weight, cuts[p.name] or 0) for p in params}
+    dims = {name: case.dim for name, case in FORMS.items()}
+    return {p.name: p.weight if dims[p.name] is None else ranks.gather(p.weight, dims[p.name] or 0) for p in params}
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
-def test_two_tensor_ranks_equal_whole_matrices(dtype: torch.dtype, bound: float) -> None:
+def test_two_tensor_ranks_equal_full_matrices(dtype: torch.dtype, bound: float) -> None:
     weights, other = run_ranks(2, _on_ranks, dtype)
     rule = oracles.muon(momentum=0.95, nesterov=True, weight_decay=0.1)
     for name, start in cases.weights(FORMS, dtype=dtype).items():

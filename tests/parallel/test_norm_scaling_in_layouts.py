@@ -21,12 +21,12 @@ from parallel_runs import (
     SEQ_LENGTH,
     GlobalBatch,
     Trial,
+    full_tensor,
     global_batches,
     local_micro_batches,
     merged_weights,
     ranks_of,
     start,
-    whole,
 )
 from processes import run_ranks
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
     result = parts.engine.train_step(local_micro_batches(batch(), trial, mesh, parts), lr=0.0)
     assert not result.skipped
     gradients = {
-        name.removeprefix("optimizer.").removesuffix(".exp_avg"): whole(part, mesh)
+        name.removeprefix("optimizer.").removesuffix(".exp_avg"): full_tensor(part, mesh)
         for name, part in parts.engine.state(saving=True).items()
         if name.endswith(".exp_avg")
     }

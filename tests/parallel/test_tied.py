@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from parallel_runs import OPTIMIZER_SETTINGS, Trial, global_batches, local_micro_batches, ranks_of, start
+from parallel_runs import Trial, example, global_batches, local_micro_batches, ranks_of, start
 from processes import run_ranks
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from parallel.build import Parts
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
 
-SETTINGS: dict[str, dict[str, Any]] = {"adamw": {"lr": 2e-3}, **OPTIMIZER_SETTINGS}
+NAMES = OPTIMIZERS.names()
 # Four data ranks: sums over them round by the order in which they are taken.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero0": {"pipeline": 2, "data": 4, "zero": 0},
@@ -40,11 +40,11 @@ def embeddings(parallel: dict[str, Any], precision: str) -> dict[str, list[Tenso
     """By optimizer, this rank's embedding after 10 steps, and after a load of what it had three steps before them."""
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
     found: dict[str, list[Tensor | None]] = {}
-    for name, values in SETTINGS.items():
+    for name in NAMES:
         trial = Trial(
             model={"hidden_size": 32, "ffn_size": 48, "tied_embeddings": True},
             parallel=parallel,
-            optimizer=OPTIMIZERS.parse({"name": name, **values}),
+            optimizer=example(name),
             arithmetic={"precision": precision},
             micro_batch_size=1,
             all_tokens=True,
@@ -69,11 +69,10 @@ def embeddings(parallel: dict[str, Any], precision: str) -> dict[str, list[Tenso
     [("zero0", "float32"), ("zero1", "bfloat16"), ("zero1-offload", "float32"), ("tensor2-interleaved", "float32")],
 )
 def test_the_last_stages_copy_is_the_first_stages_weight(layout: str, precision: str) -> None:
-    assert SETTINGS.keys() == set(OPTIMIZERS.names())
     parallel = LAYOUTS[layout]
     by_rank = run_ranks(ranks_of(parallel), embeddings, parallel, precision, timeout=200)
     half = len(by_rank) // 2  # ranks of the first stage come first
-    for name in SETTINGS:
+    for name in NAMES:
         for first, last in zip(by_rank[:half], by_rank[half:], strict=True):
             for original, copy in zip(first[name], last[name], strict=True):
                 assert original is not None

@@ -1,4 +1,4 @@
-"""What DeepSpeed is kept from doing, and its flat parts put together and cut again."""
+"""DeepSpeed compiles nothing, and state survives its flat partitions to the bit."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_nothing_is_compiled(tmp_path: Path) -> None:
     assert run_ranks(2, train_with_extensions_in, str(tmp_path)) == [[], []]
 
 
-def _made_up_and_again(parallel: dict[str, Any]) -> list[str]:
-    """What does not come out as it was put in: of made-up state, whose sizes three ranks cannot share evenly."""
+def _wrong_after_a_round_trip(parallel: dict[str, Any]) -> list[str]:
+    """Loads random state, whose sizes three ranks do not divide, and returns the names of what is saved otherwise."""
     from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
     mesh, parts = start(Trial(model=ODD, parallel=parallel))
@@ -44,7 +44,9 @@ def _made_up_and_again(parallel: dict[str, Any]) -> list[str]:
     with GatheredParameters(list(parameters.values())):
         assert all(torch.equal(weight, given[f"model.{name}"]) for name, weight in parameters.items())
     if mesh.data.rank:
-        assert memory.most < 2 * max(tensor.nbytes for tensor in given.values())  # one is gathered after the other
+        assert memory.most < 2 * max(
+            tensor.nbytes for tensor in given.values()
+        )  # tensors are gathered one after the other
         return list(found)
     wrong = [name for name, tensor in given.items() if not torch.equal(found[name].tensor, tensor)]
     return wrong + [name for name, part in found.items() if part.tensor.device.type != "cpu"]
@@ -52,5 +54,5 @@ def _made_up_and_again(parallel: dict[str, Any]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
-def test_state_comes_back_to_the_bit_where_ranks_do_not_divide_a_parameter(zero: int) -> None:
-    assert run_ranks(3, _made_up_and_again, {"data": 3, "zero": zero}) == [[]] * 3
+def test_state_survives_to_the_bit_where_ranks_do_not_divide_a_parameter(zero: int) -> None:
+    assert run_ranks(3, _wrong_after_a_round_trip, {"data": 3, "zero": zero}) == [[]] * 3

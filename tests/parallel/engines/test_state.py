@@ -1,4 +1,4 @@
-"""An engine's state by global names: put together, cut anew and read in any layout, every optimizer goes on with it."""
+"""An engine's state by global names: saved in one layout and loaded in another, every optimizer continues the run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 import torch
 from parallel_runs import (
     Trial,
+    example,
+    full_tensor,
     global_batches,
     local_micro_batches,
     merged_weights,
     ranks_of,
     start,
-    whole,
 )
 from processes import run_ranks
 from torch import Tensor
@@ -27,13 +28,7 @@ from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
 from parallel.shards import slice_of
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "adamw": {"lr": 2e-3},
-    "adamp": {"lr": 1e-3},
-    "conda": {"lr": 2e-3, "refresh_interval": 4},
-    "muon": {"lr": 2e-3},
-    "sgdp": {"lr": 1e-2},
-}
+NAMES = OPTIMIZERS.names()
 CHAIN: dict[str, dict[str, Any]] = {
     "tensor2-sequence": {"tensor": 2, "sequence": True},
     "pipeline2-interleaved": {"pipeline": 2, "virtual_stages": 2},
@@ -43,12 +38,12 @@ CHAIN: dict[str, dict[str, Any]] = {
     "tensor2-data2-zero1-offload": {"tensor": 2, "data": 2, "zero": 1, "offload": "optimizer"},
     "one": {},
 }
-EACH = 3  # steps
+STEPS_EACH = 3
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Of a run, as one rank sees it: the losses of some steps, and its part of the state after them, whole tensors."""
+    """Some steps of a run on one rank: their losses, and the rank's part of the state after them, as full tensors."""
 
     losses: list[float]
     state: dict[str, Tensor]
@@ -59,16 +54,16 @@ def trials(parallel: dict[str, Any]) -> dict[str, Trial]:
         name: Trial(
             model={"hidden_size": 32, "ffn_size": 48, "tied_embeddings": True},
             parallel=parallel,
-            optimizer=OPTIMIZERS.parse({"name": name, **values}),
+            optimizer=example(name),
             micro_batch_size=4,
             all_tokens=True,
         )
-        for name, values in SETTINGS.items()
+        for name in NAMES
     }
 
 
-def read(state: Mapping[str, Tensor], parts: Parts, mesh: Mesh, *, steps: int) -> None:
-    """Whole tensors into an engine."""
+def load(state: Mapping[str, Tensor], parts: Parts, mesh: Mesh, *, steps: int) -> None:
+    """Loads full tensors into an engine."""
     for key, part in parts.engine.state(saving=False).items():
         part.tensor.copy_(slice_of(state[key], part.dim, mesh.tensor))
     parts.engine.loaded(optimizer_steps=steps)
@@ -77,16 +72,16 @@ def read(state: Mapping[str, Tensor], parts: Parts, mesh: Mesh, *, steps: int) -
 def train(trial: Trial, mesh: Mesh, state: Mapping[str, Tensor] | None, first: int, steps: int) -> Stretch:
     _, parts = start(trial, mesh)
     if state is not None:
-        read(state, parts, mesh, steps=first)
+        load(state, parts, mesh, steps=first)
     losses = []
     for batch in itertools.islice(global_batches(all_tokens=True), first, first + steps):
         result = parts.engine.train_step(local_micro_batches(batch, trial, mesh, parts), lr=trial.optimizer.lr)
         losses.append(result.nll / int(batch.mask.sum()))
     assert parts.engine.optimizer_steps == first + steps
-    return Stretch(losses, {key: whole(part, mesh) for key, part in parts.engine.state(saving=True).items()})
+    return Stretch(losses, {key: full_tensor(part, mesh) for key, part in parts.engine.state(saving=True).items()})
 
 
-def _stretches(
+def _stretches_on_a_rank(
     parallel: dict[str, Any], states: dict[str, dict[str, Tensor]] | None, first: int, steps: int
 ) -> dict[str, Stretch]:
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
@@ -96,25 +91,23 @@ def _stretches(
     }
 
 
-def on(
+def stretches(
     parallel: dict[str, Any], states: dict[str, dict[str, Tensor]] | None, first: int, steps: int
 ) -> dict[str, Stretch]:
-    """All ranks' stretches put together, by optimizer."""
-    by_rank = run_ranks(ranks_of(parallel), _stretches, parallel, states, first, steps, timeout=200)
+    """Returns the merged stretches of all ranks, by optimizer."""
+    by_rank = run_ranks(ranks_of(parallel), _stretches_on_a_rank, parallel, states, first, steps, timeout=200)
     return {
-        name: Stretch(by_rank[0][name].losses, merged_weights([rank[name].state for rank in by_rank]))
-        for name in SETTINGS
+        name: Stretch(by_rank[0][name].losses, merged_weights([rank[name].state for rank in by_rank])) for name in NAMES
     }
 
 
 @pytest.mark.slow
-def test_a_run_that_changes_its_layout_every_three_steps_is_the_unbroken_one() -> None:
-    assert SETTINGS.keys() == set(OPTIMIZERS.names())
-    unbroken = on({}, None, 0, EACH * len(CHAIN))
+def test_a_run_that_changes_its_layout_every_three_steps_equals_the_unbroken_one() -> None:
+    unbroken = stretches({}, None, 0, STEPS_EACH * len(CHAIN))
     states: dict[str, dict[str, Tensor]] | None = None
-    losses: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    losses: dict[str, list[float]] = {name: [] for name in NAMES}
     for number, parallel in enumerate(CHAIN.values()):
-        found = on(parallel, states, number * EACH, EACH)
+        found = stretches(parallel, states, number * STEPS_EACH, STEPS_EACH)
         states = {name: stretch.state for name, stretch in found.items()}
         for name, stretch in found.items():
             losses[name] += stretch.losses
@@ -129,7 +122,7 @@ def test_a_run_that_changes_its_layout_every_three_steps_is_the_unbroken_one() -
 
 
 def _stopped_and_unbroken(parallel: dict[str, Any]) -> dict[str, bool]:
-    """Whether 3 steps, a new engine with their state and 3 more give the losses of 6, by optimizer, to the bit."""
+    """Returns, by optimizer, whether 3 steps and 3 more in a new engine with their state are 6 steps to the bit."""
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
     same = {}
     for name, trial in trials(parallel).items():
@@ -139,16 +132,16 @@ def _stopped_and_unbroken(parallel: dict[str, Any]) -> dict[str, bool]:
             parts.engine.train_step(local_micro_batches(batch, trial, mesh, parts), lr=trial.optimizer.lr).nll
             for batch in itertools.islice(global_batches(all_tokens=True), 3)
         ]
-        kept = {key: part.tensor.clone() for key, part in parts.engine.state(saving=False).items()}
+        saved = {key: part.tensor.clone() for key, part in parts.engine.state(saving=False).items()}
         _, parts = start(trial, mesh)
         for key, part in parts.engine.state(saving=False).items():
-            part.tensor.copy_(kept[key])
+            part.tensor.copy_(saved[key])
         parts.engine.loaded(optimizer_steps=3)
         losses = []
         for batch in itertools.islice(global_batches(all_tokens=True), 3, 6):
             result = parts.engine.train_step(local_micro_batches(batch, trial, mesh, parts), lr=trial.optimizer.lr)
             losses.append(result.nll / int(batch.mask.sum()))
-        weights = {key: whole(part, mesh) for key, part in parts.engine.state(saving=True).items()}
+        weights = {key: full_tensor(part, mesh) for key, part in parts.engine.state(saving=True).items()}
         assert len(before) == 3
         same[name] = losses == unbroken.losses[3:] and all(
             torch.equal(weights[key], tensor) for key, tensor in unbroken.state.items()
@@ -158,6 +151,6 @@ def _stopped_and_unbroken(parallel: dict[str, Any]) -> dict[str, bool]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["tensor2-sequence", "tensor2-pipeline2-data2-zero1"])
-def test_in_the_same_layout_it_goes_on_to_the_bit(layout: str) -> None:
+def test_in_the_same_layout_it_continues_to_the_bit(layout: str) -> None:
     for rank in run_ranks(ranks_of(CHAIN[layout]), _stopped_and_unbroken, CHAIN[layout], timeout=200):
-        assert rank == dict.fromkeys(SETTINGS, True)
+        assert rank == dict.fromkeys(NAMES, True)

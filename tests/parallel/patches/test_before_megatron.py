@@ -1,4 +1,4 @@
-"""What importing Megatron brings along."""
+"""What importing Megatron imports besides."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_torchs_compiler_is_imported_only_where_something_is_compiled() -> None:
+def test_importing_megatron_does_not_import_torchs_compiler() -> None:
     code = (
         "import sys, torch; compiler = torch.compile; import parallel.build;"
         "print(sorted({'torch._dynamo', 'torch._inductor'} & set(sys.modules)), torch.compile is compiler)"

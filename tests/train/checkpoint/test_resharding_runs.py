@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from parallel_runs import (
-    OPTIMIZER_SETTINGS,
     PARITY_LAYOUTS,
     Trial,
+    example,
     global_batches,
     local_micro_batches,
     on_a_rank,
@@ -171,12 +171,11 @@ WHOLE_MATRIX_LAYOUTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OPTIMIZER_SETTINGS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS.names() if not OPTIMIZERS[name].elementwise])
 def test_whole_matrix_optimizers_through_layouts(name: str, tmp_path: Path) -> None:
     """Their state too: projections and momenta of whole matrices, cut over tensor ranks or owned by data ranks."""
-    settings = OPTIMIZER_SETTINGS[name] | ({"refresh_interval": 3} if name == "conda" else {})
-    optimizer = OPTIMIZERS.parse({"name": name, "clip_grad_norm": 0.5, **settings})
-    trial = Trial(steps=2 * len(WHOLE_MATRIX_LAYOUTS), optimizer=optimizer, all_tokens=name == "conda")
+    optimizer = example(name, clip_grad_norm=0.5)
+    trial = Trial(steps=2 * len(WHOLE_MATRIX_LAYOUTS), optimizer=optimizer, all_tokens=True)
     (unbroken,) = run_ranks(1, on_a_rank, trial)
     found = losses_through(WHOLE_MATRIX_LAYOUTS, tmp_path, trial, steps_each=2)
     assert found == pytest.approx(unbroken.losses, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Equally shaped matrices as batches: one large operation in place of many small ones, with bounded scratch memory."""
+"""Grouping of parameters into buckets and chunks: few large operations, with bounded scratch memory."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-# Scratch of one buffer. On a CPU a batch should stay in the last-level cache between the passes over it; on a GPU it
-# should fill the device and stay small beside the model.
+# Size of one scratch buffer. On a CPU a chunk should stay in the last-level cache between the passes over it; on a GPU
+# it should fill the device and stay small next to the model.
 CPU_SCRATCH_BYTES = 8 << 20
 GPU_SCRATCH_BYTES = 256 << 20
 
 
-def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """The items by equal key, in order of first appearance, and in the given order within a group."""
-    groups: dict[Hashable, list[T]] = {}
+def bucket_by(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Groups items of equal key, in order of first appearance; a bucket keeps the order of its items."""
+    buckets: dict[Hashable, list[T]] = {}
     for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
+        buckets.setdefault(key(item), []).append(item)
+    return list(buckets.values())
 
 
 def scratch_bytes(device: torch.device) -> int:
-    """The budget of one scratch buffer on a device."""
+    """Returns the size limit of one scratch buffer on a device."""
     return CPU_SCRATCH_BYTES if device.type == "cpu" else GPU_SCRATCH_BYTES
 
 
-def runs(sizes: Sequence[int], budget: int) -> Iterator[slice]:
-    """Consecutive slices whose sizes add up to at most `budget` (one item at least)."""
+def chunk_slices(sizes: Sequence[int], max_size: int) -> Iterator[slice]:
+    """Splits a sequence into consecutive slices of at most `max_size` each; a larger item has a slice to itself."""
     start, total = 0, 0
     for position, size in enumerate(sizes):
-        if position > start and total + size > budget:
+        if position > start and total + size > max_size:
             yield slice(start, position)
             start, total = position, 0
         total += size
@@ -41,14 +41,14 @@ def runs(sizes: Sequence[int], budget: int) -> Iterator[slice]:
         yield slice(start, len(sizes))
 
 
-class Scratch:
+class ScratchBuffers:
     """Buffers that live as long as the optimizer: fresh memory would be paged in anew in every step."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """An uninitialised tensor of `shape`; it is the same memory whenever `name` is."""
+        """Returns an uninitialised tensor of `shape`. Every call with the same `name` returns the same memory."""
         size = torch.Size(shape).numel()
         key = (name, like.device, like.dtype)
         buffer = self._buffers.get(key)

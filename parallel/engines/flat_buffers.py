@@ -1,0 +1,95 @@
+"""Flat buffers of weights and gradients, in which the parameters of each owner rank are contiguous.
+
+So the gradients of an owner are reduced, and its weights are broadcast, in few large collectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parallel.shards import Shard
+
+_ALIGNMENT = 16  # elements: views start on cache lines, which fused kernels prefer
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """The places of shards in a flat buffer: `order` lists shards owner by owner, `offsets` their first elements."""
+
+    order: tuple[Shard, ...]
+    offsets: tuple[int, ...]
+    segments: tuple[tuple[int, int], ...]  # of each owner: first element, end
+    owners: tuple[int, ...]  # of each shard in `order`
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard], owners: Sequence[int], owner_count: int) -> FlatLayout:
+        """Lays out the shards, whose owners are given in parallel, by owner; those of one owner keep their order."""
+        order: list[Shard] = []
+        offsets: list[int] = []
+        segments: list[tuple[int, int]] = []
+        end = 0
+        for owner in range(owner_count):
+            start = end
+            for shard, its_owner in zip(shards, owners, strict=True):
+                if its_owner == owner:
+                    order.append(shard)
+                    offsets.append(end)
+                    end += -(-shard.parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+            segments.append((start, end))
+        return cls(tuple(order), tuple(offsets), tuple(segments), tuple(sorted(owners)))
+
+    @property
+    def size(self) -> int:
+        """The number of elements of the buffer, padding included."""
+        return self.segments[-1][1]
+
+    def ranges_of(self, owner: int) -> list[tuple[Shard, int, int]]:
+        """Returns the shards of one owner, each with its first element in the buffer and its end, padding included."""
+        indices = [index for index, its_owner in enumerate(self.owners) if its_owner == owner]
+        ends = [*(self.offsets[index] for index in indices[1:]), self.segments[owner][1]]
+        return [(self.order[index], self.offsets[index], end) for index, end in zip(indices, ends, strict=False)]
+
+    def owned_by(self, owner: int) -> list[tuple[Shard, int]]:
+        """Returns the shards of one owner, each with its offset from the start of the owner's segment."""
+        start = self.segments[owner][0]
+        return [(shard, offset - start) for shard, offset, _ in self.ranges_of(owner)]
+
+
+def view_of(buffer: Tensor, offset: int, shard: Shard) -> Tensor:
+    """Returns a shard's part of a flat buffer, in the parameter's shape."""
+    return buffer[offset : offset + shard.parameter.numel()].view(shard.parameter.shape)
+
+
+def move_into_flat_buffers(layout: FlatLayout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns (weights in `dtype`, gradients in float32), both [layout.size]; the parameters become views of the first.
+
+    Gradients accumulate in the second over all micro-batches. With float32 weights its views are the parameters'
+    `.grad`; otherwise a hook adds each new gradient to it in float32.
+    """
+    weights = torch.zeros(layout.size, dtype=dtype, device=device)
+    gradients = torch.zeros(layout.size, dtype=torch.float32, device=device)
+    for shard, offset in zip(layout.order, layout.offsets, strict=True):
+        view = view_of(weights, offset, shard)
+        view.copy_(shard.parameter.data)
+        shard.parameter.data = view
+        gradient = view_of(gradients, offset, shard)
+        if dtype == torch.float32:
+            shard.parameter.grad = gradient
+        else:
+            shard.parameter.register_post_accumulate_grad_hook(_accumulate_into(gradient))
+    return weights, gradients
+
+
+def _accumulate_into(total: Tensor) -> Callable[[Tensor], None]:
+    """Returns a hook that adds a parameter's new gradient to `total` and frees it."""
+
+    def accumulate(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        total.add_(parameter.grad)
+        parameter.grad = None
+
+    return accumulate

@@ -1,0 +1,141 @@
+"""A new optimizer is one file: dropped into a copy of the rooms, it runs through all contract tests as they stand.
+
+One example is element-wise (Adagrad), the other needs full matrices and has the fallback AdamW.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("optim", "settings", "model", "parallel")
+TESTS = ("tests/optim", "tests/parallel")
+
+ADAGRAD = '''
+"""Adagrad (Duchi, Hazan, Singer 2011): v <- v + g^2;  w <- w (1 - lr wd) - lr g / (sqrt(v) + eps)."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import torch
+
+from optim.adamw import gradients
+from optim.groups import ParamRule, rule_of
+from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
+
+
+@OPTIMIZERS.register
+class AdagradConfig(OptimizerConfig):
+    elementwise: ClassVar[bool] = True
+
+    name: Literal["adagrad"] = "adagrad"
+    eps: float = 1e-6
+
+    def build(self, params: Sequence[Param], ranks: TensorRanks) -> "Adagrad":
+        return self.build_elementwise(params, [rule_of(self.table, param.name) for param in params])
+
+    def build_elementwise(self, params: Sequence[Param], rules: Sequence[ParamRule]) -> "Adagrad":
+        return Adagrad(self, params, rules)
+
+
+class Adagrad(Optimizer):
+    def __init__(self, config: AdagradConfig, params: Sequence[Param], rules: Sequence[ParamRule]) -> None:
+        self._config, self._params, self._rules = config, params, rules
+        self._squares = [torch.zeros_like(param.weight.detach()) for param in params]
+
+    @torch.no_grad()
+    def step_in_buckets(self, *, lr: float) -> Iterator[Sequence[Param]]:
+        self.step_count += 1
+        for param, rule, squares in zip(self._params, self._rules, self._squares, strict=True):
+            (grad,) = gradients([param])
+            squares.addcmul_(grad, grad)
+            step = lr * rule.lr_multiplier
+            param.weight.mul_(1 - step * rule.decay(self._config.weight_decay))
+            param.weight.addcdiv_(grad, squares.sqrt().add_(self._config.eps), value=-step)
+            yield [param]
+
+    def state(self) -> dict[str, StateTensor]:
+        pairs = zip(self._params, self._squares, strict=True)
+        return {f"{param.name}.square_sum": StateTensor(squares, param.dim) for param, squares in pairs}
+'''
+
+NORMALISED = '''
+"""Normalised momentum: M <- mu M + G;  W <- W (1 - lr wd) - lr sqrt(m n) M / |M| for a matrix W [m, n]."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+
+from optim.adamw import gradients
+from optim.groups import ADAMW_FOR_NON_MATRICES, ParamRule, rule_of
+from optim.mixed import MatrixOptimizerConfig
+from optim.optimizer import OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
+
+
+@OPTIMIZERS.register
+class NormalisedConfig(MatrixOptimizerConfig):
+    name: Literal["normalised"] = "normalised"
+    table: tuple[ParamRule, ...] = ADAMW_FOR_NON_MATRICES
+    momentum: float = 0.9
+
+    def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> "Normalised":
+        return Normalised(self, params, ranks)
+
+    def matrix_cost(self, shape: Sequence[int]) -> float:
+        return 2.0 * math.prod(shape)
+
+
+class Normalised(Optimizer):
+    def __init__(self, config: NormalisedConfig, params: Sequence[Param], ranks: TensorRanks) -> None:
+        self._config, self._params, self._ranks = config, params, ranks
+        self._momenta = [torch.zeros_like(param.weight.detach()) for param in params]
+
+    @torch.no_grad()
+    def step_in_buckets(self, *, lr: float) -> Iterator[Sequence[Param]]:
+        self.step_count += 1
+        for param, momentum in zip(self._params, self._momenta, strict=True):
+            (grad,) = gradients([param])
+            momentum.mul_(self._config.momentum).add_(grad)
+            square = momentum.square().sum()
+            if param.dim is not None:
+                square = self._ranks.sum(square)
+            rule = rule_of(self._config.table, param.name)
+            step = lr * rule.lr_multiplier
+            param.weight.mul_(1 - step * rule.decay(self._config.weight_decay))
+            param.weight.addcdiv_(momentum, square.sqrt().add_(1e-12), value=-step * math.sqrt(math.prod(param.shape)))
+            yield [param]
+
+    def state(self) -> dict[str, StateTensor]:
+        pairs = zip(self._params, self._momenta, strict=True)
+        return {f"{param.name}.momentum": StateTensor(momentum, param.dim) for param, momentum in pairs}
+'''
+NEW = {"adagrad": ADAGRAD, "normalised": NORMALISED}
+
+
+@pytest.mark.slow
+def test_a_file_in_optim_is_all_that_a_new_optimizer_takes(tmp_path: Path) -> None:
+    for folder in (*ROOMS, *TESTS):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [*(ROOT / "tests").glob("*.py"), ROOT / "pyproject.toml"]:
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    for name, code in NEW.items():
+        (tmp_path / "optim" / f"{name}.py").write_text(code.lstrip(), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", "-k", " or ".join(NEW)]
+    tests = ["tests/optim/test_optimizer_contracts.py", "tests/parallel/engines", "tests/parallel/test_layout.py"]
+    done = subprocess.run([*command, "-vv", *tests], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout
+    passed = re.findall(r"::(test_\w+)\[(.+?)\] PASSED", done.stdout)
+    for name in NEW:
+        contracts = {test for test, ids in passed if name in ids}
+        assert "test_the_same_run_in_any_layout" in contracts, done.stdout
+        assert "test_tensor_ranks_do_what_one_process_does" in contracts, done.stdout
+        assert len(contracts) >= 15, contracts
+    assert any(test.startswith("test_an_elementwise_optimizer") for test, _ in passed), done.stdout

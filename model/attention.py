@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.blocked import attend_in_blocks
 from model.layers import Layers
 from model.norms import NormConfig
+from model.parameter import applied_to_shards
 from model.position import Rotation, rotate
 from model.recompute import RecomputeContext, saving
 from settings import UserError
@@ -152,8 +153,8 @@ class Attention(nn.Module):
         self.k = layers.column(hidden_size, num_kv_heads * self._head_size, bias=bias)
         self.v = layers.column(hidden_size, num_kv_heads * self._head_size, bias=bias)
         self.out = layers.row(hidden_size, hidden_size, bias=bias)
-        self.q_norm = None if qk_norm is None else qk_norm.build(self._head_size, bias=False)
-        self.k_norm = None if qk_norm is None else qk_norm.build(self._head_size, bias=False)
+        self.q_norm = None if qk_norm is None else applied_to_shards(qk_norm.build(self._head_size, bias=False))
+        self.k_norm = None if qk_norm is None else applied_to_shards(qk_norm.build(self._head_size, bias=False))
         self._layers = layers
         self._attend = attend
         self._forget = forget

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from model.parameter import ParamSpec, declare
 from settings import Registry, Settings
 
 
@@ -32,7 +33,8 @@ class NormConfig(Settings):
     def build(self, size: int, *, bias: bool, scale: float = 1.0) -> nn.Module:
         """A module [..., size] -> [..., size] of the same dtype: normalise, times `weight`, plus `bias`, times `scale`.
 
-        `scale` is a constant (LayerNorm Scaling's 1/sqrt(l)), not a parameter. A norm that has no bias ignores `bias`.
+        `scale` is a constant (LayerNorm Scaling's 1/sqrt(l)), not a parameter: a norm declares it for each parameter
+        that it multiplies. A norm that has no bias ignores `bias`.
         """
         raise AssertionError(f"{type(self).__name__} has no build")
 
@@ -47,7 +49,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.scale = scale
-        self.weight = nn.Parameter(torch.empty(size))
+        self.weight = declare(torch.empty(size), ParamSpec(init=1.0, scale=scale))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _RMSNorm.apply(x, _at_least_fp32(self.weight) * self.scale, self.eps)  # type: ignore[no-untyped-call]
@@ -88,8 +90,8 @@ class LayerNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.scale = scale
-        self.weight = nn.Parameter(torch.empty(size))
-        self.bias = nn.Parameter(torch.empty(size)) if bias else None
+        self.weight = declare(torch.empty(size), ParamSpec(init=1.0, scale=scale))
+        self.bias = declare(torch.empty(size), ParamSpec(init=0.0, scale=scale)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         gain = _at_least_fp32(self.weight) * self.scale

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from model.parameter import ParamSpec, declare
 from settings import Registry, Settings
 
 
@@ -88,7 +89,8 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, seq_length: int, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(seq_length, hidden_size))
+        # Added to the embeddings before sequence parallelism splits them: each rank has the full gradient.
+        self.weight = declare(torch.empty(seq_length, hidden_size), ParamSpec(init="normal", gradient="replicated"))
 
     def forward(self, positions_BT: Tensor) -> Tensor:
         return nn.functional.embedding(positions_BT.transpose(0, 1), self.weight)

@@ -8,13 +8,15 @@ v a rank's share of the vocabulary.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import Attend, Attention, AttentionMask
+from model.attention import KERNELS, Attend, Attention, AttentionMask
 from model.config import ModelConfig
-from model.layers import Layers
+from model.layers import Layers, TorchLayers
 from model.objectives import LossSums
+from model.parameter import specs_of
 from model.position import Rotation
 from model.recompute import Recompute, recomputing, saving
 
@@ -102,6 +104,7 @@ class Transformer(nn.Module):
             self.final_norm = config.norm.build(config.hidden_size, bias=config.bias)
             if not config.tied_embeddings:
                 self.head = layers.column(config.hidden_size, config.vocabulary, bias=False)
+        specs_of(self)  # AssertionError if a parameter has no declaration
 
     def compile_blocks(self) -> None:
         """Run each block through torch.compile: one compilation serves all layers, and takes seconds, not minutes."""
@@ -154,3 +157,9 @@ class Transformer(nn.Module):
         assert owner is not None
         assert isinstance(owner.weight, Tensor)
         return owner.weight
+
+
+def without_values(config: ModelConfig, *, seq_length: int) -> Transformer:
+    """Returns the full model on the meta device: names, shapes and declarations of all parameters, and no memory."""
+    with torch.device("meta"):
+        return Transformer(config, seq_length=seq_length, layers=TorchLayers(), attend=KERNELS["sdpa"])

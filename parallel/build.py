@@ -24,7 +24,7 @@ from parallel.engines.deepspeed_engine import DeepSpeedEngine
 from parallel.engines.engine import Engine
 from parallel.engines.sharded_optimizer_engine import ShardedOptimizerEngine
 from parallel.mesh import Mesh
-from parallel.shards import shards_of, slice_of
+from parallel.parameter_shards import parameter_shards, shard_of
 from parallel.stage import Stage, build_stages
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -76,7 +76,7 @@ def build(
     chunks = build_chunks(model, parallel, mesh, arithmetic=arithmetic, seq_length=seq_length)
     stages = chunks.stages
     holds_tied_copy = model.tied_embeddings and parallel.pipeline > 1 and mesh.is_last_stage
-    shards = shards_of(
+    shards = parameter_shards(
         [stage.transformer for stage in stages],
         mesh.tensor,
         sequence=parallel.sequence,
@@ -89,7 +89,7 @@ def build(
         num_layers=model.num_layers,
         seed=seed,
         full_shape=lambda name, _: by_name[name].shape,
-        take_slice=lambda name, _, whole: slice_of(whole, by_name[name].dim, mesh.tensor),
+        take_shard=lambda name, _, full: shard_of(full, by_name[name].dim, mesh.tensor),
     )
     if arithmetic.compile:
         for stage in stages:

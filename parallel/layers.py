@@ -23,6 +23,8 @@ from megatron.core.tensor_parallel.layers import LinearWithGradAccumulationAndAs
 from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 from megatron.core.transformer import TransformerConfig
 
+from model.layers import COLUMN_BIAS, COLUMN_WEIGHT, EMBEDDING_WEIGHT, ROW_BIAS, ROW_WEIGHT
+from model.parameter import Gradient, ParamSpec, declare
 from parallel.mesh import Axis
 
 # Without CUDA there are no queues to order, so Megatron's advice on CUDA_DEVICE_MAX_CONNECTIONS does not apply.
@@ -101,11 +103,10 @@ class MegatronLayers:
         self._group = axis.group
 
     def column(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
-        return self._cut(
-            tensor_parallel.ColumnParallelLinear(in_size, out_size, bias=bias, gather_output=False, **self._options()),
-            weight=0,
-            bias=0,
+        column = tensor_parallel.ColumnParallelLinear(
+            in_size, out_size, bias=bias, gather_output=False, **self._options()
         )
+        return _declared(column, weight=COLUMN_WEIGHT, bias=COLUMN_BIAS)
 
     def project(self, x_tBD: Tensor, columns: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         weights: list[Tensor] = [column.weight for column in columns]  # type: ignore[misc]
@@ -115,10 +116,18 @@ class MegatronLayers:
 
     def row(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
         row = _Row(in_size, out_size, bias=bias, input_is_parallel=True, skip_bias_add=False, **self._options())
-        return self._cut(row, weight=1)
+        return _declared(row, weight=ROW_WEIGHT, bias=ROW_BIAS)
 
     def embedding(self, vocab_size: int, hidden_size: int) -> nn.Module:
-        return self._cut(_Embedding(vocab_size, hidden_size, **self._options()), weight=0)
+        return _declared(_Embedding(vocab_size, hidden_size, **self._options()), weight=EMBEDDING_WEIGHT)
+
+    def vector(
+        self, size: int, *, init: float, sharded: bool = False, gradient: Gradient = "partial_along_sequence"
+    ) -> nn.Parameter:
+        if not sharded:
+            return declare(torch.empty(size), ParamSpec(init=init, gradient=gradient))
+        assert size % self.tp_size == 0, f"a vector of {size} cannot be sharded over {self.tp_size} ranks"
+        return _mark(declare(torch.empty(size // self.tp_size), ParamSpec(init=init, shard_dim=0)), 0)
 
     def scatter_sequence(self, x_TBD: Tensor) -> Tensor:
         if not self._sequence:
@@ -144,17 +153,24 @@ class MegatronLayers:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._group)
         return largest
 
-    def _cut(self, module: nn.Module, **dims: int) -> nn.Module:
-        """Say along which dim each parameter is cut, by the attributes that Megatron and DeepSpeed read."""
-        for name, dim in dims.items():
-            parameter = getattr(module, name)
-            if parameter is not None:
-                parameter.tensor_model_parallel = True
-                parameter.partition_dim = dim
-        return module
-
     def _options(self) -> dict[str, Any]:
         return {"config": self._config, "init_method": _leave, "tp_group": self._group}
+
+
+def _declared(module: nn.Module, **specs: ParamSpec) -> nn.Module:
+    for name, spec in specs.items():
+        parameter = getattr(module, name)
+        if parameter is not None:
+            _mark(declare(parameter, spec), spec.shard_dim)
+    return module
+
+
+def _mark(parameter: nn.Parameter, shard_dim: int | None) -> nn.Parameter:
+    """Attaches what Megatron and DeepSpeed read of a sharded parameter."""
+    if shard_dim is not None:
+        parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+        parameter.partition_dim = shard_dim  # type: ignore[attr-defined]
+    return parameter
 
 
 def _leave(weight: Tensor) -> None:

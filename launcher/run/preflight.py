@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from data.batches.draws import check_shards
 from data.shards.index import shard_tokenizer
 from launcher.run.config import RunConfig
-from model.attention import KERNELS
 from model.config import ModelConfig
-from model.layers import TorchLayers
-from model.transformer import Transformer
+from model.transformer import without_values
 from parallel.layout import Workload, check_layout
 from settings import UserError
 
@@ -66,6 +62,5 @@ def model_with_vocabulary(config: RunConfig) -> ModelConfig:
 
 def parameter_shapes(model: ModelConfig, seq_length: int) -> dict[str, tuple[int, ...]]:
     """Global names and whole shapes of all parameters; nothing is allocated."""
-    with torch.device("meta"):
-        whole = Transformer(model, seq_length=seq_length, layers=TorchLayers(), attend=KERNELS["sdpa"])
-    return {name: tuple(parameter.shape) for name, parameter in whole.named_parameters()}
+    full = without_values(model, seq_length=seq_length)
+    return {name: tuple(parameter.shape) for name, parameter in full.named_parameters()}

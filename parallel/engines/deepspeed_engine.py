@@ -22,9 +22,9 @@ from optim.optimizer import Optimizer, OptimizerConfig, Param
 from parallel.engines.engine import Slice, StepResult
 from parallel.engines.zero_parts import gather, scatter
 from parallel.mesh import Mesh
+from parallel.parameter_shards import ParameterShard
 from parallel.patches.uncompiled import without_torch_compile
 from parallel.schedule import run_micro_batches
-from parallel.shards import Shard
 from parallel.stage import MicroBatch, Stage
 
 
@@ -34,7 +34,7 @@ class DeepSpeedEngine:
     def __init__(
         self,
         stage: Stage,
-        shards: Sequence[Shard],
+        shards: Sequence[ParameterShard],
         mesh: Mesh,
         optimizer: OptimizerConfig,
         *,
@@ -120,7 +120,7 @@ class DeepSpeedEngine:
         self._loading = {}
         self._face.steps = optimizer_steps
 
-    def _keys(self, shard: Shard) -> list[tuple[str, str | None]]:
+    def _keys(self, shard: ParameterShard) -> list[tuple[str, str | None]]:
         """Of a parameter's master and moments in a checkpoint, each with the moment's name."""
         moments = [(f"optimizer.{shard.name}.{moment}", moment) for moment in self._face.moments]
         return [(f"model.{shard.name}", None), *moments]
@@ -164,7 +164,7 @@ class _TorchFace(torch.optim.Optimizer):
     # As torch hides it from its compiler: a call of the hidden one imports the compiler, which takes seconds.
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
-    def __init__(self, shards: Sequence[Shard], config: OptimizerConfig) -> None:
+    def __init__(self, shards: Sequence[ParameterShard], config: OptimizerConfig) -> None:
         self._config = config
         self.grad_norm: Callable[[], Any] = lambda: 0.0
         self.steps = 0

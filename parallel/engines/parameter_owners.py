@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 _ALIGNMENT = 16  # elements: views start on cache lines, as fused kernels like it
 
@@ -34,7 +34,7 @@ def assign_owners(costs: Sequence[float], owners: int) -> list[int]:
     return chosen
 
 
-def sending_order(shards: Sequence[Shard], costs: Sequence[float]) -> list[int]:
+def sending_order(shards: Sequence[ParameterShard], costs: Sequence[float]) -> list[int]:
     """The places of the shards in the order in which owners should lay them out and finish them.
 
     What costs little per element first, and of that the large: its messages, large for the work, then travel behind the
@@ -53,15 +53,15 @@ def sending_order(shards: Sequence[Shard], costs: Sequence[float]) -> list[int]:
 class FlatLayout:
     """Where each shard lies in a flat buffer: `order` lists shards owner by owner, `offsets` their first elements."""
 
-    order: tuple[Shard, ...]
+    order: tuple[ParameterShard, ...]
     offsets: tuple[int, ...]
     segments: tuple[tuple[int, int], ...]  # of each owner: first element, end
     owners: tuple[int, ...]  # of each shard in `order`
 
     @classmethod
-    def of(cls, shards: Sequence[Shard], owners: Sequence[int], owner_count: int) -> FlatLayout:
+    def of(cls, shards: Sequence[ParameterShard], owners: Sequence[int], owner_count: int) -> FlatLayout:
         """Lay out `shards`, each owned by the rank at the same place in `owners`; an owner's keep their order."""
-        order: list[Shard] = []
+        order: list[ParameterShard] = []
         offsets: list[int] = []
         segments: list[tuple[int, int]] = []
         end = 0
@@ -80,19 +80,19 @@ class FlatLayout:
         """Elements of a whole buffer."""
         return self.segments[-1][1]
 
-    def placed(self, owner: int) -> list[tuple[Shard, int, int]]:
+    def placed(self, owner: int) -> list[tuple[ParameterShard, int, int]]:
         """The shards of one owner, each with its first element in the buffer and its end, the padding included."""
         own = [place for place, its_owner in enumerate(self.owners) if its_owner == owner]
         ends = [*(self.offsets[place] for place in own[1:]), self.segments[owner][1]]
         return [(self.order[place], self.offsets[place], end) for place, end in zip(own, ends, strict=False)]
 
-    def owned_by(self, owner: int) -> list[tuple[Shard, int]]:
+    def owned_by(self, owner: int) -> list[tuple[ParameterShard, int]]:
         """The shards of one owner, each with its offset from the start of the owner's segment."""
         start = self.segments[owner][0]
         return [(shard, offset - start) for shard, offset, _ in self.placed(owner)]
 
 
-def view_of(buffer: Tensor, offset: int, shard: Shard) -> Tensor:
+def view_of(buffer: Tensor, offset: int, shard: ParameterShard) -> Tensor:
     """A shard's part of a flat buffer, in the parameter's shape."""
     return buffer[offset : offset + shard.parameter.numel()].view(shard.parameter.shape)
 

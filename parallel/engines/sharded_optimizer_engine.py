@@ -26,8 +26,8 @@ from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import FlatLayout, assign_owners, move_into_flat_buffers, sending_order, view_of
 from parallel.engines.tensor_ranks import TensorAxisRanks
 from parallel.mesh import Mesh
+from parallel.parameter_shards import ParameterShard
 from parallel.schedule import run_micro_batches
-from parallel.shards import Shard
 from parallel.stage import MicroBatch, Stage
 
 
@@ -37,7 +37,7 @@ class ShardedOptimizerEngine:
     def __init__(
         self,
         stages: Sequence[Stage],
-        shards: Sequence[Shard],
+        shards: Sequence[ParameterShard],
         mesh: Mesh,
         optimizer: OptimizerConfig,
         *,

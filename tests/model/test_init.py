@@ -1,4 +1,4 @@
-"""Initial weights: a function of seed and name; every parameter is covered."""
+"""Initial weights are a function of seed and name, and every parameter has some."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import TorchLayers
+from model.layers import COLUMN_WEIGHT, TorchLayers
+from model.parameter import declare
 from model.transformer import Transformer
 
 SMALL: dict[str, Any] = {"num_layers": 8, "hidden_size": 64, "num_heads": 4, "ffn_size": 160, "vocab_size": 256}
@@ -31,14 +32,8 @@ def built(seed: int = 1, **more: Any) -> Transformer:
 
 
 @pytest.mark.parametrize("style", [{}, GPT2, {"qk_norm": True}])
-def test_every_parameter_has_a_rule(style: dict[str, Any]) -> None:
+def test_every_parameter_is_initialised(style: dict[str, Any]) -> None:
     assert all(torch.isfinite(parameter).all() for parameter in built(**style).parameters())
-
-
-def test_a_name_without_a_rule_is_an_error() -> None:
-    config = ModelConfig.model_validate(SMALL)
-    with pytest.raises(AssertionError, match=r"strange.thing"):
-        initialise([("strange.thing", nn.Parameter(torch.empty(2)))], config.init, num_layers=config.num_layers, seed=0)
 
 
 @pytest.mark.parametrize("style", [{}, GPT2])
@@ -70,20 +65,20 @@ def test_weights_follow_from_seed_and_name_alone() -> None:
     assert len({tuple(values.tolist()) for values in flat}) == len(flat)  # no two matrices alike
 
 
-def test_a_rank_takes_its_slice_of_the_whole() -> None:
+def test_a_rank_takes_its_shard_of_the_full_parameter() -> None:
     config = ModelConfig.model_validate(SMALL)
     name = "layers.2.attention.q.weight"
-    part = nn.Parameter(torch.empty(32, 64))
+    shard = declare(torch.empty(32, 64), COLUMN_WEIGHT)
 
-    def take_slice(name: str, parameter: nn.Parameter, whole: Tensor) -> Tensor:
-        return whole[32:]
+    def take_shard(name: str, parameter: nn.Parameter, full: Tensor) -> Tensor:
+        return full[32:]
 
     initialise(
-        [(name, part)],
+        [(name, shard)],
         config.init,
         num_layers=config.num_layers,
         seed=1,
-        take_slice=take_slice,
+        take_shard=take_shard,
         full_shape=lambda *_: (64, 64),
     )
-    assert torch.equal(part, built().get_parameter(name)[32:])
+    assert torch.equal(shard, built().get_parameter(name)[32:])

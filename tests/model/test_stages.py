@@ -11,9 +11,10 @@ from torch import Tensor
 
 from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
-from model.fold import fold_norm_scaling
+from model.fold import fold_scales
 from model.init import initialise
 from model.layers import TorchLayers
+from model.parameter import specs_of
 from model.transformer import Transformer
 
 VOCABULARY, LENGTH, ROWS = 64, 20, 2
@@ -100,10 +101,9 @@ def test_folded_weights_give_the_same_logits_to_the_bit(style: dict[str, Any]) -
     plain = built(config.model_copy(update={"norm_scaling": "none"}))
     tokens_BT, documents, positions_BT = batch()
     before = plain.logits(plain(tokens_BT[:, :-1], documents, positions_BT))
-    plain.load_state_dict(fold_norm_scaling(scaled.state_dict(), config))
+    plain.load_state_dict(fold_scales(scaled.state_dict(), specs_of(scaled)))
     wanted = scaled.logits(scaled(tokens_BT[:, :-1], documents, positions_BT))
     assert torch.equal(plain.logits(plain(tokens_BT[:, :-1], documents, positions_BT)), wanted)
     assert not torch.allclose(before, wanted)  # it was not for nothing
-    unscaled = config.model_copy(update={"norm_scaling": "none"})
-    weights = scaled.state_dict()
-    assert all(torch.equal(weights[name], folded) for name, folded in fold_norm_scaling(weights, unscaled).items())
+    weights = plain.state_dict()
+    assert all(torch.equal(weights[name], again) for name, again in fold_scales(weights, specs_of(plain)).items())

@@ -21,7 +21,7 @@ from parallel.config import ParallelConfig
 from parallel.engines import parameter_all_gather as weight_messages
 from parallel.engines.parameter_owners import FlatLayout, assign_owners, sending_order
 from parallel.mesh import make_mesh
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 # The matrices of a Llama of 60M: d 512, 8 layers, ffn 1376, vocabulary 32000.
 LLAMA: dict[str, tuple[int, ...]] = {"embedding.weight": (32000, 512), "head.weight": (32000, 512)}
@@ -62,9 +62,9 @@ def test_owners_of_a_llama_have_equal_work(name: str, owners: int) -> None:
     assert max(loads(costs, owners)) <= max(1.05 * mean, max(costs))
 
 
-def shards(shapes: list[tuple[int, ...]]) -> list[Shard]:
+def shards(shapes: list[tuple[int, ...]]) -> list[ParameterShard]:
     return [
-        Shard(f"layers.{i}.weight", nn.Parameter(torch.empty(shape)), shape, None, False, False)
+        ParameterShard(f"layers.{i}.weight", nn.Parameter(torch.empty(shape)), shape, None, False, False)
         for i, shape in enumerate(shapes)
     ]
 
@@ -98,7 +98,7 @@ def test_a_layout_gives_every_element_one_place(
 def test_what_is_cheap_for_its_size_is_sent_first_and_shapes_stay_together() -> None:
     config = config_of("conda")
     names = list(LLAMA)
-    made = [Shard(name, nn.Parameter(torch.empty(0)), LLAMA[name], None, False, False) for name in names]
+    made = [ParameterShard(name, nn.Parameter(torch.empty(0)), LLAMA[name], None, False, False) for name in names]
     ordered = [names[i] for i in sending_order(made, [config.cost(LLAMA[name], name) for name in names])]
     assert ordered[:2] == ["embedding.weight", "head.weight"]
     matrices = [name for name in ordered if config.own(name)]

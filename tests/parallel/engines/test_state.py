@@ -25,7 +25,7 @@ from optim.optimizer import OPTIMIZERS
 from parallel.build import Parts
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
-from parallel.shards import slice_of
+from parallel.parameter_shards import shard_of
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "adamw": {"lr": 2e-3},
@@ -70,7 +70,7 @@ def trials(parallel: dict[str, Any]) -> dict[str, Trial]:
 def read(state: Mapping[str, Tensor], parts: Parts, mesh: Mesh, *, steps: int) -> None:
     """Whole tensors into an engine."""
     for key, part in parts.engine.state(saving=False).items():
-        part.tensor.copy_(slice_of(state[key], part.dim, mesh.tensor))
+        part.tensor.copy_(shard_of(state[key], part.dim, mesh.tensor))
     parts.engine.loaded(optimizer_steps=steps)
 
 

@@ -6,9 +6,7 @@ joined for the product, so the input crosses into the tensor-parallel region onc
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,7 +17,6 @@ import parallel.patches.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core import tensor_parallel
-from megatron.core.tensor_parallel.layers import LinearWithGradAccumulationAndAsyncCommunication as _Megatron
 from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 from megatron.core.transformer import TransformerConfig
 
@@ -43,20 +40,12 @@ class _Embedding(tensor_parallel.VocabParallelEmbedding):  # type: ignore[misc]
         return x_TBD
 
 
-def _defaults() -> dict[str, Any]:
-    """Of what `_Megatron` takes, which has no defaults of its own and takes more from version to version."""
-    public = inspect.signature(linear_with_grad_accumulation_and_async_allreduce).parameters
-    taken = [public[name] for name in inspect.signature(_Megatron.forward).parameters if name in public]
-    return {each.name: each.default for each in taken if each.default is not each.empty}
+class _Project(torch.autograd.Function):
+    """x · [w1; w2; ...]ᵀ + [b1; b2; ...] with weights that are sharded over their outputs.
 
-
-_DEFAULTS = _defaults()
-
-
-class _Joined(torch.autograd.Function):
-    """x · [w1; w2; ...]ᵀ + [b1; b2; ...] by Megatron's arithmetic, which would keep the joined weights for backward.
-
-    They are as much memory as the weights themselves, for every micro-batch under way: here they are joined once more.
+    Operation by operation it is Megatron's linear_with_grad_accumulation_and_async_allreduce, which would keep the
+    joined weights for the backward pass: as much memory as the weights, for every micro-batch in flight. Here they are
+    joined once more.
     """
 
     @staticmethod
@@ -65,31 +54,44 @@ class _Joined(torch.autograd.Function):
     ) -> Tensor:
         weights, biases = parameters[:columns], parameters[columns:]
         ctx.save_for_backward(x_tBD, *weights)
-        ctx.megatron = SimpleNamespace(save_for_backward=lambda *saved: None)
-        out_TBO: Tensor = _Megatron.forward(
-            ctx.megatron,
-            input=x_tBD,
-            weight=_join(weights),
-            bias=_join(biases),
-            gradient_accumulation_fusion=False,
-            allreduce_dgrad=group.size() > 1 and not sequence,
-            sequence_parallel=sequence,
-            **{**_DEFAULTS, "tp_group": group},
-        )
-        return out_TBO
+        ctx.sequence, ctx.group, ctx.bias = sequence, group, bool(biases)
+        x_TBD = x_tBD
+        if sequence:
+            x_TBD, gathering = _start_gather(x_tBD, group)
+            gathering.wait()
+        out_TBO = torch.matmul(x_TBD, _join(weights).t())
+        return out_TBO + _join(biases) if biases else out_TBO
 
     @staticmethod
-    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Tensor | None, ...]:
         x_tBD, *weights = ctx.saved_tensors
-        megatron = SimpleNamespace(**vars(ctx.megatron), saved_tensors=(x_tBD, _join(weights)))
-        grad_tBD, *joined = _Megatron.backward(megatron, grad_TBO)[:3]
+        x_TBD, gathering = _start_gather(x_tBD, ctx.group) if ctx.sequence else (x_tBD, None)
+        grad_TBD = grad_TBO.matmul(_join(weights))
+        if gathering is not None:
+            gathering.wait()
+        # The sum over the ranks runs while the weights' gradient is computed.
+        grad_tBD = torch.empty_like(x_tBD) if ctx.sequence else grad_TBD
+        if ctx.sequence:
+            summing = dist.reduce_scatter_tensor(grad_tBD, grad_TBD, group=ctx.group, async_op=True)
+        else:
+            summing = dist.all_reduce(grad_TBD, group=ctx.group, async_op=True)
+        grad_NO, x_ND = grad_TBO.contiguous().flatten(0, 1), x_TBD.contiguous().flatten(0, 1)
+        joined = [grad_NO.t().matmul(x_ND), *([grad_NO.sum(0)] if ctx.bias else [])]
         sizes = [weight.shape[0] for weight in weights]
-        parts = [part for grad in joined if grad is not None for part in grad.split(sizes)]
-        return grad_tBD, None, None, None, *parts
+        summing.wait()
+        return grad_tBD, None, None, None, *(part for gradient in joined for part in gradient.split(sizes))
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor | None:
-    return torch.cat(tuple(parts)) if len(parts) > 1 else next(iter(parts), None)
+def _start_gather(x_tBD: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, dist.Work]:
+    """Returns [T, B, D], which is complete when the work is."""
+    x_TBD = x_tBD.new_empty(x_tBD.shape[0] * group.size(), *x_tBD.shape[1:])
+    gathering = dist.all_gather_into_tensor(x_TBD, x_tBD.contiguous(), group=group, async_op=True)
+    assert gathering is not None
+    return x_TBD, gathering
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 class MegatronLayers:
@@ -111,7 +113,7 @@ class MegatronLayers:
     def project(self, x_tBD: Tensor, columns: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         weights: list[Tensor] = [column.weight for column in columns]  # type: ignore[misc]
         biases = [column.bias for column in columns if column.bias is not None]
-        out_TBO: Tensor = _Joined.apply(x_tBD, self._sequence, self._group, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
+        out_TBO: Tensor = _Project.apply(x_tBD, self._sequence, self._group, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
         return tuple(torch.split(out_TBO, [weight.shape[0] for weight in weights], dim=-1))
 
     def row(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:

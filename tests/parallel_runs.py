@@ -20,11 +20,11 @@ from optim.adamw import AdamWConfig
 from optim.groups import rule_of
 from optim.optimizer import OptimizerConfig
 from optim.projection import ProjectedConfig
-from parallel.build import ComputeConfig, Parts, build
+from parallel.build import ComputeConfig, TrainableModel, build
+from parallel.chunk import MicroBatch
 from parallel.config import ParallelConfig
 from parallel.engines.engine import Slice
 from parallel.mesh import Mesh, make_mesh
-from parallel.stage import MicroBatch
 
 ROWS, SEQ_LENGTH, VOCABULARY, SEED = 8, 32, 256, 11
 
@@ -64,7 +64,7 @@ class Trial:
 
     model: dict[str, Any] = field(default_factory=dict)
     parallel: dict[str, Any] = field(default_factory=dict)
-    arithmetic: dict[str, Any] = field(default_factory=dict)
+    compute: dict[str, Any] = field(default_factory=dict)
     optimizer: OptimizerConfig = AdamWConfig(lr=2e-3, weight_decay=0.1, clip_grad_norm=0.5)  # noqa: RUF009 (frozen)
     steps: int = 10
     micro_batch_size: int = 2
@@ -121,8 +121,8 @@ def oracle(trial: Trial) -> Trajectory:
     optimizer = adamw or Plain(parameters, trial)
     losses, norms = [], []
     for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
-        documents = AttentionMask.of(batch.documents, kernel="sdpa", dtype=torch.float32)
-        hidden_TBD = model(batch.tokens, documents, batch.positions)
+        attention_mask = AttentionMask.from_documents(batch.documents, kernel="sdpa", dtype=torch.float32)
+        hidden_TBD = model(batch.tokens, attention_mask, batch.positions)
         logits_BTV = model.logits(hidden_TBD).transpose(0, 1)
         loss = nn.functional.cross_entropy(logits_BTV[batch.mask], batch.targets[batch.mask])
         loss.backward()
@@ -167,7 +167,7 @@ class Plain:
         return {f"fire_rate/{name}": state.fired / state.t for name, state in self._states.items() if state.m.ndim > 1}
 
 
-def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
+def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, TrainableModel]:
     """This rank's engine; on a mesh that is there already where one is given."""
     parallel = ParallelConfig(**trial.parallel)
     mesh = mesh or make_mesh(parallel, timeout_seconds=60)
@@ -176,7 +176,7 @@ def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
         parallel,
         trial.optimizer,
         mesh,
-        arithmetic=ComputeConfig(**trial.arithmetic),
+        compute=ComputeConfig(**trial.compute),
         seq_length=SEQ_LENGTH,
         micro_batches=ROWS // (mesh.data.size * trial.micro_batch_size),
         seed=SEED,
@@ -184,7 +184,7 @@ def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
     return mesh, parts
 
 
-def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Parts) -> list[MicroBatch]:
+def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: TrainableModel) -> list[MicroBatch]:
     """This data rank's part of a global batch."""
     rows = ROWS // mesh.data.size
     first = mesh.data.rank * rows
@@ -198,7 +198,7 @@ def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Par
                 batch.targets[part],
                 weights[part],
                 batch.positions[part],
-                parts.documents(batch.documents[part]),
+                parts.build_attention_mask(batch.documents[part]),
             )
         )
     return micro_batches

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from optim.groups import ParamRule, rule_of
 from optim.optimizer import Optimizer, OptimizerConfig, Param
+from parallel.chunk import MicroBatch, PipelineChunk
 from parallel.engines.engine import Slice, StepResult
 from parallel.engines.zero_parts import gather, scatter
 from parallel.mesh import Mesh
 from parallel.parameter_shards import ParameterShard
 from parallel.patches.uncompiled import without_torch_compile
 from parallel.schedule import run_micro_batches
-from parallel.stage import MicroBatch, Stage
 
 
 class DeepSpeedEngine:
@@ -33,7 +33,7 @@ class DeepSpeedEngine:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: PipelineChunk,
         shards: Sequence[ParameterShard],
         mesh: Mesh,
         optimizer: OptimizerConfig,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from parallel.stage import MicroBatch
+from parallel.chunk import MicroBatch
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from parallel.chunk import MicroBatch, PipelineChunk
 from parallel.schedule import run_micro_batches
-from parallel.stage import MicroBatch, Stage
 
 
 class ForwardEngine:
     """The whole model on one process; it does what of an engine an evaluation needs."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: PipelineChunk) -> None:
         self._stages = [stage]
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:

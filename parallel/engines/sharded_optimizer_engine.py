@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optim.optimizer import Optimizer, OptimizerConfig, Param
+from parallel.chunk import MicroBatch, PipelineChunk
 from parallel.engines.diagnostics import Diagnostics
 from parallel.engines.engine import Slice, StepResult
 from parallel.engines.parameter_all_gather import ParameterAllGather
@@ -28,7 +29,6 @@ from parallel.engines.tensor_ranks import TensorAxisRanks
 from parallel.mesh import Mesh
 from parallel.parameter_shards import ParameterShard
 from parallel.schedule import run_micro_batches
-from parallel.stage import MicroBatch, Stage
 
 
 class ShardedOptimizerEngine:
@@ -36,7 +36,7 @@ class ShardedOptimizerEngine:
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        stages: Sequence[PipelineChunk],
         shards: Sequence[ParameterShard],
         mesh: Mesh,
         optimizer: OptimizerConfig,

@@ -15,8 +15,8 @@ from model.recompute import recomputing, saving
 HIDDEN, FFN = 8, 20
 
 
-def built(name: str, *, bias: bool = True, forget: Any = saving) -> nn.Module:
-    mlp = MLPS[name]().build(HIDDEN, FFN, bias=bias, layers=TorchLayers(), forget=forget)
+def built(name: str, *, bias: bool = True, save_or_recompute: Any = saving) -> nn.Module:
+    mlp = MLPS[name]().build(HIDDEN, FFN, bias=bias, layers=TorchLayers(), save_or_recompute=save_or_recompute)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in mlp.parameters():
@@ -29,9 +29,9 @@ def states(seed: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MLPS.names())
-@pytest.mark.parametrize("forget", [saving, recomputing])
-def test_gradients_are_those_of_finite_differences(name: str, forget: Any) -> None:
-    mlp = built(name, forget=forget).double()
+@pytest.mark.parametrize("save_or_recompute", [saving, recomputing])
+def test_gradients_are_those_of_finite_differences(name: str, save_or_recompute: Any) -> None:
+    mlp = built(name, save_or_recompute=save_or_recompute).double()
     x = states().double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *_: mlp(x), (x, *mlp.parameters()))
 

@@ -64,7 +64,13 @@ class BareConfig(MLPConfig):
     name: Literal["bare"] = "bare"
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
+        self,
+        hidden_size: int,
+        ffn_size: int,
+        *,
+        bias: bool,
+        layers: Layers,
+        save_or_recompute: RecomputeContext = saving,
     ) -> nn.Module:
         return BareMLP(hidden_size)
 

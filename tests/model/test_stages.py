@@ -50,7 +50,7 @@ def batch() -> tuple[Tensor, AttentionMask | None, Tensor]:
     documents_BT = (torch.arange(LENGTH) >= 8).int().expand(ROWS, LENGTH)
     return (
         tokens_BT,
-        AttentionMask.of(documents_BT, kernel="blocked", dtype=torch.float32),
+        AttentionMask.from_documents(documents_BT, kernel="blocked", dtype=torch.float32),
         torch.arange(LENGTH).expand(2, -1),
     )
 

@@ -39,7 +39,7 @@ def float32() -> Trajectory:
 
 
 def run(steps: int = 10, **parallel: Any) -> Trajectory:
-    trial = Trial(parallel=parallel, arithmetic={"precision": "bfloat16"}, steps=steps)
+    trial = Trial(parallel=parallel, compute={"precision": "bfloat16"}, steps=steps)
     return merged(run_ranks(ranks_of(parallel), on_a_rank, trial, timeout=120))
 
 

@@ -90,7 +90,7 @@ def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
             number: (block.attention_norm.scale, block.mlp_norm.scale)
             for number, block in stage.transformer.layers.items()
         }
-        for stage in parts.stages
+        for stage in parts.chunks
     ]
     logits: list[Tensor] = []
 
@@ -100,8 +100,8 @@ def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
         dist.all_gather(slices, part_TBv, group=mesh.tensor.group)
         logits.append(torch.cat(slices, -1))
 
-    if parts.stages[-1].last:
-        parts.stages[-1].transformer.register_forward_hook(note)
+    if parts.chunks[-1].last:
+        parts.chunks[-1].transformer.register_forward_hook(note)
     result = parts.engine.train_step(local_micro_batches(batch(), trial, mesh, parts), lr=0.0)
     assert not result.skipped
     gradients = {
@@ -115,7 +115,7 @@ def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
 def on_a_rank(parallel: dict[str, Any], model: dict[str, Any]) -> dict[str, EvaluationRecord]:
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
     return {
-        name: see(Trial(model=model, parallel=parallel, arithmetic=values, optimizer=READS_GRADIENTS), mesh)
+        name: see(Trial(model=model, parallel=parallel, compute=values, optimizer=READS_GRADIENTS), mesh)
         for name, values in ARITHMETIC.items()
     }
 
@@ -155,8 +155,8 @@ def oracle() -> Pass:
         if name.endswith((".attention_norm", ".mlp_norm")):
             module.register_forward_hook(multiplied(1 / math.sqrt(int(name.split(".")[1]) + 1)))
     rows = batch()
-    documents = AttentionMask.of(rows.documents, kernel="sdpa", dtype=torch.float32)
-    logits_TBV = model.logits(model(rows.tokens, documents, rows.positions))
+    attention_mask = AttentionMask.from_documents(rows.documents, kernel="sdpa", dtype=torch.float32)
+    logits_TBV = model.logits(model(rows.tokens, attention_mask, rows.positions))
     nn.functional.cross_entropy(logits_TBV.transpose(0, 1)[rows.mask], rows.targets[rows.mask]).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return Pass(logits_TBV.detach(), gradients)

@@ -56,7 +56,13 @@ class GainedConfig(MLPConfig):
     name: Literal["gained"] = "gained"
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
+        self,
+        hidden_size: int,
+        ffn_size: int,
+        *,
+        bias: bool,
+        layers: Layers,
+        save_or_recompute: RecomputeContext = saving,
     ) -> nn.Module:
         return GainedMLP(hidden_size, ffn_size, bias=bias, layers=layers, declared=self.declared)
 

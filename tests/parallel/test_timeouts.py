@@ -27,7 +27,7 @@ def timeouts_on_a_rank(parallel: dict[str, Any]) -> list[timedelta]:
         ParallelConfig(**parallel),
         trial.optimizer,
         mesh,
-        arithmetic=ComputeConfig(),
+        compute=ComputeConfig(),
         seq_length=32,
         micro_batches=1,
         seed=0,

@@ -184,7 +184,7 @@ def _memory(trials: dict[str, Trial]) -> dict[str, tuple[dict[str, int], int, in
             for key, part in parts.engine.state(saving=True).items()
             if key.startswith("optimizer.")
         }
-        model = 2 * sum(parameter.nbytes for stage in parts.stages for parameter in stage.parameters())
+        model = 2 * sum(parameter.nbytes for stage in parts.chunks for parameter in stage.parameters())
         found[name] = (held, bytes_of_tensors() - before, model)
         del parts
     return found

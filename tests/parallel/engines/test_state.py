@@ -22,7 +22,7 @@ from processes import run_ranks
 from torch import Tensor
 
 from optim.optimizer import OPTIMIZERS
-from parallel.build import Parts
+from parallel.build import TrainableModel
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
 from parallel.parameter_shards import shard_of
@@ -67,7 +67,7 @@ def trials(parallel: dict[str, Any]) -> dict[str, Trial]:
     }
 
 
-def read(state: Mapping[str, Tensor], parts: Parts, mesh: Mesh, *, steps: int) -> None:
+def read(state: Mapping[str, Tensor], parts: TrainableModel, mesh: Mesh, *, steps: int) -> None:
     """Whole tensors into an engine."""
     for key, part in parts.engine.state(saving=False).items():
         part.tensor.copy_(shard_of(state[key], part.dim, mesh.tensor))

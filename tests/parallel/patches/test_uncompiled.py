@@ -50,7 +50,7 @@ def test_what_is_to_be_compiled_is() -> None:
     """The same losses; and torch's compiler has done it."""
     trial = Trial(model={"num_layers": 1}, parallel={"zero": 2}, steps=3)
     (plain,) = run_ranks(1, on_a_rank, trial)
-    compiled = replace(trial, arithmetic={"compile": True})
+    compiled = replace(trial, compute={"compile": True})
     ((losses, frames),) = run_ranks(1, losses_and_compiled_frames, compiled, timeout=240)
     assert frames > 0
     assert losses == pytest.approx(plain.losses, rel=1e-5)

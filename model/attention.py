@@ -68,7 +68,7 @@ def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: Attenti
     mask = None if attention_mask is None else attention_mask.mask_B1TT
     groups = q_BHTK.shape[1] // k_BGTK.shape[1]
     if groups > 1 and q_BHTK.is_cuda and (mask is not None or q_BHTK.dtype == torch.float32):
-        # torch's flash kernel takes neither a mask nor float32, its memory-efficient one takes no groups: with both, only
+        # torch's flash kernel takes neither a mask nor float32, its memory-efficient one no groups: with both, only
         # the kernel that holds T·T scores would remain.
         k_BGTK, v_BGTK = (each.repeat_interleave(groups, 1) for each in (k_BGTK, v_BGTK))
         groups = 1

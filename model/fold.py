@@ -1,4 +1,4 @@
-"""Constant scales folded into weights: those of a plain pre-norm model that computes the same."""
+"""Folds constant scales into weights, for a plain pre-norm model that computes the same."""
 
 from __future__ import annotations
 

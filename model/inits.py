@@ -1,4 +1,4 @@
-"""How wide initial weights are drawn."""
+"""Standard deviations of initial weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from settings import Registry, Settings
 
 
 class InitConfig(Settings):
-    """The fields that every initialisation has."""
+    """The contract of an initialisation."""
 
     name: str
     std: float = Field(0.02, gt=0)

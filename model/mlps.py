@@ -39,10 +39,6 @@ class MLPConfig(Settings):
         """Returns how many matrices of hidden_size x ffn_size it has."""
         raise AssertionError(f"{type(self).__name__} has no matrices")
 
-    def vectors(self) -> int:
-        """Returns how many sharded vectors of ffn_size it has beside the matrices' biases."""
-        return 0
-
 
 MLPS = Registry("MLP", room="model", base=MLPConfig)
 

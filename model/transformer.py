@@ -163,7 +163,22 @@ class Transformer(nn.Module):
         return head.weight
 
 
-def without_values(config: ModelConfig, *, seq_length: int) -> Transformer:
-    """Returns the full model on the meta device: names, shapes and declarations of all parameters, and no memory."""
+def without_values(
+    config: ModelConfig,
+    *,
+    seq_length: int,
+    layer_range: range | None = None,
+    first: bool = True,
+    last: bool = True,
+) -> Transformer:
+    """Builds a model on the meta device: it has names, shapes and declarations of full parameters, and no memory."""
     with torch.device("meta"):
-        return Transformer(config, seq_length=seq_length, layers=TorchLayers(), attend=KERNELS["sdpa"])
+        return Transformer(
+            config,
+            seq_length=seq_length,
+            layers=TorchLayers(),
+            attend=KERNELS["sdpa"],
+            layer_range=layer_range,
+            first=first,
+            last=last,
+        )

@@ -57,14 +57,15 @@ def test_each_token_alone_and_the_same_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", MLPS.names())
 @pytest.mark.parametrize("bias", [False, True])
-def test_it_says_what_it_holds(name: str, bias: bool) -> None:
-    """`down` writes into the residual (so `init: scaled` finds it); the matrices are counted for sizes."""
+def test_matrices_are_counted_and_the_last_one_is_down(name: str, bias: bool) -> None:
+    """`down` is added to the residual; the matrices are counted for FLOPs and activations."""
     shapes = {key: tuple(parameter.shape) for key, parameter in built(name, bias=bias).named_parameters()}
     assert shapes["down.weight"] == (HIDDEN, FFN)
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
+    biases = [key for key in shapes if key.endswith("bias")]
     assert len(matrices) == MLPS[name]().matrices()
     assert all(sorted(shapes[key]) == sorted((HIDDEN, FFN)) for key in matrices)
-    assert len(shapes) == len(matrices) * (1 + bias)
+    assert len(biases) == bias * len(matrices)
 
 
 def test_swiglu_and_gelu_are_their_formulas() -> None:

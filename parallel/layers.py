@@ -1,7 +1,7 @@
 """Megatron's tensor-parallel layers behind the model's `Layers` contract.
 
-Columns that share an input (q, k, v; gate, up) are separate parameters, and one matrix product: their weights are
-joined for the product, so the input crosses into the tensor-parallel region once.
+Columns that share an input (q, k, v; gate, up) are separate parameters and one matrix product: their weights are
+joined for the product, so the input enters the tensor-parallel region once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model.layers import COLUMN_BIAS, COLUMN_WEIGHT, EMBEDDING_WEIGHT, ROW_BIAS,
 from model.parameter import Gradient, ParamSpec, declare
 from parallel.mesh import Axis
 
-# Without CUDA there are no queues to order, so Megatron's advice on CUDA_DEVICE_MAX_CONNECTIONS does not apply.
+# Without CUDA there are no queues to order: Megatron's warning about CUDA_DEVICE_MAX_CONNECTIONS does not apply.
 linear_with_grad_accumulation_and_async_allreduce.warned = not torch.cuda.is_available()
 
 
@@ -95,7 +95,7 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 
 
 class MegatronLayers:
-    """Matrices cut over the tensor axis; with `sequence`, activations between them cut along the sequence."""
+    """Matrices sharded over the tensor axis; with `sequence`, the residual stream is sharded along the sequence."""
 
     def __init__(self, config: TransformerConfig, axis: Axis) -> None:
         self.tp_size = axis.size
@@ -176,4 +176,4 @@ def _mark(parameter: nn.Parameter, shard_dim: int | None) -> nn.Parameter:
 
 
 def _leave(weight: Tensor) -> None:
-    """Weights are drawn whole by their global names (model.init), not by Megatron."""
+    """Leaves the weight as it is: model.init draws full parameters by their global names, Megatron does not."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
 from model.init import initialise
+from model.inits import INITS
 from model.layers import TorchLayers
 from model.mlps import MLPS
 from model.norms import NORMS
@@ -134,7 +135,7 @@ def test_both_damping_methods_together_are_warned_about() -> None:
 
 
 def choices() -> list[Any]:
-    registries = {"norm": NORMS, "mlp": MLPS, "position": POSITIONS, "objective": OBJECTIVES}
+    registries = {"norm": NORMS, "mlp": MLPS, "position": POSITIONS, "objective": OBJECTIVES, "init": INITS}
     return [
         pytest.param(key, name, id=f"{key}-{name}") for key, registry in registries.items() for name in registry.names()
     ]
@@ -142,7 +143,7 @@ def choices() -> list[Any]:
 
 @pytest.mark.parametrize(("key", "name"), choices())
 def test_every_registered_method_trains(key: str, name: str) -> None:
-    """Of a file in model/ that registers a method nothing else is asked."""
+    """A file in model/ that registers a method needs nothing else."""
     loss, gradients = loss_and_gradients(built(**{key: name}))
     again, _ = loss_and_gradients(built(**{key: name}))
     assert torch.equal(loss, again)

@@ -21,16 +21,16 @@ MODEL = {"num_layers": 2, "hidden_size": 128, "ffn_size": 256, "num_kv_heads": 4
 
 
 def _kept(tensor: int) -> list[int]:
-    """Bytes that a forward pass over one row keeps, by recompute."""
+    """Returns the bytes that a forward pass over one row keeps, by `recompute`."""
     mesh = make_mesh(ParallelConfig(tensor=tensor), timeout_seconds=60)
     found = []
     for recompute in RECOMPUTE:
         trial = Trial(model=MODEL, parallel={"tensor": tensor}, compute={"recompute": recompute}, micro_batch_size=1)
         _, parts = start(trial, mesh)
-        (stage,) = parts.chunks
+        (chunk,) = parts.chunks
         batch = local_micro_batches(next(global_batches()), trial, mesh, parts)[0]
         with LiveMemory() as memory:
-            loss, _ = stage(batch)
+            loss, _ = chunk(batch)
         found.append(memory.alive())
         loss.backward()
     return found
@@ -38,9 +38,9 @@ def _kept(tensor: int) -> list[int]:
 
 def test_no_copies_of_weights_are_kept() -> None:
     """Each of two ranks has half the weights; one row's activations are less than that."""
-    (whole,) = run_ranks(1, _kept, 1)
-    for cut in run_ranks(2, _kept, 2):
-        assert all(here < there for here, there in zip(cut, whole, strict=True)), (cut, whole)
+    (full,) = run_ranks(1, _kept, 1)
+    for sharded in run_ranks(2, _kept, 2):
+        assert all(here < there for here, there in zip(sharded, full, strict=True)), (sharded, full)
 
 
 def _both(sequence: bool, bias: bool, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:

@@ -83,7 +83,7 @@ def _write_weights(
     kind: torch.dtype = getattr(torch, dtype)
 
     def theirs(entry: Entry) -> torch.Tensor:
-        return entry.to_theirs(fold_scales({name: weights.read(name) for name, _ in entry.ours}, specs))
+        return entry.to_huggingface(fold_scales({name: weights.read(name) for name, _ in entry.parts}, specs))
 
     groups = split_by_size(entries, max_file_bytes, item_bytes=kind.itemsize)
     weight_map: dict[str, str] = {}

@@ -74,7 +74,7 @@ def test_it_computes_the_same(kind: str) -> None:
     ).eval()
     assert type(theirs).__name__ == name
     folded = fold_scales(weights_of(ours), specs_of(ours))
-    given = {entry.name: entry.to_theirs(folded) for entry in architecture.entries(shapes_of(ours))}
+    given = {entry.name: entry.to_huggingface(folded) for entry in architecture.entries(shapes_of(ours))}
     missing, unexpected = theirs.load_state_dict(given, strict=False)
     assert unexpected == []
     assert set(missing) <= ({"lm_head.weight"} if ours.config.tied_embeddings else set())
@@ -101,11 +101,11 @@ def test_there_and_back(kind: str) -> None:
     assert back == same
     folded = fold_scales(weights_of(ours), specs_of(ours))
     again = Transformer(back, seq_length=LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
-    there = {entry.name: entry.to_theirs(folded) for entry in architecture.entries(shapes_of(ours))}
+    there = {entry.name: entry.to_huggingface(folded) for entry in architecture.entries(shapes_of(ours))}
     returned = {
         name: tensor
         for entry in architecture.entries(shapes_of(again))
-        for name, tensor in entry.to_ours(there[entry.name])
+        for name, tensor in entry.to_lehr(there[entry.name])
     }
     assert set(returned) == set(shapes_of(again))
     for name, tensor in returned.items():

@@ -26,7 +26,7 @@ def agree(action: Callable[[], Any], group: dist.ProcessGroup) -> list[Any]:
     everyone = gather_json(mine, group)
     if failure is not None:
         raise failure
-    for rank, theirs in enumerate(everyone):
-        if "failure" in theirs:
-            raise UserError(theirs["failure"]) if theirs["user"] else RunError(f"rank {rank}: {theirs['failure']}")
-    return [theirs["result"] for theirs in everyone]
+    for rank, outcome in enumerate(everyone):
+        if "failure" in outcome:
+            raise UserError(outcome["failure"]) if outcome["user"] else RunError(f"rank {rank}: {outcome['failure']}")
+    return [outcome["result"] for outcome in everyone]

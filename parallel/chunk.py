@@ -27,7 +27,7 @@ from parallel.mesh import Mesh
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B rows of T tokens. `weights_BT` is 1 / (unmasked tokens of the whole global batch), or 0 where masked."""
+    """B rows of T tokens. `weights_BT` is 1 / (unmasked tokens of the global batch), or 0 where masked."""
 
     tokens_BT: Tensor
     targets_BT: Tensor

@@ -18,7 +18,7 @@ class Workload:
     seq_length: int
     micro_batch_size: int
     global_batch_size: int
-    whole_matrices: bool  # the optimizer needs full matrices
+    full_matrices: bool  # the optimizer needs full matrices
     optimizer: str
 
 
@@ -130,9 +130,9 @@ def _zero_problems(parallel: ParallelConfig, work: Workload) -> list[str]:
             f"parallel.zero = {parallel.zero} reduces gradients in every backward pass, which a pipeline "
             f"(parallel.pipeline = {parallel.pipeline}) runs many times a step; use parallel.zero 0 or 1"
         )
-    if work.whole_matrices:
+    if work.full_matrices:
         problems.append(
-            f"parallel.zero = {parallel.zero} cuts matrices into flat parts, and optim.name = {work.optimizer} needs "
-            "them whole; use parallel.zero 0 or 1"
+            f"parallel.zero = {parallel.zero} splits matrices into flat parts, and optim.name = {work.optimizer} needs "
+            "full matrices; use parallel.zero 0 or 1"
         )
     return problems

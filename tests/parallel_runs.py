@@ -60,7 +60,7 @@ OPTIMIZER_SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """A training run in plain values: everything that a rank needs."""
+    """What is trained and how; everything a rank needs, in plain values."""
 
     model: dict[str, Any] = field(default_factory=dict)
     parallel: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One run: the numbers of every step, and the full final weights (on a rank: of the parameters that it holds)."""
+    """Of one run: what every step gave, and the final weights, whole (by rank: of the parameters it holds)."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -88,7 +88,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """One step's rows, with a loss mask of another size in each row, and two documents per row."""
+    """One step's rows, with loss masks of different sizes by row and two documents a row."""
 
     tokens: Tensor
     targets: Tensor
@@ -98,7 +98,7 @@ class GlobalBatch:
 
 
 def global_batches(*, all_tokens: bool = False) -> Iterator[GlobalBatch]:
-    """Yields the same endless sequence for every run."""
+    """The same endless sequence for every run."""
     for step in itertools.count():
         generator = torch.Generator().manual_seed(step)
         tokens = torch.randint(0, VOCABULARY, (ROWS, SEQ_LENGTH + 1), generator=generator)
@@ -168,7 +168,7 @@ class Plain:
 
 
 def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, TrainableModel]:
-    """Builds this rank's model and engine, on the given mesh or on a new one."""
+    """This rank's engine; on a mesh that is there already where one is given."""
     parallel = ParallelConfig(**trial.parallel)
     mesh = mesh or make_mesh(parallel, timeout_seconds=60)
     parts = build(
@@ -185,7 +185,7 @@ def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, TrainableModel]
 
 
 def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: TrainableModel) -> list[MicroBatch]:
-    """Returns this data rank's part of a global batch."""
+    """This data rank's part of a global batch."""
     rows = ROWS // mesh.data.size
     first = mesh.data.rank * rows
     weights = batch.mask.float() / batch.mask.sum()
@@ -205,7 +205,7 @@ def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Tra
 
 
 def on_a_rank(trial: Trial, mesh: Mesh | None = None) -> Trajectory:
-    """Trains as one rank of a layout. For `processes.run_ranks`."""
+    """The run as one rank of a layout. To be given to `processes.run_ranks`."""
     mesh, parts = start(trial, mesh)
     losses, norms = [], []
     diagnostics: dict[str, float] = {}
@@ -225,7 +225,7 @@ def on_a_rank(trial: Trial, mesh: Mesh | None = None) -> Trajectory:
 
 
 def whole(part: Slice, mesh: Mesh) -> Tensor:
-    """Gathers a full tensor of an engine's state from the tensor ranks' shards, and copies it."""
+    """A copy of a tensor of an engine's state, the tensor ranks' slices put together."""
     tensor = part.tensor.detach().contiguous()
     if part.dim is None:
         return tensor.clone()
@@ -235,7 +235,7 @@ def whole(part: Slice, mesh: Mesh) -> Tensor:
 
 
 def all_on_a_rank(trials: Mapping[str, Trial]) -> dict[str, Trajectory]:
-    """Trains several runs in one layout, one after the other in the same processes."""
+    """Several runs in one layout, one after the other in the same processes."""
     mesh = make_mesh(ParallelConfig(**next(iter(trials.values())).parallel), timeout_seconds=60)
     return {name: on_a_rank(trial, mesh) for name, trial in trials.items()}
 
@@ -246,7 +246,7 @@ def ranks_of(parallel: Mapping[str, Any]) -> int:
 
 
 def merged(trajectories: list[Trajectory]) -> Trajectory:
-    """Merges the ranks' trajectories: losses, norms and diagnostics must be equal on all; weights are collected."""
+    """All ranks' view as one: losses, norms, diagnostics must be the same on all; weights are put together."""
     for other in trajectories[1:]:
         assert other.losses == trajectories[0].losses
         assert other.grad_norms == trajectories[0].grad_norms
@@ -256,5 +256,5 @@ def merged(trajectories: list[Trajectory]) -> Trajectory:
 
 
 def merged_weights(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Collects the ranks' weights; of several copies, it takes the lowest rank's."""
+    """What the ranks hold, put together; of several copies, the lowest rank's."""
     return {name: weight for part in reversed(parts) for name, weight in part.items()}

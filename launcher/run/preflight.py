@@ -50,7 +50,7 @@ def workload(config: RunConfig, world_size: int) -> Workload:
         seq_length=config.train.seq_length,
         micro_batch_size=config.train.micro_batch_size,
         global_batch_size=config.train.global_batch_size,
-        whole_matrices=not config.optim.elementwise,
+        full_matrices=not config.optim.elementwise,
         optimizer=config.optim.name,
     )
 

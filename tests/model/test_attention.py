@@ -22,7 +22,7 @@ SHAPES = [(2, 4, 4, 64, 16), (2, 6, 2, 150, 8), (1, 2, 1, 200, 16), (3, 1, 1, 1,
 
 
 def qkv(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """As attention makes them: [B, heads, T, K], laid out as [T, B, heads, K]."""
+    """Returns q, k, v as attention makes them: [B, heads, T, K], laid out as [T, B, heads, K]."""
     rows, heads, kv_heads, length, size = shape
     generator = torch.Generator().manual_seed(1)
 
@@ -65,7 +65,7 @@ def test_outputs_and_gradients_are_the_formulas(kernel: Kernel, shape: tuple[int
 
 @pytest.mark.parametrize("several", [False, True])
 def test_blocks_of_few_heads_give_what_blocks_of_many_give(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long sequences are done a few heads at a time."""
+    """Long sequences are computed a few heads at a time."""
     shape = (2, 6, 2, 150, 8)
     documents_BT = document_numbers(2, 150) if several else torch.zeros(2, 150)
     attention_mask = AttentionMask.from_documents(documents_BT, kernel="blocked", dtype=torch.float32)
@@ -81,8 +81,8 @@ def test_blocks_of_few_heads_give_what_blocks_of_many_give(several: bool, monkey
         torch.testing.assert_close(few, all_at_once, rtol=1e-6, atol=1e-6)
 
 
-def test_blocked_is_a_lawful_operator() -> None:
-    """Its shapes without values are right, its gradient is registered, it changes no input: for torch.compile."""
+def test_blocked_is_a_valid_operator() -> None:
+    """For torch.compile its shapes without values are right, its gradient is registered, and it changes no input."""
     q, k, v = (each.flatten(0, 1).detach().requires_grad_() for each in qkv((2, 4, 2, 70, 8)))
     torch.library.opcheck(model.blocked._attend, (q, k, v, None, None))
     attention_mask = AttentionMask.from_documents(document_numbers(2, 70), kernel="blocked", dtype=torch.float32)
@@ -160,7 +160,7 @@ def test_tokens_do_not_see_later_ones(options: dict[str, Any]) -> None:
 
 
 class Recording(TorchFunctionMode):
-    """What torch's attention is called with."""
+    """Records the arguments of torch's attention."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -139,8 +139,8 @@ NOWHERE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", NOWHERE)
 def test_what_no_architecture_has_is_refused_by_key(kind: str) -> None:
-    style, said = NOWHERE[kind]
-    with pytest.raises(UserError, match=re.escape(said)) as caught:
+    style, message = NOWHERE[kind]
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         architecture_of(ModelConfig.model_validate({**SMALL, **style}), ARCHITECTURES)
     for architecture in ARCHITECTURES:
         assert architecture.name in str(caught.value)
@@ -153,7 +153,7 @@ LLAMA_JSON = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
 }
-NOT_OURS: dict[str, tuple[dict[str, Any], str]] = {
+NOT_IN_LEHR: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "gelu"}, "hidden_act"),
     "heads of their own size": ({"head_dim": 32}, "head_dim = 32"),
     "scaled rope": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
@@ -164,10 +164,10 @@ NOT_OURS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", NOT_OURS)
-def test_what_lehr_does_not_have_is_refused_by_their_key(kind: str) -> None:
-    changed, said = NOT_OURS[kind]
+@pytest.mark.parametrize("kind", NOT_IN_LEHR)
+def test_what_lehr_does_not_have_is_refused_by_its_key(kind: str) -> None:
+    changed, message = NOT_IN_LEHR[kind]
     llama = next(each for each in ARCHITECTURES if each.name == "LlamaForCausalLM")
     llama.model_section(LLAMA_JSON, source="config.json")
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(message)):
         llama.model_section({**LLAMA_JSON, **changed}, source="config.json")

@@ -53,15 +53,15 @@ def test_matrices_have_their_deviation(style: dict[str, Any], scaled: bool) -> N
 
 
 def test_weights_follow_from_seed_and_name_alone() -> None:
-    whole, again, other = built(), built(), built(seed=2)
+    full, again, other = built(), built(), built(seed=2)
     fewer = dict(built(num_layers=3).named_parameters())
-    for name, parameter in whole.named_parameters():
+    for name, parameter in full.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name))
         if name in fewer:
             assert torch.equal(parameter, fewer[name])
-    changed = [n for n, p in whole.named_parameters() if p.ndim == 2 and not torch.equal(p, other.get_parameter(n))]
-    assert len(changed) == sum(p.ndim == 2 for p in whole.parameters())
-    flat = [parameter.flatten()[:16] for parameter in whole.parameters() if parameter.ndim == 2]
+    changed = [n for n, p in full.named_parameters() if p.ndim == 2 and not torch.equal(p, other.get_parameter(n))]
+    assert len(changed) == sum(p.ndim == 2 for p in full.parameters())
+    flat = [parameter.flatten()[:16] for parameter in full.parameters() if parameter.ndim == 2]
     assert len({tuple(values.tolist()) for values in flat}) == len(flat)  # no two matrices alike
 
 

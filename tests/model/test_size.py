@@ -59,6 +59,6 @@ def test_parameters_of_a_chunk_on_one_of_two_tensor_ranks(tied: bool) -> None:
         wanted = num_layers * (matrices / 2 + full) + tables + ends
         found = local_parameters(config, num_layers=num_layers, seq_length=32, first=first, last=last, tp_size=2)
         assert found == wanted
-        whole = local_parameters(config, num_layers=num_layers, seq_length=32, first=first, last=last)
+        unsharded = local_parameters(config, num_layers=num_layers, seq_length=32, first=first, last=last)
         chunk = model_of(config, layer_range=range(num_layers), first=first, last=last)
-        assert whole == sum(p.numel() for p in chunk.parameters())
+        assert unsharded == sum(p.numel() for p in chunk.parameters())

@@ -61,7 +61,7 @@ def test_layouts(layout: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", INITIAL_LAYOUTS)
 def test_masters_begin_with_float32_s_own_bits(layout: str) -> None:
-    """And not with what forward sees, rounded to bfloat16."""
+    """Not with the weights of the forward pass, which are rounded to bfloat16."""
     found, wanted = run(steps=0, **INITIAL_LAYOUTS[layout]).weights, oracle(Trial(steps=0)).weights
     assert found.keys() == wanted.keys()
     assert [name for name, weight in wanted.items() if not torch.equal(found[name], weight)] == []

@@ -28,9 +28,9 @@ STEPS = 10
 
 
 def embedding(parts: TrainableModel) -> Tensor | None:
-    """A copy of this rank's; it lies on the first chunk of the first stage and on the last chunk of the last one."""
-    for stage in parts.chunks:
-        for name, parameter in stage.transformer.named_parameters():
+    """Returns a copy of this rank's embedding, which the model's first and last chunks hold."""
+    for chunk in parts.chunks:
+        for name, parameter in chunk.transformer.named_parameters():
             if name == "embedding.weight":
                 return parameter.detach().clone()
     return None

@@ -1,4 +1,4 @@
-"""No process group of a run waits for ever: each has the config's timeout."""
+"""Every process group of a run has the config's timeout."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.layers import TorchLayers
+from model.layers import ROW_WEIGHT, TorchLayers
 from model.mlps import MLPS
+from model.parameter import specs_of
 from model.recompute import recomputing, saving
 
 HIDDEN, FFN = 8, 20
@@ -63,6 +64,7 @@ def test_matrices_are_counted_and_the_last_one_is_down(name: str, bias: bool) ->
     assert shapes["down.weight"] == (HIDDEN, FFN)
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
     biases = [key for key in shapes if key.endswith("bias")]
+    assert specs_of(built(name, bias=bias))["down.weight"] == ROW_WEIGHT
     assert len(matrices) == MLPS[name]().matrices()
     assert all(sorted(shapes[key]) == sorted((HIDDEN, FFN)) for key in matrices)
     assert len(biases) == bias * len(matrices)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.fold import fold_scales
 from model.norms import NORMS
+from model.parameter import specs_of
 
 SIZE = 24
 
@@ -62,6 +64,14 @@ def test_the_scale_multiplies_the_output_and_is_no_parameter(name: str) -> None:
     assert [n for n, _ in scaled.named_parameters()] == [n for n, _ in plain.named_parameters()]
     assert not list(scaled.buffers())
     assert torch.equal(built(name, scale=1.0)(rows(9)), plain(rows(9)))
+
+
+@pytest.mark.parametrize("name", NORMS.names())
+def test_the_declared_scales_fold_into_the_weights(name: str) -> None:
+    """An export is of a model without scales."""
+    scaled, plain = built(name, scale=3**-0.5), built(name)
+    plain.load_state_dict(fold_scales(scaled.state_dict(), specs_of(scaled)))
+    torch.testing.assert_close(plain(rows(9)), scaled(rows(9)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NORMS.names())

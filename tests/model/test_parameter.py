@@ -12,7 +12,6 @@ from model.attention import KERNELS
 from model.config import ModelConfig
 from model.layers import Layers, TorchLayers
 from model.mlps import MLPConfig
-from model.norms import NormConfig
 from model.parameter import ParamSpec, applied_to_shards, declare, spec_of, specs_of
 from model.recompute import RecomputeContext, saving
 from model.transformer import Transformer, without_values
@@ -102,9 +101,3 @@ def test_default_tables_decay_no_vector_and_give_matrices_their_own_rule(style: 
         vector = parameter.ndim == 1
         assert (rule_of(DECAY_MATRICES, name).weight_decay == 0) == vector, name
         assert not vector or rule_of(ADAMW_BESIDE_MATRICES, name).method == "adamw", name
-
-
-def test_a_norm_declares_the_scale_it_is_given() -> None:
-    config = ModelConfig.model_validate({**SMALL, **EVERYTHING}).norm
-    assert isinstance(config, NormConfig)
-    assert {spec.scale for spec in specs_of(config.build(8, bias=True, scale=0.25)).values()} == {0.25}

@@ -11,12 +11,25 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 import torch.distributed as dist
-from parallel_runs import Trial, global_batches, local_micro_batches, ranks_of, start
+from parallel_runs import (
+    Trial,
+    all_on_a_rank,
+    global_batches,
+    local_micro_batches,
+    merged,
+    oracle,
+    ranks_of,
+    start,
+)
 from processes import RanksFailedError, run_ranks
 from torch import Tensor, nn
 
+from model.inits import INITS
 from model.layers import Layers
 from model.mlps import MLPS, MLPConfig
+from model.norms import NORMS
+from model.objectives import OBJECTIVES
+from model.position import POSITIONS
 from model.recompute import RecomputeContext, saving
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
@@ -115,6 +128,22 @@ def test_a_new_mlp_with_a_sharded_vector_is_trained_and_saved_as_on_one_process(
         for key, weight in wanted.items():
             if ".attention.k.bias" not in key:  # softmax does not see it: Adam makes whole steps of its rounding
                 assert (found[key] - weight).norm() <= 1e-4 * weight.norm().clamp_min(1e-12), key
+
+
+@pytest.mark.slow
+def test_every_registered_method_trains_under_tensor_and_sequence_parallelism_as_on_one_process() -> None:
+    registries = {"norm": NORMS, "mlp": MLPS, "position": POSITIONS, "objective": OBJECTIVES, "init": INITS}
+    trials = {
+        f"{key} {name}": Trial(model={key: name, "bias": True}, parallel={"tensor": 2, "sequence": True}, steps=3)
+        for key, registry in registries.items()
+        for name in registry.names()
+    }
+    by_rank = run_ranks(2, all_on_a_rank, trials, timeout=240)
+    for method, trial in trials.items():
+        found, wanted = merged([rank[method] for rank in by_rank]), oracle(trial)
+        assert found.losses == pytest.approx(wanted.losses, rel=1e-5), method
+        assert found.grad_norms == pytest.approx(wanted.grad_norms, rel=1e-4), method
+        assert {k: w.shape for k, w in found.weights.items()} == {k: w.shape for k, w in wanted.weights.items()}
 
 
 def test_a_sharded_vector_that_is_declared_as_full_is_caught_at_the_first_save(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class _Project(torch.autograd.Function):
         if gathering is not None:
             gathering.wait()
         # The sum over the ranks runs while the weights' gradient is computed.
-        grad_tBD = torch.empty_like(x_tBD) if ctx.sequence else grad_TBD
+        grad_tBD = x_tBD.new_empty(x_tBD.shape) if ctx.sequence else grad_TBD
         if ctx.sequence:
             summing = dist.reduce_scatter_tensor(grad_tBD, grad_TBD, group=ctx.group, async_op=True)
         else:

@@ -28,10 +28,10 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from model.config import ModelConfig
 from optim.adamw import AdamWConfig
-from parallel.build import ComputeConfig, Parts, build
+from parallel.build import ComputeConfig, TrainableModel, build
+from parallel.chunk import MicroBatch
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh, start_processes
-from parallel.stage import MicroBatch
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
 from train.config import CheckpointConfig
@@ -58,7 +58,7 @@ def make_model(args: argparse.Namespace) -> ModelConfig:
     )
 
 
-def make_parts(args: argparse.Namespace) -> tuple[Mesh, Parts]:
+def make_parts(args: argparse.Namespace) -> tuple[Mesh, TrainableModel]:
     """Builds one rank with its engine."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     start_processes(rank=0, world_size=1, local_rank=0, timeout_seconds=600, store=store)
@@ -69,7 +69,7 @@ def make_parts(args: argparse.Namespace) -> tuple[Mesh, Parts]:
         parallel,
         AdamWConfig(lr=1e-3),
         mesh,
-        arithmetic=ComputeConfig(),
+        compute=ComputeConfig(),
         seq_length=args.seq,
         micro_batches=1,
         seed=0,
@@ -77,7 +77,7 @@ def make_parts(args: argparse.Namespace) -> tuple[Mesh, Parts]:
     return mesh, parts
 
 
-def make_step(args: argparse.Namespace, parts: Parts) -> Callable[[], float]:
+def make_step(args: argparse.Namespace, parts: TrainableModel) -> Callable[[], float]:
     """Builds a training step that returns its seconds."""
     tokens = torch.randint(args.vocab, (args.rows, args.seq + 1), generator=torch.Generator().manual_seed(1))
     positions = torch.arange(args.seq).expand(args.rows, args.seq).contiguous()
@@ -95,7 +95,7 @@ def make_step(args: argparse.Namespace, parts: Parts) -> Callable[[], float]:
 class Lehr:
     """Saves with lehr's CheckpointManager, as a run does."""
 
-    def __init__(self, folder: Path, mesh: Mesh, parts: Parts, model: ModelConfig) -> None:
+    def __init__(self, folder: Path, mesh: Mesh, parts: TrainableModel, model: ModelConfig) -> None:
         lease = WriterLease.take(folder / "checkpoints")
         self._checkpoints = CheckpointManager(
             folder / "checkpoints",
@@ -120,7 +120,7 @@ class Lehr:
 class Torch:
     """Saves with torch's async_save and its Hugging Face writer, each time into a new folder."""
 
-    def __init__(self, folder: Path, mesh: Mesh, parts: Parts, model: ModelConfig) -> None:
+    def __init__(self, folder: Path, mesh: Mesh, parts: TrainableModel, model: ModelConfig) -> None:
         self._folder = folder / "torch"
         self._engine = parts.engine
         self._group = dist.new_group(backend="gloo")

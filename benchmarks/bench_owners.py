@@ -30,7 +30,7 @@ from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, vi
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.mesh import Axis
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 SETTINGS: dict[str, dict[str, Any]] = {"conda": {"refresh_interval": 10**9}}
 VARIANTS = ("as they are done", "after all work", "work alone")
@@ -67,7 +67,7 @@ def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], Count
     config = OPTIMIZERS.parse({"name": name, "lr": 1e-3, **SETTINGS.get(name, {})})
     shards, gradients = [], {}
     for key, weight, gradient in fresh(list(shapes())):
-        shards.append(Shard(key, nn.Parameter(weight), tuple(weight.shape), None, False, False))
+        shards.append(ParameterShard(key, nn.Parameter(weight), tuple(weight.shape), None, False, False))
         gradients[key] = gradient
     costs = [config.cost(shard.shape, shard.name) for shard in shards]
     owners = assign_owners(costs, data.size)

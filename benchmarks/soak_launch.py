@@ -21,8 +21,8 @@ import psutil
 
 import launcher.run.rank_main
 from launcher.cli import main
+from parallel.chunk import MicroBatch
 from parallel.engines.engine import StepResult
-from parallel.stage import MicroBatch
 from train.loop import Run
 from train.metrics.jsonl import read_metrics
 

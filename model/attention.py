@@ -1,6 +1,6 @@
 """Causal self-attention with grouped queries, and the kernels that compute it.
 
-Shapes: t, T sequence (a rank's share, whole), B batch, D hidden_size, H a rank's query heads, G its key-value heads
+Shapes: t, T sequence (a rank's part, full), B batch, D hidden_size, H a rank's query heads, G its key-value heads
 (H a multiple of G), K head size.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.blocked import attend_in_blocks
 from model.layers import Layers
 from model.norms import NormConfig
+from model.parameter import applied_to_shards
 from model.position import Rotation, rotate
 from model.recompute import RecomputeContext, saving
 from settings import UserError
@@ -26,21 +27,21 @@ Kernel = Literal["sdpa", "blocked", "flash"]
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """Which tokens of a micro-batch may see each other, in the form the kernel wants; built once, for all layers."""
+    """Which tokens of a micro-batch attend to which, in the form that the kernel takes; built once for all layers."""
 
-    mask_B1TT: Tensor | None = None  # sdpa, blocked: 0 where the query may see the key, else -inf
-    first_BT: Tensor | None = None  # blocked: int64, on the CPU, the first key that each query sees
-    starts: Tensor | None = None  # flash: int32, where each document starts in the B·T tokens, and B·T
-    longest: int = 0  # flash: tokens of the longest document
+    mask_B1TT: Tensor | None = None  # sdpa, blocked: 0 where the query attends to the key, else -inf
+    first_key_BT: Tensor | None = None  # blocked: int64, on the CPU, the first key that each query attends to
+    document_starts: Tensor | None = None  # flash: int32, the first of the B·T tokens of each document, and B·T
+    longest_document: int = 0  # flash: tokens of the longest document
 
     @staticmethod
-    def of(
+    def from_documents(
         documents_BT: Tensor, *, kernel: Kernel, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> AttentionMask | None:
-        """From each token's document number within its row: a document ends where the number changes.
+        """Builds the mask from each token's document number in its row: a document ends where the number changes.
 
-        None when every row is one document: a causal mask is all that is needed. Give `documents_BT` on the CPU:
-        looking at its values on a GPU would wait for the GPU. `dtype` is the model's.
+        Returns None if every row is one document: a causal mask is enough. `documents_BT` must be on the CPU, since
+        reading its values on a GPU would wait for the GPU. `dtype` is the model's.
         """
         change_BT = documents_BT[:, 1:] != documents_BT[:, :-1]
         if not bool(change_BT.any()):
@@ -48,24 +49,27 @@ class AttentionMask:
         begins_BT = nn.functional.pad(change_BT, (1, 0), value=True)
         if kernel == "flash":
             starts = nn.functional.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=documents_BT.numel())
-            return AttentionMask(starts=starts.to(device, torch.int32), longest=int(starts.diff().max()))
+            return AttentionMask(
+                document_starts=starts.to(device, torch.int32), longest_document=int(starts.diff().max())
+            )
         place_T = torch.arange(documents_BT.shape[1])
-        first_BT = (place_T * begins_BT).cummax(1).values
-        key_T, first_BT1 = place_T.to(device), first_BT.to(device)[:, :, None]
-        hidden_BTT = (key_T < first_BT1) | (key_T > key_T[:, None])
+        first_key_BT = (place_T * begins_BT).cummax(1).values
+        key_T, first_key_BT1 = place_T.to(device), first_key_BT.to(device)[:, :, None]
+        hidden_BTT = (key_T < first_key_BT1) | (key_T > key_T[:, None])
         mask_BTT = torch.zeros(hidden_BTT.shape, dtype=dtype, device=device).masked_fill_(hidden_BTT, -torch.inf)
-        return AttentionMask(mask_B1TT=mask_BTT[:, None], first_BT=first_BT if kernel == "blocked" else None)
+        return AttentionMask(mask_B1TT=mask_BTT[:, None], first_key_BT=first_key_BT if kernel == "blocked" else None)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, AttentionMask | None], Tensor]
 
 
-def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: AttentionMask | None) -> Tensor:
+def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: AttentionMask | None) -> Tensor:
     """torch's scaled_dot_product_attention: softmax(q·k / sqrt(K)) · v, causal, on any device -> [B, H, T, K]."""
-    mask = None if documents is None else documents.mask_B1TT
+    mask = None if attention_mask is None else attention_mask.mask_B1TT
     groups = q_BHTK.shape[1] // k_BGTK.shape[1]
     if groups > 1 and q_BHTK.is_cuda and (mask is not None or q_BHTK.dtype == torch.float32):
-        # torch's flash kernel takes neither a mask nor float32, its other one no groups: left is one that holds T·T.
+        # torch's flash kernel takes neither a mask nor float32, its memory-efficient one no groups: with both, only
+        # the kernel that holds T·T scores would remain.
         k_BGTK, v_BGTK = (each.repeat_interleave(groups, 1) for each in (k_BGTK, v_BGTK))
         groups = 1
     return nn.functional.scaled_dot_product_attention(
@@ -73,43 +77,43 @@ def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: AttentionMas
     )
 
 
-def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: AttentionMask | None) -> Tensor:
-    """flash-attn (arXiv 2307.08691) on CUDA in 16 bits; its variable-length form where rows hold several documents."""
+def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: AttentionMask | None) -> Tensor:
+    """flash-attn (arXiv 2307.08691) on CUDA in 16 bits; its variable-length form if rows hold several documents."""
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
     q_BTHK, k_BTGK, v_BTGK = q_BHTK.transpose(1, 2), k_BGTK.transpose(1, 2), v_BGTK.transpose(1, 2)
-    if documents is None:
+    if attention_mask is None:
         out_BTHK: Tensor = flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True)
     else:
-        assert documents.starts is not None, "Documents were built for another kernel"
+        assert attention_mask.document_starts is not None, "the attention mask was built for another kernel"
         packed = flash_attn_varlen_func(
             q_BTHK.flatten(0, 1),
             k_BTGK.flatten(0, 1),
             v_BTGK.flatten(0, 1),
-            documents.starts,
-            documents.starts,
-            documents.longest,
-            documents.longest,
+            attention_mask.document_starts,
+            attention_mask.document_starts,
+            attention_mask.longest_document,
+            attention_mask.longest_document,
             causal=True,
         )
         out_BTHK = packed.view(q_BTHK.shape)
     return out_BTHK.transpose(1, 2)
 
 
-def blocked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, documents: AttentionMask | None) -> Tensor:
-    """The same in blocks, on the CPU (model/blocked.py): faster than sdpa there, most of all with documents."""
-    if documents is None or documents.mask_B1TT is None:
+def blocked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: AttentionMask | None) -> Tensor:
+    """The same in blocks, on the CPU (model/blocked.py): faster than sdpa there, above all with several documents."""
+    if attention_mask is None or attention_mask.mask_B1TT is None:
         return attend_in_blocks(q_BHTK, k_BGTK, v_BGTK, None, None)
-    return attend_in_blocks(q_BHTK, k_BGTK, v_BGTK, documents.mask_B1TT[:, 0], documents.first_BT)
+    return attend_in_blocks(q_BHTK, k_BGTK, v_BGTK, attention_mask.mask_B1TT[:, 0], attention_mask.first_key_BT)
 
 
 KERNELS: dict[Kernel, Attend] = {"sdpa": sdpa, "blocked": blocked, "flash": flash}
 
 
 def choose_kernel(wanted: Kernel | Literal["auto"], *, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """`auto`: flash on CUDA where it can run, blocked on CPUs in fp32, else sdpa.
+    """Resolves `auto`: flash on CUDA if it can run, blocked on CPUs in fp32, else sdpa.
 
-    Raises UserError where a kernel is asked for that cannot run.
+    Raises UserError if the wanted kernel cannot run.
     """
     if wanted == "sdpa":
         return "sdpa"
@@ -144,7 +148,7 @@ class Attention(nn.Module):
         qk_norm: NormConfig | None,
         layers: Layers,
         attend: Attend,
-        forget: RecomputeContext = saving,
+        save_or_recompute: RecomputeContext = saving,
     ) -> None:
         super().__init__()
         self._head_size = hidden_size // num_heads
@@ -152,13 +156,13 @@ class Attention(nn.Module):
         self.k = layers.column(hidden_size, num_kv_heads * self._head_size, bias=bias)
         self.v = layers.column(hidden_size, num_kv_heads * self._head_size, bias=bias)
         self.out = layers.row(hidden_size, hidden_size, bias=bias)
-        self.q_norm = None if qk_norm is None else qk_norm.build(self._head_size, bias=False)
-        self.k_norm = None if qk_norm is None else qk_norm.build(self._head_size, bias=False)
+        self.q_norm = None if qk_norm is None else applied_to_shards(qk_norm.build(self._head_size, bias=False))
+        self.k_norm = None if qk_norm is None else applied_to_shards(qk_norm.build(self._head_size, bias=False))
         self._layers = layers
         self._attend = attend
-        self._forget = forget
+        self._save_or_recompute = save_or_recompute
 
-    def forward(self, x_tBD: Tensor, rotation: Rotation | None, documents: AttentionMask | None) -> Tensor:
+    def forward(self, x_tBD: Tensor, rotation: Rotation | None, attention_mask: AttentionMask | None) -> Tensor:
         projected = self._layers.project(x_tBD, (self.q, self.k, self.v))
         q_TBHK, k_TBGK, v_TBGK = (each.view(*each.shape[:-1], -1, self._head_size) for each in projected)
         if self.q_norm is not None and self.k_norm is not None:
@@ -166,8 +170,8 @@ class Attention(nn.Module):
         if rotation is not None:
             q_TBHK, k_TBGK = rotate(q_TBHK, rotation), rotate(k_TBGK, rotation)
         q_BHTK, k_BGTK, v_BGTK = (each.permute(1, 2, 0, 3) for each in (q_TBHK, k_TBGK, v_TBGK))
-        mixed_BHTK = self._attend(q_BHTK, k_BGTK, v_BGTK, documents)
+        mixed_BHTK = self._attend(q_BHTK, k_BGTK, v_BGTK, attention_mask)
         mixed_TBD = mixed_BHTK.permute(2, 0, 1, 3).flatten(2).contiguous()
-        with self._forget(mixed_TBD, lambda: mixed_BHTK.permute(2, 0, 1, 3).flatten(2).contiguous()):
+        with self._save_or_recompute(mixed_TBD, lambda: mixed_BHTK.permute(2, 0, 1, 3).flatten(2).contiguous()):
             out_tBD: Tensor = self.out(mixed_TBD)
         return out_tBD

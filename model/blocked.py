@@ -1,11 +1,11 @@
 """Causal attention for CPUs, block by block: exact, with memory linear in the sequence, forward and backward.
 
-The algorithm of flash attention (arXiv 2205.14135), written as batched matrix products over blocks of queries that
-skip what the causal mask, or the documents' mask, hides. One operator to torch.compile: what is skipped depends on
-values.
+The algorithm of flash attention (arXiv 2205.14135), as batched matrix products over blocks of queries, without the
+blocks that the causal mask or the documents' mask hides. It is one operator to torch.compile, since the blocks that are
+skipped depend on values.
 
-Shapes: B batch, H query heads, G key-value heads, T sequence, K head size, N = B·H, M = B·G, n heads done at once,
-r rows (queries) of a block, c columns (keys) seen by it.
+Shapes: B batch, H query heads, G key-value heads, T sequence, K head size, N = B·H, M = B·G, n heads computed at once,
+r rows (queries) of a block, c columns (keys) that it attends to.
 """
 
 from __future__ import annotations
@@ -24,46 +24,47 @@ LOG2_E = math.log2(math.e)  # scores are kept as powers of two: exp2 takes half 
 
 
 def attend_in_blocks(
-    q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask_BTT: Tensor | None, first_BT: Tensor | None
+    q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask_BTT: Tensor | None, first_key_BT: Tensor | None
 ) -> Tensor:
     """softmax(q·k / sqrt(K) + mask) · v -> [B, H, T, K], in memory laid out as [T, B, H, K].
 
-    Without a mask: causal. With one: 0 or -inf, at most causal, and `first_BT` (int64, on the CPU) the first key that
-    each query sees, which must not fall along T. Fastest when the inputs are laid out as [T, B, heads, K].
+    Without a mask it is causal. A mask is 0 or -inf, and at most causal; `first_key_BT` (int64, on the CPU) is then the
+    first key that each query attends to, and must not decrease along T. It is fastest for inputs laid out as
+    [T, B, heads, K].
     """
     q_NTK, k_MTK, v_MTK = (each.flatten(0, 1) for each in (q_BHTK, k_BGTK, v_BGTK))
-    out_NTK, _ = _attend(q_NTK, k_MTK, v_MTK, mask_BTT, first_BT)
+    out_NTK, _ = _attend(q_NTK, k_MTK, v_MTK, mask_BTT, first_key_BT)
     out_BHTK: Tensor = out_NTK.view(q_BHTK.shape)
     return out_BHTK
 
 
-def _chunks(heads: int, length: int, first_BT: Tensor | None) -> Iterator[tuple[slice, int, list[int]]]:
-    """Which of the N heads are done at once, the row of the batch they are of, the first key of each query.
+def _head_groups(heads: int, length: int, first_key_BT: Tensor | None) -> Iterator[tuple[slice, int, list[int]]]:
+    """Yields the heads (of all N) to compute at once, their row of the batch, and the first key of each query.
 
-    Without documents the heads of several rows may be done at once, and the first key is 0.
+    Without documents, heads of several rows are computed at once, and the first key is 0.
     """
     at_once = max(2, SCORES_AT_ONCE // (BLOCK * length))
-    rows = 1 if first_BT is None else first_BT.shape[0]
+    rows = 1 if first_key_BT is None else first_key_BT.shape[0]
     per_row = heads // rows
     for row in range(rows):
-        first = [0] * length if first_BT is None else first_BT[row].tolist()
+        first = [0] * length if first_key_BT is None else first_key_BT[row].tolist()
         for start in range(row * per_row, (row + 1) * per_row, at_once):
             yield slice(start, min(start + at_once, (row + 1) * per_row)), row, first
 
 
 def _attend_eagerly(
-    q_NTK: Tensor, k_MTK: Tensor, v_MTK: Tensor, mask_BTT: Tensor | None, first_BT: Tensor | None
+    q_NTK: Tensor, k_MTK: Tensor, v_MTK: Tensor, mask_BTT: Tensor | None, first_key_BT: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """-> out [N, T, K], and [N, T, 1] the log2 of the softmax's denominators."""
+    """Returns out [N, T, K], and the log2 of the softmax's denominators [N, T, 1]."""
     heads, length, head_size = q_NTK.shape
-    out_NTK, lse_NT1 = _attend_shapes(q_NTK, k_MTK, v_MTK, mask_BTT, first_BT)
+    out_NTK, lse_NT1 = _attend_shapes(q_NTK, k_MTK, v_MTK, mask_BTT, first_key_BT)
     k_NTK, v_NTK = _for_each_query(k_MTK, heads), _for_each_query(v_MTK, heads)
     q_NTK = q_NTK * (LOG2_E * head_size**-0.5)
     hidden_TT = q_NTK.new_full((BLOCK, BLOCK), -torch.inf).triu_(1)
-    for chunk, row, first in _chunks(heads, length, first_BT):
+    for group, row, first in _head_groups(heads, length, first_key_BT):
         for top in range(0, length, BLOCK):
             end, left = min(top + BLOCK, length), first[top]
-            scores_nrc = torch.bmm(q_NTK[chunk, top:end], k_NTK[chunk, left:end].mT)
+            scores_nrc = torch.bmm(q_NTK[group, top:end], k_NTK[group, left:end].mT)
             if mask_BTT is None:
                 scores_nrc[:, :, top:].add_(hidden_TT[: end - top, : end - top])
             else:
@@ -71,14 +72,14 @@ def _attend_eagerly(
             highest_nr1 = scores_nrc.amax(2, keepdim=True)
             shares_nrc = scores_nrc.sub_(highest_nr1).exp2_()
             denominator_nr1 = shares_nrc.sum(2, keepdim=True)
-            lse_NT1[chunk, top:end] = denominator_nr1.log2().add_(highest_nr1)
-            mixed_nrK = torch.bmm(shares_nrc, v_NTK[chunk, left:end])
-            torch.div(mixed_nrK, denominator_nr1, out=out_NTK[chunk, top:end])
+            lse_NT1[group, top:end] = denominator_nr1.log2().add_(highest_nr1)
+            mixed_nrK = torch.bmm(shares_nrc, v_NTK[group, left:end])
+            torch.div(mixed_nrK, denominator_nr1, out=out_NTK[group, top:end])
     return out_NTK, lse_NT1
 
 
 def _attend_shapes(
-    q_NTK: Tensor, k_MTK: Tensor, v_MTK: Tensor, mask_BTT: Tensor | None, first_BT: Tensor | None
+    q_NTK: Tensor, k_MTK: Tensor, v_MTK: Tensor, mask_BTT: Tensor | None, first_key_BT: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     heads, length, _ = q_NTK.shape
     return _laid_out_as_TNK(q_NTK), q_NTK.new_empty(heads, length, 1)
@@ -92,9 +93,9 @@ def _attend_backward_eagerly(
     out_NTK: Tensor,
     lse_NT1: Tensor,
     mask_BTT: Tensor | None,
-    first_BT: Tensor | None,
+    first_key_BT: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> the gradients of q, k, v; by blocks of keys, so that those of k and v are complete after one block."""
+    """Returns the gradients of q, k, v; it goes by blocks of keys, so that one block completes those of k and v."""
     heads, length, head_size = q_NTK.shape
     k_NTK, v_NTK = _for_each_query(k_MTK, heads), _for_each_query(v_MTK, heads)
     grad_q_NTK, grad_k_NTK, grad_v_NTK = (_laid_out_as_TNK(q_NTK) for _ in range(3))
@@ -104,21 +105,21 @@ def _attend_backward_eagerly(
     # d scores = shares · (d shares - sum over keys of shares · d shares); that sum is out · d out.
     minus_dot_NT1 = -torch.linalg.vecdot(grad_NTK, out_NTK)[..., None]
     minus_lse_NT1 = -lse_NT1
-    for chunk, row, first in _chunks(heads, length, first_BT):
+    for group, row, first in _head_groups(heads, length, first_key_BT):
         for left in range(0, length, BLOCK):
             end = min(left + BLOCK, length)
-            rows = (chunk, slice(left, bisect_left(first, end)))  # queries that see a key of this block
-            shares_nrc = torch.baddbmm(minus_lse_NT1[rows], scaled_q_NTK[rows], k_NTK[chunk, left:end].mT)
+            rows = (group, slice(left, bisect_left(first, end)))  # queries that attend to a key of this block
+            shares_nrc = torch.baddbmm(minus_lse_NT1[rows], scaled_q_NTK[rows], k_NTK[group, left:end].mT)
             if mask_BTT is not None:
                 shares_nrc.add_(mask_BTT[row, rows[1], left:end])
             shares_nrc.exp2_()
             if mask_BTT is None:
                 shares_nrc[:, : end - left].tril_()
             grad_NrK = grad_NTK[rows]
-            grad_v_NTK[chunk, left:end] = torch.bmm(shares_nrc.mT, grad_NrK)
-            grad_scores_nrc = torch.baddbmm(minus_dot_NT1[rows], grad_NrK, v_NTK[chunk, left:end].mT).mul_(shares_nrc)
-            torch.mul(torch.bmm(grad_scores_nrc.mT, q_NTK[rows]), scale, out=grad_k_NTK[chunk, left:end])
-            grad_q_NTK[rows].add_(torch.bmm(grad_scores_nrc, k_NTK[chunk, left:end]), alpha=scale)
+            grad_v_NTK[group, left:end] = torch.bmm(shares_nrc.mT, grad_NrK)
+            grad_scores_nrc = torch.baddbmm(minus_dot_NT1[rows], grad_NrK, v_NTK[group, left:end].mT).mul_(shares_nrc)
+            torch.mul(torch.bmm(grad_scores_nrc.mT, q_NTK[rows]), scale, out=grad_k_NTK[group, left:end])
+            grad_q_NTK[rows].add_(torch.bmm(grad_scores_nrc, k_NTK[group, left:end]), alpha=scale)
     return grad_q_NTK, _over_queries(grad_k_NTK, len(k_MTK)), _over_queries(grad_v_NTK, len(v_MTK))
 
 
@@ -130,7 +131,7 @@ def _attend_backward_shapes(
     out_NTK: Tensor,
     lse_NT1: Tensor,
     mask_BTT: Tensor | None,
-    first_BT: Tensor | None,
+    first_key_BT: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _laid_out_as_TNK(q_NTK), _laid_out_as_TNK(k_MTK), _laid_out_as_TNK(v_MTK)
 
@@ -147,7 +148,7 @@ def _for_each_query(x_MTK: Tensor, heads: int) -> Tensor:
 
 
 def _over_queries(grad_NTK: Tensor, kv_heads: int) -> Tensor:
-    """The way back: summed over the query heads that share a key-value head."""
+    """Sums over the query heads that share a key-value head: the backward pass of `_for_each_query`."""
     heads, length, head_size = grad_NTK.shape
     if heads == kv_heads:
         return grad_NTK

@@ -6,14 +6,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.init import INITS, InitConfig, NormalConfig, ScaledConfig
+from model.inits import INITS, InitConfig, NormalConfig, ScaledConfig
 from model.mlps import MLPS, MLPConfig, SwiGLUConfig
 from model.norms import NORMS, NormConfig, RMSNormConfig
 from model.objectives import OBJECTIVES, NextTokenConfig, ObjectiveConfig
 from model.position import POSITIONS, PositionConfig, RoPEConfig
 from settings import Settings, UserError
 
-VOCABULARY_MULTIPLE = 128  # so that it can be cut over many ranks, and matrix products meet round sizes
+VOCABULARY_MULTIPLE = 128  # so that it can be sharded over many ranks, and matrix products have round sizes
 
 
 class ModelConfig(Settings):
@@ -59,29 +59,29 @@ class ModelConfig(Settings):
 
     @property
     def kv_heads(self) -> int:
-        """Key-value heads."""
+        """The number of key-value heads."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
     def head_size(self) -> int:
-        """Features of one head."""
+        """The features of one head."""
         return self.hidden_size // self.num_heads
 
     @property
     def vocabulary(self) -> int:
-        """vocab_size, once it is known."""
+        """vocab_size. Raises UserError if it is not known yet."""
         if self.vocab_size is None:
             raise UserError("model.vocab_size is not known before the shards are; set it, or name the shards")
         return self.vocab_size
 
     def norm_scale(self, layer: int) -> float:
-        """LayerNorm Scaling (arXiv 2502.05795): what both norms of the global 0-based layer are multiplied by."""
+        """Returns LayerNorm Scaling's factor (arXiv 2502.05795) of both norms of the global 0-based layer."""
         return (layer + 1) ** -0.5 if self.norm_scaling == "layernorm_scaling" else 1.0
 
     def with_vocabulary(self, entries: int) -> ModelConfig:
-        """This config with vocab_size filled in from a tokenizer's number of entries.
+        """Returns this config with vocab_size filled in from a tokenizer's number of entries.
 
-        Raises UserError if a given vocab_size is smaller than that.
+        Raises UserError if a given vocab_size is smaller.
         """
         if self.vocab_size is None:
             return self.model_copy(update={"vocab_size": -(-entries // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE})
@@ -93,7 +93,7 @@ class ModelConfig(Settings):
         return self
 
     def warnings(self) -> list[str]:
-        """What is allowed and probably not meant, a line each."""
+        """Returns a line for each combination that is allowed and probably not intended."""
         found = []
         if self.norm_scaling == "layernorm_scaling" and isinstance(self.init, ScaledConfig):
             found.append(

@@ -1,9 +1,9 @@
-"""The output head and the cross-entropy as one: chunk by chunk, so that all logits are never held at once.
+"""The output head and the cross-entropy in one, chunk by chunk, so that all logits are never in memory at once.
 
-The gradients are computed in the forward pass, from each chunk's logits while they are there: three matrix products
-in all, as many as without chunks, and nothing is computed twice.
+The gradients are computed in the forward pass, from each chunk's logits: three matrix products in all, as many as
+without chunks, and nothing is computed twice.
 
-Shapes: N tokens, n tokens of a chunk, D hidden_size, v a rank's share of the vocabulary.
+Shapes: N tokens, n tokens of a chunk, D hidden_size, v a rank's shard of the vocabulary.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ def cross_entropy(
     z_loss: float,
     chunk_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """-> sum_i weights_i · (nll_i + z_loss · lse_i²), differentiable; and sum of nll_i over weights_i > 0, detached.
+    """Returns sum_i weights_i · (nll_i + z_loss · lse_i²), and the sum of nll_i over weights_i > 0, detached; in fp32.
 
-    `x_ND` is whole on each rank (it comes from `layers.enter`, whose backward sums the ranks' gradients); `head_vD`
-    is this rank's contiguous share of the vocabulary's rows; targets are global. Scalars in fp32.
-    The gradient is for one backward pass.
+    `x_ND` is full on each rank (it comes from `layers.enter`, whose backward sums the ranks' gradients); `head_vD`
+    is this rank's contiguous shard of the vocabulary's rows; targets are global. The gradient is for one backward pass.
     """
     plan = _Plan(layers, z_loss, chunk_tokens)
     if torch.is_grad_enabled() and (x_ND.requires_grad or head_vD.requires_grad):
@@ -66,7 +65,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        # In place: there is one backward pass, and autograd refuses a second that would find these changed.
+        # In place: there is one backward pass, and autograd refuses a second one, which would find these changed.
         grad_x_ND, grad_head_vD = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
         return grad_x_ND, grad_head_vD, None, None, None
 
@@ -74,12 +73,12 @@ class _CrossEntropy(torch.autograd.Function):
 def _run(
     x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, plan: _Plan, *, want_x: bool, want_head: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """-> total, nll, and their total's gradients where wanted (head's in fp32, summed over chunks)."""
+    """Returns total, nll, and the wanted gradients of the total (the head's summed over chunks in fp32)."""
     wide = torch.promote_types(x_ND.dtype, torch.float32)
     total, nll = x_ND.new_zeros((), dtype=wide), x_ND.new_zeros((), dtype=wide)
     grad_x_ND = torch.empty_like(x_ND) if want_x else None
     grad_head_vD = torch.zeros_like(head_vD, dtype=wide) if want_head else None
-    # One buffer for all chunks: fresh memory of this size would be fetched from the system each time.
+    # One buffer for all chunks: the allocator would get new memory of this size from the system each time.
     buffer_nv = x_ND.new_empty(min(plan.chunk_tokens, x_ND.shape[0]), head_vD.shape[0])
     local_N = targets_N - plan.layers.rank * head_vD.shape[0]
     for start in range(0, x_ND.shape[0], plan.chunk_tokens):

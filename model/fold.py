@@ -1,25 +1,19 @@
-"""LayerNorm Scaling folded away: weights of a plain pre-norm model that computes the same."""
+"""Folds constant scales into weights, for a plain pre-norm model that computes the same."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from model.config import ModelConfig
-
-_BLOCK_NORM = re.compile(r"^layers\.(\d+)\.(attention_norm|mlp_norm)\.")
+from model.parameter import ParamSpec
 
 
-def fold_norm_scaling(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """From the weights of `config`, by global name, those of the same config with norm_scaling none.
+def fold_scales(weights: Mapping[str, Tensor], specs: Mapping[str, ParamSpec]) -> dict[str, Tensor]:
+    """Multiplies each weight by the constant that its declaration says the forward pass multiplies it by.
 
-    The norms of block l take their factor 1/sqrt(l) into gain and bias (arXiv 2502.05795): equal to the bit in fp32.
-    For inference and export. Training on is not the same: Adam's step on a gain does not shrink with the gain.
+    From a model with `norm_scaling`, whose block norms have 1/sqrt(l) (arXiv 2502.05795), these are the weights of the
+    same model without it, which computes the same to the bit in fp32. They are for inference and export. Training on is
+    not the same: Adam's step on a gain does not shrink with the gain.
     """
-    folded = dict(weights)
-    for name, weight in weights.items():
-        if match := _BLOCK_NORM.match(name):
-            folded[name] = (weight.float() * config.norm_scale(int(match[1]))).to(weight.dtype)
-    return folded
+    return {name: (weight.float() * specs[name].scale).to(weight.dtype) for name, weight in weights.items()}

@@ -1,6 +1,6 @@
 """MLPs: position-wise maps between a block's norm and its residual.
 
-Shapes: t, T sequence (a rank's share, whole), B batch, D hidden_size, f a rank's share of ffn_size.
+Shapes: t, T sequence (a rank's part, full), B batch, D hidden_size, f a rank's shard of ffn_size.
 """
 
 from __future__ import annotations
@@ -15,18 +15,28 @@ from settings import Registry, Settings
 
 
 class MLPConfig(Settings):
-    """What every MLP has."""
+    """The contract of an MLP."""
 
     name: str
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
+        self,
+        hidden_size: int,
+        ffn_size: int,
+        *,
+        bias: bool,
+        layers: Layers,
+        save_or_recompute: RecomputeContext = saving,
     ) -> nn.Module:
-        """A module [t, B, hidden_size] -> [t, B, hidden_size]; the last linear layer is called `down`."""
+        """Builds a module [t, B, hidden_size] -> [t, B, hidden_size], with all parameters declared.
+
+        Matrices are made by `layers`; the last one is a row, called `down`. `save_or_recompute` wraps an operation
+        whose input is cheap to compute again.
+        """
         raise AssertionError(f"{type(self).__name__} has no build")
 
     def matrices(self) -> int:
-        """How many matrices of hidden_size x ffn_size it has."""
+        """Returns how many matrices of hidden_size x ffn_size it has."""
         raise AssertionError(f"{type(self).__name__} has no matrices")
 
 
@@ -37,21 +47,21 @@ class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
 
     def __init__(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext
+        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, save_or_recompute: RecomputeContext
     ) -> None:
         super().__init__()
         self.gate = layers.column(hidden_size, ffn_size, bias=bias)
         self.up = layers.column(hidden_size, ffn_size, bias=bias)
         self.down = layers.row(ffn_size, hidden_size, bias=bias)
         self._layers = layers
-        self._forget = forget
+        self._save_or_recompute = save_or_recompute
 
     def forward(self, x_tBD: Tensor) -> Tensor:
         gate_TBf, up_TBf = self._layers.project(x_tBD, (self.gate, self.up))
         open_TBf = nn.functional.silu(gate_TBf)
-        with self._forget(open_TBf, lambda: nn.functional.silu(gate_TBf)):
+        with self._save_or_recompute(open_TBf, lambda: nn.functional.silu(gate_TBf)):
             hidden_TBf = open_TBf * up_TBf
-        with self._forget(hidden_TBf, lambda: nn.functional.silu(gate_TBf) * up_TBf):
+        with self._save_or_recompute(hidden_TBf, lambda: nn.functional.silu(gate_TBf) * up_TBf):
             out_tBD: Tensor = self.down(hidden_TBf)
         return out_tBD
 
@@ -60,18 +70,18 @@ class GELU(nn.Module):
     """down(gelu(up(x))), with the tanh form of GELU (arXiv 1606.08415), as GPT-2."""
 
     def __init__(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext
+        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, save_or_recompute: RecomputeContext
     ) -> None:
         super().__init__()
         self.up = layers.column(hidden_size, ffn_size, bias=bias)
         self.down = layers.row(ffn_size, hidden_size, bias=bias)
         self._layers = layers
-        self._forget = forget
+        self._save_or_recompute = save_or_recompute
 
     def forward(self, x_tBD: Tensor) -> Tensor:
         (up_TBf,) = self._layers.project(x_tBD, (self.up,))
         hidden_TBf = nn.functional.gelu(up_TBf, approximate="tanh")
-        with self._forget(hidden_TBf, lambda: nn.functional.gelu(up_TBf, approximate="tanh")):
+        with self._save_or_recompute(hidden_TBf, lambda: nn.functional.gelu(up_TBf, approximate="tanh")):
             out_tBD: Tensor = self.down(hidden_TBf)
         return out_tBD
 
@@ -81,9 +91,15 @@ class SwiGLUConfig(MLPConfig):
     name: Literal["swiglu"] = "swiglu"
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
+        self,
+        hidden_size: int,
+        ffn_size: int,
+        *,
+        bias: bool,
+        layers: Layers,
+        save_or_recompute: RecomputeContext = saving,
     ) -> nn.Module:
-        return SwiGLU(hidden_size, ffn_size, bias=bias, layers=layers, forget=forget)
+        return SwiGLU(hidden_size, ffn_size, bias=bias, layers=layers, save_or_recompute=save_or_recompute)
 
     def matrices(self) -> int:
         return 3
@@ -94,9 +110,15 @@ class GELUConfig(MLPConfig):
     name: Literal["gelu"] = "gelu"
 
     def build(
-        self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
+        self,
+        hidden_size: int,
+        ffn_size: int,
+        *,
+        bias: bool,
+        layers: Layers,
+        save_or_recompute: RecomputeContext = saving,
     ) -> nn.Module:
-        return GELU(hidden_size, ffn_size, bias=bias, layers=layers, forget=forget)
+        return GELU(hidden_size, ffn_size, bias=bias, layers=layers, save_or_recompute=save_or_recompute)
 
     def matrices(self) -> int:
         return 2

@@ -11,28 +11,26 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from model.parameter import ParamSpec, declare
 from settings import Registry, Settings
 
 
 class NormConfig(Settings):
-    """What every norm has."""
+    """The contract of a norm."""
 
     name: str
     eps: float = Field(1e-5, gt=0)
 
     @property
     def statistics(self) -> int:
-        """Numbers in fp32 that it keeps of each row for the backward pass."""
+        """How many numbers in fp32 it keeps of each row for the backward pass."""
         return 1
 
-    def parameters(self, size: int, *, bias: bool) -> int:
-        """How many parameters the built module has."""
-        return size
-
     def build(self, size: int, *, bias: bool, scale: float = 1.0) -> nn.Module:
-        """A module [..., size] -> [..., size] of the same dtype: normalise, times `weight`, plus `bias`, times `scale`.
+        """Builds a module [..., size] -> [..., size] that keeps the dtype, with all parameters declared.
 
-        `scale` is a constant (LayerNorm Scaling's 1/sqrt(l)), not a parameter. A norm that has no bias ignores `bias`.
+        `scale`, which multiplies the output, is a constant (LayerNorm Scaling's 1/sqrt(l)), not a parameter: a norm
+        declares it for each parameter that it may be folded into. A norm that has no bias ignores `bias`.
         """
         raise AssertionError(f"{type(self).__name__} has no build")
 
@@ -47,7 +45,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.scale = scale
-        self.weight = nn.Parameter(torch.empty(size))
+        self.weight = declare(torch.empty(size), ParamSpec(init=1.0, scale=scale))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _RMSNorm.apply(x, _at_least_fp32(self.weight) * self.scale, self.eps)  # type: ignore[no-untyped-call]
@@ -55,12 +53,12 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """With r = 1 / sqrt(mean(x²) + eps) and g the gradient of y = gain · r · x:
+    """The gradients, with r = 1 / sqrt(mean(x²) + eps) and g the gradient of y = gain · r · x:
 
         dx = r · (gain · g - x · r² · mean(gain · g · x)),    dgain = sum over rows of g · x · r.
 
-    Both sums are products of one matrix, g · x, with a vector. On CPUs that takes a fifth of the time of what autograd
-    makes of torch's rms_norm (benchmarks/train_speed.md).
+    Both sums are products of one matrix, g · x, with a vector. On CPUs that takes a fifth of the time of autograd
+    through torch's rms_norm (benchmarks/train_speed.md).
     """
 
     @staticmethod
@@ -88,8 +86,8 @@ class LayerNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.scale = scale
-        self.weight = nn.Parameter(torch.empty(size))
-        self.bias = nn.Parameter(torch.empty(size)) if bias else None
+        self.weight = declare(torch.empty(size), ParamSpec(init=1.0, scale=scale))
+        self.bias = declare(torch.empty(size), ParamSpec(init=0.0, scale=scale)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         gain = _at_least_fp32(self.weight) * self.scale
@@ -99,7 +97,7 @@ class LayerNorm(nn.Module):
 
 
 class _LayerNorm(torch.autograd.Function):
-    """torch's own layer_norm in fp32, which keeps x in its own dtype for the backward pass."""
+    """torch's layer_norm in fp32, which keeps x in its own dtype for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None, eps: float) -> Tensor:
@@ -135,13 +133,10 @@ class LayerNormConfig(NormConfig):
     def statistics(self) -> int:
         return 2
 
-    def parameters(self, size: int, *, bias: bool) -> int:
-        return 2 * size if bias else size
-
     def build(self, size: int, *, bias: bool, scale: float = 1.0) -> nn.Module:
         return LayerNorm(size, eps=self.eps, scale=scale, bias=bias)
 
 
 def _at_least_fp32(x: Tensor) -> Tensor:
-    """x itself in fp32 or fp64, else x in fp32."""
+    """Returns x itself if it is fp32 or fp64, else x in fp32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

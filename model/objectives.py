@@ -1,6 +1,6 @@
-"""What is minimised, from the last hidden states to a loss.
+"""Objectives: from the last hidden states to the loss that is minimised.
 
-Shapes: T sequence, B batch, N = T·B tokens, D hidden_size, V vocabulary, v a rank's share of it.
+Shapes: T sequence, B batch, N = T·B tokens, D hidden_size, V vocabulary, v a rank's shard of it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from settings import Registry, Settings
 class LossSums(NamedTuple):
     """Sums over the tokens of a micro-batch."""
 
-    total: Tensor  # scalar, fp32, differentiable: what is minimised, each token by its weight
+    total: Tensor  # scalar, fp32, differentiable: the weighted loss, which is minimised
     nll: Tensor  # scalar, fp32, detached: negative log-likelihood in nats, over the tokens of weight > 0
 
 
 class ObjectiveConfig(Settings):
-    """What every objective has."""
+    """The contract of an objective."""
 
     name: str
 
     def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
-        """From hidden states after the final norm, the (rank's share of the) head's weight, targets and weights."""
+        """Computes the sums from hidden states after the final norm and this rank's shard of the head's weight."""
         raise AssertionError(f"{type(self).__name__} has no loss")
 
 

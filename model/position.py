@@ -11,35 +11,35 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from model.parameter import ParamSpec, declare
 from settings import Registry, Settings
 
 
 class Rotation(NamedTuple):
-    """cos and sin of each feature's angle, fp32, [T, B, 1, K]: made once a micro-batch, shared by all layers."""
+    """cos and sin of each feature's angle, fp32, [T, B, 1, K]: computed once per micro-batch, for all layers."""
 
     cos: Tensor
     sin: Tensor
 
 
 class PositionConfig(Settings):
-    """What every kind of position has; a kind overrides what it uses."""
+    """The contract of a kind of position, which overrides the methods that it uses."""
 
     name: str
 
     def table(self, seq_length: int, hidden_size: int) -> nn.Module | None:
-        """A module [B, T] positions -> [T, B, D] that the embeddings are added to, or None."""
+        """Builds a module from positions [B, T] to [T, B, D], which is added to the embeddings, or None.
+
+        Its parameters declare a replicated gradient: it is applied before sequence parallelism splits the sequence.
+        """
         return None
 
     def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation | None:
-        """By which angles queries and keys are turned, or None."""
+        """Returns the angles by which queries and keys are rotated, or None."""
         return None
 
-    def parameters(self, seq_length: int, hidden_size: int) -> int:
-        """How many parameters the table has."""
-        return 0
-
     def kept_per_token(self, head_size: int) -> int:
-        """Numbers in fp32 that the rotation has of each token, for all layers together."""
+        """Returns how many numbers in fp32 the rotation has per token, for all layers together."""
         return 0
 
 
@@ -72,13 +72,10 @@ class LearnedConfig(PositionConfig):
     def table(self, seq_length: int, hidden_size: int) -> nn.Module:
         return LearnedPositions(seq_length, hidden_size)
 
-    def parameters(self, seq_length: int, hidden_size: int) -> int:
-        return seq_length * hidden_size
-
 
 @POSITIONS.register
 class NoPositionConfig(PositionConfig):
-    """Order is seen through the causal mask alone."""
+    """No positions: only the causal mask tells the order of tokens."""
 
     name: Literal["none"] = "none"
 
@@ -88,20 +85,20 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, seq_length: int, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(seq_length, hidden_size))
+        self.weight = declare(torch.empty(seq_length, hidden_size), ParamSpec(init="normal", gradient="replicated"))
 
     def forward(self, positions_BT: Tensor) -> Tensor:
         return nn.functional.embedding(positions_BT.transpose(0, 1), self.weight)
 
 
 def rotate(x_TBHK: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each pair (i, i + K/2) of every head by its position's angle, in fp32; the dtype stays."""
+    """Rotates each pair (i, i + K/2) of every head by its position's angle, in fp32; the dtype stays."""
     out: Tensor = _Rotate.apply(x_TBHK, *rotation)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Rotate(torch.autograd.Function):
-    """The gradient of a rotation is the rotation back: nothing of x is kept, and half the passes over memory."""
+    """The gradient of a rotation is the inverse rotation: x is not kept, and memory is read half as often."""
 
     @staticmethod
     def forward(ctx: Any, x_TBHK: Tensor, cos_TB1K: Tensor, sin_TB1K: Tensor) -> Tensor:

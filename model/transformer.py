@@ -1,20 +1,22 @@
-"""The transformer: a stack of pre-norm blocks, or one pipeline stage of it.
+"""The transformer: a stack of pre-norm blocks, or one pipeline chunk of it.
 
-Parameter names are global: a stage that holds layers 8 to 11 calls them layers.8 to layers.11.
+Parameter names are global: a chunk that holds layers 8 to 11 calls them layers.8 to layers.11.
 
-Shapes: t, T sequence (a rank's share under sequence parallelism, whole), B batch, D hidden_size,
-v a rank's share of the vocabulary.
+Shapes: t, T sequence (a rank's part under sequence parallelism, full), B batch, D hidden_size,
+v a rank's shard of the vocabulary.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import Attend, Attention, AttentionMask
+from model.attention import KERNELS, Attend, Attention, AttentionMask
 from model.config import ModelConfig
-from model.layers import Layers
+from model.layers import Layers, TorchLayers
 from model.objectives import LossSums
+from model.parameter import specs_of
 from model.position import Rotation
 from model.recompute import Recompute, recomputing, saving
 
@@ -28,7 +30,7 @@ class Block(nn.Module):
         super().__init__()
         scale = config.norm_scale(layer)
         self._full = recompute == "full"
-        self._forget = recomputing if recompute == "selective" else saving
+        self._save_or_recompute = recomputing if recompute == "selective" else saving
         self.attention_norm = config.norm.build(config.hidden_size, bias=config.bias, scale=scale)
         self.attention = Attention(
             config.hidden_size,
@@ -38,28 +40,32 @@ class Block(nn.Module):
             qk_norm=config.norm if config.qk_norm else None,
             layers=layers,
             attend=attend,
-            forget=self._forget,
+            save_or_recompute=self._save_or_recompute,
         )
         self.mlp_norm = config.norm.build(config.hidden_size, bias=config.bias, scale=scale)
         self.mlp = config.mlp.build(
-            config.hidden_size, config.ffn_size, bias=config.bias, layers=layers, forget=self._forget
+            config.hidden_size,
+            config.ffn_size,
+            bias=config.bias,
+            layers=layers,
+            save_or_recompute=self._save_or_recompute,
         )
 
-    def forward(self, x_tBD: Tensor, rotation: Rotation | None, documents: AttentionMask | None) -> Tensor:
+    def forward(self, x_tBD: Tensor, rotation: Rotation | None, attention_mask: AttentionMask | None) -> Tensor:
         if self._full:
-            # No dropout, so no random state to keep. The layer's scale is in its norms, not in a captured variable.
+            # There is no dropout, and so no random state to keep.
             out_tBD: Tensor = checkpoint(
-                self._run, x_tBD, rotation, documents, use_reentrant=False, preserve_rng_state=False
+                self._run, x_tBD, rotation, attention_mask, use_reentrant=False, preserve_rng_state=False
             )
             return out_tBD
-        return self._run(x_tBD, rotation, documents)
+        return self._run(x_tBD, rotation, attention_mask)
 
-    def _run(self, x_tBD: Tensor, rotation: Rotation | None, documents: AttentionMask | None) -> Tensor:
+    def _run(self, x_tBD: Tensor, rotation: Rotation | None, attention_mask: AttentionMask | None) -> Tensor:
         normed_tBD = self.attention_norm(x_tBD)
-        with self._forget(normed_tBD, lambda: self.attention_norm(x_tBD)):
-            h_tBD = x_tBD + self.attention(normed_tBD, rotation, documents)
+        with self._save_or_recompute(normed_tBD, lambda: self.attention_norm(x_tBD)):
+            h_tBD = x_tBD + self.attention(normed_tBD, rotation, attention_mask)
         normed_tBD = self.mlp_norm(h_tBD)
-        with self._forget(normed_tBD, lambda: self.mlp_norm(h_tBD)):
+        with self._save_or_recompute(normed_tBD, lambda: self.mlp_norm(h_tBD)):
             y_tBD: Tensor = h_tBD + self.mlp(normed_tBD)
         return y_tBD
 
@@ -102,32 +108,33 @@ class Transformer(nn.Module):
             self.final_norm = config.norm.build(config.hidden_size, bias=config.bias)
             if not config.tied_embeddings:
                 self.head = layers.column(config.hidden_size, config.vocabulary, bias=False)
+        specs_of(self)  # AssertionError if a parameter has no declaration
 
     def compile_blocks(self) -> None:
-        """Run each block through torch.compile: one compilation serves all layers, and takes seconds, not minutes."""
+        """Compiles each block by torch.compile: one compilation serves all layers, and takes seconds, not minutes."""
         for block in self.layers.values():
             block.compile()
 
     def forward(
-        self, tokens_BT: Tensor, documents: AttentionMask | None, positions_BT: Tensor, x_tBD: Tensor | None = None
+        self, tokens_BT: Tensor, attention_mask: AttentionMask | None, positions_BT: Tensor, x_tBD: Tensor | None = None
     ) -> Tensor:
-        """-> x [t, B, D]. The first stage embeds the tokens; the others take the stage before's output as `x_tBD`.
+        """Returns x [t, B, D]. The first chunk embeds the tokens; others take the previous chunk's output as `x_tBD`.
 
-        The last stage's output is after the final norm: give it to `loss` or `logits`.
+        The last chunk's output is after the final norm, for `loss` or `logits`.
         """
         if self.first:
             x_tBD = self._embed(tokens_BT, positions_BT)
-        assert x_tBD is not None, "a stage that is not the first needs the output of the one before"
+        assert x_tBD is not None, "a chunk that is not the first needs the output of the previous one"
         rotation = self.config.position.rotation(positions_BT, self.config.head_size)
         for block in self.layers.values():
-            x_tBD = block(x_tBD, rotation, documents)
+            x_tBD = block(x_tBD, rotation, attention_mask)
         assert x_tBD is not None
         if self.final_norm is not None:
             x_tBD = self.final_norm(x_tBD)
         return x_tBD
 
     def loss(self, x_tBD: Tensor, targets_BT: Tensor, weights_BT: Tensor) -> LossSums:
-        """The objective of the last stage's output; weights are mask / (global count of unmasked tokens)."""
+        """Returns the objective of the last chunk's output; weights are mask / (global count of unmasked tokens)."""
         x_TBD = self._layers.enter(x_tBD)
         return self.config.objective.loss(
             x_TBD.flatten(0, 1),
@@ -138,7 +145,7 @@ class Transformer(nn.Module):
         )
 
     def logits(self, x_tBD: Tensor) -> Tensor:
-        """-> [T, B, v], this rank's share of the vocabulary."""
+        """Returns [T, B, v]: the logits of this rank's shard of the vocabulary."""
         return nn.functional.linear(self._layers.enter(x_tBD), self._head_weight())
 
     def _embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
@@ -149,8 +156,29 @@ class Transformer(nn.Module):
         return self._layers.scatter_sequence(x_TBD)
 
     def _head_weight(self) -> Tensor:
-        owner = self.embedding if self.head is None else self.head
+        head = self.embedding if self.head is None else self.head
         assert self.last
-        assert owner is not None
-        assert isinstance(owner.weight, Tensor)
-        return owner.weight
+        assert head is not None
+        assert isinstance(head.weight, Tensor)
+        return head.weight
+
+
+def without_values(
+    config: ModelConfig,
+    *,
+    seq_length: int,
+    layer_range: range | None = None,
+    first: bool = True,
+    last: bool = True,
+) -> Transformer:
+    """Builds a model on the meta device: it has names, shapes and declarations of full parameters, and no memory."""
+    with torch.device("meta"):
+        return Transformer(
+            config,
+            seq_length=seq_length,
+            layers=TorchLayers(),
+            attend=KERNELS["sdpa"],
+            layer_range=layer_range,
+            first=first,
+            last=last,
+        )

@@ -1,4 +1,4 @@
-"""Doing something on every rank, with one outcome for all."""
+"""Runs an action on every rank, with one outcome for all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from settings import RunError, UserError
 
 
 def agree(action: Callable[[], Any], group: dist.ProcessGroup) -> list[Any]:
-    """Do something on every rank and give every rank's result, by rank. A collective.
+    """Runs the action on every rank and returns every rank's result, by rank. A collective.
 
-    Where it raised on some rank, it raises on all: no rank is left waiting for one that has failed.
+    If it raises on one rank, it raises on all: no rank waits for one that has failed.
     """
     failure: Exception | None = None
     mine: dict[str, Any] = {}
@@ -26,7 +26,7 @@ def agree(action: Callable[[], Any], group: dist.ProcessGroup) -> list[Any]:
     everyone = gather_json(mine, group)
     if failure is not None:
         raise failure
-    for rank, theirs in enumerate(everyone):
-        if "failure" in theirs:
-            raise UserError(theirs["failure"]) if theirs["user"] else RunError(f"rank {rank}: {theirs['failure']}")
-    return [theirs["result"] for theirs in everyone]
+    for rank, outcome in enumerate(everyone):
+        if "failure" in outcome:
+            raise UserError(outcome["failure"]) if outcome["user"] else RunError(f"rank {rank}: {outcome['failure']}")
+    return [outcome["result"] for outcome in everyone]

@@ -1,9 +1,9 @@
-"""From a config to an engine: the order in which the parallelisms are applied, in one place.
+"""Builds this rank's part of the model and its engine: the order in which the parallelisms are applied, in one place.
 
-1. tensor and sequence: the kind of layers the model is built from       (parallel.layers)
-2. pipeline: which layers this rank's chunks have                        (parallel.stage)
-3. initial weights, drawn whole by global name, then sliced              (model.init)
-4. data and ZeRO: who owns which weights, gradients, optimizer state     (parallel/engines)
+1. tensor and sequence: the kind of layers that the model is built from    (parallel.layers)
+2. pipeline: the layers of this rank's chunks                              (parallel.chunk)
+3. initial weights: full parameters drawn by global name, then sharded     (model.init)
+4. data and ZeRO: the owners of weights, gradients and optimizer state     (parallel/engines)
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from model.attention import KERNELS, AttentionMask, choose_kernel
 from model.config import ModelConfig
 from model.init import initialise
 from optim.optimizer import OptimizerConfig
+from parallel.chunk import PipelineChunk, pipeline_chunks
 from parallel.config import ParallelConfig
 from parallel.engines.build_engine import build_engine
 from parallel.engines.engine import Engine, EngineInputs
 from parallel.mesh import Mesh
-from parallel.shards import shards_of, slice_of
-from parallel.stage import Stage, build_stages
+from parallel.parameter_shards import parameter_shards, shard_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How forward and backward are computed."""
+    """How forward and backward passes are computed."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "sdpa", "blocked", "flash"] = "auto"
@@ -40,21 +40,21 @@ class ComputeConfig:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights in forward and backward."""
+        """The dtype of weights in forward and backward passes."""
         return DTYPES[self.precision]
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """This rank's part of the model, and how document masks are made for it."""
+class LocalModel:
+    """This rank's part of the model: its pipeline chunks, and the builder of the attention masks that they take."""
 
-    stages: tuple[Stage, ...]
-    documents: Callable[[Tensor], AttentionMask | None]  # document numbers [B, T] on the CPU -> masks on the device
+    chunks: tuple[PipelineChunk, ...]
+    build_attention_mask: Callable[[Tensor], AttentionMask | None]  # from document numbers [B, T] on the CPU
 
 
 @dataclass(frozen=True)
-class Parts(Chunks):
-    """What `build` makes: the chunks with values, and the engine that drives them."""
+class TrainableModel(LocalModel):
+    """The same with initial weights, and the engine that trains them."""
 
     engine: Engine
 
@@ -65,21 +65,18 @@ def build(
     optimizer: OptimizerConfig,
     mesh: Mesh,
     *,
-    arithmetic: ComputeConfig,
+    compute: ComputeConfig,
     seq_length: int,
     micro_batches: int,
     seed: int,
-) -> Parts:
-    """This rank's part of the model with initial weights, and the engine that trains it."""
-    dtype = arithmetic.dtype
-    chunks = build_chunks(model, parallel, mesh, arithmetic=arithmetic, seq_length=seq_length)
-    stages = chunks.stages
-    holds_tied_copy = model.tied_embeddings and parallel.pipeline > 1 and mesh.is_last_stage
-    shards = shards_of(
-        [stage.transformer for stage in stages],
+) -> TrainableModel:
+    """Builds this rank's part of the model with initial weights, and the engine that trains it."""
+    local = build_local_model(model, parallel, mesh, compute=compute, seq_length=seq_length)
+    shards = parameter_shards(
+        [chunk.transformer for chunk in local.chunks],
         mesh.tensor,
         sequence=parallel.sequence,
-        holds_tied_copy=holds_tied_copy,
+        holds_tied_copy=model.tied_embeddings and parallel.pipeline > 1 and mesh.is_last_stage,
     )
     by_name = {shard.name: shard for shard in shards}
     initialise(
@@ -88,42 +85,42 @@ def build(
         num_layers=model.num_layers,
         seed=seed,
         full_shape=lambda name, _: by_name[name].shape,
-        take_slice=lambda name, _, whole: slice_of(whole, by_name[name].dim, mesh.tensor),
+        take_shard=lambda name, _, full: shard_of(full, by_name[name].dim, mesh.tensor),
     )
-    if arithmetic.compile:
-        for stage in stages:
-            stage.transformer.compile_blocks()
+    if compute.compile:
+        for chunk in local.chunks:
+            chunk.transformer.compile_blocks()
     engine = build_engine(
         EngineInputs(
-            stages=stages,
+            chunks=local.chunks,
             shards=shards,
             mesh=mesh,
             optimizer=optimizer,
             zero=parallel.zero,
             offload=parallel.offload == "optimizer",
-            dtype=dtype,
+            dtype=compute.dtype,
             micro_batches=micro_batches,
         )
     )
-    return Parts(stages, chunks.documents, engine)
+    return TrainableModel(local.chunks, local.build_attention_mask, engine)
 
 
-def build_chunks(
-    model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, arithmetic: ComputeConfig, seq_length: int
-) -> Chunks:
-    """This rank's part of the model in float32, without values."""
-    dtype = arithmetic.dtype
-    kernel = choose_kernel(arithmetic.attention, device=mesh.device, dtype=dtype)
-    stages = build_stages(
+def build_local_model(
+    model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, compute: ComputeConfig, seq_length: int
+) -> LocalModel:
+    """Builds this rank's part of the model in float32, without values."""
+    dtype = compute.dtype
+    kernel = choose_kernel(compute.attention, device=mesh.device, dtype=dtype)
+    chunks = pipeline_chunks(
         model,
         parallel,
         mesh,
         seq_length=seq_length,
         attend=KERNELS[kernel],
-        recompute=arithmetic.recompute,
+        recompute=compute.recompute,
         dtype=dtype,
     )
-    return Chunks(
-        tuple(stages),
-        lambda documents_BT: AttentionMask.of(documents_BT, kernel=kernel, dtype=dtype, device=mesh.device),
+    return LocalModel(
+        tuple(chunks),
+        lambda documents_BT: AttentionMask.from_documents(documents_BT, kernel=kernel, dtype=dtype, device=mesh.device),
     )

@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 
 from settings import Settings
 
-_MOST_RANKS = 2**20  # a number beyond it is a slip
+_MOST_RANKS = 2**20  # a larger number is a typing error
 
 
 class ParallelConfig(Settings):
-    """How many ranks share what. Data parallelism is what remains of the ranks."""
+    """How many ranks share each part of a run. Data parallelism takes the remaining ranks."""
 
     tensor: int = Field(1, ge=1, description="ranks that share each matrix")
     pipeline: int = Field(1, ge=1, description="stages the layers are cut into")
@@ -32,5 +32,5 @@ class ParallelConfig(Settings):
 
     @property
     def ranks(self) -> int:
-        """How many processes `lehr train` starts."""
+        """The number of processes that `lehr train` starts."""
         return self.tensor * self.pipeline * self.data

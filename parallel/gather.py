@@ -1,4 +1,4 @@
-"""Plain values of all ranks on every rank."""
+"""Collects plain values of all ranks on every rank."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch.distributed as dist
 
 
 def sums_over_world(values: Sequence[int]) -> list[int]:
-    """Of every rank's values, on every rank, as int64, which wraps around. One message, and no device waits for it."""
+    """Sums every rank's values, in int64, which wraps around. It is one message, and no device waits for it."""
     sums = torch.tensor(values, dtype=torch.int64)
     dist.all_reduce(sums)
     return [int(total) for total in sums]
 
 
 def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's value, by rank, as JSON bytes (nothing that is received is ever unpickled)."""
+    """Returns every rank's value, by rank. They are sent as JSON (nothing that is received is ever unpickled)."""
     payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
     dist.all_gather(sizes, torch.tensor([payload.numel()]), group=group)

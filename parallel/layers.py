@@ -1,14 +1,12 @@
 """Megatron's tensor-parallel layers behind the model's `Layers` contract.
 
-Columns that share an input (q, k, v; gate, up) are separate parameters, and one matrix product: their weights are
-joined for the product, so the input crosses into the tensor-parallel region once.
+Columns that share an input (q, k, v; gate, up) are separate parameters and one matrix product: their weights are
+joined for the product, so the input enters the tensor-parallel region once.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,13 +17,14 @@ import parallel.patches.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core import tensor_parallel
-from megatron.core.tensor_parallel.layers import LinearWithGradAccumulationAndAsyncCommunication as _Megatron
 from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 from megatron.core.transformer import TransformerConfig
 
+from model.layers import COLUMN_BIAS, COLUMN_WEIGHT, EMBEDDING_WEIGHT, ROW_BIAS, ROW_WEIGHT
+from model.parameter import Gradient, ParamSpec, declare
 from parallel.mesh import Axis
 
-# Without CUDA there are no queues to order, so Megatron's advice on CUDA_DEVICE_MAX_CONNECTIONS does not apply.
+# Without CUDA there are no queues to order: Megatron's warning about CUDA_DEVICE_MAX_CONNECTIONS does not apply.
 linear_with_grad_accumulation_and_async_allreduce.warned = not torch.cuda.is_available()
 
 
@@ -41,20 +40,12 @@ class _Embedding(tensor_parallel.VocabParallelEmbedding):  # type: ignore[misc]
         return x_TBD
 
 
-def _defaults() -> dict[str, Any]:
-    """Of what `_Megatron` takes, which has no defaults of its own and takes more from version to version."""
-    public = inspect.signature(linear_with_grad_accumulation_and_async_allreduce).parameters
-    taken = [public[name] for name in inspect.signature(_Megatron.forward).parameters if name in public]
-    return {each.name: each.default for each in taken if each.default is not each.empty}
+class _Project(torch.autograd.Function):
+    """x · [w1; w2; ...]ᵀ + [b1; b2; ...] with weights that are sharded over their outputs.
 
-
-_DEFAULTS = _defaults()
-
-
-class _Joined(torch.autograd.Function):
-    """x · [w1; w2; ...]ᵀ + [b1; b2; ...] by Megatron's arithmetic, which would keep the joined weights for backward.
-
-    They are as much memory as the weights themselves, for every micro-batch under way: here they are joined once more.
+    Operation by operation it is Megatron's linear_with_grad_accumulation_and_async_allreduce, which would keep the
+    joined weights for the backward pass: as much memory as the weights, for every micro-batch in flight. Here they are
+    joined once more.
     """
 
     @staticmethod
@@ -63,35 +54,48 @@ class _Joined(torch.autograd.Function):
     ) -> Tensor:
         weights, biases = parameters[:columns], parameters[columns:]
         ctx.save_for_backward(x_tBD, *weights)
-        ctx.megatron = SimpleNamespace(save_for_backward=lambda *saved: None)
-        out_TBO: Tensor = _Megatron.forward(
-            ctx.megatron,
-            input=x_tBD,
-            weight=_join(weights),
-            bias=_join(biases),
-            gradient_accumulation_fusion=False,
-            allreduce_dgrad=group.size() > 1 and not sequence,
-            sequence_parallel=sequence,
-            **{**_DEFAULTS, "tp_group": group},
-        )
-        return out_TBO
+        ctx.sequence, ctx.group, ctx.bias = sequence, group, bool(biases)
+        x_TBD = x_tBD
+        if sequence:
+            x_TBD, gathering = _start_gather(x_tBD, group)
+            gathering.wait()
+        out_TBO = torch.matmul(x_TBD, _join(weights).t())
+        return out_TBO + _join(biases) if biases else out_TBO
 
     @staticmethod
-    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Tensor | None, ...]:
         x_tBD, *weights = ctx.saved_tensors
-        megatron = SimpleNamespace(**vars(ctx.megatron), saved_tensors=(x_tBD, _join(weights)))
-        grad_tBD, *joined = _Megatron.backward(megatron, grad_TBO)[:3]
+        x_TBD, gathering = _start_gather(x_tBD, ctx.group) if ctx.sequence else (x_tBD, None)
+        grad_TBD = grad_TBO.matmul(_join(weights))
+        if gathering is not None:
+            gathering.wait()
+        # The sum over the ranks runs while the weights' gradient is computed.
+        grad_tBD = x_tBD.new_empty(x_tBD.shape) if ctx.sequence else grad_TBD
+        if ctx.sequence:
+            summing = dist.reduce_scatter_tensor(grad_tBD, grad_TBD, group=ctx.group, async_op=True)
+        else:
+            summing = dist.all_reduce(grad_TBD, group=ctx.group, async_op=True)
+        grad_NO, x_ND = grad_TBO.contiguous().flatten(0, 1), x_TBD.contiguous().flatten(0, 1)
+        joined = [grad_NO.t().matmul(x_ND), *([grad_NO.sum(0)] if ctx.bias else [])]
         sizes = [weight.shape[0] for weight in weights]
-        parts = [part for grad in joined if grad is not None for part in grad.split(sizes)]
-        return grad_tBD, None, None, None, *parts
+        summing.wait()
+        return grad_tBD, None, None, None, *(part for gradient in joined for part in gradient.split(sizes))
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor | None:
-    return torch.cat(tuple(parts)) if len(parts) > 1 else next(iter(parts), None)
+def _start_gather(x_tBD: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, dist.Work]:
+    """Returns [T, B, D], which is complete when the work is."""
+    x_TBD = x_tBD.new_empty(x_tBD.shape[0] * group.size(), *x_tBD.shape[1:])
+    gathering = dist.all_gather_into_tensor(x_TBD, x_tBD.contiguous(), group=group, async_op=True)
+    assert gathering is not None
+    return x_TBD, gathering
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 class MegatronLayers:
-    """Matrices cut over the tensor axis; with `sequence`, activations between them cut along the sequence."""
+    """Matrices sharded over the tensor axis; with `sequence`, the residual stream is sharded along the sequence."""
 
     def __init__(self, config: TransformerConfig, axis: Axis) -> None:
         self.tp_size = axis.size
@@ -101,24 +105,31 @@ class MegatronLayers:
         self._group = axis.group
 
     def column(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
-        return self._cut(
-            tensor_parallel.ColumnParallelLinear(in_size, out_size, bias=bias, gather_output=False, **self._options()),
-            weight=0,
-            bias=0,
+        column = tensor_parallel.ColumnParallelLinear(
+            in_size, out_size, bias=bias, gather_output=False, **self._options()
         )
+        return _declared(column, weight=COLUMN_WEIGHT, bias=COLUMN_BIAS)
 
     def project(self, x_tBD: Tensor, columns: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         weights: list[Tensor] = [column.weight for column in columns]  # type: ignore[misc]
         biases = [column.bias for column in columns if column.bias is not None]
-        out_TBO: Tensor = _Joined.apply(x_tBD, self._sequence, self._group, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
+        out_TBO: Tensor = _Project.apply(x_tBD, self._sequence, self._group, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
         return tuple(torch.split(out_TBO, [weight.shape[0] for weight in weights], dim=-1))
 
     def row(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:
         row = _Row(in_size, out_size, bias=bias, input_is_parallel=True, skip_bias_add=False, **self._options())
-        return self._cut(row, weight=1)
+        return _declared(row, weight=ROW_WEIGHT, bias=ROW_BIAS)
 
     def embedding(self, vocab_size: int, hidden_size: int) -> nn.Module:
-        return self._cut(_Embedding(vocab_size, hidden_size, **self._options()), weight=0)
+        return _declared(_Embedding(vocab_size, hidden_size, **self._options()), weight=EMBEDDING_WEIGHT)
+
+    def vector(
+        self, size: int, *, init: float, sharded: bool = False, gradient: Gradient = "partial_along_sequence"
+    ) -> nn.Parameter:
+        if not sharded:
+            return declare(torch.empty(size), ParamSpec(init=init, gradient=gradient))
+        assert size % self.tp_size == 0, f"a vector of {size} cannot be sharded over {self.tp_size} ranks"
+        return _mark(declare(torch.empty(size // self.tp_size), ParamSpec(init=init, shard_dim=0)), 0)
 
     def scatter_sequence(self, x_TBD: Tensor) -> Tensor:
         if not self._sequence:
@@ -144,18 +155,25 @@ class MegatronLayers:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self._group)
         return largest
 
-    def _cut(self, module: nn.Module, **dims: int) -> nn.Module:
-        """Say along which dim each parameter is cut, by the attributes that Megatron and DeepSpeed read."""
-        for name, dim in dims.items():
-            parameter = getattr(module, name)
-            if parameter is not None:
-                parameter.tensor_model_parallel = True
-                parameter.partition_dim = dim
-        return module
-
     def _options(self) -> dict[str, Any]:
         return {"config": self._config, "init_method": _leave, "tp_group": self._group}
 
 
+def _declared(module: nn.Module, **specs: ParamSpec) -> nn.Module:
+    for name, spec in specs.items():
+        parameter = getattr(module, name)
+        if parameter is not None:
+            _mark(declare(parameter, spec), spec.shard_dim)
+    return module
+
+
+def _mark(parameter: nn.Parameter, shard_dim: int | None) -> nn.Parameter:
+    """Attaches what Megatron and DeepSpeed read of a sharded parameter."""
+    if shard_dim is not None:
+        parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+        parameter.partition_dim = shard_dim  # type: ignore[attr-defined]
+    return parameter
+
+
 def _leave(weight: Tensor) -> None:
-    """Weights are drawn whole by their global names (model.init), not by Megatron."""
+    """Leaves the weight as it is: model.init draws full parameters by their global names, Megatron does not."""

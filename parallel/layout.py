@@ -1,4 +1,4 @@
-"""Which layouts can be: checked before any process starts, refused with the numbers and the nearest that can."""
+"""Checks layouts before any process starts; an impossible one is refused with the numbers and the nearest possible."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from settings import UserError
 
 @dataclass(frozen=True)
 class Workload:
-    """The numbers of a run that a layout must divide."""
+    """The numbers of a run that a layout must fit."""
 
     world_size: int
     seq_length: int
     micro_batch_size: int
     global_batch_size: int
-    whole_matrices: bool  # the optimizer needs whole matrices
+    full_matrices: bool  # the optimizer needs full matrices
     optimizer: str
 
 
 def check_layout(parallel: ParallelConfig, model: ModelConfig, work: Workload) -> None:
-    """Raises UserError with one line per broken rule, and the nearest layouts on as many ranks that keep them all."""
+    """Raises UserError with one line per broken rule, and the nearest layouts on as many ranks that break none."""
     problems = layout_problems(parallel, model, work)
     if not problems:
         return
@@ -36,7 +36,7 @@ def check_layout(parallel: ParallelConfig, model: ModelConfig, work: Workload) -
 
 
 def layout_problems(parallel: ParallelConfig, model: ModelConfig, work: Workload) -> list[str]:
-    """Every rule the layout breaks, as `key = value` and the rule."""
+    """Returns every rule that the layout breaks, as `key = value` and the rule."""
     problems = []
     tensor, pipeline, virtual = parallel.tensor, parallel.pipeline, parallel.virtual_stages
     if work.world_size % (tensor * pipeline):
@@ -71,7 +71,7 @@ def layout_problems(parallel: ParallelConfig, model: ModelConfig, work: Workload
 def nearest_layouts(
     parallel: ParallelConfig, model: ModelConfig, work: Workload, most: int = 3
 ) -> list[ParallelConfig]:
-    """Layouts of the same number of ranks without a problem, nearest first."""
+    """Returns possible layouts of the same number of ranks, nearest first."""
     found: list[tuple[float, int, ParallelConfig]] = []
     divisors = [n for n in range(1, work.world_size + 1) if work.world_size % n == 0]
     zeros = [parallel.zero, *([1] if parallel.zero > 1 else [])]
@@ -94,7 +94,7 @@ def nearest_layouts(
 
 
 def describe(parallel: ParallelConfig, work: Workload) -> str:
-    """A layout as overrides."""
+    """Writes a layout as overrides."""
     data = work.world_size // (parallel.tensor * parallel.pipeline)
     virtual = f" parallel.virtual_stages={parallel.virtual_stages}" if parallel.virtual_stages > 1 else ""
     return (
@@ -105,18 +105,18 @@ def describe(parallel: ParallelConfig, work: Workload) -> str:
 
 def _tensor_problems(parallel: ParallelConfig, model: ModelConfig, work: Workload) -> list[str]:
     tensor = parallel.tensor
-    cut = {
+    sharded = {
         "model.num_heads": model.num_heads,
         "model.num_kv_heads": model.kv_heads,
         "model.ffn_size": model.ffn_size,
     }
     if model.vocab_size is not None:
-        cut["model.vocab_size"] = model.vocab_size
+        sharded["model.vocab_size"] = model.vocab_size
     if parallel.sequence:
-        cut["train.seq_length"] = work.seq_length
+        sharded["train.seq_length"] = work.seq_length
     return [
         f"{key} = {value} must be divisible by parallel.tensor = {tensor}"
-        for key, value in cut.items()
+        for key, value in sharded.items()
         if value % tensor
     ]
 
@@ -130,9 +130,9 @@ def _zero_problems(parallel: ParallelConfig, work: Workload) -> list[str]:
             f"parallel.zero = {parallel.zero} reduces gradients in every backward pass, which a pipeline "
             f"(parallel.pipeline = {parallel.pipeline}) runs many times a step; use parallel.zero 0 or 1"
         )
-    if work.whole_matrices:
+    if work.full_matrices:
         problems.append(
-            f"parallel.zero = {parallel.zero} cuts matrices into flat parts, and optim.name = {work.optimizer} needs "
-            "them whole; use parallel.zero 0 or 1"
+            f"parallel.zero = {parallel.zero} splits matrices into flat parts, and optim.name = {work.optimizer} needs "
+            "full matrices; use parallel.zero 0 or 1"
         )
     return problems

@@ -28,12 +28,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mesh:
-    """This rank's place; ranks that differ only in `tensor` are neighbours."""
+    """This rank's position on each axis; ranks that differ only in `tensor` are neighbours."""
 
     tensor: Axis
     data: Axis
     pipeline: Axis
-    embedding: dist.ProcessGroup | None  # first and last stage, where this rank is one of them and they differ
+    embedding: dist.ProcessGroup | None  # first and last stage, if this rank is on one of them and they differ
     device: torch.device
     rank: int
     world_size: int
@@ -44,7 +44,7 @@ class Mesh:
 
 
 def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seconds: float, store: Store) -> None:
-    """Join the process group: NCCL where there is CUDA, gloo otherwise. Every group made later has the same timeout."""
+    """Joins the process group: NCCL if there is CUDA, else gloo. Every group made later has the same timeout."""
     if torch.cuda.is_available():
         torch.cuda.set_device(device_of(local_rank, torch.cuda.device_count()))
     dist.init_process_group(
@@ -57,18 +57,18 @@ def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seco
 
 
 def device_of(local_rank: int, visible_devices: int) -> int:
-    """The number of a rank's CUDA device among those it sees: all of its node's, or only its own (as srun can do)."""
+    """Returns the number of a rank's CUDA device among those it sees: all of its node, or only its own (srun)."""
     return local_rank % visible_devices
 
 
 def make_mesh(config: ParallelConfig, *, timeout_seconds: float) -> Mesh:
-    """Cut the world into axes. The process group must be up; the layout must have been checked."""
+    """Divides the world into axes. The process group must exist, and the layout must have been checked."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=config.tensor,
         pipeline_model_parallel_size=config.pipeline,
         virtual_pipeline_model_parallel_size=config.virtual_stages if config.virtual_stages > 1 else None,
-        create_gloo_process_groups=False,  # second ones beside NCCL's, one of them without a timeout
-        distributed_timeout_minutes=timeout_seconds / 60,  # an int by its annotation, a timedelta's argument in fact
+        create_gloo_process_groups=False,  # they would come on top of NCCL's, one of them without a timeout
+        distributed_timeout_minutes=timeout_seconds / 60,  # annotated as an int, used as a timedelta's argument
     )
     pipeline = _axis(parallel_state.get_pipeline_model_parallel_group())
     at_an_end = pipeline.size > 1 and pipeline.rank in (0, pipeline.size - 1)
@@ -84,7 +84,7 @@ def make_mesh(config: ParallelConfig, *, timeout_seconds: float) -> Mesh:
 
 
 def stop_processes() -> None:
-    """Leave all groups."""
+    """Leaves all process groups."""
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -21,11 +21,11 @@ from optim.adamw import AdamWConfig
 from optim.groups import rule_of
 from optim.optimizer import OPTIMIZERS, OptimizerConfig
 from optim.projection import ProjectedOptimizerConfig
-from parallel.build import ComputeConfig, Parts, build
+from parallel.build import ComputeConfig, TrainableModel, build
+from parallel.chunk import MicroBatch
 from parallel.config import ParallelConfig
 from parallel.engines.engine import Slice
 from parallel.mesh import Mesh, make_mesh
-from parallel.stage import MicroBatch
 
 ROWS, SEQ_LENGTH, VOCABULARY, SEED = 8, 32, 256, 11
 
@@ -58,7 +58,7 @@ class Trial:
 
     model: dict[str, Any] = field(default_factory=dict)
     parallel: dict[str, Any] = field(default_factory=dict)
-    arithmetic: dict[str, Any] = field(default_factory=dict)
+    compute: dict[str, Any] = field(default_factory=dict)
     optimizer: OptimizerConfig = AdamWConfig(lr=2e-3, weight_decay=0.1, clip_grad_norm=0.5)  # noqa: RUF009 (frozen)
     steps: int = 10
     micro_batch_size: int = 2
@@ -115,8 +115,8 @@ def oracle(trial: Trial) -> Trajectory:
     optimizer = adamw or PlainOptimizer(parameters, trial)
     losses, norms = [], []
     for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
-        documents = AttentionMask.of(batch.documents, kernel="sdpa", dtype=torch.float32)
-        hidden_TBD = model(batch.tokens, documents, batch.positions)
+        attention_mask = AttentionMask.from_documents(batch.documents, kernel="sdpa", dtype=torch.float32)
+        hidden_TBD = model(batch.tokens, attention_mask, batch.positions)
         logits_BTV = model.logits(hidden_TBD).transpose(0, 1)
         loss = nn.functional.cross_entropy(logits_BTV[batch.mask], batch.targets[batch.mask])
         loss.backward()
@@ -174,7 +174,7 @@ def example(name: str, **settings: Any) -> OptimizerConfig:
     return OPTIMIZERS.parse({**OPTIMIZERS[name].examples()[0].to_plain(), **settings})
 
 
-def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
+def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, TrainableModel]:
     """Returns the mesh, made here unless one is given, and this rank's stages and engine."""
     parallel = ParallelConfig(**trial.parallel)
     mesh = mesh or make_mesh(parallel, timeout_seconds=60)
@@ -183,7 +183,7 @@ def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
         parallel,
         trial.optimizer,
         mesh,
-        arithmetic=ComputeConfig(**trial.arithmetic),
+        compute=ComputeConfig(**trial.compute),
         seq_length=SEQ_LENGTH,
         micro_batches=ROWS // (mesh.data.size * trial.micro_batch_size),
         seed=SEED,
@@ -191,7 +191,7 @@ def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, Parts]:
     return mesh, parts
 
 
-def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Parts) -> list[MicroBatch]:
+def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: TrainableModel) -> list[MicroBatch]:
     """Returns the micro-batches of a global batch that this data rank trains on."""
     rows = ROWS // mesh.data.size
     first = mesh.data.rank * rows
@@ -205,7 +205,7 @@ def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Par
                 batch.targets[part],
                 weights[part],
                 batch.positions[part],
-                parts.documents(batch.documents[part]),
+                parts.build_attention_mask(batch.documents[part]),
             )
         )
     return micro_batches

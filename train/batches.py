@@ -11,9 +11,9 @@ import torch
 
 from data.batches.loader import Batch, Loader, batch_hash
 from model.attention import AttentionMask
+from parallel.chunk import MicroBatch
 from parallel.gather import sums_over_world
 from parallel.mesh import Mesh
-from parallel.stage import MicroBatch
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _MicroBatches(Sequence[MicroBatch]):
             targets_BT=_tensor(rows.targets[part]).to(self._device, non_blocking=True),
             weights_BT=_tensor(rows.loss_mask[part]).to(self._device, non_blocking=True).float() * self._weight,
             positions_BT=_tensor(rows.positions[part]).to(self._device, non_blocking=True),
-            documents=self._documents(_tensor(rows.documents[part])),
+            attention_mask=self._documents(_tensor(rows.documents[part])),
         )
 
 

@@ -13,8 +13,8 @@ from launcher.exit_codes import user_errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from model.config import ModelConfig
     from model.huggingface import Entry
+    from model.parameter import ParamSpec
     from train.checkpoint.weights_only import Weights
 
 
@@ -36,6 +36,8 @@ def export_run(
     from launcher.run.saved_run import chosen_checkpoint, read_run_config
     from model.config import ModelConfig
     from model.huggingface import ARCHITECTURES, architecture_of
+    from model.parameter import specs_of
+    from model.transformer import without_values
     from settings import parse
     from settings.files import new_folder, write_json
     from train.checkpoint.manifest import read_manifest
@@ -51,7 +53,8 @@ def export_run(
     with new_folder(folder) as aside:
         weights = Weights(checkpoint, manifest)
         entries = architecture.entries(weights.shapes)
-        parameters = _write_weights(aside, weights, entries, model, dtype=dtype, max_file_bytes=max_file_bytes)
+        specs = specs_of(without_values(model, seq_length=seq_length))
+        parameters = _write_weights(aside, weights, entries, specs, dtype=dtype, max_file_bytes=max_file_bytes)
         ends = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
         said = architecture.config_json(model, seq_length=seq_length)
         write_json(aside / "config.json", {**said, **ends, "torch_dtype": dtype})
@@ -65,7 +68,7 @@ def _write_weights(
     folder: Path,
     weights: Weights,
     entries: Sequence[Entry],
-    model: ModelConfig,
+    specs: Mapping[str, ParamSpec],
     *,
     dtype: str,
     max_file_bytes: int,
@@ -73,14 +76,14 @@ def _write_weights(
     """Write model.safetensors, or several with an index. -> how many parameters."""
     import torch
 
-    from model.fold import fold_norm_scaling
+    from model.fold import fold_scales
     from settings.files import write_json
     from train.checkpoint.safetensors_file import write_safetensors
 
     kind: torch.dtype = getattr(torch, dtype)
 
     def theirs(entry: Entry) -> torch.Tensor:
-        return entry.to_theirs(fold_norm_scaling({name: weights.read(name) for name, _ in entry.ours}, model))
+        return entry.to_huggingface(fold_scales({name: weights.read(name) for name, _ in entry.parts}, specs))
 
     groups = split_by_size(entries, max_file_bytes, item_bytes=kind.itemsize)
     weight_map: dict[str, str] = {}

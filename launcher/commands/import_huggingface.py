@@ -53,7 +53,7 @@ def import_huggingface(
     path = run_config.run.path
     with new_folder(path) as aside:
         weights = open_weights(source, entries, tied=model.tied_embeddings)
-        shapes = {name: shape for entry in entries for name, shape in entry.ours}
+        shapes = {name: shape for entry in entries for name, shape in entry.parts}
         lease = open_run(aside, run_config, world_size=1, inputs=inputs_of(run_config))
         write_first_checkpoint(
             RunFolder(aside).checkpoints,

@@ -89,7 +89,7 @@ def open_weights(folder: HuggingFaceFolder, entries: list[Entry], *, tied: bool)
         raise UserError(
             "\n  ".join([f"the weights in {folder.path} do not fit its config.json:", *wrong[:_SHOWN], *more])
         )
-    return (pair for entry in entries for pair in entry.to_ours(files.read(places[entry.name]).float()))
+    return (pair for entry in entries for pair in entry.to_lehr(files.read(places[entry.name]).float()))
 
 
 def _weight_files(path: Path) -> list[Path]:

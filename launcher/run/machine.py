@@ -72,7 +72,7 @@ def check_machine(config: RunConfig, machine: Machine, ranks: Ranks | None) -> l
 
 def memory_warnings(config: RunConfig, model: ModelConfig, machine: Machine, ranks: Ranks | None) -> list[str]:
     """Where the fullest rank's bytes, by arithmetic, are more than its GPU or all ranks' share of this machine has."""
-    from model.size import LayoutSizes, rank_bytes
+    from model.memory import LayoutSizes, rank_bytes
 
     parallel, train = config.parallel, config.train
     world_size, here = (parallel.ranks, parallel.ranks) if ranks is None else (ranks.world_size, ranks.local_world_size)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from data.batches.check_training_data import check_training_data
 from data.shards.index import shard_tokenizer
 from launcher.run.config import RunConfig
-from model.attention import KERNELS
 from model.config import ModelConfig
-from model.layers import TorchLayers
-from model.transformer import Transformer
+from model.transformer import without_values
 from parallel.layout import Workload, check_layout
 from settings import UserError
 
@@ -54,7 +50,7 @@ def workload(config: RunConfig, world_size: int) -> Workload:
         seq_length=config.train.seq_length,
         micro_batch_size=config.train.micro_batch_size,
         global_batch_size=config.train.global_batch_size,
-        whole_matrices=not config.optim.elementwise,
+        full_matrices=not config.optim.elementwise,
         optimizer=config.optim.name,
     )
 
@@ -66,6 +62,5 @@ def model_with_vocabulary(config: RunConfig) -> ModelConfig:
 
 def parameter_shapes(model: ModelConfig, seq_length: int) -> dict[str, tuple[int, ...]]:
     """Global names and whole shapes of all parameters; nothing is allocated."""
-    with torch.device("meta"):
-        whole = Transformer(model, seq_length=seq_length, layers=TorchLayers(), attend=KERNELS["sdpa"])
-    return {name: tuple(parameter.shape) for name, parameter in whole.named_parameters()}
+    full = without_values(model, seq_length=seq_length)
+    return {name: tuple(parameter.shape) for name, parameter in full.named_parameters()}

@@ -106,7 +106,7 @@ def build_run(
         config.parallel,
         config.optim,
         mesh,
-        arithmetic=ComputeConfig(
+        compute=ComputeConfig(
             train_config.precision, train_config.attention, train_config.recompute, train_config.compile
         ),
         seq_length=train_config.seq_length,
@@ -137,7 +137,7 @@ def build_run(
         config=LoopConfig(train=train_config, evaluate=config.evaluate, checkpoint=config.checkpoint),
         mesh=mesh,
         engine=parts.engine,
-        documents=parts.documents,
+        documents=parts.build_attention_mask,
         loader=loader,
         held_out=HeldOutLoader(config.data, seq_length=train_config.seq_length),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=train_config.steps),

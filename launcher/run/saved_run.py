@@ -17,7 +17,7 @@ from launcher.run.config import RunConfig
 from model.attention import AttentionMask
 from model.config import ModelConfig
 from model.transformer import Transformer
-from parallel.build import ComputeConfig, build_chunks
+from parallel.build import ComputeConfig, build_local_model
 from parallel.config import ParallelConfig
 from parallel.engines.forward_engine import ForwardEngine
 from parallel.mesh import Mesh, make_mesh, start_processes
@@ -90,12 +90,12 @@ def open_saved_run(path: Path, *, data_shards: Path | None = None) -> SavedRun:
     )
     parallel = ParallelConfig()
     mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
-    arithmetic = ComputeConfig(config.train.precision, config.train.attention)
-    chunks = build_chunks(model, parallel, mesh, arithmetic=arithmetic, seq_length=config.train.seq_length)
-    (stage,) = chunks.stages
+    compute = ComputeConfig(config.train.precision, config.train.attention)
+    local = build_local_model(model, parallel, mesh, compute=compute, seq_length=config.train.seq_length)
+    (chunk,) = local.chunks
     with explained("reading a checkpoint"):
-        Weights(checkpoint, manifest).fill(stage.transformer, arithmetic.dtype)
-    return SavedRun(config, manifest.step, mesh, stage.transformer, ForwardEngine(stage), chunks.documents)
+        Weights(checkpoint, manifest).fill(chunk.transformer, compute.dtype)
+    return SavedRun(config, manifest.step, mesh, chunk.transformer, ForwardEngine(chunk), local.build_attention_mask)
 
 
 def _model_of(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:

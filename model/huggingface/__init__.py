@@ -1,6 +1,7 @@
-"""What Hugging Face's transformers calls the same arithmetic: one file per architecture, tables of names both ways."""
+"""The architectures of Hugging Face's transformers that compute what lehr computes: tables of names, a file each."""
 
-from model.huggingface.base import Architecture, Entry, architecture_called, architecture_of
+from model.huggingface.architecture import Architecture, architecture_called, architecture_of
+from model.huggingface.entry import Entry
 from model.huggingface.gpt2 import GPT2
 from model.huggingface.llama import LLAMA
 from model.huggingface.qwen3 import QWEN3

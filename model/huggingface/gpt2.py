@@ -5,7 +5,7 @@ A model of lehr without biases gets biases of zero, which compute the same.
 
 from __future__ import annotations
 
-from model.huggingface.base import Architecture
+from model.huggingface.architecture import Architecture
 
 _LINEAR = {
     "transformer.h.{}.attn.c_attn": ["layers.{}.attention.q", "layers.{}.attention.k", "layers.{}.attention.v"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.huggingface.base import Architecture
+from model.huggingface.architecture import Architecture
 
 MODULES = {
     "model.embed_tokens": ["embedding"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.huggingface.base import Architecture
+from model.huggingface.architecture import Architecture
 from model.huggingface.llama import KEYS, LLAMA, MODULES, STYLE
 
 QWEN3 = Architecture(
@@ -17,7 +17,7 @@ QWEN3 = Architecture(
         "model.layers.{}.self_attn.k_norm": ["layers.{}.attention.k_norm"],
     },
     fixed={**LLAMA.fixed, "attention_bias": False, "use_sliding_window": False},
-    # Of head_dim and num_key_value_heads too, whatever the other sizes are.
+    # The defaults of head_dim and num_key_value_heads do not depend on the other sizes.
     defaults={
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,

@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallel.chunk import MicroBatch
 from parallel.engines.deepspeed_setup import ModelParallelUnit, deepspeed_config, import_deepspeed
 from parallel.engines.engine import EngineInputs, Slice, StepResult
 from parallel.engines.gradient_clipping import deepspeed_norm, deepspeed_norm_within_step
 from parallel.engines.torch_optimizer_adapter import TorchOptimizerAdapter
 from parallel.engines.zero_partitions import gather_partitions, write_partition
+from parallel.parameter_shards import ParameterShard
 from parallel.patches.uncompiled import without_torch_compile
 from parallel.schedule import run_micro_batches
-from parallel.shards import Shard
-from parallel.stage import MicroBatch
 
 
 class DeepSpeedEngine:
@@ -29,7 +29,7 @@ class DeepSpeedEngine:
 
     def __init__(self, inputs: EngineInputs) -> None:
         deepspeed = import_deepspeed()
-        (self._stage,) = inputs.stages
+        (self._chunk,) = inputs.chunks
         self._shards, self._mesh = inputs.shards, inputs.mesh
         self._micro_batches = inputs.micro_batches
         self._shapes = {shard.name: tuple(shard.parameter.shape) for shard in inputs.shards}  # lost under ZeRO 3
@@ -39,7 +39,7 @@ class DeepSpeedEngine:
         initial = [(shard.parameter, shard.parameter.detach().cpu()) for shard in rounded]
         with without_torch_compile():  # DeepSpeed imports optimizers of its own, to compare the given one with them
             self._engine, *_ = deepspeed.initialize(
-                model=self._stage,
+                model=self._chunk,
                 optimizer=self._optimizer,
                 mpu=ModelParallelUnit(inputs.mesh),
                 dist_init_required=False,
@@ -72,7 +72,7 @@ class DeepSpeedEngine:
         return StepResult(self._sum_over_data(nll_sum), norm, skipped=not updated)
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        return self._sum_over_data(run_micro_batches([self._stage], micro_batches, backward=False).double())
+        return self._sum_over_data(run_micro_batches([self._chunk], micro_batches, backward=False).double())
 
     def state(self, *, saving: bool) -> dict[str, Slice]:
         slices: dict[str, Slice] = {}
@@ -101,7 +101,7 @@ class DeepSpeedEngine:
         self._loading = {}
         self._optimizer.steps = optimizer_steps
 
-    def _keys(self, shard: Shard) -> list[tuple[str, str | None]]:
+    def _keys(self, shard: ParameterShard) -> list[tuple[str, str | None]]:
         """Returns (checkpoint name, moment) of a parameter's master, whose moment is None, and of its moments."""
         moments = [(f"optimizer.{shard.name}.{moment}", moment) for moment in self._optimizer.moments]
         return [(f"model.{shard.name}", None), *moments]

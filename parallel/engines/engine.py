@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from optim.optimizer import OptimizerConfig
+from parallel.chunk import MicroBatch, PipelineChunk
 from parallel.mesh import Mesh
-from parallel.shards import Shard
-from parallel.stage import MicroBatch, Stage
+from parallel.parameter_shards import ParameterShard
 
 
 @dataclass(frozen=True)
 class EngineInputs:
     """The inputs of every engine's constructor."""
 
-    stages: Sequence[Stage]  # this rank's chunks of the model
-    shards: Sequence[Shard]  # all their parameters
+    chunks: Sequence[PipelineChunk]  # this rank's chunks of the model
+    shards: Sequence[ParameterShard]  # all their parameters
     mesh: Mesh
     optimizer: OptimizerConfig
     zero: int

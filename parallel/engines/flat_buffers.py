@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 _ALIGNMENT = 16  # elements: views start on cache lines, which fused kernels prefer
 
@@ -20,15 +20,15 @@ _ALIGNMENT = 16  # elements: views start on cache lines, which fused kernels pre
 class FlatLayout:
     """The places of shards in a flat buffer: `order` lists shards owner by owner, `offsets` their first elements."""
 
-    order: tuple[Shard, ...]
+    order: tuple[ParameterShard, ...]
     offsets: tuple[int, ...]
     segments: tuple[tuple[int, int], ...]  # of each owner: first element, end
     owners: tuple[int, ...]  # of each shard in `order`
 
     @classmethod
-    def of(cls, shards: Sequence[Shard], owners: Sequence[int], owner_count: int) -> FlatLayout:
+    def of(cls, shards: Sequence[ParameterShard], owners: Sequence[int], owner_count: int) -> FlatLayout:
         """Lays out the shards, whose owners are given in parallel, by owner; those of one owner keep their order."""
-        order: list[Shard] = []
+        order: list[ParameterShard] = []
         offsets: list[int] = []
         segments: list[tuple[int, int]] = []
         end = 0
@@ -47,19 +47,19 @@ class FlatLayout:
         """The number of elements of the buffer, padding included."""
         return self.segments[-1][1]
 
-    def ranges_of(self, owner: int) -> list[tuple[Shard, int, int]]:
+    def ranges_of(self, owner: int) -> list[tuple[ParameterShard, int, int]]:
         """Returns the shards of one owner, each with its first element in the buffer and its end, padding included."""
         indices = [index for index, its_owner in enumerate(self.owners) if its_owner == owner]
         ends = [*(self.offsets[index] for index in indices[1:]), self.segments[owner][1]]
         return [(self.order[index], self.offsets[index], end) for index, end in zip(indices, ends, strict=False)]
 
-    def owned_by(self, owner: int) -> list[tuple[Shard, int]]:
+    def owned_by(self, owner: int) -> list[tuple[ParameterShard, int]]:
         """Returns the shards of one owner, each with its offset from the start of the owner's segment."""
         start = self.segments[owner][0]
         return [(shard, offset - start) for shard, offset, _ in self.ranges_of(owner)]
 
 
-def view_of(buffer: Tensor, offset: int, shard: Shard) -> Tensor:
+def view_of(buffer: Tensor, offset: int, shard: ParameterShard) -> Tensor:
     """Returns a shard's part of a flat buffer, in the parameter's shape."""
     return buffer[offset : offset + shard.parameter.numel()].view(shard.parameter.shape)
 

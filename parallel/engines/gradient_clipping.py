@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from parallel.mesh import Mesh
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 
-def is_counted(shard: Shard, mesh: Mesh, *, sharded_over_data: bool) -> bool:
+def is_counted(shard: ParameterShard, mesh: Mesh, *, sharded_over_data: bool) -> bool:
     """Returns whether this rank counts the gradient of a shard that it owns: one rank does of all that hold a replica.
 
     `sharded_over_data`: each data rank owns other parameters (ZeRO 1); otherwise all data ranks hold replicas.

@@ -10,7 +10,7 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 
 def assign_owners(costs: Sequence[float], owner_count: int) -> list[int]:
@@ -28,7 +28,7 @@ def assign_owners(costs: Sequence[float], owner_count: int) -> list[int]:
     return owners
 
 
-def update_order(shards: Sequence[Shard], costs: Sequence[float]) -> list[int]:
+def update_order(shards: Sequence[ParameterShard], costs: Sequence[float]) -> list[int]:
     """Returns the indices of the shards in the order in which owners lay them out, update them and send them.
 
     Parameters that cost little per element come first, the large ones of them before the small: their buckets are large

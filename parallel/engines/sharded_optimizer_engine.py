@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optim.optimizer import Optimizer, Param
+from parallel.chunk import MicroBatch
 from parallel.engines import gradient_clipping
 from parallel.engines.diagnostics import Diagnostics
 from parallel.engines.engine import EngineInputs, Slice, StepResult
@@ -30,7 +31,6 @@ from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.engines.tensor_ranks import TensorAxisRanks
 from parallel.schedule import run_micro_batches
-from parallel.stage import MicroBatch
 
 
 class ShardedOptimizerEngine:
@@ -38,7 +38,7 @@ class ShardedOptimizerEngine:
 
     def __init__(self, inputs: EngineInputs) -> None:
         mesh, config, dtype = inputs.mesh, inputs.optimizer, inputs.dtype
-        self._stages, self._mesh = inputs.stages, mesh
+        self._chunks, self._mesh = inputs.chunks, mesh
         self._max_norm = config.clip_grad_norm
         self._sharded = inputs.zero == 1  # each data rank owns some of the parameters; otherwise each owns all
         owner_count = mesh.data.size if self._sharded else 1
@@ -64,7 +64,7 @@ class ShardedOptimizerEngine:
             for layout, gradients in ((self._layout, self._gradients), (layout_of_copies, self._gradients_of_copies))
             for shard, offset in zip(layout.order, layout.offsets, strict=True)
         }
-        tied = mesh.embedding is not None and inputs.stages[0].transformer.config.tied_embeddings
+        tied = mesh.embedding is not None and inputs.chunks[0].transformer.config.tied_embeddings
         self._tied = [shard for shard in inputs.shards if tied and shard.name == "embedding.weight"]
         self._all_gather = ParameterAllGather(self._layout, mesh.data, weights=self._weights, masters=masters)
         reports = mesh.tensor.rank == 0 and (self._sharded or mesh.data.rank == 0)
@@ -80,7 +80,7 @@ class ShardedOptimizerEngine:
         return self._optimizer.step_count
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
-        nll = run_micro_batches(self._stages, micro_batches, backward=True)
+        nll = run_micro_batches(self._chunks, micro_batches, backward=True)
         self._sum_partial_gradients()
         self._reduce_over_data()
         squared_norm = gradient_clipping.squared_norm(self._counted, self._mesh.device)
@@ -94,7 +94,7 @@ class ShardedOptimizerEngine:
         return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._diagnostics.of_all_ranks())
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        nll = run_micro_batches(self._stages, micro_batches, backward=False)
+        nll = run_micro_batches(self._chunks, micro_batches, backward=False)
         return self._sum_over_world(nll, nll.new_zeros(()))[0]
 
     def state(self, *, saving: bool) -> dict[str, Slice]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from optim.groups import ParamRule, rule_of
 from optim.optimizer import Optimizer, OptimizerConfig, Param
 from parallel.engines.gradient_clipping import is_finite
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 
 class TorchOptimizerAdapter(torch.optim.Optimizer):
@@ -25,7 +25,7 @@ class TorchOptimizerAdapter(torch.optim.Optimizer):
     # seconds. `unwrap` is the method itself.
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
-    def __init__(self, shards: Sequence[Shard], config: OptimizerConfig) -> None:
+    def __init__(self, shards: Sequence[ParameterShard], config: OptimizerConfig) -> None:
         self._config = config
         self.grad_norm: Callable[[], float] = lambda: 0.0  # of the present step; the engine sets it
         self.steps = 0

@@ -22,7 +22,7 @@ SHAPES = [(2, 4, 4, 64, 16), (2, 6, 2, 150, 8), (1, 2, 1, 200, 16), (3, 1, 1, 1,
 
 
 def qkv(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """As attention makes them: [B, heads, T, K], laid out as [T, B, heads, K]."""
+    """Returns q, k, v as attention makes them: [B, heads, T, K], laid out as [T, B, heads, K]."""
     rows, heads, kv_heads, length, size = shape
     generator = torch.Generator().manual_seed(1)
 
@@ -54,7 +54,7 @@ def formula(q: Tensor, k: Tensor, v: Tensor, documents_BT: Tensor | None) -> Ten
 def test_outputs_and_gradients_are_the_formulas(kernel: Kernel, shape: tuple[int, ...], several: bool) -> None:
     documents_BT = document_numbers(shape[0], shape[3]) if several else torch.zeros(shape[0], shape[3])
     inputs, wide = qkv(shape), qkv(shape, torch.float64)
-    out = KERNELS[kernel](*inputs, AttentionMask.of(documents_BT, kernel=kernel, dtype=torch.float32))
+    out = KERNELS[kernel](*inputs, AttentionMask.from_documents(documents_BT, kernel=kernel, dtype=torch.float32))
     wanted = formula(*wide, documents_BT)
     pull = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
     gradients = torch.autograd.grad(out, inputs, pull)
@@ -65,14 +65,14 @@ def test_outputs_and_gradients_are_the_formulas(kernel: Kernel, shape: tuple[int
 
 @pytest.mark.parametrize("several", [False, True])
 def test_blocks_of_few_heads_give_what_blocks_of_many_give(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long sequences are done a few heads at a time."""
+    """Long sequences are computed a few heads at a time."""
     shape = (2, 6, 2, 150, 8)
     documents_BT = document_numbers(2, 150) if several else torch.zeros(2, 150)
-    documents = AttentionMask.of(documents_BT, kernel="blocked", dtype=torch.float32)
+    attention_mask = AttentionMask.from_documents(documents_BT, kernel="blocked", dtype=torch.float32)
 
     def results() -> list[Tensor]:
         inputs = qkv(shape)
-        out = KERNELS["blocked"](*inputs, documents)
+        out = KERNELS["blocked"](*inputs, attention_mask)
         return [out, *torch.autograd.grad(out.square().sum(), inputs)]
 
     many = results()
@@ -81,14 +81,14 @@ def test_blocks_of_few_heads_give_what_blocks_of_many_give(several: bool, monkey
         torch.testing.assert_close(few, all_at_once, rtol=1e-6, atol=1e-6)
 
 
-def test_blocked_is_a_lawful_operator() -> None:
-    """Its shapes without values are right, its gradient is registered, it changes no input: for torch.compile."""
+def test_blocked_is_a_valid_operator() -> None:
+    """For torch.compile its shapes without values are right, its gradient is registered, and it changes no input."""
     q, k, v = (each.flatten(0, 1).detach().requires_grad_() for each in qkv((2, 4, 2, 70, 8)))
     torch.library.opcheck(model.blocked._attend, (q, k, v, None, None))
-    documents = AttentionMask.of(document_numbers(2, 70), kernel="blocked", dtype=torch.float32)
-    assert documents is not None
-    assert documents.mask_B1TT is not None
-    torch.library.opcheck(model.blocked._attend, (q, k, v, documents.mask_B1TT[:, 0], documents.first_BT))
+    attention_mask = AttentionMask.from_documents(document_numbers(2, 70), kernel="blocked", dtype=torch.float32)
+    assert attention_mask is not None
+    assert attention_mask.mask_B1TT is not None
+    torch.library.opcheck(model.blocked._attend, (q, k, v, attention_mask.mask_B1TT[:, 0], attention_mask.first_key_BT))
 
 
 @pytest.mark.parametrize("kernel", CPU_KERNELS)
@@ -98,20 +98,24 @@ def test_large_scores_do_not_overflow(kernel: Kernel) -> None:
     torch.testing.assert_close(KERNELS[kernel](q, k, v, None).double(), wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_documents_are_built_for_each_kernel() -> None:
+def test_a_mask_is_built_for_each_kernel() -> None:
     documents_BT = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]])
     one = torch.zeros(2, 5, dtype=torch.int32)
     kernels: list[Kernel] = ["sdpa", "blocked", "flash"]
-    assert all(AttentionMask.of(one, kernel=kernel, dtype=torch.float32) is None for kernel in kernels)
-    flash = AttentionMask.of(documents_BT, kernel="flash", dtype=torch.bfloat16)
+    assert all(AttentionMask.from_documents(one, kernel=kernel, dtype=torch.float32) is None for kernel in kernels)
+    flash = AttentionMask.from_documents(documents_BT, kernel="flash", dtype=torch.bfloat16)
     assert flash is not None
-    assert flash.starts is not None
-    assert (flash.starts.tolist(), flash.starts.dtype, flash.longest) == ([0, 2, 5, 10], torch.int32, 5)
-    blocked = AttentionMask.of(documents_BT, kernel="blocked", dtype=torch.float32)
+    assert flash.document_starts is not None
+    assert (flash.document_starts.tolist(), flash.document_starts.dtype, flash.longest_document) == (
+        [0, 2, 5, 10],
+        torch.int32,
+        5,
+    )
+    blocked = AttentionMask.from_documents(documents_BT, kernel="blocked", dtype=torch.float32)
     assert blocked is not None
-    assert blocked.first_BT is not None
-    assert blocked.first_BT.tolist() == [[0, 0, 2, 2, 2], [0, 0, 0, 0, 0]]
-    sdpa = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.bfloat16)
+    assert blocked.first_key_BT is not None
+    assert blocked.first_key_BT.tolist() == [[0, 0, 2, 2, 2], [0, 0, 0, 0, 0]]
+    sdpa = AttentionMask.from_documents(documents_BT, kernel="sdpa", dtype=torch.bfloat16)
     assert sdpa is not None
     assert sdpa.mask_B1TT is not None
     assert sdpa.mask_B1TT.dtype == torch.bfloat16
@@ -156,7 +160,7 @@ def test_tokens_do_not_see_later_ones(options: dict[str, Any]) -> None:
 
 
 class Recording(TorchFunctionMode):
-    """What torch's attention is called with."""
+    """Records the arguments of torch's attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,9 +187,11 @@ def test_on_a_gpu_groups_keep_a_kernel_that_holds_no_scores(
     """Torch's kernels that do not hold T x T take groups only without a mask and in 16 bits."""
     with FakeTensorMode():  # shapes and devices without values: a GPU is not needed
         q, k, v = (torch.empty(2, heads, 16, 8, device=device, dtype=dtype) for heads in (6, 2, 2))
-        documents = AttentionMask(mask_B1TT=torch.empty(2, 1, 16, 16, device=device, dtype=dtype)) if several else None
+        attention_mask = (
+            AttentionMask(mask_B1TT=torch.empty(2, 1, 16, 16, device=device, dtype=dtype)) if several else None
+        )
         with Recording() as recording:
-            assert KERNELS["sdpa"](q, k, v, documents).shape == q.shape
+            assert KERNELS["sdpa"](q, k, v, attention_mask).shape == q.shape
     assert recording.calls == [([6, 6, 6], False) if expanded else ([6, 2, 2], True)]
 
 
@@ -201,8 +207,8 @@ def test_flash_is_sdpa(shape: tuple[int, ...], several: bool) -> None:
     kernels: list[Kernel] = ["sdpa", "flash"]
     for kernel in kernels:
         inputs = [each.detach().to("cuda", torch.bfloat16).requires_grad_() for each in qkv(shape)]
-        documents = AttentionMask.of(documents_BT, kernel=kernel, dtype=torch.bfloat16, device="cuda")
-        out = KERNELS[kernel](*inputs, documents)
+        attention_mask = AttentionMask.from_documents(documents_BT, kernel=kernel, dtype=torch.bfloat16, device="cuda")
+        out = KERNELS[kernel](*inputs, attention_mask)
         results[kernel] = [out, *torch.autograd.grad(out, inputs, pull.to("cuda", torch.bfloat16))]
     for flash, sdpa in zip(results["flash"], results["sdpa"], strict=True):
         error = (flash.float() - sdpa.float()).norm() / sdpa.float().norm()

@@ -1,4 +1,4 @@
-"""The head's loss with the vocabulary cut over ranks (threads here), in bfloat16, without its logits in memory."""
+"""The head's loss with the vocabulary sharded over ranks (threads here), in bfloat16, without all logits in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENS, HIDDEN, VOCABULARY = 37, 16, 48
 
 
 class ThreadRanks(TorchLayers):
-    """One of `ways` ranks that are threads of this process: sums and maxima meet at a barrier."""
+    """One of `tp_size` ranks that are threads of this process: sums and maxima meet at a barrier."""
 
     def __init__(self, rank: int, tp_size: int, barrier: threading.Barrier, desk: list[Tensor]) -> None:
         self.rank, self.tp_size = rank, tp_size
@@ -55,7 +55,7 @@ def with_all_logits(x: Tensor, head: Tensor, targets: Tensor, weights: Tensor, z
 
 @pytest.mark.parametrize("tp_size", [1, 2, 3])
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
-def test_a_vocabulary_cut_over_ranks(tp_size: int, z_loss: float) -> None:
+def test_a_vocabulary_sharded_over_ranks(tp_size: int, z_loss: float) -> None:
     x, head, targets, weights = (each.detach() for each in inputs(torch.float64))
     x.requires_grad_()
     head.requires_grad_()

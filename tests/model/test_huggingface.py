@@ -12,11 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from model.attention import KERNELS
 from model.config import ModelConfig
-from model.fold import fold_norm_scaling
+from model.fold import fold_scales
 from model.huggingface import ARCHITECTURES, Architecture, architecture_of
 from model.init import initialise
 from model.layers import TorchLayers
-from model.transformer import Transformer
+from model.parameter import specs_of
+from model.transformer import Transformer, without_values
 from settings import UserError
 
 LENGTH, VOCABULARY = 24, 128
@@ -72,8 +73,8 @@ def test_it_computes_the_same(kind: str) -> None:
         AutoConfig.for_model(**plain, bos_token_id=0, eos_token_id=0), attn_implementation="eager"
     ).eval()
     assert type(theirs).__name__ == name
-    folded = fold_norm_scaling(weights_of(ours), ours.config)
-    given = {entry.name: entry.to_theirs(folded) for entry in architecture.entries(shapes_of(ours))}
+    folded = fold_scales(weights_of(ours), specs_of(ours))
+    given = {entry.name: entry.to_huggingface(folded) for entry in architecture.entries(shapes_of(ours))}
     missing, unexpected = theirs.load_state_dict(given, strict=False)
     assert unexpected == []
     assert set(missing) <= ({"lm_head.weight"} if ours.config.tied_embeddings else set())
@@ -98,13 +99,13 @@ def test_there_and_back(kind: str) -> None:
         update={"norm_scaling": "none", "num_kv_heads": back.num_kv_heads, "bias": ours.config.bias or back.bias}
     )
     assert back == same
-    folded = fold_norm_scaling(weights_of(ours), ours.config)
+    folded = fold_scales(weights_of(ours), specs_of(ours))
     again = Transformer(back, seq_length=LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
-    there = {entry.name: entry.to_theirs(folded) for entry in architecture.entries(shapes_of(ours))}
+    there = {entry.name: entry.to_huggingface(folded) for entry in architecture.entries(shapes_of(ours))}
     returned = {
         name: tensor
         for entry in architecture.entries(shapes_of(again))
-        for name, tensor in entry.to_ours(there[entry.name])
+        for name, tensor in entry.to_lehr(there[entry.name])
     }
     assert set(returned) == set(shapes_of(again))
     for name, tensor in returned.items():
@@ -122,12 +123,9 @@ def test_what_transformers_itself_writes_is_read(architecture: Architecture) -> 
     assert (model.vocab_size, model.hidden_size, model.num_layers, model.num_heads) == (128, 64, 2, 4)
     assert not architecture.obstacles(model)
     wanted = {name: tuple(p.shape) for name, p in AutoModelForCausalLM.from_config(theirs).named_parameters()}
-    assert {entry.name: entry.shape for entry in architecture.entries(shapes_of(_on_meta(model)))} == wanted
-
-
-def _on_meta(config: ModelConfig) -> Transformer:
-    with torch.device("meta"):
-        return Transformer(config, seq_length=1024, layers=TorchLayers(), attend=KERNELS["sdpa"])
+    assert {
+        entry.name: entry.shape for entry in architecture.entries(shapes_of(without_values(model, seq_length=1024)))
+    } == wanted
 
 
 NOWHERE: dict[str, tuple[dict[str, Any], str]] = {
@@ -141,8 +139,8 @@ NOWHERE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", NOWHERE)
 def test_what_no_architecture_has_is_refused_by_key(kind: str) -> None:
-    style, said = NOWHERE[kind]
-    with pytest.raises(UserError, match=re.escape(said)) as caught:
+    style, message = NOWHERE[kind]
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         architecture_of(ModelConfig.model_validate({**SMALL, **style}), ARCHITECTURES)
     for architecture in ARCHITECTURES:
         assert architecture.name in str(caught.value)
@@ -155,7 +153,7 @@ LLAMA_JSON = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
 }
-NOT_OURS: dict[str, tuple[dict[str, Any], str]] = {
+NOT_IN_LEHR: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "gelu"}, "hidden_act"),
     "heads of their own size": ({"head_dim": 32}, "head_dim = 32"),
     "scaled rope": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
@@ -166,10 +164,10 @@ NOT_OURS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", NOT_OURS)
-def test_what_lehr_does_not_have_is_refused_by_their_key(kind: str) -> None:
-    changed, said = NOT_OURS[kind]
+@pytest.mark.parametrize("kind", NOT_IN_LEHR)
+def test_what_lehr_does_not_have_is_refused_by_its_key(kind: str) -> None:
+    changed, message = NOT_IN_LEHR[kind]
     llama = next(each for each in ARCHITECTURES if each.name == "LlamaForCausalLM")
     llama.model_section(LLAMA_JSON, source="config.json")
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(message)):
         llama.model_section({**LLAMA_JSON, **changed}, source="config.json")

@@ -1,4 +1,4 @@
-"""Initial weights: a function of seed and name; every parameter is covered."""
+"""Initial weights are a function of seed and name, and every parameter has some."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
-from model.layers import TorchLayers
+from model.layers import COLUMN_WEIGHT, TorchLayers
+from model.parameter import declare
 from model.transformer import Transformer
 
 SMALL: dict[str, Any] = {"num_layers": 8, "hidden_size": 64, "num_heads": 4, "ffn_size": 160, "vocab_size": 256}
@@ -31,14 +32,8 @@ def built(seed: int = 1, **more: Any) -> Transformer:
 
 
 @pytest.mark.parametrize("style", [{}, GPT2, {"qk_norm": True}])
-def test_every_parameter_has_a_rule(style: dict[str, Any]) -> None:
+def test_every_parameter_is_initialised(style: dict[str, Any]) -> None:
     assert all(torch.isfinite(parameter).all() for parameter in built(**style).parameters())
-
-
-def test_a_name_without_a_rule_is_an_error() -> None:
-    config = ModelConfig.model_validate(SMALL)
-    with pytest.raises(AssertionError, match=r"strange.thing"):
-        initialise([("strange.thing", nn.Parameter(torch.empty(2)))], config.init, num_layers=config.num_layers, seed=0)
 
 
 @pytest.mark.parametrize("style", [{}, GPT2])
@@ -58,32 +53,32 @@ def test_matrices_have_their_deviation(style: dict[str, Any], scaled: bool) -> N
 
 
 def test_weights_follow_from_seed_and_name_alone() -> None:
-    whole, again, other = built(), built(), built(seed=2)
+    full, again, other = built(), built(), built(seed=2)
     fewer = dict(built(num_layers=3).named_parameters())
-    for name, parameter in whole.named_parameters():
+    for name, parameter in full.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name))
         if name in fewer:
             assert torch.equal(parameter, fewer[name])
-    changed = [n for n, p in whole.named_parameters() if p.ndim == 2 and not torch.equal(p, other.get_parameter(n))]
-    assert len(changed) == sum(p.ndim == 2 for p in whole.parameters())
-    flat = [parameter.flatten()[:16] for parameter in whole.parameters() if parameter.ndim == 2]
+    changed = [n for n, p in full.named_parameters() if p.ndim == 2 and not torch.equal(p, other.get_parameter(n))]
+    assert len(changed) == sum(p.ndim == 2 for p in full.parameters())
+    flat = [parameter.flatten()[:16] for parameter in full.parameters() if parameter.ndim == 2]
     assert len({tuple(values.tolist()) for values in flat}) == len(flat)  # no two matrices alike
 
 
-def test_a_rank_takes_its_slice_of_the_whole() -> None:
+def test_a_rank_takes_its_shard_of_the_full_parameter() -> None:
     config = ModelConfig.model_validate(SMALL)
     name = "layers.2.attention.q.weight"
-    part = nn.Parameter(torch.empty(32, 64))
+    shard = declare(torch.empty(32, 64), COLUMN_WEIGHT)
 
-    def take_slice(name: str, parameter: nn.Parameter, whole: Tensor) -> Tensor:
-        return whole[32:]
+    def take_shard(name: str, parameter: nn.Parameter, full: Tensor) -> Tensor:
+        return full[32:]
 
     initialise(
-        [(name, part)],
+        [(name, shard)],
         config.init,
         num_layers=config.num_layers,
         seed=1,
-        take_slice=take_slice,
+        take_shard=take_shard,
         full_shape=lambda *_: (64, 64),
     )
-    assert torch.equal(part, built().get_parameter(name)[32:])
+    assert torch.equal(shard, built().get_parameter(name)[32:])

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.layers import TorchLayers
+from model.layers import ROW_WEIGHT, TorchLayers
 from model.mlps import MLPS
+from model.parameter import specs_of
 from model.recompute import recomputing, saving
 
 HIDDEN, FFN = 8, 20
 
 
-def built(name: str, *, bias: bool = True, forget: Any = saving) -> nn.Module:
-    mlp = MLPS[name]().build(HIDDEN, FFN, bias=bias, layers=TorchLayers(), forget=forget)
+def built(name: str, *, bias: bool = True, save_or_recompute: Any = saving) -> nn.Module:
+    mlp = MLPS[name]().build(HIDDEN, FFN, bias=bias, layers=TorchLayers(), save_or_recompute=save_or_recompute)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in mlp.parameters():
@@ -29,9 +30,9 @@ def states(seed: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MLPS.names())
-@pytest.mark.parametrize("forget", [saving, recomputing])
-def test_gradients_are_those_of_finite_differences(name: str, forget: Any) -> None:
-    mlp = built(name, forget=forget).double()
+@pytest.mark.parametrize("save_or_recompute", [saving, recomputing])
+def test_gradients_are_those_of_finite_differences(name: str, save_or_recompute: Any) -> None:
+    mlp = built(name, save_or_recompute=save_or_recompute).double()
     x = states().double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *_: mlp(x), (x, *mlp.parameters()))
 
@@ -57,14 +58,16 @@ def test_each_token_alone_and_the_same_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", MLPS.names())
 @pytest.mark.parametrize("bias", [False, True])
-def test_it_says_what_it_holds(name: str, bias: bool) -> None:
-    """`down` writes into the residual (so `init: scaled` finds it); the matrices are counted for sizes."""
+def test_matrices_are_counted_and_the_last_one_is_down(name: str, bias: bool) -> None:
+    """`down` is added to the residual; the matrices are counted for FLOPs and activations."""
     shapes = {key: tuple(parameter.shape) for key, parameter in built(name, bias=bias).named_parameters()}
     assert shapes["down.weight"] == (HIDDEN, FFN)
     matrices = [key for key, shape in shapes.items() if len(shape) == 2]
+    biases = [key for key in shapes if key.endswith("bias")]
+    assert specs_of(built(name, bias=bias))["down.weight"] == ROW_WEIGHT
     assert len(matrices) == MLPS[name]().matrices()
     assert all(sorted(shapes[key]) == sorted((HIDDEN, FFN)) for key in matrices)
-    assert len(shapes) == len(matrices) * (1 + bias)
+    assert len(biases) == bias * len(matrices)
 
 
 def test_swiglu_and_gelu_are_their_formulas() -> None:

@@ -1,6 +1,6 @@
 """LayerNorm Scaling (arXiv 2502.05795): the first block is as without, recomputation is exact, and what it is for.
 
-Layouts are tests/parallel/test_norm_scaling.py's affair, folding and chunks tests/model/test_stages.py's.
+Layouts are tests/parallel/test_norm_scaling_in_layouts.py's affair, folding and chunks tests/model/test_chunks.py's.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
 from model.init import initialise
+from model.inits import INITS
 from model.layers import TorchLayers
 from model.mlps import MLPS
 from model.norms import NORMS
@@ -71,7 +72,7 @@ def loss_and_gradients(model: Transformer) -> tuple[Tensor, dict[str, Tensor]]:
     tokens_BT = torch.randint(0, VOCABULARY, (2, 21), generator=torch.Generator().manual_seed(4))
     positions_BT = torch.arange(20).expand(2, 20)
     documents_BT = (positions_BT >= 7).int()
-    documents = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+    documents = AttentionMask.from_documents(documents_BT, kernel="sdpa", dtype=torch.float32)
     hidden_TBD = model(tokens_BT[:, :-1], documents, positions_BT - 7 * documents_BT)
     loss = model.loss(hidden_TBD, tokens_BT[:, 1:], torch.full((2, 20), 1 / 40)).total
     loss.backward()
@@ -94,7 +95,7 @@ def test_a_document_does_not_see_the_one_before() -> None:
     tokens_BT = torch.randint(0, VOCABULARY, (1, 20), generator=torch.Generator().manual_seed(4))
     positions_BT = torch.cat([torch.arange(7), torch.arange(13)])[None]
     documents_BT = torch.cat([torch.zeros(7), torch.ones(13)])[None].int()
-    documents = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+    documents = AttentionMask.from_documents(documents_BT, kernel="sdpa", dtype=torch.float32)
     packed_TBD = model(tokens_BT, documents, positions_BT)
     alone_TBD = model(tokens_BT[:, 7:], None, torch.arange(13)[None])
     torch.testing.assert_close(packed_TBD[7:], alone_TBD, rtol=1e-5, atol=1e-6)
@@ -134,7 +135,7 @@ def test_both_damping_methods_together_are_warned_about() -> None:
 
 
 def choices() -> list[Any]:
-    registries = {"norm": NORMS, "mlp": MLPS, "position": POSITIONS, "objective": OBJECTIVES}
+    registries = {"norm": NORMS, "mlp": MLPS, "position": POSITIONS, "objective": OBJECTIVES, "init": INITS}
     return [
         pytest.param(key, name, id=f"{key}-{name}") for key, registry in registries.items() for name in registry.names()
     ]
@@ -142,7 +143,7 @@ def choices() -> list[Any]:
 
 @pytest.mark.parametrize(("key", "name"), choices())
 def test_every_registered_method_trains(key: str, name: str) -> None:
-    """Of a file in model/ that registers a method nothing else is asked."""
+    """A file in model/ that registers a method needs nothing else."""
     loss, gradients = loss_and_gradients(built(**{key: name}))
     again, _ = loss_and_gradients(built(**{key: name}))
     assert torch.equal(loss, again)

@@ -1,4 +1,4 @@
-"""What ranks tell each other: every rank's value by rank, and a failure of one is a failure of all."""
+"""Ranks exchange values, by rank, and a failure of one is a failure of all."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def float32() -> Trajectory:
 
 
 def run(steps: int = 10, **parallel: Any) -> Trajectory:
-    trial = Trial(parallel=parallel, arithmetic={"precision": "bfloat16"}, steps=steps)
+    trial = Trial(parallel=parallel, compute={"precision": "bfloat16"}, steps=steps)
     return merged(run_ranks(ranks_of(parallel), on_a_rank, trial, timeout=120))
 
 
@@ -61,7 +61,7 @@ def test_layouts(layout: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", INITIAL_LAYOUTS)
 def test_masters_begin_with_float32_s_own_bits(layout: str) -> None:
-    """And not with what forward sees, rounded to bfloat16."""
+    """Not with the weights of the forward pass, which are rounded to bfloat16."""
     found, wanted = run(steps=0, **INITIAL_LAYOUTS[layout]).weights, oracle(Trial(steps=0)).weights
     assert found.keys() == wanted.keys()
     assert [name for name, weight in wanted.items() if not torch.equal(found[name], weight)] == []

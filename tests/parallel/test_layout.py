@@ -1,4 +1,4 @@
-"""ZeRO 2 and 3 with an optimizer of whole matrices are refused, with the reason and what can be."""
+"""ZeRO 2 and 3 with an optimizer of full matrices are refused, with the reason and a layout that is possible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def workload(name: str) -> Workload:
         seq_length=16,
         micro_batch_size=1,
         global_batch_size=4,
-        whole_matrices=not OPTIMIZERS[name].elementwise,
+        full_matrices=not OPTIMIZERS[name].elementwise,
         optimizer=name,
     )
 
@@ -33,9 +33,12 @@ def test_flat_parts_are_for_elementwise_optimizers(name: str, zero: int) -> None
         return
     with pytest.raises(UserError) as refusal:
         check_layout(parallel, MODEL, workload(name))
-    said = str(refusal.value)
-    assert f"parallel.zero = {zero} cuts matrices into flat parts, and optim.name = {name} needs them whole" in said
-    assert "parallel.tensor=2 parallel.pipeline=1 parallel.data=2 parallel.zero=1" in said
+    message = str(refusal.value)
+    assert (
+        f"parallel.zero = {zero} splits matrices into flat parts, and optim.name = {name} needs full matrices"
+        in message
+    )
+    assert "parallel.tensor=2 parallel.pipeline=1 parallel.data=2 parallel.zero=1" in message
 
 
 @pytest.mark.parametrize("zero", [0, 1])

@@ -1,4 +1,4 @@
-"""Which device a rank takes."""
+"""A rank takes a device that it sees."""
 
 from __future__ import annotations
 

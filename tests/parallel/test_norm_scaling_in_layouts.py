@@ -54,7 +54,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tensor2-pipeline2-data2-zero1": {"tensor": 2, "pipeline": 2, "data": 2, "zero": 1},
 }
 QUICK = ("one", "pipeline2-interleaved", "tensor2-sequence")
-ARITHMETIC: dict[str, dict[str, Any]] = {
+COMPUTE: dict[str, dict[str, Any]] = {
     "float32": {},
     "selective": {"recompute": "selective"},
     "full": {"recompute": "full"},
@@ -88,9 +88,9 @@ def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
     chunks = [
         {
             number: (block.attention_norm.scale, block.mlp_norm.scale)
-            for number, block in stage.transformer.layers.items()
+            for number, block in chunk.transformer.layers.items()
         }
-        for stage in parts.stages
+        for chunk in parts.chunks
     ]
     logits: list[Tensor] = []
 
@@ -100,8 +100,8 @@ def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
         dist.all_gather(slices, part_TBv, group=mesh.tensor.group)
         logits.append(torch.cat(slices, -1))
 
-    if parts.stages[-1].last:
-        parts.stages[-1].transformer.register_forward_hook(note)
+    if parts.chunks[-1].last:
+        parts.chunks[-1].transformer.register_forward_hook(note)
     result = parts.engine.train_step(local_micro_batches(batch(), trial, mesh, parts), lr=0.0)
     assert not result.skipped
     gradients = {
@@ -115,8 +115,8 @@ def see(trial: Trial, mesh: Mesh) -> EvaluationRecord:
 def on_a_rank(parallel: dict[str, Any], model: dict[str, Any]) -> dict[str, EvaluationRecord]:
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
     return {
-        name: see(Trial(model=model, parallel=parallel, arithmetic=values, optimizer=READS_GRADIENTS), mesh)
-        for name, values in ARITHMETIC.items()
+        name: see(Trial(model=model, parallel=parallel, compute=values, optimizer=READS_GRADIENTS), mesh)
+        for name, values in COMPUTE.items()
     }
 
 
@@ -130,13 +130,13 @@ class Pass:
 
 @cache
 def seen(layout: str) -> dict[str, list[EvaluationRecord]]:
-    """By arithmetic, each rank's view."""
+    """Returns each rank's view, by compute config."""
     by_rank = run_ranks(ranks_of(LAYOUTS[layout]), on_a_rank, LAYOUTS[layout], SCALED, timeout=240)
-    return {name: [views[name] for views in by_rank] for name in ARITHMETIC}
+    return {name: [views[name] for views in by_rank] for name in COMPUTE}
 
 
-def put_together(layout: str, arithmetic: str) -> Pass:
-    ranks = seen(layout)[arithmetic]
+def put_together(layout: str, compute: str) -> Pass:
+    ranks = seen(layout)[compute]
     by_data_rank = {rank.data_rank: torch.cat(rank.logits, 1) for rank in reversed(ranks) if rank.logits}
     logits = torch.cat([by_data_rank[data_rank] for data_rank in sorted(by_data_rank)], 1)
     return Pass(logits, merged_weights([rank.gradients for rank in ranks]))
@@ -155,8 +155,8 @@ def oracle() -> Pass:
         if name.endswith((".attention_norm", ".mlp_norm")):
             module.register_forward_hook(multiplied(1 / math.sqrt(int(name.split(".")[1]) + 1)))
     rows = batch()
-    documents = AttentionMask.of(rows.documents, kernel="sdpa", dtype=torch.float32)
-    logits_TBV = model.logits(model(rows.tokens, documents, rows.positions))
+    attention_mask = AttentionMask.from_documents(rows.documents, kernel="sdpa", dtype=torch.float32)
+    logits_TBV = model.logits(model(rows.tokens, attention_mask, rows.positions))
     nn.functional.cross_entropy(logits_TBV.transpose(0, 1)[rows.mask], rows.targets[rows.mask]).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return Pass(logits_TBV.detach(), gradients)
@@ -186,13 +186,13 @@ def test_logits_and_gradients_are_the_oracle_s(layout: str) -> None:
 
 
 @layouts
-@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_where_no_matrix_is_cut_logits_are_one_rank_s_to_the_bit(layout: str, arithmetic: str) -> None:
-    found = put_together(layout, arithmetic).logits
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_where_no_matrix_is_cut_logits_are_one_rank_s_to_the_bit(layout: str, compute: str) -> None:
+    found = put_together(layout, compute).logits
     if "tensor2" not in layout:
-        assert torch.equal(found, put_together("one", arithmetic).logits)
+        assert torch.equal(found, put_together("one", compute).logits)
     elif "sequence" in layout or "pipeline" in layout:
-        assert torch.equal(found, put_together("tensor2", arithmetic).logits)
+        assert torch.equal(found, put_together("tensor2", compute).logits)
 
 
 @layouts

@@ -12,7 +12,7 @@ from processes import run_ranks
 from torch import Tensor
 
 from optim.optimizer import OPTIMIZERS
-from parallel.build import Parts
+from parallel.build import TrainableModel
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
 
@@ -27,9 +27,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 STEPS = 10
 
 
-def embedding(parts: Parts) -> Tensor | None:
+def embedding(parts: TrainableModel) -> Tensor | None:
     """A copy of this rank's; it lies on the first chunk of the first stage and on the last chunk of the last one."""
-    for stage in parts.stages:
+    for stage in parts.chunks:
         for name, parameter in stage.transformer.named_parameters():
             if name == "embedding.weight":
                 return parameter.detach().clone()
@@ -45,7 +45,7 @@ def embeddings(parallel: dict[str, Any], precision: str) -> dict[str, list[Tenso
             model={"hidden_size": 32, "ffn_size": 48, "tied_embeddings": True},
             parallel=parallel,
             optimizer=example(name),
-            arithmetic={"precision": precision},
+            compute={"precision": precision},
             micro_batch_size=1,
             all_tokens=True,
         )

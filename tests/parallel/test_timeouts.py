@@ -1,4 +1,4 @@
-"""No process group of a run waits for ever: each has the config's timeout."""
+"""Every process group of a run has the config's timeout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def timeouts_on_a_rank(parallel: dict[str, Any]) -> list[timedelta]:
         ParallelConfig(**parallel),
         trial.optimizer,
         mesh,
-        arithmetic=ComputeConfig(),
+        compute=ComputeConfig(),
         seq_length=32,
         micro_batches=1,
         seed=0,

@@ -97,7 +97,7 @@ def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int
 
     def documents(documents_BT: torch.Tensor) -> AttentionMask | None:
         nonlocal most
-        masks = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+        masks = AttentionMask.from_documents(documents_BT, kernel="sdpa", dtype=torch.float32)
         assert masks is not None
         made.append(weakref.ref(masks))
         most = max(most, sum(each() is not None for each in made))

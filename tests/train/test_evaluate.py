@@ -13,9 +13,9 @@ from processes import run_ranks
 
 from data.batches.held_out import HeldOutLoader
 from data.config import DataConfig
+from parallel.chunk import MicroBatch
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
-from parallel.stage import MicroBatch
 from train.evaluate import evaluate, fewest_micro_batches
 
 SEQ_LENGTH = 16

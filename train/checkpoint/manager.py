@@ -24,6 +24,7 @@ from parallel.agree import agree
 from parallel.engines.engine import Engine, Slice
 from parallel.gather import gather_json
 from parallel.mesh import Mesh
+from parallel.parameter_shards import assert_full_parameters_agree
 from settings import UserError, parse
 from settings.files import explained
 from train.checkpoint.discovery import candidates, first_complete, read_state
@@ -81,7 +82,11 @@ class CheckpointManager:
 
     def save(self, engine: Engine, state: TrainState) -> None:
         """Copy the tensors and write them behind the loop's back; waits for an earlier save still being written."""
-        self._writer.save(engine.state(saving=True), state)
+        slices = engine.state(saving=True)
+        # The first tensor rank writes what is declared as full.
+        full = {name: part.tensor for name, part in slices.items() if part.dim is None and name.startswith("model.")}
+        assert_full_parameters_agree(full, self._mesh.tensor, self._mesh.device)
+        self._writer.save(slices, state)
 
     def tell_held_out_loss(self, state: TrainState) -> None:
         """Add the held-out loss to the manifest of the checkpoint of this step, which was saved without. A collective.

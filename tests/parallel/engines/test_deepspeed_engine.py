@@ -40,7 +40,7 @@ def _wrong_after_a_round_trip(parallel: dict[str, Any]) -> list[str]:
     parts.engine.loaded(optimizer_steps=1)
     with LiveMemory() as memory:
         found = parts.engine.state(saving=True)
-    parameters = dict(parts.stages[0].transformer.named_parameters())
+    parameters = dict(parts.chunks[0].transformer.named_parameters())
     with GatheredParameters(list(parameters.values())):
         assert all(torch.equal(weight, given[f"model.{name}"]) for name, weight in parameters.items())
     if mesh.data.rank:

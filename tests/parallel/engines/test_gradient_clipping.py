@@ -14,7 +14,7 @@ from torch import nn
 
 from parallel.engines import gradient_clipping
 from parallel.mesh import Axis, Mesh
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 
 def draw(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
@@ -69,9 +69,9 @@ def test_one_rank_counts_what_several_hold(dim: int | None, sharded_over_data: b
             embedding=None, device=torch.device("cpu"), rank=0, world_size=6,
         )  # fmt: skip
         owns = data == 1 or not sharded_over_data
-        shard = Shard("x.weight", nn.Parameter(torch.zeros(1)), (2,), dim, False, False)
+        shard = ParameterShard("x.weight", nn.Parameter(torch.zeros(1)), (2,), dim, False, False)
         counts += owns and gradient_clipping.is_counted(shard, mesh, sharded_over_data=sharded_over_data)
-        copy = Shard("embedding.weight", nn.Parameter(torch.zeros(1)), (2,), dim, False, True)
+        copy = ParameterShard("embedding.weight", nn.Parameter(torch.zeros(1)), (2,), dim, False, True)
         assert not gradient_clipping.is_counted(copy, mesh, sharded_over_data=sharded_over_data)
     assert counts == (1 if dim is None else 2)
 

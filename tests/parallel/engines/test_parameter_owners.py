@@ -22,7 +22,7 @@ from parallel.engines import parameter_all_gather
 from parallel.engines.flat_buffers import FlatLayout
 from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.mesh import make_mesh
-from parallel.shards import Shard
+from parallel.parameter_shards import ParameterShard
 
 # The parameters of a Llama of 60M: d 512, 8 layers, ffn 1376, vocabulary 32000.
 LLAMA: dict[str, tuple[int, ...]] = {"embedding.weight": (32000, 512), "head.weight": (32000, 512)}
@@ -58,9 +58,9 @@ def test_owners_of_a_llama_have_equal_work(name: str, owners: int) -> None:
     assert max(loads(costs, owners)) <= max(1.05 * mean, max(costs))
 
 
-def shards(shapes: list[tuple[int, ...]]) -> list[Shard]:
+def shards(shapes: list[tuple[int, ...]]) -> list[ParameterShard]:
     return [
-        Shard(f"layers.{i}.weight", nn.Parameter(torch.empty(shape)), shape, None, False, False)
+        ParameterShard(f"layers.{i}.weight", nn.Parameter(torch.empty(shape)), shape, None, False, False)
         for i, shape in enumerate(shapes)
     ]
 
@@ -94,7 +94,7 @@ def test_a_layout_gives_every_element_one_place(
 def test_parameters_that_are_cheap_for_their_size_come_first_and_equal_shapes_stand_together() -> None:
     config = example("conda")
     names = list(LLAMA)
-    made = [Shard(name, nn.Parameter(torch.empty(0)), LLAMA[name], None, False, False) for name in names]
+    made = [ParameterShard(name, nn.Parameter(torch.empty(0)), LLAMA[name], None, False, False) for name in names]
     ordered = [names[i] for i in update_order(made, [config.cost(LLAMA[name], name) for name in names])]
     assert ordered[:2] == ["embedding.weight", "head.weight"]
     matrices = [name for name in ordered if config.is_primary(name)]
@@ -180,7 +180,7 @@ def _memory(trials: dict[str, Trial]) -> dict[str, tuple[dict[str, int], int, in
             for key, part in parts.engine.state(saving=True).items()
             if key.startswith("optimizer.")
         }
-        model = 2 * sum(parameter.nbytes for stage in parts.stages for parameter in stage.parameters())
+        model = 2 * sum(parameter.nbytes for stage in parts.chunks for parameter in stage.parameters())
         found[name] = (held, bytes_of_tensors() - before, model)
         del parts
     return found

@@ -23,10 +23,10 @@ from processes import run_ranks
 from torch import Tensor
 
 from optim.optimizer import OPTIMIZERS
-from parallel.build import Parts
+from parallel.build import TrainableModel
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
-from parallel.shards import slice_of
+from parallel.parameter_shards import shard_of
 
 NAMES = OPTIMIZERS.names()
 CHAIN: dict[str, dict[str, Any]] = {
@@ -62,10 +62,10 @@ def trials(parallel: dict[str, Any]) -> dict[str, Trial]:
     }
 
 
-def load(state: Mapping[str, Tensor], parts: Parts, mesh: Mesh, *, steps: int) -> None:
+def load(state: Mapping[str, Tensor], parts: TrainableModel, mesh: Mesh, *, steps: int) -> None:
     """Loads full tensors into an engine."""
     for key, part in parts.engine.state(saving=False).items():
-        part.tensor.copy_(slice_of(state[key], part.dim, mesh.tensor))
+        part.tensor.copy_(shard_of(state[key], part.dim, mesh.tensor))
     parts.engine.loaded(optimizer_steps=steps)
 
 

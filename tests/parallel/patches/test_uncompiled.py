@@ -92,7 +92,7 @@ def test_a_model_can_still_be_compiled() -> None:
     """With `compile` the losses are the same, and torch's compiler has compiled frames."""
     trial = Trial(model={"num_layers": 1}, parallel={"zero": 2}, steps=3)
     (plain,) = run_ranks(1, on_a_rank, trial)
-    compiled = replace(trial, arithmetic={"compile": True})
+    compiled = replace(trial, compute={"compile": True})
     ((losses, frames),) = run_ranks(1, losses_and_compiled_frames, compiled, timeout=240)
     assert frames > 0
     assert losses == pytest.approx(plain.losses, rel=1e-5)

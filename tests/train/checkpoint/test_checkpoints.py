@@ -113,7 +113,7 @@ def save_on_a_slow_disk(folder: Path) -> list[float]:
     checkpoints = CheckpointManager(folder, mesh, model=SMALL.model_config().to_plain(), lease=lease)
     held = []
     for step in (1, 2):
-        for parameter in parts.stages[0].parameters():
+        for parameter in parts.chunks[0].parameters():
             parameter.data.fill_(step)
         started = time.perf_counter()
         checkpoints.save(parts.engine, TrainState(step=step))

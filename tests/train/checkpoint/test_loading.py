@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from parallel.shards import slice_of
+from parallel.parameter_shards import shard_of
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.manifest import read_manifest
 from train.checkpoint.writer_lease import WriterLease
@@ -34,7 +34,7 @@ def save_made_up(folder: Path, trial: Trial) -> None:
     """Fill the engine's state with made-up tensors, save it."""
     mesh, parts = start(trial)
     for name, part in parts.engine.state(saving=False).items():
-        part.tensor.copy_(slice_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor))
+        part.tensor.copy_(shard_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor))
     lease = WriterLease.take(folder) if mesh.rank == 0 else None
     checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), lease=lease)
     checkpoints.save(parts.engine, TrainState(step=1))
@@ -52,7 +52,7 @@ def load_made_up(folder: Path, trial: Trial) -> list[str]:
         for name, part in parts.engine.state(saving=False).items()
         if part.tensor.data_ptr() != before[name]
         or not torch.equal(
-            part.tensor, slice_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor)
+            part.tensor, shard_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor)
         )
     ]
 

@@ -16,9 +16,9 @@ from processes import RanksFailedError, run_ranks
 
 from launcher.run.config import RunConfig
 from launcher.run.rank_main import build_run
+from parallel.chunk import MicroBatch
 from parallel.engines.engine import StepResult
 from parallel.mesh import make_mesh
-from parallel.stage import MicroBatch
 from train.loop import Run, train
 from train.metrics.jsonl import read_metrics
 from train.run_folder.folder import RunFolder, open_run

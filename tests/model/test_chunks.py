@@ -1,4 +1,4 @@
-"""A model cut into pipeline stages and run in turn is the whole model, to the bit; norm scaling folded away too."""
+"""A model split into pipeline chunks that run in turn is the full model, to the bit; so is one with folded scales."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
-from model.fold import fold_norm_scaling
+from model.fold import fold_scales
 from model.init import initialise
 from model.layers import TorchLayers
+from model.parameter import specs_of
 from model.transformer import Transformer
 
 VOCABULARY, LENGTH, ROWS = 64, 20, 2
@@ -49,43 +50,43 @@ def batch() -> tuple[Tensor, AttentionMask | None, Tensor]:
     documents_BT = (torch.arange(LENGTH) >= 8).int().expand(ROWS, LENGTH)
     return (
         tokens_BT,
-        AttentionMask.of(documents_BT, kernel="blocked", dtype=torch.float32),
+        AttentionMask.from_documents(documents_BT, kernel="blocked", dtype=torch.float32),
         torch.arange(LENGTH).expand(2, -1),
     )
 
 
 @pytest.mark.parametrize("style", [{}, GPT2, {"tied_embeddings": True}])
 @pytest.mark.parametrize("cuts", [[0, 6], [0, 3, 6], [0, 1, 2, 5, 6], [0, 0, 6, 6]])
-def test_stages_in_turn_are_the_whole_model(style: dict[str, Any], cuts: list[int]) -> None:
+def test_chunks_in_turn_are_the_full_model(style: dict[str, Any], cuts: list[int]) -> None:
     config = ModelConfig.model_validate({**SIZES, **style})
     ranges = [range(start, end) for start, end in itertools.pairwise(cuts)]
-    stages = [
+    chunks = [
         built(config, layers, first=number == 0, last=number == len(ranges) - 1) for number, layers in enumerate(ranges)
     ]
-    whole = built(config)
-    tokens_BT, documents, positions_BT = batch()
+    full = built(config)
+    tokens_BT, attention_mask, positions_BT = batch()
     weights_BT = torch.full((ROWS, LENGTH), 1 / (ROWS * LENGTH))
     x: Tensor | None = None
-    for stage in stages:
-        x = stage(tokens_BT[:, :-1], documents, positions_BT, x)
+    for chunk in chunks:
+        x = chunk(tokens_BT[:, :-1], attention_mask, positions_BT, x)
     assert x is not None
-    stages[-1].loss(x, tokens_BT[:, 1:], weights_BT).total.backward()
-    wanted = whole(tokens_BT[:, :-1], documents, positions_BT)
-    whole.loss(wanted, tokens_BT[:, 1:], weights_BT).total.backward()
+    chunks[-1].loss(x, tokens_BT[:, 1:], weights_BT).total.backward()
+    wanted = full(tokens_BT[:, :-1], attention_mask, positions_BT)
+    full.loss(wanted, tokens_BT[:, 1:], weights_BT).total.backward()
     assert torch.equal(x, wanted)
     parts: dict[str, Tensor] = {}
-    for stage in stages:
-        for name, parameter in stage.named_parameters():
+    for chunk in chunks:
+        for name, parameter in chunk.named_parameters():
             assert parameter.grad is not None, name
             parts[name] = parts[name] + parameter.grad if name in parts else parameter.grad  # a tied head's copy
-    assert parts.keys() == dict(whole.named_parameters()).keys()
-    for name, parameter in whole.named_parameters():
+    assert parts.keys() == dict(full.named_parameters()).keys()
+    for name, parameter in full.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(parts[name], parameter.grad, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_interleaved_chunks_have_their_layers_scales() -> None:
-    """Chunks 0, 2 on one rank and 1, 3 on another: l is the global number, as in the names."""
+    """Chunks 0 and 2 are on one rank, 1 and 3 on another: l is the global number, as in the names."""
     config = ModelConfig.model_validate({**SIZES, "num_layers": 8})
     for layers in (range(0, 2), range(4, 6)):
         chunk = built(config, layers, first=layers.start == 0, last=False)
@@ -98,12 +99,11 @@ def test_folded_weights_give_the_same_logits_to_the_bit(style: dict[str, Any]) -
     config = ModelConfig.model_validate({**SIZES, **style})
     scaled = built(config)
     plain = built(config.model_copy(update={"norm_scaling": "none"}))
-    tokens_BT, documents, positions_BT = batch()
-    before = plain.logits(plain(tokens_BT[:, :-1], documents, positions_BT))
-    plain.load_state_dict(fold_norm_scaling(scaled.state_dict(), config))
-    wanted = scaled.logits(scaled(tokens_BT[:, :-1], documents, positions_BT))
-    assert torch.equal(plain.logits(plain(tokens_BT[:, :-1], documents, positions_BT)), wanted)
+    tokens_BT, attention_mask, positions_BT = batch()
+    before = plain.logits(plain(tokens_BT[:, :-1], attention_mask, positions_BT))
+    plain.load_state_dict(fold_scales(scaled.state_dict(), specs_of(scaled)))
+    wanted = scaled.logits(scaled(tokens_BT[:, :-1], attention_mask, positions_BT))
+    assert torch.equal(plain.logits(plain(tokens_BT[:, :-1], attention_mask, positions_BT)), wanted)
     assert not torch.allclose(before, wanted)  # it was not for nothing
-    unscaled = config.model_copy(update={"norm_scaling": "none"})
-    weights = scaled.state_dict()
-    assert all(torch.equal(weights[name], folded) for name, folded in fold_norm_scaling(weights, unscaled).items())
+    weights = plain.state_dict()
+    assert all(torch.equal(weights[name], again) for name, again in fold_scales(weights, specs_of(plain)).items())

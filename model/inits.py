@@ -1,0 +1,41 @@
+"""Standard deviations of initial weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from settings import Registry, Settings
+
+
+class InitConfig(Settings):
+    """The contract of an initialisation."""
+
+    name: str
+    std: float = Field(0.02, gt=0)
+
+    def residual_output_std(self, num_layers: int) -> float:
+        """Returns the standard deviation of the matrices whose output is added to the residual stream."""
+        return self.std
+
+
+INITS = Registry("init", room="model", base=InitConfig)
+
+
+@INITS.register
+class NormalConfig(InitConfig):
+    """N(0, std²) for every matrix."""
+
+    name: Literal["normal"] = "normal"
+
+
+@INITS.register
+class ScaledConfig(InitConfig):
+    """As normal, but std / sqrt(2 · num_layers) for the matrices whose output is added to the residual (GPT-2)."""
+
+    name: Literal["scaled"] = "scaled"
+
+    def residual_output_std(self, num_layers: int) -> float:
+        return self.std / math.sqrt(2 * num_layers)

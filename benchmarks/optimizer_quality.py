@@ -33,7 +33,7 @@ from optimizer_quality_results import Result, add_result, read_results
 from optimizer_quality_studies import TASKS, Spec, Task, digest, run_config, tiny, wanted
 
 from launcher.processes.environment import SINGLE, one_thread, prepare_imports, prepare_process
-from launcher.processes.signals import die_with_parent
+from settings.processes import die_with_parent
 from train.metrics.jsonl import read_metrics
 
 HERE = Path(__file__).resolve().parent

@@ -203,7 +203,7 @@ def _be_a_rank(
     import torch
     import torch.distributed as dist
 
-    from launcher.processes.signals import die_with_parent
+    from settings.processes import die_with_parent
 
     with open(output, "wb", buffering=0) as file:
         for descriptor in (1, 2):

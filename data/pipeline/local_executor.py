@@ -7,12 +7,10 @@ task, which the kernel ends together with its parent, and lets the caller look i
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
@@ -26,10 +24,10 @@ from data.pipeline.progress import StoppedError, Watcher
 from data.pipeline.stages import Stage
 from data.pipeline.work_folder import WorkFolder, write_report
 from settings import UserError
+from settings.processes import die_with_parent
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_TO_END = 5.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class TellsErrors:
@@ -95,7 +93,7 @@ class LocalExecutor(TellsErrors, LocalPipelineExecutor):  # type: ignore[misc]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        die_with(parent)
+        die_with_parent(parent)
         output = self.work.logs(self.stage) / "output"
         output.mkdir(parents=True, exist_ok=True)
         with (output / f"{rank:05d}.log").open("wb") as file:
@@ -116,15 +114,6 @@ def task_failure(work: WorkFolder, stage: str, rank: int, what: str) -> Exceptio
     if note["errno"] is not None:
         return OSError(note["errno"], note["message"])
     return RuntimeError(f"task {rank} of stage {stage} failed: {note['kind']}: {note['message']}; {logs}")
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone, however that ended (Linux; elsewhere nothing)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it went before the call
-        os._exit(128 + signal.SIGKILL)
 
 
 def _end(processes: Iterable[BaseProcess]) -> None:

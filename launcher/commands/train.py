@@ -20,9 +20,10 @@ from launcher.processes.environment import Ranks, one_thread, prepare_imports, p
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
 from launcher.processes.rank_logs import rank_output
-from launcher.processes.signals import die_with_parent, exit_immediately
+from launcher.processes.signals import exit_immediately
 from launcher.run.machine import check_machine, look, memory_warnings
 from settings import UserError, compose
+from settings.processes import die_with_parent
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.processes.failure_reports import Report
+from settings.processes import process_state
 
 STACKS_SIGNAL = signal.SIGUSR2  # a rank writes the stacks of all its threads to its log, and goes on
 _SHOWN_LINES = 12
@@ -32,19 +33,12 @@ class Silent:
 
 def ask_for_stacks(number: int, pid: int, log: Path) -> Silent:
     """Have a rank that says nothing write its stacks; one that is stopped is let go on for it. It is to be killed."""
-    silent = Silent(number, _STATES.get(process_state(pid), "its process runs"), log, log.stat().st_size)
+    state = process_state(pid)
+    silent = Silent(number, _STATES.get(state.letter if state else "", "its process runs"), log, log.stat().st_size)
     for asked in (STACKS_SIGNAL, signal.SIGCONT):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, asked)
     return silent
-
-
-def process_state(pid: int) -> str:
-    """The letter of Linux: R, S, D, T, t, Z; "" where it is gone or there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (OSError, IndexError):
-        return ""
 
 
 def explain_hang(spoke: Mapping[int, Report], silent: Sequence[Silent]) -> str:

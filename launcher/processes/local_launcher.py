@@ -26,7 +26,8 @@ from launcher.processes import failure_reports as reports
 from launcher.processes.environment import Parent, Ranks, become_rank
 from launcher.processes.hang_report import Silent, ask_for_stacks, explain_hang
 from launcher.processes.rank_logs import Tee, last_lines, log_path
-from launcher.processes.signals import STOP_SIGNALS, die_with_parent
+from launcher.processes.signals import STOP_SIGNALS
+from settings.processes import die_with_parent
 
 # After one rank has failed, the others have this long to say what they saw.
 GRACE_SECONDS = 2.0

@@ -31,8 +31,9 @@ import os, signal, sys, time
 from pathlib import Path
 from launcher.processes import failure_reports as reports
 from launcher.processes.environment import read_ranks
-from launcher.processes.signals import STOP_SIGNALS, die_with_parent
+from launcher.processes.signals import STOP_SIGNALS
 from settings import UserError
+from settings.processes import die_with_parent
 ranks = read_ranks()
 die_with_parent(ranks.parent.pid)
 folder = Path(os.environ["TEST_FOLDER"])

@@ -22,6 +22,7 @@ from rich.table import Table
 from launcher.exit_codes import DONE, FAILED
 from launcher.processes.environment import SINGLE, cores, prepare_process
 from launcher.run.machine import GIB, free_bytes, look
+from settings.packages import installed_version
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -100,10 +101,10 @@ def _python() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Every package that lehr requires: there, of a version that it allows, and the great ones importable."""
-    if _version("lehr") is None:
+    if installed_version("lehr") is None:
         yield Finding("lehr", "note", "runs from its folder, not installed", "pip install -c constraints.txt -e .")
     for package, module in _ENGINES.items():
-        version = _version(package)
+        version = installed_version(package)
         if version is None:
             yield Finding(package, "missing", "not installed", _install(package))
             continue
@@ -115,12 +116,14 @@ def _packages() -> Iterator[Finding]:
         else:
             yield Finding(package, "ok", version)
     others = sorted(set(_requirements()) - set(_ENGINES))
-    absent = [package for package in others if _version(package) is None]
+    absent = [package for package in others if installed_version(package) is None]
     for package in absent:
         yield Finding(package, "missing", "not installed", _install(package))
-    unfit = [package for package in others if (there := _version(package)) and not _is_allowed(package, there)]
+    unfit = [package for package in others if (there := installed_version(package)) and not _is_allowed(package, there)]
     for package in unfit:
-        yield Finding(package, "note", f"{_version(package)}, outside the range that lehr asks for", _install(package))
+        yield Finding(
+            package, "note", f"{installed_version(package)}, outside the range that lehr asks for", _install(package)
+        )
     fit = len(others) - len(absent) - len(unfit)
     if fit:
         yield Finding("other packages", "ok", f"{fit} that lehr requires")
@@ -138,7 +141,7 @@ def _devices() -> Iterator[Finding]:
             mend = "pip install 'lehr[gpu]' --no-build-isolation"
             yield Finding("flash-attn", "note", "not installed: attention by torch, document masks cost more", mend)
         else:
-            yield Finding("flash-attn", "ok", _version("flash-attn") or "there")
+            yield Finding("flash-attn", "ok", installed_version("flash-attn") or "there")
         bfloat16 = torch.cuda.is_bf16_supported()
         yield Finding(
             "bfloat16", "ok" if bfloat16 else "note", "yes" if bfloat16 else "no: use train.precision=float32"
@@ -203,13 +206,6 @@ def _slurm() -> Iterator[Finding]:
 
 
 LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _packages, _devices, _compiler, _machine, _slurm)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _import_failure(module: str) -> str | None:

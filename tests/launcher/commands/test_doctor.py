@@ -46,16 +46,16 @@ def test_a_broken_package_is_missing_with_the_command_that_mends_it(tmp_path: Pa
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "datatrove" else real(name))
+    real = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "datatrove" else real(name))
     (finding,) = [finding for finding in examine() if finding.name == "datatrove"]
     assert finding.state == "missing"
     assert "datatrove" in finding.mend
 
 
 def test_a_small_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "zstandard" else real(name))
+    real = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "zstandard" else real(name))
     findings = {finding.name: finding for finding in doctor._packages()}
     assert findings["zstandard"].state == "missing"
     assert "pip install" in findings["zstandard"].mend
@@ -64,12 +64,12 @@ def test_a_small_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_lehr_itself_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be run from its folder: the engines are looked at all the same."""
-    real = doctor._version
+    real = doctor.installed_version
 
     def requires(name: str) -> list[str]:
         raise doctor.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "lehr" else real(name))
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "lehr" else real(name))
     monkeypatch.setattr(doctor.metadata, "requires", requires)
     findings = {finding.name: finding for finding in doctor._packages()}
     assert findings["lehr"].state == "note"

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.exit_codes import DONE, FAILED
-from launcher.processes.environment import SINGLE, cores, prepare_process
+from launcher.processes.environment import available_cores, prepare_process
+from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.run.machine import GIB, free_bytes, look
 from settings.packages import installed_version
 
@@ -61,7 +62,7 @@ def doctor() -> None:
 
     Exit code 0 if a model can be trained here, 1 if not.
     """
-    prepare_process(SINGLE)
+    prepare_process(SINGLE_PROCESS)
     findings = list(examine())
     show(findings, Console(soft_wrap=True))
     raise SystemExit(FAILED if any(finding.state == "missing" for finding in findings) else DONE)
@@ -163,7 +164,7 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    available = cores()
+    available = available_cores()
     yield Finding("cores", "ok", f"{available} for this process, {os.cpu_count()} in all")
     memory = free_bytes() / GIB
     low = memory < _MEMORY_GIB

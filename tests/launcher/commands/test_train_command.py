@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import lehr, start_lehr
 
-from launcher.commands.train import lehr_command
+from launcher.processes.start_method import lehr_command
 from train.metrics.jsonl import read_metrics
 
 INSTALLED = Path(sys.executable).with_name("lehr")

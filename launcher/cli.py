@@ -50,7 +50,7 @@ COMMANDS = (
         "List a run's checkpoints, and check every byte.",
     ),
     Command(
-        "law", "launcher.commands.law.curves", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
+        "law", "launcher.commands.law.app", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
     ),
     Command(
         "doctor", "launcher.commands.doctor", "doctor", "What this machine has, what is missing, and what mends it."

@@ -1,4 +1,4 @@
-"""The lr of every step of a run to come, read and built as `lehr train` does."""
+"""The learning-rate schedule of a run to come, read and built as `lehr train` does."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ class _Train(Settings):
 
 
 class _Fragment(Settings):
-    """Of a run config, what a forecast needs: what `lehr law schedule` writes, and what stands alone here."""
+    """The keys of a run config that a forecast needs. `lehr law schedule` writes such a file."""
 
     optim: _Optim
     schedule: Annotated[ScheduleConfig, SCHEDULES.field]
     train: _Train
 
 
-def read_plan(words: Sequence[str], fit: Fit) -> Schedule:
-    """`[CONFIG] [KEY=VALUE]...`, as `lehr train` takes them: a whole config, a fragment of one, or keys alone.
+def read_planned_schedule(words: Sequence[str], fit: Fit) -> Schedule:
+    """Reads `[CONFIG] [KEY=VALUE]...` as `lehr train` does: a full config, a fragment of one, or keys alone.
 
-    A fragment's optim.lr is the fit's peak unless it says another; a whole config is checked whole. Raises UserError.
+    In a fragment, optim.lr is by default the peak of the fitted curves. A full config is checked in full. Raises
+    UserError.
     """
     config = Path(words[0]) if words and ("=" not in words[0] or Path(words[0]).is_file()) else None
     overrides = words if config is None else words[1:]
     plain = read_yaml(config, overrides)
     if config is not None and not set(plain) <= set(_Fragment.model_fields):
-        from launcher.run.config import RunConfig  # brings torch
+        from launcher.run.config import RunConfig  # imports torch
 
         run = compose(RunConfig, config, overrides)
         return planned_schedule(run.schedule, peak_lr=run.optim.lr, steps=run.train.steps)
@@ -54,14 +55,14 @@ def read_plan(words: Sequence[str], fit: Fit) -> Schedule:
 
 
 def planned_schedule(config: ScheduleConfig, *, peak_lr: float, steps: int) -> Schedule:
-    """Of any registered schedule. Raises UserError where its settings do not fit the run."""
+    """Builds any registered schedule as an array of lr. Raises UserError if its settings do not fit the run."""
     lr = config.build(peak_lr=peak_lr, total_steps=steps)
     lr_n = np.array([lr(step) for step in range(steps)])
-    warmup_steps = stated_warmup(config)
+    warmup_steps = configured_warmup(config)
     return Schedule(lr_n, min(detect_warmup(lr_n) if warmup_steps is None else warmup_steps, steps))
 
 
-def stated_warmup(config: ScheduleConfig) -> int | None:
-    """The warm-up that a schedule's settings say; None where they say none (a table)."""
+def configured_warmup(config: ScheduleConfig) -> int | None:
+    """Returns the `warmup_steps` of a schedule's config, or None if it has no such key (a table)."""
     value = getattr(config, "warmup_steps", None)
     return value if isinstance(value, int) else None

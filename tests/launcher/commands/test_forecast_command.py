@@ -225,7 +225,7 @@ def test_doubts_are_warnings(base: Path, fit: Path) -> None:
     for curve in plain["curves"]:
         curve["origin"] = {}
     (base.parent / "unknown.json").write_text(json.dumps(plain))
-    assert "does not say what its curves are of" in warnings(f"train.forecast={base.parent / 'unknown.json'}")
+    assert "does not record the runs of its curves" in warnings(f"train.forecast={base.parent / 'unknown.json'}")
     assert "a forecast needs 8: set it to 4" in warnings("train.forecast=auto", "evaluate.every_steps=50")
 
 

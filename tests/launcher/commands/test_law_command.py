@@ -29,7 +29,7 @@ COMPUTE_ROWS = "parameters,tokens,loss\n" + "\n".join(
 
 
 def lehr(*arguments: object) -> str:
-    """What `lehr law ...`, in a process of its own, says."""
+    """Returns the output of `lehr law ...` in a process of its own."""
     command = [sys.executable, "-m", "launcher", "law", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,7 +37,7 @@ def lehr(*arguments: object) -> str:
 
 
 def refused(*arguments: object) -> str:
-    """The one message of `lehr law ...`, which must refuse; in this process, for speed."""
+    """Returns the message of `lehr law ...`, which must exit with 2; it runs in this process, for speed."""
     result = CliRunner().invoke(make_app(["law"]), ["law", *map(str, arguments)])
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2, result.output
@@ -203,7 +203,7 @@ def test_mistakes_are_one_message(fit_file: Path, tmp_path: Path) -> None:
     assert "decoy: unknown key" in refused("fit", constant, "--law", "annealing:decoy=1")
     assert "neither a run folder nor a CSV" in refused("fit", tmp_path / "no")
     for output in (tmp_path, tmp_path / "no" / "fit.json"):
-        assert "must be a file in a folder that is there" in refused("fit", fit_file, "-o", output)
+        assert "must be a file in a folder that exists" in refused("fit", fit_file, "-o", output)
     assert "also where the residual plot goes" in refused("fit", fit_file, "-o", tmp_path / "fit.png")
     assert "does not exist" in refused("predict", tmp_path / "no", "schedule=cosine", "train.steps=10")
     assert 'did you mean "cosine"' in refused("predict", fit_file, "schedule=cosin", "train.steps=100")

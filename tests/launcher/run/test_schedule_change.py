@@ -68,7 +68,7 @@ def test_a_jump_is_told_with_both_values(
         return
     (line,) = said
     assert f"train.steps = {steps}, and 12 when" in line
-    assert f"lr jumps at step {step + 1} to {now:.4g}, from the {then:.4g} that it would have had" in line
+    assert f"lr jumps at step {step + 1} to {now:.4g}, from the {then:.4g} of the old length" in line
 
 
 def test_a_new_run_is_told_nothing(tmp_path: Path, shards: Path) -> None:

@@ -53,7 +53,7 @@ COMMANDS = (
         "law", "launcher.commands.law.app", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
     ),
     Command(
-        "doctor", "launcher.commands.doctor", "doctor", "What this machine has, what is missing, and what mends it."
+        "doctor", "launcher.commands.doctor", "doctor", "Check what this machine has, and how to fix what is missing."
     ),
 )
 

@@ -45,11 +45,11 @@ def test_list_shows_each_and_why_it_is_kept(run: Path) -> None:
         assert ("latest" in line) == (step == 12)
 
 
-def test_verify_of_a_whole_run(run: Path) -> None:
+def test_verify_of_a_complete_run(run: Path) -> None:
     done = lehr("checkpoint", "verify", run)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == len(list((run / "checkpoints").glob("step-*")))
-    assert all(line.endswith(": whole") for line in done.stdout.splitlines())
+    assert all(line.endswith(": complete") for line in done.stdout.splitlines())
 
 
 def test_verify_says_what_is_wrong(copy: Path) -> None:
@@ -59,14 +59,14 @@ def test_verify_says_what_is_wrong(copy: Path) -> None:
     file.write_bytes(content)
     done = lehr("checkpoint", "verify", copy)
     assert done.returncode == 1
-    assert "step-00000006: not whole" in done.stdout
+    assert "step-00000006: incomplete" in done.stdout
     assert f"{file.name} was altered" in done.stderr
     assert lehr("checkpoint", "verify", copy, "--step", "12").returncode == 0
     assert lehr("checkpoint", "verify", copy, "--step", "6").returncode == 1
     file.unlink()
     listed = lehr("checkpoint", "list", copy)
     assert listed.returncode == 0
-    assert f"not whole: {file.name} is missing" in listed.stdout
+    assert f"incomplete: {file.name} is missing" in listed.stdout
     (copy / "checkpoints" / "latest").write_text("step-00000099\n")
     assert "latest names step-00000099, which is not there" in lehr("checkpoint", "verify", copy).stderr
 

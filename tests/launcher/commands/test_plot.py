@@ -77,7 +77,7 @@ def test_mistakes_are_one_message(tmp_path: Path) -> None:
         ([tmp_path / "none"], "is no run folder"),
         ([empty], "has no step yet"),
         ([run, "-o", tmp_path / "x.gif"], "must end in one of"),
-        ([run, "-o", tmp_path / "no" / "x.png"], "there is no folder"),
+        ([run, "-o", tmp_path / "no" / "x.png"], "does not exist; make it first"),
     ):
         code, output = plot(*arguments)
         assert code == 2

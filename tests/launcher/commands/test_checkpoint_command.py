@@ -1,4 +1,4 @@
-"""`lehr checkpoint list` and `verify`, and what a run keeps."""
+"""`lehr checkpoint list` and `verify`, and the checkpoints that a run retains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "try"
 
 
-def test_list_shows_each_and_why_it_is_kept(run: Path) -> None:
+def test_list_shows_every_checkpoint_and_why_it_is_kept(run: Path) -> None:
     done = lehr("checkpoint", "list", run)
     assert (done.returncode, done.stderr) == (0, "")
     header, *lines = [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
@@ -52,7 +52,7 @@ def test_verify_of_a_complete_run(run: Path) -> None:
     assert all(line.endswith(": complete") for line in done.stdout.splitlines())
 
 
-def test_verify_says_what_is_wrong(copy: Path) -> None:
+def test_verify_names_the_damaged_files(copy: Path) -> None:
     (file,) = (copy / "checkpoints" / "step-00000006").glob("*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -72,7 +72,7 @@ def test_verify_says_what_is_wrong(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["verify", "nowhere"], "nowhere is no run folder"),
         (["list", "nowhere"], "nowhere is no run folder"),
@@ -81,8 +81,8 @@ def test_verify_says_what_is_wrong(copy: Path) -> None:
         (["remove", "RUN"], "No such command"),
     ],
 )
-def test_mistakes(arguments: list[str], said: str, run: Path) -> None:
+def test_mistakes(arguments: list[str], message: str, run: Path) -> None:
     done = lehr("checkpoint", *(str(run) if word == "RUN" else word for word in arguments))
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

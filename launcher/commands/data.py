@@ -15,7 +15,7 @@ import typer
 from launcher.exit_codes import FAILED, STOPPED_EARLY, user_errors
 from train.safety.stop_signals import set_stop_handlers
 
-data_app = typer.Typer(no_args_is_help=True, help="Build token shards from text, and look into them.")
+data_app = typer.Typer(no_args_is_help=True, help="Build token shards from text, and inspect them.")
 
 _SECONDS_BETWEEN_LINES = 2.0  # if the output is no terminal
 

@@ -18,7 +18,7 @@ from launcher.processes.rank_info import RankInfo
 from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
-from launcher.run.machine import check_machine, look, memory_warnings
+from launcher.run.machine import check_machine, memory_warnings, read_machine
 from settings import UserError, compose
 from settings.processes import die_with_parent
 
@@ -82,7 +82,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     run_config = compose(RunConfig, path, overrides)
     if rank_info is not None and rank_info.parent is not None:
         return run_config  # the parent has checked it
-    machine = look()
+    machine = read_machine()
     warnings = check_machine(run_config, machine, rank_info)
     world_size = run_config.parallel.ranks if rank_info is None else rank_info.world_size
     warnings += check_config(run_config, world_size=world_size)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.doctor.finding import Finding
 from launcher.processes.environment import available_cores
-from launcher.run.machine import GIB, free_bytes, look
+from launcher.run.machine import GIB, free_bytes, read_machine
 from settings.packages import installed_version
 
 # A rank opens shards, checkpoints, sockets to every other rank, and inductor's files.
@@ -26,7 +26,7 @@ def check_devices() -> Iterator[Finding]:
     """Checks the GPUs, and the packages that use them."""
     import torch
 
-    machine = look()
+    machine = read_machine()
     if machine.gpus:
         memory = machine.gpu_bytes / GIB
         result = f"{machine.gpus} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each, CUDA {torch.version.cuda}"

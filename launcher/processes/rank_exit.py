@@ -1,4 +1,4 @@
-"""How a rank ends that fails or hangs: where its message goes, and with which exit code."""
+"""Ends a rank that fails or hangs: its message goes to the place where the user looks, once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HANG_REPORT_SECONDS = 3.0
 
 
 def exit_failed(rank_info: RankInfo, error: Exception, console: TextIO) -> NoReturn:
-    """Reports the error once, in the place where the user looks, and ends without waiting for the other ranks."""
+    """Reports the error to the parent, the console or the log, and ends without waiting for the other ranks."""
     report = FailureReport.from_error(error)
     if rank_info.parent is not None:
         send_report(report, rank_info.parent.report_fd)

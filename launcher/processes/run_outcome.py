@@ -17,7 +17,7 @@ _SHOWN_LINES = 25
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What the launcher ends with."""
+    """The end of the launcher."""
 
     exit_code: int
     message: str = ""

@@ -1,4 +1,4 @@
-"""How lehr's own launcher starts a rank: in the forked process itself, or as a new program."""
+"""The start of a rank by lehr's own launcher: in the forked process itself, or as a new program."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The hardware of this machine, and the checks of a config against it before a process is started.
 
-Only `look` reads the machine; the checks take its result, so they are the same with a GPU as without.
+Only `read_machine` reads the machine; the checks take its result, so they are the same with a GPU as without.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Machine:
     nvidia_driver: bool
 
 
-def look() -> Machine:
+def read_machine() -> Machine:
     """Reads what this process may use of the machine."""
     import torch
 

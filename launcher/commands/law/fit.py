@@ -26,7 +26,7 @@ def fit_command(
     curves: Annotated[list[Path], typer.Argument(metavar="RUN|CSV...", help="Run folders, or CSV: step, lr, loss.")],
     law: Annotated[str, typer.Option("--law", help="NAME or NAME:option=value,...")] = DEFAULT_LAW,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the fit file (JSON).")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="The residual plot (PNG); default: beside FIT.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="The residual plot (PNG); default: next to FIT.")] = None,
     loss: Annotated[str, typer.Option("--loss", help="The loss in metrics.jsonl.")] = DEFAULT_LOSS,
     warmup_steps: Annotated[
         int | None, typer.Option("--warmup-steps", min=0, help="The warm-up, if it cannot be read from the lr.")

@@ -37,6 +37,14 @@ def saved_step(run: Path) -> int:
     return int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
 
 
+def start_training(config: Path, *overrides: str) -> tuple[subprocess.Popen[str], Path]:
+    """Starts `lehr train` and waits until it has taken steps. Returns the process and the run folder."""
+    run = config.parent / "runs" / "try"
+    process = start_lehr("train", config, *overrides)
+    wait_until(lambda: steps_taken(run) > 1, process)
+    return process, run
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left(config: Path) -> Iterator[None]:
     yield
@@ -112,9 +120,7 @@ def test_before_the_end_of_the_slurm_job(config: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_kills_a_run_that_cannot_stop(config: Path) -> None:
-    run = config.parent / "runs" / "try"
-    process = start_lehr("train", config, *TWO, *ENDLESS)
-    wait_until(lambda: steps_taken(run) > 1, process)
+    process, _ = start_training(config, *TWO, *ENDLESS)
     ranks = psutil.Process(process.pid).children()
     ranks[0].suspend()
     process.send_signal(signal.SIGINT)
@@ -163,9 +169,7 @@ HANGS = (*ENDLESS, "train.hang_seconds=5", "train.timeout_seconds=300")
 
 @pytest.mark.slow
 def test_a_stopped_rank_is_a_hang_that_names_it(config: Path) -> None:
-    run = config.parent / "runs" / "try"
-    process = start_lehr("train", config, *TWO, *HANGS)
-    wait_until(lambda: steps_taken(run) > 1, process)
+    process, run = start_training(config, *TWO, *HANGS)
     ranks = psutil.Process(process.pid).children()
     victim = max(ranks, key=lambda rank: rank.pid)
     victim.suspend()
@@ -198,9 +202,7 @@ def test_under_torchrun_the_waiting_ranks_report_the_hang(config: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pause_of_the_whole_run_is_no_hang(config: Path) -> None:
-    run = config.parent / "runs" / "try"
-    process = start_lehr("train", config, *TWO, *HANGS)
-    wait_until(lambda: steps_taken(run) > 1, process)
+    process, run = start_training(config, *TWO, *HANGS)
     parent = psutil.Process(process.pid)
     everyone = [parent, *parent.children()]
     for one in everyone:

@@ -10,7 +10,7 @@ import pytest
 
 from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.run.config import RunConfig
-from launcher.run.machine import GIB, Machine, check_machine, look, memory_warnings
+from launcher.run.machine import GIB, Machine, check_machine, memory_warnings, read_machine
 from settings import UserError, compose
 
 CPU = Machine(gpus=0, gpu_bytes=0, free_bytes=64 * GIB, cpu_build=True, nvidia_driver=False)
@@ -92,6 +92,6 @@ def test_shared_and_offloaded_bytes_count_where_they_are_stored(config: Path) ->
 
 
 def test_this_machine_can_be_looked_at() -> None:
-    machine = look()
+    machine = read_machine()
     assert machine.free_bytes > 0
     assert (machine.gpus > 0) == (machine.gpu_bytes > 0)

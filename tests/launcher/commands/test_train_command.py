@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from processes import lehr, start_lehr
 
-from launcher.processes.start_method import lehr_command
 from train.metrics.jsonl import read_metrics
 
 INSTALLED = Path(sys.executable).with_name("lehr")
@@ -82,13 +81,6 @@ def test_ranks_that_are_new_programs_in_such_a_folder(config: Path, users_packag
     done = subprocess.run(command, cwd=users_packages, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(losses(config.parent / "runs" / "try")) == 8
-
-
-def test_ranks_find_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(Path(__file__).parents[3])
-    assert lehr_command("train") == [sys.executable, "-m", "launcher", "train"]
-    monkeypatch.chdir(tmp_path)
-    assert lehr_command("train") == [sys.executable, "-P", "-m", "launcher", "train"]
 
 
 @pytest.mark.slow

@@ -306,17 +306,3 @@ def test_a_closed_console_does_not_end_the_run(launch: Launch) -> None:
     code, _, err = launched.end()
     assert code == 0, err
     assert "line 1999" in launched.log(0)
-
-
-def test_threads_that_were_joined_do_not_count() -> None:
-    program = """
-from concurrent.futures import ThreadPoolExecutor
-from launcher.processes.start_method import is_single_threaded
-for _ in range(200):
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(len, ["file"] * 8))
-    assert is_single_threaded()
-with ThreadPoolExecutor() as pool:
-    assert not pool.submit(is_single_threaded).result()
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)

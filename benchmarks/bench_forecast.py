@@ -70,10 +70,11 @@ def forecasts() -> None:
 
 def evaluations(path: Path, overrides: list[str]) -> None:
     """Prints the seconds of a step and of evaluations of several sizes, and their share of a run."""
-    from launcher.processes.environment import SINGLE, prepare_process
+    from launcher.processes.environment import prepare_process
+    from launcher.processes.rank_info import SINGLE_PROCESS
     from launcher.processes.rendezvous import open_store
+    from launcher.run.build_run import build_run
     from launcher.run.config import RunConfig
-    from launcher.run.rank_main import build_run
     from parallel.mesh import make_mesh, start_processes, stop_processes
     from settings import compose
     from train.batches import to_local_batch
@@ -82,9 +83,9 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     from train.safety.watchdog import Watchdog
 
     config = compose(RunConfig, path, ["parallel={}", *overrides])
-    prepare_process(SINGLE)
+    prepare_process(SINGLE_PROCESS)
     start_processes(
-        rank=0, world_size=1, local_rank=0, timeout_seconds=600, store=open_store(SINGLE, timeout_seconds=600)
+        rank=0, world_size=1, local_rank=0, timeout_seconds=600, store=open_store(SINGLE_PROCESS, timeout_seconds=600)
     )
     mesh = make_mesh(config.parallel, timeout_seconds=600)
     with tempfile.TemporaryDirectory() as folder:

@@ -32,8 +32,9 @@ from optimizer_quality_report import report
 from optimizer_quality_results import Result, add_result, read_results
 from optimizer_quality_studies import TASKS, Spec, Task, digest, run_config, tiny, wanted
 
-from launcher.processes.environment import SINGLE, one_thread, prepare_imports, prepare_process
-from launcher.processes.signals import die_with_parent
+from launcher.processes.environment import one_openmp_thread, prepare_imports, prepare_process
+from launcher.processes.rank_info import SINGLE_PROCESS
+from settings.processes import die_with_parent
 from train.metrics.jsonl import read_metrics
 
 HERE = Path(__file__).resolve().parent
@@ -49,13 +50,13 @@ def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str 
     with (folder / f"{spec.name}.log").open("wb") as log:
         for descriptor in (1, 2):
             os.dup2(log.fileno(), descriptor)
-    prepare_process(SINGLE)
+    prepare_process(SINGLE_PROCESS)
     from launcher.run.rank_main import run_rank
     from train.safety.nonfinite import DivergedError
 
     diverged = False
     try:
-        run_rank(config, SINGLE, on_hang=lambda hang, _: os._exit(1))
+        run_rank(config, SINGLE_PROCESS, on_hang=lambda hang, _: os._exit(1))
     except DivergedError:
         diverged = True
     lines = read_metrics(config.run.path / "metrics.jsonl")
@@ -115,7 +116,7 @@ def run_all(arguments: argparse.Namespace) -> list[Result]:
                     break
                 started += 1
                 options = {"quick": arguments.quick, "shards": arguments.shards, "folder": arguments.folder}
-                with one_thread():  # the fork server starts here; the process of each run is a fork of it
+                with one_openmp_thread():  # the fork server starts here; the process of each run is a fork of it
                     pending[pool.submit(run_one, spec, commit=commit, **options)] = spec.name
             if not pending:
                 return results

@@ -1,1 +1,1 @@
-"""The command line, the run config, the ranks' environment."""
+"""The command line, the run config, and the processes of a run."""

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from launcher.processes.signals import exit_by_exception
+
 
 @dataclass(frozen=True)
 class Command:
@@ -48,10 +50,10 @@ COMMANDS = (
         "List a run's checkpoints, and check every byte.",
     ),
     Command(
-        "law", "launcher.commands.law.curves", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
+        "law", "launcher.commands.law.app", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
     ),
     Command(
-        "doctor", "launcher.commands.doctor", "doctor", "What this machine has, what is missing, and what mends it."
+        "doctor", "launcher.commands.doctor", "doctor", "Check what this machine has, and how to fix what is missing."
     ),
 )
 
@@ -83,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
-    make_app(arguments)(args=list(arguments), prog_name="lehr")
+    app = make_app(arguments)
+    exit_by_exception()
+    app(args=list(arguments), prog_name="lehr")
 
 
 def _quiet_libraries() -> None:

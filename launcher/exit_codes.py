@@ -1,4 +1,4 @@
-"""How a mistake of the user leaves the program: one message on stderr, exit code 2, no traceback."""
+"""The exit codes of `lehr`, and the decorator by which a user's mistake becomes one message without a traceback."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DONE = 0
-USER_MISTAKE = 2
-STOPPED_EARLY = 75  # with a checkpoint: run me again (EX_TEMPFAIL of sysexits.h)
 FAILED = 1
+USER_MISTAKE = 2
+STOPPED_EARLY = 75  # with a checkpoint: the same command continues (EX_TEMPFAIL of sysexits.h)
 
 
 def user_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a command: a UserError is printed as it is and the process exits with 2; with 1 for a RunError."""
+    """Decorates a command: prints the message of a UserError or a RunError, and exits with code 2 or 1."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

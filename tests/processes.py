@@ -34,7 +34,7 @@ from typing import NamedTuple, TypeVar
 
 R = TypeVar("R")
 
-# After a rank has failed, the others have this long to say what they saw.
+# After a rank has failed, the others have this long to report what they saw.
 GRACE_SECONDS = 3.0
 _PRELOADED = (
     "pytest",
@@ -57,7 +57,7 @@ class RanksFailedError(AssertionError):
 
 
 class _Outcome(NamedTuple):
-    """What a rank sends: a pickled result, or a traceback and when it was raised."""
+    """The message of a rank: a pickled result, or a traceback and the time at which it was raised."""
 
     result: bytes | None
     error: str
@@ -67,10 +67,10 @@ class _Outcome(NamedTuple):
 def run_ranks(
     world_size: int, function: Callable[..., R], *args: object, timeout: float = 60.0, join: bool = True
 ) -> list[R]:
-    """Call `function(*args)` on `world_size` processes and return each rank's result, by rank.
+    """Calls `function(*args)` on `world_size` processes and returns each rank's result, by rank.
 
     The function must stand at the top of its module. With `join` the ranks are in a gloo process group already;
-    without, RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT say where they can meet. Raises RanksFailedError; never hangs.
+    without, RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set. Raises RanksFailedError; never hangs.
     """
     import torch.distributed as dist
 
@@ -82,14 +82,14 @@ def run_ranks(
             for rank in range(world_size):
                 ours, theirs = _context.Pipe()
                 place = (rank, world_size, store.port, str(Path(folder) / f"{rank}.txt"), timeout, join)
-                process = _context.Process(target=_be_a_rank, args=(theirs, payload, *place), daemon=True)
+                process = _context.Process(target=_run_rank, args=(theirs, payload, *place), daemon=True)
                 process.start()
                 theirs.close()
                 ranks.append((process, ours))
             outcomes = _collect([connection for _, connection in ranks], time.monotonic() + timeout)
             if all(outcome is not None and outcome.result is not None for outcome in outcomes):
                 for _, connection in ranks:
-                    connection.send(None)  # all are done: none pulls its sockets away from under another
+                    connection.send(None)  # all are done: no rank closes sockets that another still uses
                 for process, _ in ranks:
                     process.join(5)
                 return [pickle.loads(outcome.result) for outcome in outcomes if outcome and outcome.result is not None]
@@ -105,32 +105,32 @@ def run_ranks(
 
 
 def lehr(*arguments: str | Path, timeout: float = 120.0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `lehr ARGUMENTS` as a process of its own, in a process group of its own, to its end.
+    """Runs `lehr ARGUMENTS` to its end, as a process of its own in a process group of its own.
 
-    Raises subprocess.TimeoutExpired, all that it started killed.
+    After the timeout it kills the process and all that it started, and raises subprocess.TimeoutExpired.
     """
     command = ["lehr", *map(str, arguments)]
     with tempfile.TemporaryDirectory(prefix="lehr-") as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         place = (str(out), str(err), str(cwd or Path.cwd()), dict(os.environ))
-        process = _context.Process(target=_be_lehr, args=(command[1:], *place))
+        process = _context.Process(target=_run_lehr, args=(command[1:], *place))
         process.start()
         process.join(timeout)
         code = process.exitcode
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)  # what it left running, or all of it
+            os.killpg(process.pid or 0, signal.SIGKILL)  # the processes that it left running, or all after a timeout
         process.join()
         process.close()
-        shown = [path.read_text() if path.exists() else "" for path in (out, err)]
+        outputs = [path.read_text() if path.exists() else "" for path in (out, err)]
     if code is None:
-        raise subprocess.TimeoutExpired(command, timeout, *shown)
-    return subprocess.CompletedProcess(command, code, *shown)
+        raise subprocess.TimeoutExpired(command, timeout, *outputs)
+    return subprocess.CompletedProcess(command, code, *outputs)
 
 
 def start_lehr(
     *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start `lehr ARGUMENTS` in a new interpreter and a process group of its own, its outputs as pipes of text."""
+    """Starts `lehr ARGUMENTS` in a new interpreter and a process group of its own, its outputs as pipes of text."""
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -143,8 +143,8 @@ def start_lehr(
     )
 
 
-def _be_lehr(arguments: list[str], out: str, err: str, cwd: str, environment: dict[str, str]) -> None:
-    """The whole life of a `lehr` command, from what an interpreter of its own would have made of its surroundings."""
+def _run_lehr(arguments: list[str], out: str, err: str, cwd: str, environment: dict[str, str]) -> None:
+    """Runs a `lehr` command in this process, set up as a new interpreter would be, and ends the process."""
     from launcher.cli import main
 
     os.setsid()
@@ -171,7 +171,7 @@ def _be_lehr(arguments: list[str], out: str, err: str, cwd: str, environment: di
 
 
 def _collect(connections: list[Connection], deadline: float) -> list[_Outcome | None]:
-    """Every rank's outcome; None for one that died, or that did not end in time or within the grace of a failure."""
+    """Returns every rank's outcome; None if it died or did not end in time (after a failure: the grace period)."""
     outcomes: list[_Outcome | None] = [None] * len(connections)
     pending = dict(zip(connections, range(len(connections)), strict=True))
     while pending:
@@ -189,7 +189,7 @@ def _collect(connections: list[Connection], deadline: float) -> list[_Outcome | 
     return outcomes
 
 
-def _be_a_rank(
+def _run_rank(
     connection: Connection,
     payload: bytes,
     rank: int,
@@ -199,11 +199,11 @@ def _be_a_rank(
     timeout: float,
     join: bool,
 ) -> None:
-    """The whole life of one rank; it never returns to multiprocessing's own end of a process."""
+    """Runs one rank in this process; it never returns to multiprocessing's own end of a process."""
     import torch
     import torch.distributed as dist
 
-    from launcher.processes.signals import die_with_parent
+    from settings.processes import die_with_parent
 
     with open(output, "wb", buffering=0) as file:
         for descriptor in (1, 2):
@@ -242,7 +242,7 @@ def _explain(
     folder: Path,
     timeout: float,
 ) -> str:
-    """Every rank that did not do its part: those that raised first, in the order in which they did."""
+    """Returns the message: every rank without a result, those that raised first, in the order in which they raised."""
     parts = [f"{function.__module__}.{function.__qualname__} failed on {len(outcomes)} ranks"]
     order = sorted(range(len(outcomes)), key=lambda rank: _seconds(outcomes[rank]))
     for rank in order:
@@ -256,8 +256,8 @@ def _explain(
         else:
             reason = f"died with exit code {codes[rank]}"
         output = (folder / f"{rank}.txt").read_text(errors="replace") if (folder / f"{rank}.txt").exists() else ""
-        shown = "\n".join(output.rstrip().splitlines()[-60:])
-        parts.append(f"--- rank {rank}: {reason}" + (f"\n--- its output:\n{shown}" if shown else ""))
+        last_lines = "\n".join(output.rstrip().splitlines()[-60:])
+        parts.append(f"--- rank {rank}: {reason}" + (f"\n--- its output:\n{last_lines}" if last_lines else ""))
     return "\n".join(parts)
 
 

@@ -7,11 +7,9 @@ task, which the kernel ends together with its parent, and calls back several tim
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
@@ -25,10 +23,10 @@ from data.pipeline.progress import ProgressMonitor, StoppedError
 from data.pipeline.stages import BuildStage
 from data.pipeline.task_errors import TaskErrorMixin, read_task_error
 from data.pipeline.work_folder import WorkFolder
+from settings.processes import die_with_parent
 
 _SECONDS_BETWEEN_POLLS = 0.1
 _SECONDS_TO_END = 5.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LocalExecutor(TaskErrorMixin, LocalPipelineExecutor):  # type: ignore[misc]
@@ -75,22 +73,13 @@ class LocalExecutor(TaskErrorMixin, LocalPipelineExecutor):  # type: ignore[misc
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        die_with(parent)
+        die_with_parent(parent)
         output = self.work.logs(self.stage) / "output"
         output.mkdir(parents=True, exist_ok=True)
         with (output / f"{rank:05d}.log").open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         self._run_for_rank(rank, local_rank=1)  # 0 would log to the console too
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone, however that ended (Linux; elsewhere nothing)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it went before the call
-        os._exit(128 + signal.SIGKILL)
 
 
 def _end(processes: Iterable[BaseProcess]) -> None:

@@ -1,4 +1,4 @@
-"""`lehr checkpoint list RUN` and `lehr checkpoint verify RUN`: what a run has saved, and whether it is whole."""
+"""`lehr checkpoint list RUN` and `lehr checkpoint verify RUN`: a run's checkpoints, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from launcher.commands.arguments import RunFolderArgument
 from launcher.exit_codes import FAILED, user_errors
 from settings import UserError
 
@@ -17,15 +18,13 @@ if TYPE_CHECKING:
 checkpoint_app = typer.Typer(no_args_is_help=True, help="List a run's checkpoints, and check them byte by byte.")
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
-Run = Annotated[Path, typer.Argument(help="a run folder, such as runs/demo", show_default=False)]
-
 
 @checkpoint_app.command("list")
 @user_errors
-def list_checkpoints(run: Run) -> None:
-    """Every checkpoint: step, tokens, held-out loss, size, date, the layout that wrote it, why it is kept.
+def list_checkpoints(run: RunFolderArgument) -> None:
+    """List every checkpoint: step, tokens, held-out loss, size, date, the layout that wrote it, why it is kept.
 
-    One that is not whole by its manifest and its files' sizes is shown as such; `verify` looks at every byte.
+    A checkpoint whose manifest or file sizes are wrong is listed as incomplete; `verify` reads every byte.
     """
     from train.checkpoint.discovery import read_latest, step_of
     from train.checkpoint.manifest import IncompleteCheckpointError, read_manifest
@@ -40,31 +39,41 @@ def list_checkpoints(run: Run) -> None:
             manifests[path] = read_manifest(path)
         except IncompleteCheckpointError as error:
             broken[path] = "; ".join(error.problems)
-    reasons = kept({step_of(path): there.held_out_loss for path, there in manifests.items()}, _retention(run))
+    reasons = kept({step_of(path): manifest.held_out_loss for path, manifest in manifests.items()}, _retention(run))
     rows: list[tuple[str, ...]] = [("step", "tokens", "held-out loss", "size", "date", "layout", "kept as", "")]
     for path in paths:
         mark = "latest" if path.name == latest else ""
         if path in broken:
-            rows.append((str(step_of(path)), *[""] * 6, f"{mark} not whole: {broken[path]}".strip()))
+            rows.append((str(step_of(path)), *[""] * 6, f"{mark} incomplete: {broken[path]}".strip()))
             continue
-        there = manifests[path]
-        loss = "" if there.held_out_loss is None else f"{there.held_out_loss:.4f}"
-        size = _size(sum(record.bytes for record in there.files.values()))
-        kept_as = ", ".join(reasons.get(there.step, []))
+        manifest = manifests[path]
+        loss = "" if manifest.held_out_loss is None else f"{manifest.held_out_loss:.4f}"
+        size = _size(sum(record.bytes for record in manifest.files.values()))
+        kept_as = ", ".join(reasons.get(manifest.step, []))
         rows.append(
-            (str(there.step), f"{there.tokens:,}", loss, size, there.date, _layout(there.layout), kept_as, mark)
+            (
+                str(manifest.step),
+                f"{manifest.tokens:,}",
+                loss,
+                size,
+                manifest.date,
+                _layout(manifest.layout),
+                kept_as,
+                mark,
+            )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:  # a line a checkpoint, on a terminal of any width and in a pipe
+    for row in rows:  # one line per checkpoint, on a terminal of any width and in a pipe
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @checkpoint_app.command("verify")
 @user_errors
 def verify_checkpoints(
-    run: Run, step: Annotated[int | None, typer.Option(min=0, help="This one only; all if not given.")] = None
+    run: RunFolderArgument,
+    step: Annotated[int | None, typer.Option(min=0, help="The step of the checkpoint; all if not given.")] = None,
 ) -> None:
-    """Hash every file of every checkpoint and compare: 0 where all are whole, 1 with what is wrong."""
+    """Hash every file of every checkpoint and compare: exit code 0 if all are complete, 1 if not."""
     from train.checkpoint.discovery import candidates, problems_of, step_of
 
     paths = _checkpoints(run)
@@ -81,7 +90,7 @@ def verify_checkpoints(
     for path in paths:
         problems = problems_of(path)
         failed = failed or bool(problems)
-        print(f"{path}: {'whole' if not problems else 'not whole'}", flush=True)
+        print(f"{path}: {'complete' if not problems else 'incomplete'}", flush=True)
         for problem in problems:
             print(f"  {problem}", file=sys.stderr, flush=True)
     if failed:
@@ -89,7 +98,7 @@ def verify_checkpoints(
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first. Raises UserError where it is no run or has none."""
+    """Returns the checkpoints of a run, oldest first. Raises UserError if it is no run or has none."""
     from train.checkpoint.discovery import step_folders
     from train.run_folder.folder import RunFolder
 
@@ -103,7 +112,7 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 def _retention(run: Path) -> Any:
-    """The run's `checkpoint` section; the defaults where its config cannot be read: a listing shows what is there."""
+    """Returns the run's `checkpoint` section, or the defaults if its config cannot be read."""
     from settings import parse, read_yaml
     from train.config import CheckpointConfig
     from train.run_folder.folder import RunFolder
@@ -117,7 +126,7 @@ def _retention(run: Path) -> Any:
 
 
 def _layout(layout: dict[str, Any]) -> str:
-    """Only what is not 1, off or none: `tensor 2, data 4, zero 1`."""
+    """Formats the sizes and switches that are not 1, off or none: `tensor 2, data 4, zero 1`."""
     parts = [
         name if value is True else f"{name} {value}"
         for name, value in layout.items()
@@ -127,7 +136,7 @@ def _layout(layout: dict[str, Any]) -> str:
 
 
 def _size(count: float) -> str:
-    """Three digits and a unit: 12.3 MB."""
+    """Formats a number of bytes with three digits and a unit: 12.3 MB."""
     for unit in _UNITS[:-1]:
         if count < 1000:
             return f"{count:.3g} {unit}"

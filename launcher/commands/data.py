@@ -1,4 +1,4 @@
-"""`lehr data build` and `lehr data inspect`."""
+"""`lehr data build` and `lehr data inspect`: builds token shards, and shows what they hold."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Annotated
 
 import typer
 
-from launcher.exit_codes import STOPPED_EARLY, user_errors
+from launcher.exit_codes import FAILED, STOPPED_EARLY, user_errors
+from train.safety.stop_signals import set_stop_handlers
 
-data_app = typer.Typer(no_args_is_help=True, help="Build token shards from text, and look into them.")
+data_app = typer.Typer(no_args_is_help=True, help="Build token shards from text, and inspect them.")
 
-_SECONDS_BETWEEN_LINES = 2.0  # where the output is no terminal
+_SECONDS_BETWEEN_LINES = 2.0  # if the output is no terminal
 
 
 @data_app.command("build")
@@ -27,9 +28,10 @@ def build_shards(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as data.shards=shards/mine")
     ] = None,
 ) -> None:
-    """Text, filters, deduplication, tokenizer, token shards. Stopped or killed, the same command goes on.
+    """Build token shards: read text, filter, deduplicate, tokenize. If it was stopped or killed, run it again.
 
-    Exit codes: 0 built, or built already; 2 a mistake in the config or the input; 75 stopped, run again.
+    Exit codes: 0: the shards are built, now or before. 2: the config or the input has a mistake. 75: the build was
+    stopped, and the same command continues it.
     """
     from data.config import DataConfig
     from data.pipeline.build import build
@@ -37,14 +39,16 @@ def build_shards(
     from settings import Settings, parse, read_yaml
 
     class DataFile(Settings, extra="ignore"):
-        """A config of which only the data section is looked at: a build needs no model, and no torch."""
+        """A config of which only the data section is read: a build needs no model, and no torch."""
 
         data: DataConfig
 
     stop = _StopOnSignal()
     try:
         section = parse(DataFile, read_yaml(config, overrides or []), source=str(config)).data
-        result = build(section, stop=stop.asked, report=_Lines(), log=lambda line: print(line, file=sys.stderr))
+        result = build(
+            section, stop=stop.requested, report=_ProgressLines(), log=lambda line: print(line, file=sys.stderr)
+        )
     except StoppedError:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(STOPPED_EARLY) from None
@@ -63,9 +67,9 @@ def build_shards(
 @user_errors
 def inspect_shards(
     shards: Annotated[Path, typer.Argument(help="a folder of shards, such as shards/demo", show_default=False)],
-    sample_tokens: Annotated[int, typer.Option(min=0, help="How much text of each source to show.")] = 60,
+    sample_tokens: Annotated[int, typer.Option(min=0, help="Length of the sample of each source, in tokens.")] = 60,
 ) -> None:
-    """Sources, licences, documents, tokens, whether the files are those that were built, and a sample in text."""
+    """Show sources, licences, documents, tokens, a sample of text, and whether the files are as they were built."""
     from data.shards.inspect import inspect
 
     sources = inspect(shards, sample_tokens=sample_tokens)
@@ -79,11 +83,11 @@ def inspect_shards(
         if source.sample:
             print(f"\n{source.name}:\n{source.sample}")
     if any(split.status != "ok" for source in sources for split in source.splits):
-        raise SystemExit(1)
+        raise SystemExit(FAILED)
 
 
 def _print_columns(rows: Sequence[Sequence[str]], *, numbers: range) -> None:
-    """Never cut off, whatever the terminal's width: counts are there to be read."""
+    """Prints full columns, whatever the terminal's width: a shortened count would be useless."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -94,24 +98,23 @@ def _print_columns(rows: Sequence[Sequence[str]], *, numbers: range) -> None:
 
 
 class _StopOnSignal:
-    """The first SIGINT, SIGTERM or SIGUSR1 ends the build in good order; a second Ctrl-C ends it at once."""
+    """The first stop signal lets the build end in good order; a second Ctrl-C ends it at once."""
 
     def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._handle)
+        self._requested = False
+        set_stop_handlers(self._handle)
 
-    def asked(self) -> bool:
-        return self._asked
+    def requested(self) -> bool:
+        return self._requested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
+        if self._requested and number == signal.SIGINT:
+            raise SystemExit(128 + number)
+        self._requested = True
 
 
-class _Lines:
-    """Progress: one line that is drawn over on a terminal, a line now and then elsewhere."""
+class _ProgressLines:
+    """Prints progress: one line that is overwritten on a terminal, a new line every few seconds elsewhere."""
 
     def __init__(self) -> None:
         self._last = 0.0

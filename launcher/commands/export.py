@@ -1,4 +1,4 @@
-"""`lehr export`: a run's checkpoint as a folder that Hugging Face's transformers loads, without code of ours."""
+"""`lehr export`: writes a run's checkpoint as a folder that Hugging Face's transformers loads without extra code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from launcher.commands.arguments import MovedShardsOption, RunFolderArgument
 from launcher.exit_codes import user_errors
 
 if TYPE_CHECKING:
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
 
 @user_errors
 def export_run(
-    run: Annotated[Path, typer.Argument(help="a run folder, such as runs/demo", show_default=False)],
+    run: RunFolderArgument,
     folder: Annotated[Path, typer.Argument(help="a new or empty folder", show_default=False)],
-    step: Annotated[int | None, typer.Option(min=0, help="Which checkpoint; the newest if not given.")] = None,
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the exported weights.")] = "float32",
-    max_file_bytes: Annotated[int, typer.Option(min=1, help="Begin another file of weights beyond this.")] = 5 * 10**9,
-    shards: Annotated[Path | None, typer.Option(help="The run's shards, where they were moved.")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="The step of the checkpoint; the newest if not given.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="The type of the exported weights.")
+    ] = "float32",
+    max_file_bytes: Annotated[int, typer.Option(min=1, help="The largest size of a weights file.")] = 5 * 10**9,
+    shards: MovedShardsOption = None,
 ) -> None:
     """Write a run's checkpoint as a Hugging Face folder: safetensors, config.json, tokenizer.
 
-    In one process, whatever layout saved it, with one tensor in memory at a time. The folder appears whole or not at
-    all.
+    It runs in one process, whatever layout saved the checkpoint, with one tensor in memory at a time. The folder
+    appears complete or not at all.
     """
     from launcher.huggingface.tokenizer import tokenizer_files
     from launcher.run.saved_run import chosen_checkpoint, read_run_config
@@ -50,17 +55,17 @@ def export_run(
     architecture = architecture_of(model, ARCHITECTURES)
     seq_length = config.train.seq_length
     tokenizer = tokenizer_files(config.data, longest=seq_length)
-    with new_folder(folder) as aside:
+    specs = specs_of(without_values(model, seq_length=seq_length))
+    with new_folder(folder) as staging:
         weights = Weights(checkpoint, manifest)
         entries = architecture.entries(weights.shapes)
-        specs = specs_of(without_values(model, seq_length=seq_length))
-        parameters = _write_weights(aside, weights, entries, specs, dtype=dtype, max_file_bytes=max_file_bytes)
-        ends = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
-        said = architecture.config_json(model, seq_length=seq_length)
-        write_json(aside / "config.json", {**said, **ends, "torch_dtype": dtype})
-        write_json(aside / "generation_config.json", {"_from_model_config": True, **ends})
+        parameters = _write_weights(staging, weights, entries, specs, dtype=dtype, max_file_bytes=max_file_bytes)
+        end_tokens = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
+        model_config = architecture.config_json(model, seq_length=seq_length)
+        write_json(staging / "config.json", {**model_config, **end_tokens, "torch_dtype": dtype})
+        write_json(staging / "generation_config.json", {"_from_model_config": True, **end_tokens})
         for name, content in tokenizer.files.items():
-            (aside / name).write_bytes(content)
+            (staging / name).write_bytes(content)
     print(f"{folder}: {architecture.name}, step {manifest.step}, {parameters:,} parameters in {dtype}")
 
 
@@ -73,34 +78,34 @@ def _write_weights(
     dtype: str,
     max_file_bytes: int,
 ) -> int:
-    """Write model.safetensors, or several with an index. -> how many parameters."""
+    """Writes model.safetensors, or several files with an index. Returns the number of parameters."""
     import torch
 
     from model.fold import fold_scales
     from settings.files import write_json
     from train.checkpoint.safetensors_file import write_safetensors
 
-    kind: torch.dtype = getattr(torch, dtype)
+    torch_dtype: torch.dtype = getattr(torch, dtype)
 
-    def theirs(entry: Entry) -> torch.Tensor:
+    def read_entry(entry: Entry) -> torch.Tensor:
         return entry.to_huggingface(fold_scales({name: weights.read(name) for name, _ in entry.parts}, specs))
 
-    groups = split_by_size(entries, max_file_bytes, item_bytes=kind.itemsize)
+    groups = split_by_size(entries, max_file_bytes, item_bytes=torch_dtype.itemsize)
     weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, start=1):
         name = "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
         shapes: Mapping[str, Any] = {entry.name: entry.shape for entry in group}
-        write_safetensors(folder / name, shapes, map(theirs, group), dtype=kind, metadata={"format": "pt"})
+        write_safetensors(folder / name, shapes, map(read_entry, group), dtype=torch_dtype, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shapes, name)
-    numbers = sum(entry.numel for entry in entries)
+    parameters = sum(entry.numel for entry in entries)
     if len(groups) > 1:
-        total = {"total_parameters": numbers, "total_size": numbers * kind.itemsize}
+        total = {"total_parameters": parameters, "total_size": parameters * torch_dtype.itemsize}
         write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
-    return numbers
+    return parameters
 
 
 def split_by_size(entries: Sequence[Entry], most_bytes: int, *, item_bytes: int) -> list[list[Entry]]:
-    """In order, each file as full as it may be; a tensor that is larger alone has a file of its own."""
+    """Divides the tensors over files, in order; a tensor larger than `most_bytes` gets a file of its own."""
     groups: list[list[Entry]] = [[]]
     used = 0
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Pictures appear whole, like every other file."""
+"""Saves figures as PNG, PDF or SVG files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
 
 def check_picture_path(path: Path, *, option: str) -> None:
-    """Raises UserError where the ending is of no picture that can be drawn, or the folder is not there."""
+    """Raises UserError if the suffix is of no picture format, or if the folder does not exist."""
     if path.suffix not in PICTURE_FORMATS:
         raise UserError(f"{option} {path} must end in one of {', '.join(PICTURE_FORMATS)}")
     if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
+        raise UserError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write beside, rename over. Raises UserError where that cannot be."""
-    aside = path.with_name(f".{path.name}.partial")
+    """Writes a staging file and renames it. Raises UserError if the file cannot be written."""
+    staging = path.with_name(f".{path.name}.partial")
     try:
-        figure.savefig(aside, dpi=120, format=path.suffix[1:])
-        aside.replace(path)
+        figure.savefig(staging, dpi=120, format=path.suffix[1:])
+        staging.replace(path)
     except OSError as error:
         raise UserError(f"picture {path} cannot be written: {error}") from None
     finally:
-        aside.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)

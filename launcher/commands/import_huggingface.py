@@ -1,4 +1,4 @@
-"""`lehr import`: a run that begins with the weights of a Hugging Face folder."""
+"""`lehr import`: creates a run that begins with the weights of a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launcher.commands.arguments import OptionalRunConfigArgument
 from launcher.exit_codes import user_errors
 
 if TYPE_CHECKING:
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
 @user_errors
 def import_huggingface(
     folder: Annotated[Path, typer.Argument(help="config.json, *.safetensors, tokenizer.json", show_default=False)],
-    config: Annotated[Path | None, typer.Argument(help="the run config, a YAML file", show_default=False)] = None,
+    config: OptionalRunConfigArgument = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as run.name=continued")
     ] = None,
 ) -> None:
-    """Start a run with the weights of a Hugging Face folder; `lehr train` goes on with it, in any layout.
+    """Create a run with the weights of a Hugging Face folder; `lehr train` continues it, in any layout.
 
-    The config's `model` section may say nothing of what the folder decides; what it says must agree. Without a config,
-    the section is printed. The shards must be built with the folder's tokenizer: data.tokenizer.path.
+    The config's `model` section may leave out the keys that the folder decides; the keys that it sets must agree.
+    Without a config, the section is printed. The shards must be built with the folder's tokenizer: data.tokenizer.path.
     """
     from launcher.huggingface.reader import open_weights, read_folder
 
@@ -51,19 +52,19 @@ def import_huggingface(
     model = model_with_vocabulary(run_config)
     entries = source.architecture.entries(parameter_shapes(model, run_config.train.seq_length))
     path = run_config.run.path
-    with new_folder(path) as aside:
+    with new_folder(path) as staging:
         weights = open_weights(source, entries, tied=model.tied_embeddings)
         shapes = {name: shape for entry in entries for name, shape in entry.parts}
-        lease = open_run(aside, run_config, world_size=1, inputs=inputs_of(run_config))
+        lease = open_run(staging, run_config, world_size=1, inputs=inputs_of(run_config))
         write_first_checkpoint(
-            RunFolder(aside).checkpoints,
+            RunFolder(staging).checkpoints,
             shapes,
             (tensor for _, tensor in weights),
             model=model.to_plain(),
             tokenizer=shard_tokenizer(run_config.data).sha256,
         )
         lease.release()
-    print(f"{path}: {source.architecture.name} from {folder}; go on with it: lehr train {path / 'config.yaml'}")
+    print(f"{path}: {source.architecture.name} from {folder}; continue it: lehr train {path / 'config.yaml'}")
 
 
 def _print_section(source: HuggingFaceFolder) -> None:
@@ -77,46 +78,46 @@ def _print_section(source: HuggingFaceFolder) -> None:
 
 
 def _run_config(source: HuggingFaceFolder, path: Path, overrides: list[str]) -> RunConfig:
-    """The run config, its model section filled in from the folder. Raises UserError with the keys that differ."""
+    """Returns the run config with its model section completed from the folder. Raises UserError if keys differ."""
     from launcher.run.config import RunConfig
     from model.config import ModelConfig
     from settings import UserError, parse, read_yaml
     from train.resume_rules import flatten
 
-    theirs = parse(ModelConfig, source.model, source=str(source.path / "config.json"))
+    folder_model = parse(ModelConfig, source.model, source=str(source.path / "config.json"))
     plain = read_yaml(path, overrides)
     section = plain.get("model") or {}
     if not isinstance(section, dict):
         raise UserError(f"config {path}: model must hold a mapping, not {type(section).__name__}")
-    said = {key: value for key, value in section.items() if value is not None}
-    config = parse(RunConfig, {**plain, "model": {**source.model, **said}}, source=str(path))
-    there, here = flatten(theirs.to_plain()), flatten(config.model.to_plain())
+    given = {key: value for key, value in section.items() if value is not None}
+    config = parse(RunConfig, {**plain, "model": {**source.model, **given}}, source=str(path))
+    there, here = flatten(folder_model.to_plain()), flatten(config.model.to_plain())
     differing = [
         f"model.{key}: {there[key]} in the folder, {here.get(key, 'absent')} here"
         for key in flatten(source.model)
         if here.get(key) != there[key]
     ]
     if differing:
-        raise UserError("\n  ".join([f"config {path} is of another model than {source.path}:", *differing]))
-    return config.model_copy(update={"model": _unsaid(config, said)})
+        raise UserError("\n  ".join([f"config {path} is for another model than {source.path}:", *differing]))
+    return config.model_copy(update={"model": _without_defaults(config, given)})
 
 
-def _unsaid(config: RunConfig, said: Mapping[str, object]) -> ModelConfig:
-    """The model without numbers that are the same when left out, so that the config as given is the run's config."""
+def _without_defaults(config: RunConfig, given: Mapping[str, object]) -> ModelConfig:
+    """Returns the model without default values, so that `lehr train` accepts the given config for the run."""
     from data.shards.index import shard_tokenizer
 
     model = config.model
-    if "num_kv_heads" not in said and model.kv_heads == model.num_heads:
+    if "num_kv_heads" not in given and model.kv_heads == model.num_heads:
         model = model.model_copy(update={"num_kv_heads": None})
-    if "vocab_size" not in said:
-        alone = model.model_copy(update={"vocab_size": None})
-        if alone.with_vocabulary(shard_tokenizer(config.data).vocab_size).vocab_size == model.vocab_size:
-            model = alone
+    if "vocab_size" not in given:
+        default = model.model_copy(update={"vocab_size": None})
+        if default.with_vocabulary(shard_tokenizer(config.data).vocab_size).vocab_size == model.vocab_size:
+            model = default
     return model
 
 
 def _check_data(source: HuggingFaceFolder, config: RunConfig) -> None:
-    """Raises UserError where the shards' numbers mean other text than the model's, or where positions do not fit."""
+    """Raises UserError if the shards have another tokenizer than the model, or if its positions do not fit."""
     from data.shards.index import shard_tokenizer
     from data.tokenizer import tokenizer_differences
     from settings import UserError
@@ -135,9 +136,9 @@ def _check_data(source: HuggingFaceFolder, config: RunConfig) -> None:
         )
     if longest is not None and length > longest:
         _warn(f"train.seq_length = {length} is more than the {longest} positions that the model was trained on")
-    ends = source.config.get("eos_token_id")
-    if info.eos_id not in (ends if isinstance(ends, list) else [ends]):
-        _warn(f"the shards end documents with token {info.eos_id}, the folder's config.json with {ends}")
+    end_tokens = source.config.get("eos_token_id")
+    if info.eos_id not in (end_tokens if isinstance(end_tokens, list) else [end_tokens]):
+        _warn(f"the shards end documents with token {info.eos_id}, the folder's config.json with {end_tokens}")
 
 
 def _warn(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`lehr plot`: the curves of one run or several in a picture."""
+"""`lehr plot`: draws the curves of one run or several in a picture."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from launcher.exit_codes import user_errors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Rows = Sequence[dict[str, Any]]  # of metrics.jsonl, a dict a step
+Rows = Sequence[dict[str, Any]]  # the lines of metrics.jsonl
 
-_SMOOTHED_OVER = 0.02  # of the run: the span of the training loss's running mean
+_SMOOTHING = 0.02  # the span of the running mean of the training loss, as a share of the run
 
 
 @user_errors
@@ -23,13 +23,13 @@ def plot_runs(
     runs: Annotated[list[Path], typer.Argument(help="run folders, such as runs/demo", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A PNG, PDF or SVG; curves.png in the first run's folder if none."),
+        typer.Option("--out", "-o", help="A PNG, PDF or SVG file; by default curves.png in the first run's folder."),
     ] = None,
 ) -> None:
-    """Draw training and held-out loss, the forecast beside the fact, gradient norm and lr, over tokens.
+    """Draw training loss, held-out loss, forecast, gradient norm and lr over tokens.
 
-    For a single run the held-out loss is drawn source by source, with the loss of a model that knows only how often
-    each token occurs, where the run's shards are still there.
+    For a single run the held-out loss is drawn for each source. If the run's shards still exist, so is the loss of a
+    model that knows only the frequency of each token.
     """
     import matplotlib
 
@@ -76,7 +76,7 @@ def _rows(run: Path) -> Rows:
 
 
 def _draw(axes: Axes, rows: Rows, key: str, *, smooth: bool = False, **style: Any) -> None:
-    """One metric over tokens; `smooth` adds its running mean, in full colour."""
+    """Draws one metric over tokens; `smooth` adds its running mean, in full colour."""
     import numpy as np
 
     points = np.array([(row["tokens"], row[key]) for row in rows if key in row], dtype=float).reshape(-1, 2)
@@ -85,7 +85,7 @@ def _draw(axes: Axes, rows: Rows, key: str, *, smooth: bool = False, **style: An
     if smooth:
         label = style.pop("label")
         axes.plot(*points.T, linewidth=0.7, **style)
-        span = max(1, round(_SMOOTHED_OVER * len(points)))
+        span = max(1, round(_SMOOTHING * len(points)))
         mean = np.convolve(points[:, 1], np.full(span, 1 / span), mode="valid")
         axes.plot(points[span - 1 :, 0], mean, label=label, color=style["color"])
         return
@@ -93,7 +93,7 @@ def _draw(axes: Axes, rows: Rows, key: str, *, smooth: bool = False, **style: An
 
 
 def _draw_sources(axes: Axes, run: Path, rows: Rows) -> None:
-    """Held-out loss by source, and the unigram loss of each as a dashed line."""
+    """Draws the held-out loss of each source, and its unigram loss as a dashed line."""
     names = [key.split("/")[1] for key in _keys(rows) if key.startswith("held_out/") and key.count("/") == 2]
     for index, name in enumerate(dict.fromkeys(names)):
         colour = f"C{index + 1}"
@@ -104,17 +104,17 @@ def _draw_sources(axes: Axes, run: Path, rows: Rows) -> None:
 
 
 def _draw_forecast(axes: Axes, rows: Rows, **style: Any) -> None:
-    """What the final held-out loss was said to be, step by step, with its interval."""
-    said = [row for row in rows if "forecast/final" in row]
-    if said:
-        low, high = ([row[f"forecast/final_{bound}"] for row in said] for bound in ("low", "high"))
-        axes.fill_between([row["tokens"] for row in said], low, high, alpha=0.15, linewidth=0, **style)
+    """Draws each evaluation's forecast of the final held-out loss, with its interval."""
+    forecasts = [row for row in rows if "forecast/final" in row]
+    if forecasts:
+        low, high = ([row[f"forecast/final_{bound}"] for row in forecasts] for bound in ("low", "high"))
+        axes.fill_between([row["tokens"] for row in forecasts], low, high, alpha=0.15, linewidth=0, **style)
         _draw(axes, rows, "forecast/final", label="forecast of the final held-out loss", linestyle=":", **style)
         _draw(axes, rows, "held_out/loss", label="held out", marker="o", **style)
 
 
 def _unigram_loss(run: Path, source: str) -> float | None:
-    """None where the run's shards are not where they were."""
+    """Returns the unigram loss of a source; None if the run's shards no longer exist."""
     from data.shards.index import open_shards
     from data.shards.unigram import unigram_loss
     from launcher.run.config import RunConfig

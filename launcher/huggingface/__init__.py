@@ -1,1 +1,1 @@
-"""Hugging Face folders, read and written."""
+"""Reads Hugging Face folders, and writes their tokenizer files."""

@@ -1,4 +1,4 @@
-"""A folder of Hugging Face's, opened to be imported. Only JSON and safetensors are read; nothing in it is ever run."""
+"""Reads a Hugging Face folder: only its JSON and safetensors files; no code in it is ever run."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class HuggingFaceFolder:
-    """What config.json says, as far as lehr has it."""
+    """A Hugging Face folder, and the parts of its config.json that lehr knows."""
 
     path: Path
     architecture: Architecture
     config: Mapping[str, Any]
-    model: dict[str, Any]  # our `model` section, what config.json decides of it
+    model: dict[str, Any]  # lehr's `model` section, as far as config.json decides it
 
     @property
     def positions(self) -> int | None:
-        """The longest sequence that the model is said to take."""
+        """The longest sequence that the model takes, by config.json."""
         longest = self.config.get(self.architecture.positions)
         return longest if isinstance(longest, int) else None
 
     @property
     def tokenizer(self) -> Path:
-        """tokenizer.json. Raises UserError where there is none."""
+        """The path of tokenizer.json. Raises UserError if it is missing."""
         path = self.path / "tokenizer.json"
         if not path.is_file():
             raise UserError(
-                f"{self.path} has no tokenizer.json, without which nobody can say that its numbers mean the same text "
-                "as the shards'; let transformers write it: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+                f"{self.path} has no tokenizer.json, which is needed to check that the shards have the same tokenizer; "
+                "let transformers write it: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
         return path
 
 
 def read_folder(path: Path) -> HuggingFaceFolder:
-    """Raises UserError where it is no such folder, or of a model that lehr does not have."""
+    """Reads config.json. Raises UserError if there is none, or if lehr does not have the model."""
     if not path.is_dir():
         raise UserError(f"{path} is no folder; give one with config.json and *.safetensors")
     config = _read_json(path / "config.json")
@@ -64,36 +64,36 @@ def read_folder(path: Path) -> HuggingFaceFolder:
 
 
 def open_weights(folder: HuggingFaceFolder, entries: list[Entry], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
-    """Check that the files hold these tensors, of these shapes, and no others; -> our tensors in order, one at a time.
+    """Checks that the files hold these tensors, of these shapes, and no others. Yields lehr's tensors in order.
 
-    Raises UserError, before the first tensor is read, with what is missing, of another shape, or too much.
+    Raises UserError, before the first tensor is read, with the names of missing, misshapen and unexpected tensors.
     """
     files = TensorFiles(_weight_files(folder.path))
     prefix = folder.architecture.prefix
-    places: dict[str, str] = {}
-    wrong = []
+    names: dict[str, str] = {}  # of an entry -> in the files
+    problems = []
     for entry in entries:
         found = next((name for name in (entry.name, entry.name.removeprefix(prefix)) if name in files.shapes), None)
         if found is None:
-            wrong.append(f"{entry.name} is missing")
+            problems.append(f"{entry.name} is missing")
         elif files.shapes[found] != entry.shape:
-            wrong.append(f"{entry.name} is {_by(files.shapes[found])}, config.json makes it {_by(entry.shape)}")
+            problems.append(f"{entry.name} is {_by(files.shapes[found])}, and {_by(entry.shape)} by config.json")
         else:
-            places[entry.name] = found
+            names[entry.name] = found
     allowed = [*folder.architecture.not_weights, *(["lm_head.weight"] if tied else [])]
-    for name in sorted(set(files.shapes) - set(places.values())):
+    for name in sorted(set(files.shapes) - set(names.values())):
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed):
-            wrong.append(f"{name} has no place in a {folder.architecture.name}")
-    if wrong:
-        more = [f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else []
+            problems.append(f"{name} has no place in a {folder.architecture.name}")
+    if problems:
+        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         raise UserError(
-            "\n  ".join([f"the weights in {folder.path} do not fit its config.json:", *wrong[:_SHOWN], *more])
+            "\n  ".join([f"the weights in {folder.path} do not fit its config.json:", *problems[:_SHOWN], *more])
         )
-    return (pair for entry in entries for pair in entry.to_lehr(files.read(places[entry.name]).float()))
+    return (pair for entry in entries for pair in entry.to_lehr(files.read(names[entry.name]).float()))
 
 
 def _weight_files(path: Path) -> list[Path]:
-    """The safetensors files that belong to the model."""
+    """Returns the safetensors files of the model."""
     if (path / _INDEX).is_file():
         weight_map = _read_json(path / _INDEX).get("weight_map")
         names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
@@ -106,7 +106,7 @@ def _weight_files(path: Path) -> list[Path]:
         if pickled:
             raise UserError(
                 f"{path} holds its weights as {pickled[0]}: a pickle, which can run code when it is loaded, so lehr "
-                "never does; where you trust it, let transformers write model.safetensors from it (save_pretrained)"
+                "never does; if you trust it, let transformers write model.safetensors from it (save_pretrained)"
             )
         raise UserError(f"{path} has no model.safetensors, and no {_INDEX}")
     for name in names:

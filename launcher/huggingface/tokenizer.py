@@ -1,4 +1,4 @@
-"""The tokenizer of a run's shards as the files that transformers' AutoTokenizer reads."""
+"""Writes the tokenizer of a run's shards as the files that transformers' AutoTokenizer reads."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from data.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What to write, and the number of the token after each document."""
+    """The files to write, and the id of the token that ends a document."""
 
     files: dict[str, bytes]
     end: int
 
 
 def tokenizer_files(config: DataConfig, *, longest: int) -> TokenizerFiles:
-    """tokenizer.json as it is, and what says how to read it. `longest`: tokens that the model was trained on at once.
+    """Returns a copy of tokenizer.json, and the files that configure it. `longest`: the sequence length in training.
 
-    Raises UserError where the shards are gone or their tokenizer is not the one they were built with.
+    Raises UserError if the shards are gone or their tokenizer is not the one that they were built with.
     """
     shards = open_shards(config)
     path, eos_id = shards.tokenizer_file(), shards.tokenizer.eos_id
     end = load_tokenizer(path).id_to_token(eos_id)
     tokens = {"bos_token": end, "eos_token": end}
-    said: dict[str, Any] = {
+    tokenizer_config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **tokens,
         "clean_up_tokenization_spaces": False,
@@ -36,7 +36,7 @@ def tokenizer_files(config: DataConfig, *, longest: int) -> TokenizerFiles:
     }
     files = {
         "tokenizer.json": path.read_bytes(),
-        "tokenizer_config.json": _json(said),
+        "tokenizer_config.json": _json(tokenizer_config),
         "special_tokens_map.json": _json(tokens),
     }
     return TokenizerFiles(files, eos_id)

@@ -1,1 +1,1 @@
-"""The processes of a run: how they start, meet, are signalled, fail and log."""
+"""The processes of a run: how they start, connect, receive signals, log, fail and end."""

@@ -1,4 +1,4 @@
-"""How a rank tells its parent why it failed: one JSON object through a pipe, written before it ends."""
+"""The report of a failed rank to its parent: one JSON object through a pipe, written before the rank ends."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import Literal
 from settings import RunError, UserError
 
 # A pipe holds 64 KiB: within it a rank never waits for its parent to read.
-_MOST_CHARACTERS = 7_000  # of a message and of a traceback: 4 bytes each at most
+_MOST_CHARACTERS = 7_000  # of a message and of a traceback, at most 4 bytes each
 
 
 @dataclass(frozen=True)
-class Report:
-    """Why a rank failed."""
+class FailureReport:
+    """The reason for which a rank failed."""
 
     kind: Literal["user", "failure", "hang"]
-    message: str  # for the user's mistake all there is to say; else the exception, or where the rank hangs, in one line
+    message: str  # a user's mistake in full; else the exception or the position of the hang, in one line
     traceback: str
-    seconds: float  # when, on the machine's clock: the earliest failure is the cause of the others
+    seconds: float  # time of the failure on the machine's clock: the earliest failure is the cause of the others
+
+    @classmethod
+    def from_error(cls, error: BaseException) -> FailureReport:
+        """Builds the report of an exception."""
+        if isinstance(error, UserError):
+            return cls("user", str(error)[:_MOST_CHARACTERS], "", time.time())
+        if isinstance(error, RunError):  # its message explains it in full: a traceback would add nothing
+            return cls("failure", str(error)[:_MOST_CHARACTERS], "", time.time())
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        text = "".join(traceback.format_exception(error))
+        return cls("failure", message[:1000], text[-_MOST_CHARACTERS:], time.time())
+
+    @classmethod
+    def from_hang(cls, position: str, stack: str) -> FailureReport:
+        """Builds the report of a rank whose watchdog saw no progress."""
+        return cls("hang", position[:1000], stack[-_MOST_CHARACTERS:], time.time())
 
 
-def describe(error: BaseException) -> Report:
-    """The report of an exception."""
-    if isinstance(error, UserError):
-        return Report("user", str(error)[:_MOST_CHARACTERS], "", time.time())
-    if isinstance(error, RunError):  # explained in full: where in the program it was found tells nobody more
-        return Report("failure", str(error)[:_MOST_CHARACTERS], "", time.time())
-    message = " ".join(f"{type(error).__name__}: {error}".split())
-    text = "".join(traceback.format_exception(error))
-    return Report("failure", message[:1000], text[-_MOST_CHARACTERS:], time.time())
-
-
-def of_hang(position: str, stacks: str) -> Report:
-    """The report of a rank that found itself without progress."""
-    return Report("hang", position[:1000], stacks[-_MOST_CHARACTERS:], time.time())
-
-
-def send(report: Report, fd: int) -> None:
-    """Write a report; a parent that is gone is no error."""
+def send_report(report: FailureReport, fd: int) -> None:
+    """Writes a report to the parent's pipe. A parent that has ended is no error."""
     try:
         os.write(fd, json.dumps(asdict(report), ensure_ascii=False).encode(errors="replace"))
     except BrokenPipeError:
@@ -51,8 +51,8 @@ def send(report: Report, fd: int) -> None:
         os.close(fd)
 
 
-def receive(fd: int) -> Report | None:
-    """The report of a rank that has ended, or None if it wrote none (or was killed within it). Never waits."""
+def receive_report(fd: int) -> FailureReport | None:
+    """Reads the report of a rank that has ended; None if it wrote none, or was killed while writing. Never waits."""
     os.set_blocking(fd, False)
     written = b""
     try:
@@ -61,6 +61,6 @@ def receive(fd: int) -> Report | None:
     except BlockingIOError:
         pass  # a child of the rank still holds the other end
     try:
-        return Report(**json.loads(written))
+        return FailureReport(**json.loads(written))
     except (ValueError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""What the launch of a run that hangs can learn of ranks that said nothing, and how it tells the user."""
+"""The message of a launcher whose run hangs: the positions of the ranks, and the stacks of those that do not answer."""
 
 from __future__ import annotations
 
@@ -9,61 +9,56 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.processes.failure_reports import Report
+from launcher.processes.failure_reports import FailureReport
+from settings.processes import process_state
 
-STACKS_SIGNAL = signal.SIGUSR2  # a rank writes the stacks of all its threads to its log, and goes on
+STACKS_SIGNAL = signal.SIGUSR2  # a rank writes the stacks of all its threads to its log and continues
 _SHOWN_LINES = 12
 _STATES = {
-    "T": "its process is stopped (SIGSTOP or Ctrl-Z; SIGCONT would let it go on)",
+    "T": "its process is stopped (SIGSTOP or Ctrl-Z; SIGCONT would let it continue)",
     "t": "its process is stopped by a debugger",
     "D": "its process waits in the kernel (a disk or a driver that does not answer)",
 }
 
 
 @dataclass(frozen=True)
-class Silent:
-    """A rank that did not end and did not say why."""
+class UnresponsiveRank:
+    """A rank that neither ended nor reported a failure while the run hung."""
 
-    number: int
-    why: str
+    rank: int
+    process_state: str
     log: Path
-    log_bytes: int  # of the log before the rank was asked for its stacks
+    log_bytes: int  # size of the log before the rank was sent the signal for its stacks
 
 
-def ask_for_stacks(number: int, pid: int, log: Path) -> Silent:
-    """Have a rank that says nothing write its stacks; one that is stopped is let go on for it. It is to be killed."""
-    silent = Silent(number, _STATES.get(process_state(pid), "its process runs"), log, log.stat().st_size)
-    for asked in (STACKS_SIGNAL, signal.SIGCONT):
+def request_stacks(rank: int, pid: int, log: Path) -> UnresponsiveRank:
+    """Lets a rank write its stacks to its log; a stopped process is continued for it. The rank is killed afterwards."""
+    state = process_state(pid)
+    explanation = _STATES.get(state.letter if state else "", "its process runs")
+    unresponsive = UnresponsiveRank(rank, explanation, log, log.stat().st_size)
+    for number in (STACKS_SIGNAL, signal.SIGCONT):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, asked)
-    return silent
+            os.kill(pid, number)
+    return unresponsive
 
 
-def process_state(pid: int) -> str:
-    """The letter of Linux: R, S, D, T, t, Z; "" where it is gone or there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (OSError, IndexError):
-        return ""
-
-
-def explain_hang(spoke: Mapping[int, Report], silent: Sequence[Silent]) -> str:
-    """The message: where each rank stands that said so, what the others do, and all stacks."""
+def explain_hang(reports: Mapping[int, FailureReport], unresponsive: Sequence[UnresponsiveRank]) -> str:
+    """Returns the message: the position of each rank that reported, the state of each other rank, and all stacks."""
     lines = ["the run hangs:"]
-    lines += [f"  rank {number}: {report.message}" for number, report in spoke.items()]
-    lines += [f"  rank {rank.number} does not answer: {rank.why}" for rank in silent]
-    for number, report in spoke.items():
-        lines += [f"rank {number}:", *(f"  {line}" for line in report.traceback.rstrip().splitlines()[-_SHOWN_LINES:])]
-    for rank in silent:
-        lines += [f"rank {rank.number}, from its log {rank.log}:", *_stack_in(rank)]
+    lines += [f"  rank {rank}: {report.message}" for rank, report in reports.items()]
+    lines += [f"  rank {one.rank} does not answer: {one.process_state}" for one in unresponsive]
+    for rank, report in reports.items():
+        lines += [f"rank {rank}:", *(f"  {line}" for line in report.traceback.rstrip().splitlines()[-_SHOWN_LINES:])]
+    for one in unresponsive:
+        lines += [f"rank {one.rank}, from its log {one.log}:", *_main_stack(one)]
     return "\n".join(lines)
 
 
-def _stack_in(rank: Silent) -> list[str]:
-    """What faulthandler wrote of the main thread, which comes last, its innermost frame first."""
+def _main_stack(unresponsive: UnresponsiveRank) -> list[str]:
+    """Reads faulthandler's stack of the main thread, which comes last, its innermost frame first."""
     try:
-        with rank.log.open("rb") as file:
-            file.seek(rank.log_bytes)
+        with unresponsive.log.open("rb") as file:
+            file.seek(unresponsive.log_bytes)
             written = file.read().decode(errors="replace")
     except OSError:
         return []

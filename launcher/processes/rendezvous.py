@@ -1,4 +1,4 @@
-"""Where the ranks of a run first meet, and tell each other of a hang: the key-value store behind the process group."""
+"""The key-value store at which the ranks of a run meet, and through which they name the ranks that hang."""
 
 from __future__ import annotations
 
@@ -8,52 +8,56 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from launcher.processes.environment import Ranks
+from launcher.processes.rank_info import RankInfo
+
+_MOST_NAMED = 10
 
 
-def open_store(ranks: Ranks, *, timeout_seconds: float) -> dist.Store:  # type: ignore[name-defined]
-    """The store of this launch; rank 0 serves it, except under torchrun, whose agent may.
+def open_store(rank_info: RankInfo, *, timeout_seconds: float) -> dist.Store:  # type: ignore[name-defined]
+    """Opens the store of this run. Rank 0 serves it, except under torchrun, whose agent may.
 
-    Returns when all ranks are there, or raises torch's DistStoreError after `timeout_seconds`.
+    Returns when all ranks have connected. Raises torch's DistStoreError after `timeout_seconds`.
     """
     timeout = timedelta(seconds=timeout_seconds)
-    if ranks.source == "single":
+    if rank_info.launcher == "none":
         return dist.HashStore()  # type: ignore[attr-defined]
-    if ranks.source == "torchrun":  # torch's own reading of torchrun's variables: agent's store, restarts' prefixes
-        store, _, _ = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=timeout))
+    if rank_info.launcher == "torchrun":  # torch reads torchrun's variables: the agent's store, prefixes of restarts
+        store, _, _ = next(rendezvous("env://", rank_info.rank, rank_info.world_size, timeout=timeout))
         return store
     return dist.TCPStore(  # type: ignore[attr-defined]
-        ranks.master_addr,
-        ranks.master_port,
-        ranks.world_size,
-        is_master=ranks.rank == 0,
+        rank_info.master_addr,
+        rank_info.master_port,
+        rank_info.world_size,
+        is_master=rank_info.rank == 0,
         timeout=timeout,
-        master_listen_fd=ranks.parent.store_fd if ranks.parent else None,
+        master_listen_fd=rank_info.parent.store_fd if rank_info.parent else None,
     )
 
 
-def silent_ranks(store: dist.Store, ranks: Ranks, *, seconds: float) -> str:  # type: ignore[name-defined]
-    """Tell the others that this rank hangs, wait, and name those that did not do the same; "" where another rank will.
+def name_unresponsive_ranks(store: dist.Store, rank_info: RankInfo, *, seconds: float) -> str:  # type: ignore[name-defined]
+    """Announces to the other ranks that this one hangs, waits, and returns a line on those that announced nothing.
 
-    For a thread beside the one that hangs. The store may be what does not answer: that takes no longer.
+    Returns "" if a lower rank writes the line. Call it from another thread than the one that hangs. The store itself
+    may not answer: the call takes at most 2 x `seconds`.
     """
-    found: list[str] = []
-    asking = threading.Thread(target=lambda: found.append(_ask(store, ranks, seconds)), daemon=True)
-    asking.start()
-    asking.join(2 * seconds)
-    return found[0] if found else "the store that the ranks met at does not answer: see the rank or agent that holds it"
+    lines: list[str] = []
+    thread = threading.Thread(target=lambda: lines.append(_exchange_hangs(store, rank_info, seconds)), daemon=True)
+    thread.start()
+    thread.join(2 * seconds)
+    return lines[0] if lines else "the store of the ranks does not answer: see the rank or the agent that serves it"
 
 
-def _ask(store: dist.Store, ranks: Ranks, seconds: float) -> str:  # type: ignore[name-defined]
-    store.set(f"hangs/{ranks.rank}", "yes")
+def _exchange_hangs(store: dist.Store, rank_info: RankInfo, seconds: float) -> str:  # type: ignore[name-defined]
+    store.set(f"hangs/{rank_info.rank}", "yes")
     threading.Event().wait(seconds)
-    silent = []
-    for rank in range(ranks.world_size):
+    unresponsive = []
+    for rank in range(rank_info.world_size):
         if not store.check([f"hangs/{rank}"]):
-            silent.append(rank)
-        elif rank < ranks.rank:
-            return ""  # that one speaks for all
-    if not silent:
+            unresponsive.append(rank)
+        elif rank < rank_info.rank:
+            return ""  # that rank writes the line
+    if not unresponsive:
         return "all ranks hang"
-    shown = ", ".join(map(str, silent[:10])) + (f" and {len(silent) - 10} more" if len(silent) > 10 else "")
-    return f"no answer from rank{'s' if len(silent) > 1 else ''} {shown}: stopped, or out of reach"
+    more = f" and {len(unresponsive) - _MOST_NAMED} more" if len(unresponsive) > _MOST_NAMED else ""
+    names = ", ".join(map(str, unresponsive[:_MOST_NAMED]))
+    return f"no answer from rank{'s' if len(unresponsive) > 1 else ''} {names}{more}: stopped, or out of reach"

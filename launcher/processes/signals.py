@@ -1,56 +1,70 @@
-"""Signals between a launch and its ranks. What a rank does on them is train/safety/preemption.py's."""
+"""The signals that ask a run to stop: SIGINT (Ctrl-C), SIGTERM, SIGUSR1 (Slurm, before the time limit) and SIGHUP.
+
+A signal takes this way, by how far the process is when it arrives:
+
+1. launcher/__main__.py sets `exit_immediately` in its first line: the process ends with exit code 128 + the number.
+2. launcher/cli.py sets `exit_by_exception` before a command runs: open files are closed, and the exit code is the same.
+   `lehr data build` has a handler of its own (commands/data.py), which stops the build with exit code 75.
+3. commands/train.py sets `exit_immediately` again while it checks the config, because there is nothing to save yet.
+4. processes/local_launcher.py, if lehr starts the ranks itself, forwards the signal to every rank (SIGHUP as SIGTERM).
+   A second Ctrl-C kills the ranks, with exit code 130.
+5. run/rank_main.py calls `defer_signals` in every rank once all ranks are connected: a signal then waits.
+6. train/safety/preemption.py (`Stop`) unblocks the signals when the training loop is built, and its handler notes the
+   request. The ranks agree on it with the next batch (train/batches.py); the loop (train/loop.py) saves a checkpoint
+   and returns; the rank ends with exit code 75 (`exit_codes.STOPPED_EARLY`), and so does the launcher.
+
+SIGHUP and SIGINT stay ignored if they were ignored when the process started: nohup and a shell's `&` rely on it
+(train/safety/stop_signals.py).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
-# SIGUSR1: Slurm's notice before the time limit. SIGHUP: the terminal is gone; under nohup it stays ignored.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from train.safety.stop_signals import STOP_SIGNALS, set_stop_handlers
 
 
-def exit_immediately(*, silently: bool) -> None:
-    """While there is nothing to save: a signal to stop ends this process, with a line unless `silently`.
+def exit_immediately(*, silently: bool = False) -> None:
+    """Lets a stop signal end this process at once, with a line on stderr unless `silently`.
 
-    By no exception: an import or a `finally` could swallow it. Silently it is the kernel that ends it, which can do so
-    within a call into C that waits for other ranks, where no handler of Python's would run.
+    It raises no exception, which an import or a `finally` could swallow. If silent, the kernel ends the process: it can
+    do so within a C call that waits for other ranks, where no Python handler would run.
     """
-    _set(signal.SIG_DFL if silently else _end)
+    set_stop_handlers(signal.SIG_DFL if silently else _exit)
+
+
+def exit_by_exception() -> None:
+    """Lets a stop signal raise SystemExit with code 128 + its number, so that `finally` clauses run."""
+    set_stop_handlers(_raise_exit)
 
 
 def defer_signals() -> None:
-    """Let signals to stop wait until whoever handles them unblocks them: none is lost, none ends what can save soon."""
+    """Blocks the stop signals until `train.safety.preemption.Stop` unblocks them: none is lost, and none ends a rank
+    that will soon be able to save a checkpoint."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    _set(_to_this_thread)
+    set_stop_handlers(_send_to_main_thread)
 
 
-def _set(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
-    for number in STOP_SIGNALS:
-        if not (number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN):
-            signal.signal(number, handler)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
     with contextlib.suppress(OSError):
         os.write(2, f"ended by {signal.Signals(number).name} before there was anything to save\n".encode())
     os._exit(128 + number)
 
 
-def _to_this_thread(number: int, frame: FrameType | None) -> None:
-    """One that reached a thread of a library, which does not block it, waits where it is blocked."""
+def _raise_exit(number: int, frame: FrameType | None) -> NoReturn:
+    with contextlib.suppress(OSError):
+        os.write(2, f"ended by {signal.Signals(number).name}\n".encode())
+    raise SystemExit(128 + number)
+
+
+def _send_to_main_thread(number: int, frame: FrameType | None) -> None:
+    """Python runs this in the main thread, where the signal is blocked: there it waits.
+
+    It was received by a thread of a library, which does not block it.
+    """
     signal.pthread_kill(threading.get_ident(), number)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent is gone, however that ends (Linux)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:  # it went before the call
-        os._exit(128 + signal.SIGKILL)

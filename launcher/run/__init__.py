@@ -1,1 +1,1 @@
-"""What a run is, before any process starts and within a rank."""
+"""A run: its config and the checks before any process starts, and its parts within a rank."""

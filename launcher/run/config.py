@@ -17,7 +17,7 @@ from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 
 
 class RunSettings(Settings):
-    """What the run is called and where it goes."""
+    """The name of the run, its folder and its seed."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     folder: Path = Path("runs")

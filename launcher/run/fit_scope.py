@@ -1,4 +1,4 @@
-"""What a fit has seen: its defaults for a run to come, and warnings where a schedule lies beyond it."""
+"""The range of a fit's curves: defaults for a run to come, and warnings if its schedule lies outside."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from settings import UserError
 
 
 def default_peak(fit: Fit) -> float:
-    """The peak lr of the fitted curves; UserError where they have several (over a hundredth apart)."""
+    """Returns the peak lr of the fitted curves. Raises UserError if their peaks differ by over 1%."""
     peaks = [curve.peak_lr for curve in fit.curves]
     if not peaks or min(peaks) < 0.99 * max(peaks):
-        shown = ", ".join(f"{peak:.4g}" for peak in peaks) or "none"
+        values = ", ".join(f"{peak:.4g}" for peak in peaks) or "none"
         raise UserError(
-            f"the fit has curves of several peak lrs ({shown}): say optim.lr=... to predict, --constraint peak_lr=... "
-            "to choose a schedule"
+            f"the fit has curves of several peak lrs ({values}): give optim.lr=... to predict, or --constraint "
+            "peak_lr=... to choose a schedule"
         )
     return max(peaks)
 
 
 def default_warmup(fit: Fit) -> int:
-    """The warm-up of the fitted curves: the shortest."""
+    """Returns the shortest warm-up of the fitted curves, in steps."""
     return min((curve.warmup_steps for curve in fit.curves), default=0)
 
 
 def schedule_warnings(fit: Fit, schedule: LrCurve) -> tuple[str, ...]:
-    """Where a schedule lies beyond what the fit saw."""
+    """Returns a warning for each way in which a schedule lies outside the fitted curves."""
     if not fit.curves:
         return ()
     warnings = []
@@ -33,7 +33,7 @@ def schedule_warnings(fit: Fit, schedule: LrCurve) -> tuple[str, ...]:
     if not 0.99 * min(peaks) <= schedule.peak <= 1.01 * max(peaks):
         warnings.append(
             f"the peak lr {schedule.peak:.3g} is not within those of the fit ({min(peaks):.3g} to {max(peaks):.3g}); "
-            "a law fitted at one peak says little of another"
+            "a law fitted at one peak is unreliable at another"
         )
     longest = max(curve.steps for curve in fit.curves)
     if schedule.steps > 4 * longest:

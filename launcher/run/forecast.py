@@ -1,4 +1,4 @@
-"""`train.forecast`: what it names is checked before any process is started, and made into the run's forecast."""
+"""`train.forecast`: the checks before any process is started, and the forecast that the metrics use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launcher.run.config import RunConfig
 from launcher.run.fit_scope import schedule_warnings
-from launcher.run.provenance import compare, config_provenance, listed
+from launcher.run.provenance import compare, config_provenance, format_differences
 from laws.curve import planned_lr_curve
 from laws.fitting.fitted import Fit, load_fit
 from laws.forecasting.fitted_forecast import FittedForecast
@@ -21,7 +21,7 @@ from train.metrics.forecast import HELD_OUT_LOSS, RunForecast
 
 
 def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
-    """Warnings, a line each. `model`: with its vocabulary. Raises UserError for what cannot forecast this run."""
+    """Returns warnings, a line each. `model`: with its vocabulary. Raises UserError if no forecast is possible."""
     wanted = config.train.forecast
     if wanted is None:
         return []
@@ -29,59 +29,59 @@ def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
         if 0 < stage.from_step < config.train.steps:
             raise UserError(
                 f"train.forecast = {wanted}: data.stages changes the mix of data at step {stage.from_step}, and no law "
-                "of the lr covers that; leave train.forecast out"
+                "of the lr covers that; remove train.forecast"
             )
     if wanted == "auto":
-        return _too_few(config)
+        return _too_few_evaluations(config)
     fit = load_fit(Path(wanted))
     schedule = planned_lr_curve(config.schedule, peak_lr=config.optim.lr, total_steps=config.train.steps)
-    lines = [*_compared(config, fit), *schedule_warnings(fit, schedule)]
-    final = _fitted(config, model, fit).predict_loss(RunProgress(schedule, None), schedule.steps)
+    lines = [*_provenance_warnings(config, fit), *schedule_warnings(fit, schedule)]
+    final = _fitted_forecast(config, model, fit).predict_loss(RunProgress(schedule, None), schedule.steps)
     if not isinstance(final, str) and not all(map(math.isfinite, (final.loss, final.low, final.high))):
-        raise UserError(f"train.forecast = {wanted}: its forecast of this run is not a number; fit the law again")
+        raise UserError(f"train.forecast = {wanted}: its forecast of this run is not finite; fit the law again")
     return [f"train.forecast = {wanted}: {line}" for line in lines]
 
 
 def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
-    """What the metrics of a run take, where `train.forecast` is given. `check_forecast`'s errors apply."""
+    """Builds the forecast for the metrics of a run whose `train.forecast` is set. Raises as `check_forecast` does."""
     wanted = config.train.forecast
     assert wanted is not None
     schedule = config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
     auto = wanted == "auto"
     return RunForecast(
-        OwnForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted(config, model, load_fit(Path(wanted))),
+        OwnForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted_forecast(config, model, load_fit(Path(wanted))),
         promised=not auto,
         planned_lr_n=schedule.every_step(),
         warmup_steps=config.schedule.stated_warmup(),
     )
 
 
-def _fitted(config: RunConfig, model: ModelConfig, fit: Fit) -> FittedForecast:
+def _fitted_forecast(config: RunConfig, model: ModelConfig, fit: Fit) -> FittedForecast:
     size = parameters(model, seq_length=config.train.seq_length) if fit.law.spans_sizes else None
     return FittedForecast(fit, parameters=size)
 
 
-def _compared(config: RunConfig, fit: Fit) -> list[str]:
-    """Warnings, where the fit's curves are of runs that differ from this one. Raises UserError where they differ so
-    that their loss is another."""
+def _provenance_warnings(config: RunConfig, fit: Fit) -> list[str]:
+    """Returns a warning if a fitted run differs slightly from this one. Raises UserError if it differs severely."""
     here = config_provenance(config.to_plain(), loss=HELD_OUT_LOSS)
     for curve in fit.curves:
         differences = compare(curve.origin, here, sizes=fit.law.spans_sizes)
         if differences.severe:
             raise UserError(
                 f"train.forecast = {config.train.forecast}: it was fitted on a run of another model, data or batch "
-                f"({curve.name}), and a law speaks only of what it was fitted on:\n{listed(differences.severe)}\n"
+                f"({curve.name}), and a law holds only for such runs as it was fitted on:\n"
+                f"{format_differences(differences.severe)}\n"
                 "fit one on runs of this config (lehr law fit RUN... -o FIT.json), or set train.forecast to auto"
             )
         if differences.slight:
-            return [f"it was fitted on a run ({curve.name}) that differs:\n{listed(differences.slight)}"]
+            return [f"it was fitted on a run ({curve.name}) that differs:\n{format_differences(differences.slight)}"]
     if not all(curve.origin for curve in fit.curves) or not fit.curves:
-        return ["it does not say what its curves are of; it forecasts this run only if they are of this model and data"]
+        return ["it does not record the runs of its curves; its forecast is valid only if they had this model and data"]
     return []
 
 
-def _too_few(config: RunConfig) -> list[str]:
-    """A warning where the run will not be evaluated often enough for a refit."""
+def _too_few_evaluations(config: RunConfig) -> list[str]:
+    """Returns a warning if the run will not be evaluated often enough for a forecast."""
     steps, every = config.train.steps, config.evaluate.every_steps
     after = steps - (config.schedule.stated_warmup() or 0)
     least = OwnForecast(LAWS.parse(DEFAULT_LAW)).least_losses

@@ -1,4 +1,4 @@
-"""What a run reads besides its config, by hash."""
+"""The hashes of the files that a run reads besides its config."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from train.run_folder.input_hashes import Inputs
 
 
 def inputs_of(config: RunConfig) -> Inputs:
-    """Hashes of the shards, as dataset.json has them, and of a table of lr: as far as this run goes, and as far as it
-    went when it was recorded.
+    """Returns the hashes of the shards, from dataset.json, and of the schedule's table of lr if it has one.
 
-    Raises UserError where there are no shards.
+    The table is hashed up to the steps of this config, and up to those that the run folder has recorded. Raises
+    UserError if there are no shards.
     """
     shards = open_shards(config.data)
     values = config.schedule.file_values()

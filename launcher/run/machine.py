@@ -1,6 +1,6 @@
-"""What this machine has, and what of a config cannot run on it or hardly: told before a process is started.
+"""The hardware of this machine, and the checks of a config against it before a process is started.
 
-Only `look` looks; the checks take what it found, so they are the same with a GPU as without.
+Only `read_machine` reads the machine; the checks take its result, so they are the same with a GPU as without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from settings import UserError
 
 if TYPE_CHECKING:
-    from launcher.processes.environment import Ranks
+    from launcher.processes.rank_info import RankInfo
     from launcher.run.config import RunConfig
     from model.config import ModelConfig
 
@@ -21,17 +21,17 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run finds here."""
+    """The hardware that a run can use."""
 
-    gpus: int  # that torch can use
-    gpu_bytes: int  # memory of the smallest of them
+    gpus: int  # those that torch can use
+    gpu_bytes: int  # memory of the smallest GPU
     free_bytes: int  # of main memory
-    cpu_build: bool  # torch is built without GPUs
+    cpu_build: bool  # torch is built without GPU support
     nvidia_driver: bool
 
 
-def look() -> Machine:
-    """This machine, as this process may use it."""
+def read_machine() -> Machine:
+    """Reads what this process may use of the machine."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -44,17 +44,17 @@ def look() -> Machine:
     )
 
 
-def check_machine(config: RunConfig, machine: Machine, ranks: Ranks | None) -> list[str]:
-    """Warnings, a line each. `ranks`: this process's place where torchrun or srun started it, else None.
+def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | None) -> list[str]:
+    """Returns warnings, a line each. `rank_info`: this process's place if torchrun or srun started it, else None.
 
-    Raises UserError where a launch of lehr's own has fewer GPUs than ranks, and for a kernel that cannot run here.
+    Raises UserError if lehr would start more ranks than there are GPUs, and if the attention kernel cannot run here.
     """
     import torch
 
     from model.attention import choose_kernel
 
     wanted = config.parallel.ranks
-    if ranks is None and 0 < machine.gpus < wanted:
+    if rank_info is None and 0 < machine.gpus < wanted:
         raise UserError(
             f"parallel.tensor x parallel.pipeline x parallel.data = {wanted} ranks need a GPU each, and this machine "
             f"shows {machine.gpus}; make it at most {machine.gpus}, or start the ranks on several machines with srun "
@@ -65,17 +65,20 @@ def check_machine(config: RunConfig, machine: Machine, ranks: Ranks | None) -> l
     if machine.nvidia_driver and machine.cpu_build:
         return [
             "there is an NVIDIA GPU, but torch is built without CUDA: this run is on the CPU; "
-            "`lehr doctor` says what mends it"
+            "`lehr doctor` names the fix"
         ]
     return []
 
 
-def memory_warnings(config: RunConfig, model: ModelConfig, machine: Machine, ranks: Ranks | None) -> list[str]:
-    """Where the fullest rank's bytes, by arithmetic, are more than its GPU or all ranks' share of this machine has."""
+def memory_warnings(config: RunConfig, model: ModelConfig, machine: Machine, rank_info: RankInfo | None) -> list[str]:
+    """Returns a warning if the fullest rank is estimated to need more than its GPU has, or all ranks of this machine
+    together more than its free memory."""
     from model.memory import LayoutSizes, rank_bytes
 
     parallel, train = config.parallel, config.train
-    world_size, here = (parallel.ranks, parallel.ranks) if ranks is None else (ranks.world_size, ranks.local_world_size)
+    world_size, local_world_size = (
+        (parallel.ranks, parallel.ranks) if rank_info is None else (rank_info.world_size, rank_info.local_world_size)
+    )
     data = world_size // (parallel.tensor * parallel.pipeline)
     rank = rank_bytes(
         model,
@@ -94,21 +97,25 @@ def memory_warnings(config: RunConfig, model: ModelConfig, machine: Machine, ran
         micro_batches=train.global_batch_size // (train.micro_batch_size * data),
     )
     offloaded = rank.optimizer if parallel.offload == "optimizer" else 0
-    on_gpu, in_memory = (rank.total - offloaded, here * offloaded) if machine.gpus else (0, here * rank.total)
-    found = (
-        (on_gpu, machine.gpu_bytes, "the fullest rank needs about {} GiB, and a GPU has {}; more ranks, "),
-        (in_memory, machine.free_bytes, "the ranks on this machine need about {} GiB of memory, and {} are free; "),
+    gpu_needs, memory_needs = (rank.total - offloaded, offloaded) if machine.gpus else (0, rank.total)
+    checks = (
+        (gpu_needs, machine.gpu_bytes, "the fullest rank needs about {} GiB, and a GPU has {}; more ranks, "),
+        (
+            local_world_size * memory_needs,
+            machine.free_bytes,
+            "the ranks on this machine need about {} GiB of memory, and {} are free; ",
+        ),
     )
     return [
-        said.format(f"{needed / GIB:.1f}", f"{there / GIB:.1f}")
+        text.format(f"{needed / GIB:.1f}", f"{available / GIB:.1f}")
         + "train.recompute=full or a smaller train.micro_batch_size need less (by arithmetic, for two moments a weight)"
-        for needed, there, said in found
-        if needed > there
+        for needed, available, text in checks
+        if needed > available
     ]
 
 
 def free_bytes() -> int:
-    """Bytes that can be used without swapping, within this process's control group."""
+    """Returns the bytes that can be used without swapping, within this process's control group."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
@@ -118,8 +125,8 @@ def free_bytes() -> int:
     ):
         try:
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            taken = int((folder / used).read_text()) - int(statistics[cache])  # files that were read give way
+            taken = int((folder / used).read_text()) - int(statistics[cache])  # the page cache is freed when needed
             available = min(available, int((folder / limit).read_text()) - taken)
-        except (OSError, ValueError, KeyError):  # not in such a group, or "max"
+        except (OSError, ValueError, KeyError):  # there is no such group, or its limit is "max"
             continue
     return available

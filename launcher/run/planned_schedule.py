@@ -1,4 +1,4 @@
-"""The lr of every step of a run to come, read and built as `lehr train` does."""
+"""The learning-rate schedule of a run to come, read and built as `lehr train` does."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ class _Train(Settings):
 
 
 class _Fragment(Settings):
-    """Of a run config, what a forecast needs: what `lehr law schedule` writes, and what stands alone here."""
+    """The keys of a run config that a forecast needs. `lehr law schedule` writes such a file."""
 
     optim: _Optim
     schedule: Annotated[ScheduleConfig, SCHEDULES.field]
     train: _Train
 
 
-def read_plan(words: Sequence[str], fit: Fit) -> LrCurve:
-    """`[CONFIG] [KEY=VALUE]...`, as `lehr train` takes them: a whole config, a fragment of one, or keys alone.
+def read_planned_schedule(words: Sequence[str], fit: Fit) -> LrCurve:
+    """Reads `[CONFIG] [KEY=VALUE]...` as `lehr train` does: a full config, a fragment of one, or keys alone.
 
-    A fragment's optim.lr is the fit's peak unless it says another; a whole config is checked whole. Raises UserError.
+    In a fragment, optim.lr is by default the peak of the fitted curves. A full config is checked in full. Raises
+    UserError.
     """
     config = Path(words[0]) if words and ("=" not in words[0] or Path(words[0]).is_file()) else None
     overrides = words if config is None else words[1:]
     plain = read_yaml(config, overrides)
     if config is not None and not set(plain) <= set(_Fragment.model_fields):
-        from launcher.run.config import RunConfig  # brings torch
+        from launcher.run.config import RunConfig  # imports torch
 
         run = compose(RunConfig, config, overrides)
         return planned_lr_curve(run.schedule, peak_lr=run.optim.lr, total_steps=run.train.steps)

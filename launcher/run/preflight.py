@@ -1,4 +1,4 @@
-"""Everything a config can get wrong that shows before a process is started."""
+"""The checks of a run config that need no rank: its sections against each other and against the shards."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from settings import UserError
 
 
 def check_config(config: RunConfig, *, world_size: int) -> list[str]:
-    """Warnings, a line each, of a config that can be trained on `world_size` ranks.
+    """Returns warnings, a line each, for a config that can be trained on `world_size` ranks.
 
-    Raises UserError for the first mistake: in the layout, in what the optimizer's table covers, in the schedule, in
-    the shards (not in their bytes), in the vocabulary, in the forecast's fit file.
+    Raises UserError for the first mistake: in the layout, in the parameters that the optimizer covers, in the schedule,
+    in the shards (their bytes are not read), in the vocabulary, in the forecast's fit file.
     """
     check_layout(config.parallel, config.model, workload(config, world_size))
     config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
-    _check_best(config)
+    _check_keep_best(config)
     check_training_data(config.data, config.train.seq_length)
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
     config.optim.check(parameter_shapes(model, config.train.seq_length))
     warnings = list(model.warnings())
     if config.train.forecast is not None:
-        from launcher.run.forecast import check_forecast  # brings scipy
+        from launcher.run.forecast import check_forecast  # imports scipy
 
         warnings += check_forecast(config, model)
     return warnings
 
 
-def _check_best(config: RunConfig) -> None:
-    """The best checkpoints can be told only where each is evaluated."""
+def _check_keep_best(config: RunConfig) -> None:
+    """Raises UserError if a checkpoint could be saved without an evaluation, so that the best is not known."""
     every, evaluated = config.checkpoint.every_steps, config.evaluate.every_steps
     if config.checkpoint.keep_best and every and (not evaluated or every % evaluated):
         raise UserError(
@@ -44,7 +44,7 @@ def _check_best(config: RunConfig) -> None:
 
 
 def workload(config: RunConfig, world_size: int) -> Workload:
-    """The numbers that a layout must divide."""
+    """Returns the numbers that a layout must divide."""
     return Workload(
         world_size=world_size,
         seq_length=config.train.seq_length,
@@ -56,11 +56,11 @@ def workload(config: RunConfig, world_size: int) -> Workload:
 
 
 def model_with_vocabulary(config: RunConfig) -> ModelConfig:
-    """The model with its vocabulary filled in from the shards. Raises UserError where they do not fit."""
+    """Returns the model with the vocabulary of the shards. Raises UserError if its own does not fit them."""
     return config.model.with_vocabulary(shard_tokenizer(config.data).vocab_size)
 
 
 def parameter_shapes(model: ModelConfig, seq_length: int) -> dict[str, tuple[int, ...]]:
-    """Global names and whole shapes of all parameters; nothing is allocated."""
-    full = without_values(model, seq_length=seq_length)
-    return {name: tuple(parameter.shape) for name, parameter in full.named_parameters()}
+    """Returns the global names and full shapes of all parameters. Nothing is allocated."""
+    transformer = without_values(model, seq_length=seq_length)
+    return {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}

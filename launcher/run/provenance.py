@@ -1,4 +1,4 @@
-"""What the loss of a run is of: the keys of its config that must agree before the law of one run speaks of another."""
+"""The provenance of a run's loss: the config keys that must agree before the law of one run holds for another."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import yaml
 from settings import UserError
 from train.resume_rules import MAY_CHANGE, flatten
 
-# Not compared: what the law itself covers, where things lie, and how shards are built (their hashes say what is in
-# them). `model.vocab_size` may be left to the shards, whose tokenizer is compared.
-_COVERED = ("run.*", "schedule*", "optim.lr", "train.steps", "model.vocab_size")
-_OF_THE_DATA = ("data.mixture", "data.stages", "data.document_masking")
-_NO_OTHER_LOSS = ("optim.*", "train.precision")  # another curve, but of the same loss: worth a warning
+# These keys are not compared: the law covers them, or they are paths. How the shards were built is not compared either,
+# because their hashes are. `model.vocab_size` may be left to the shards, whose tokenizer is compared.
+_NOT_COMPARED = ("run.*", "schedule*", "optim.lr", "train.steps", "model.vocab_size")
+_DATA_KEYS = ("data.mixture", "data.stages", "data.document_masking")
+_SAME_LOSS = ("optim.*", "train.precision")  # they change the curve but not the loss: a warning
 _MOST_DIFFERENCES = 8
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Between two origins, a line each."""
+    """The differences between two provenances, a line each."""
 
-    severe: tuple[str, ...]  # the loss is of another model or data
+    severe: tuple[str, ...]  # of the model, the data or the batch: the losses are not comparable
     slight: tuple[str, ...]
 
 
 def run_provenance(path: Path, *, loss: str) -> dict[str, Any]:
-    """Of a run folder, from its config.yaml; empty for what is none (a CSV file says nothing of its run)."""
+    """Returns the provenance of a run folder, from its config.yaml; empty if it is none, such as a CSV file."""
     try:
         plain = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -42,59 +42,59 @@ def run_provenance(path: Path, *, loss: str) -> dict[str, Any]:
 
 
 def config_provenance(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
-    """Of a run's whole config, as plain values."""
+    """Returns the provenance of a run from its full config, as plain values."""
     data = plain.get("data")
     data = data if isinstance(data, Mapping) else {}
     flat = flatten({name: section for name, section in plain.items() if name != "data"})
-    kept = {key: value for key, value in flat.items() if _counts(key)}
-    kept |= {key: data[key.removeprefix("data.")] for key in _OF_THE_DATA if key.removeprefix("data.") in data}
-    return {"loss": loss, **kept, **_shards(data)}
+    compared = {key: value for key, value in flat.items() if _is_compared(key)}
+    compared |= {key: data[key.removeprefix("data.")] for key in _DATA_KEYS if key.removeprefix("data.") in data}
+    return {"loss": loss, **compared, **_shard_hashes(data)}
 
 
 def compare(there: Mapping[str, Any], here: Mapping[str, Any], *, sizes: bool = False) -> Differences:
-    """Of the keys that both have. `sizes`: the law spans model sizes, so the model is not compared."""
+    """Compares the keys that both have. `sizes`: the law spans model sizes, so the model is not compared."""
     severe: list[str] = []
     slight: list[str] = []
     for key in here:
         if key not in there or there[key] == here[key] or (sizes and key.startswith("model.")):
             continue
-        line = f"{key}: {_shown(there[key])} there, {_shown(here[key])} here"
-        (slight if _matches(key, _NO_OTHER_LOSS) else severe).append(line)
+        line = f"{key}: {_to_json(there[key])} there, {_to_json(here[key])} here"
+        (slight if _matches(key, _SAME_LOSS) else severe).append(line)
     return Differences(tuple(severe), tuple(slight))
 
 
-def check_one_provenance(origins: Sequence[tuple[str, Mapping[str, Any]]], *, sizes: bool) -> None:
-    """Refuse, with a UserError, runs of several models or data: no one law holds for them."""
-    known = [(name, origin) for name, origin in origins if origin]
+def check_one_provenance(provenances: Sequence[tuple[str, Mapping[str, Any]]], *, sizes: bool) -> None:
+    """Raises UserError if runs are of different models, data or batches: no one law holds for them."""
+    known = [(name, provenance) for name, provenance in provenances if provenance]
     for (first, there), (name, here) in itertools.pairwise(known):
         differences = compare(there, here, sizes=sizes)
         if differences.severe:
             raise UserError(
                 f"{first} and {name} are of different models, data or batches, and one law does not hold for both "
-                f"(there: {first}, here: {name}):\n" + listed(differences.severe)
+                f"(there: {first}, here: {name}):\n" + format_differences(differences.severe)
             )
 
 
-def listed(lines: tuple[str, ...]) -> str:
-    """Indented, the first few."""
-    shown = [f"  {line}" for line in lines[:_MOST_DIFFERENCES]]
+def format_differences(lines: tuple[str, ...]) -> str:
+    """Returns the first lines, indented, and the number of the others."""
+    text = [f"  {line}" for line in lines[:_MOST_DIFFERENCES]]
     if len(lines) > _MOST_DIFFERENCES:
-        shown.append(f"  and {len(lines) - _MOST_DIFFERENCES} more keys")
-    return "\n".join(shown)
+        text.append(f"  and {len(lines) - _MOST_DIFFERENCES} more keys")
+    return "\n".join(text)
 
 
-def _counts(key: str) -> bool:
-    if key == "evaluate.max_windows":  # other windows, another loss
+def _is_compared(key: str) -> bool:
+    if key == "evaluate.max_windows":  # the loss is over other sequences
         return True
-    return not _matches(key, _COVERED) and not _matches(key, tuple(MAY_CHANGE))
+    return not _matches(key, _NOT_COMPARED) and not _matches(key, tuple(MAY_CHANGE))
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def _shards(data: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of the tokenizer and of the held-out split; empty where the shards are gone."""
+def _shard_hashes(data: Mapping[str, Any]) -> dict[str, str]:
+    """Returns hashes of the tokenizer and of the held-out split; empty if the shards are gone."""
     infos: dict[str, Any] = {}
     try:
         for path in sorted(Path(str(data["shards"])).glob("*/dataset.json")):
@@ -118,5 +118,5 @@ def _shards(data: Mapping[str, Any]) -> dict[str, str]:
     return {"shards: tokenizer": ", ".join(tokenizers)[:16], "shards: held-out split": digest[:16]}
 
 
-def _shown(value: object) -> str:
+def _to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""A finished or stopped run, opened to be looked at: its newest checkpoint in one process, whatever layout wrote it."""
+"""A run that has ended, opened in one process: its config and a checkpoint, whatever layout wrote it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from data.shards.dataset_json import TokenizerInfo
 from data.shards.index import shard_tokenizer
-from launcher.processes.environment import SINGLE, prepare_process
+from launcher.processes.environment import prepare_process
+from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.processes.rendezvous import open_store
 from launcher.run.config import RunConfig
 from model.attention import AttentionMask
@@ -31,7 +32,7 @@ from train.run_folder.folder import RunFolder
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's config, and the weights of a checkpoint: nothing else of it is in memory."""
+    """A run's config and the model of a checkpoint. The optimizer's state is not loaded."""
 
     config: RunConfig
     step: int
@@ -42,7 +43,10 @@ class SavedRun:
 
 
 def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[RunFolder, RunConfig]:
-    """A run folder and its recorded config, `data_shards` in place of its shards. Raises UserError if it is no run."""
+    """Returns a run folder and its recorded config, with `data_shards` in place of its shards if given.
+
+    Raises UserError if the path is no run folder.
+    """
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise UserError(f"{path} is no run folder: it has no config.yaml; runs are in the folder that run.folder names")
@@ -51,42 +55,42 @@ def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[Run
 
 
 def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
-    """The checkpoint of a step, or the newest whole one, every byte of it checked.
+    """Returns the checkpoint of a step, or the newest complete one, after checking every byte of it.
 
-    Raises UserError where there is none, with the steps that there are, or where that of the step is not whole.
+    Raises UserError if there is no checkpoint, or none of this step, or if the step's checkpoint is incomplete.
     """
-    there = {step_of(path): path for path in step_folders(folder.checkpoints)}
-    if not there:
+    paths = {step_of(path): path for path in step_folders(folder.checkpoints)}
+    if not paths:
         raise _no_checkpoint(folder)
     if step is None:
         latest = latest_checkpoint(folder.checkpoints, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
-        assert latest is not None, "a checkpoint was there a moment ago"
+        assert latest is not None, "a checkpoint was removed during the call"
         return latest
-    if step not in there:
-        raise UserError(f"{folder.path} has no checkpoint of step {step}; it has {', '.join(map(str, there))}")
-    problems = problems_of(there[step])
+    if step not in paths:
+        raise UserError(f"{folder.path} has no checkpoint of step {step}; it has {', '.join(map(str, paths))}")
+    problems = problems_of(paths[step])
     if problems:
-        raise IncompleteCheckpointError(there[step], problems)
-    return there[step]
+        raise IncompleteCheckpointError(paths[step], problems)
+    return paths[step]
 
 
 def open_saved_run(path: Path, *, data_shards: Path | None = None) -> SavedRun:
-    """Load the weights of a run's newest whole checkpoint. Raises UserError where there is none, or no run.
+    """Loads the weights of a run's newest complete checkpoint. Raises UserError if there is none, or no run.
 
-    `data_shards` replaces the folder that the run recorded, where its shards were moved.
+    `data_shards` replaces the folder that the run recorded, if its shards were moved.
     """
     folder, config = read_run_config(path, data_shards=data_shards)
     checkpoint = chosen_checkpoint(folder)
     manifest = read_manifest(checkpoint)
     model = _model_of(checkpoint, manifest, shard_tokenizer(config.data))
-    prepare_process(SINGLE)
+    prepare_process(SINGLE_PROCESS)
     timeout_seconds = config.train.timeout_seconds
     start_processes(
         rank=0,
         world_size=1,
         local_rank=0,
         timeout_seconds=timeout_seconds,
-        store=open_store(SINGLE, timeout_seconds=timeout_seconds),
+        store=open_store(SINGLE_PROCESS, timeout_seconds=timeout_seconds),
     )
     parallel = ParallelConfig()
     mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
@@ -99,11 +103,12 @@ def open_saved_run(path: Path, *, data_shards: Path | None = None) -> SavedRun:
 
 
 def _model_of(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:
-    """The model that the weights are of. Raises UserError where it was trained on another tokenizer's numbers."""
+    """Returns the config of the checkpoint's model. Raises UserError if it was trained with another tokenizer."""
     if manifest.tokenizer and manifest.tokenizer != tokenizer.sha256:
         raise UserError(
             f"checkpoint {checkpoint} was trained with another tokenizer than that of the shards: SHA-256 "
-            f"{manifest.tokenizer[:16]}… there, {tokenizer.sha256[:16]}… here; name the run's shards with --shards"
+            f"{manifest.tokenizer[:16]}… of the checkpoint, {tokenizer.sha256[:16]}… of the shards; "
+            "name the run's shards with --shards"
         )
     model = parse(ModelConfig, manifest.model, source=str(checkpoint / "manifest.json"))
     return model.with_vocabulary(tokenizer.vocab_size)

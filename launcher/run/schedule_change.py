@@ -1,4 +1,4 @@
-"""What a run that goes on with another number of steps should know of its learning rate."""
+"""A warning for a run that is continued with another number of steps, so that its learning rate jumps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from train.run_folder.folder import RunFolder
 
 
 def schedule_change_warnings(config: RunConfig) -> list[str]:
-    """A warning where `train.steps` is not what the run was last started with, and the next step's lr another for it.
+    """Returns a warning if `train.steps` has changed since the last start, and the lr of the next step with it.
 
-    For a run folder that `check_run` has found to go on with `config`.
+    `check_run` must have found that the run folder continues with `config`.
     """
     folder = RunFolder(config.run.path)
     state = state_to_go_on_from(folder.checkpoints)
@@ -19,15 +19,15 @@ def schedule_change_warnings(config: RunConfig) -> list[str]:
         return []
     recorded, steps = read_yaml(folder.config).get("train", {}).get("steps"), config.train.steps
     try:
-        then, now = (
+        old_lr, new_lr = (
             config.schedule.build(peak_lr=config.optim.lr, total_steps=total)(state.step) for total in (recorded, steps)
         )
-    except (UserError, TypeError):  # the recorded number was altered by hand, and may be none
+    except (UserError, TypeError):  # the recorded number was edited by hand, or is missing
         return []
-    if then == now:
+    if old_lr == new_lr:
         return []
     return [
         f"train.steps = {steps}, and {recorded} when the run was last started: schedule {config.schedule.name} is "
-        f"drawn anew over the new length, so that lr jumps at step {state.step + 1} to {now:.4g}, from the {then:.4g} "
-        f"that it would have had; keep train.steps = {recorded} to have the schedule go on"
+        f"stretched to the new length, so that lr jumps at step {state.step + 1} to {new_lr:.4g}, from the "
+        f"{old_lr:.4g} of the old length; keep train.steps = {recorded} to continue the old schedule"
     ]

@@ -1,4 +1,4 @@
-"""Shards are hashed by one process of a run: before the ranks are started, or by rank 0 of another's launch."""
+"""The hashing of a run's shards by one process: before lehr starts the ranks, or by rank 0 of torchrun or srun."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import time
 import torch.distributed as dist
 
 from data.shards.verify import verify_shards
-from launcher.processes.environment import Ranks
+from launcher.processes.rank_info import RankInfo
 from launcher.run.config import RunConfig
 from settings import UserError
 from train.run_folder.folder import RunFolder
 
 _POLL_SECONDS = 0.1
-_OTHERS_HEAR_SECONDS = 5.0
-_VERDICT, _HEARD = "shards/verdict", "shards/heard"
+_DELIVERY_SECONDS = 5.0  # for the other ranks to receive rank 0's error
+_RESULT, _RECEIVED = "shards/result", "shards/received"
 
 
-def verify(config: RunConfig) -> None:
-    """See `verify_shards`; what is verified is remembered in the run folder."""
+def verify_run_shards(config: RunConfig) -> None:
+    """Hashes the shards of a run, and records the verified ones in the run folder. Raises UserError."""
     verify_shards(config.data, RunFolder(config.run.path).verified_shards)
 
 
-def verify_on_rank_0(config: RunConfig, ranks: Ranks, store: dist.Store) -> None:  # type: ignore[name-defined]
-    """All ranks return, or raise UserError, once rank 0 has verified: however long it takes, no timeout applies."""
-    if ranks.rank > 0:
-        while not store.check([_VERDICT]):
+def verify_on_rank_0(config: RunConfig, rank_info: RankInfo, store: dist.Store) -> None:  # type: ignore[name-defined]
+    """Returns, or raises UserError, on all ranks once rank 0 has hashed the shards. No timeout applies to it."""
+    if rank_info.rank > 0:
+        while not store.check([_RESULT]):
             time.sleep(_POLL_SECONDS)
-        verdict = store.get(_VERDICT).decode()
-        store.add(_HEARD, 1)
-        if verdict:
-            raise UserError(verdict)
+        message = store.get(_RESULT).decode()
+        store.add(_RECEIVED, 1)
+        if message:
+            raise UserError(message)
         return
     try:
-        verify(config)
+        verify_run_shards(config)
     except UserError as error:
-        store.set(_VERDICT, str(error))
-        deadline = time.monotonic() + _OTHERS_HEAR_SECONDS  # the store may end with this process
-        while store.add(_HEARD, 0) < ranks.world_size - 1 and time.monotonic() < deadline:
+        store.set(_RESULT, str(error))
+        deadline = time.monotonic() + _DELIVERY_SECONDS  # the store may end with this process
+        while store.add(_RECEIVED, 0) < rank_info.world_size - 1 and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         raise
-    store.set(_VERDICT, "")
+    store.set(_RESULT, "")

@@ -1,4 +1,4 @@
-"""Small runs for the tests of the commands: one to be trained, two sources and two layers; and one that is trained."""
+"""Small runs for the tests of the commands: a config with two sources and two layers, and a trained run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def text_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, text_shards: Path) -> Path:
-    """A run folder; do not change it."""
+    """A run folder, which no test may change."""
     folder = tmp_path_factory.mktemp("trained")
     config = write_config(
         folder, text_shards, model=LLAMA, evaluate={"max_windows": 1000}, checkpoint={"every_steps": 0}

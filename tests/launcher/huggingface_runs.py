@@ -1,4 +1,4 @@
-"""Shards with a real tokenizer, tiny runs of several styles on them, and what their checkpoints compute."""
+"""Shards with a real tokenizer, tiny runs of several architectures on them, and the logits of their checkpoints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LLAMA = {
 QWEN3 = {**SMALL, "num_kv_heads": 2, "qk_norm": True, "tied_embeddings": True, "norm_scaling": "layernorm_scaling"}
 GPT2 = {**SMALL, "norm": "layernorm", "mlp": "gelu", "position": "learned", "bias": True, "tied_embeddings": True}
 GPT2 = {**GPT2, "norm_scaling": "layernorm_scaling"}
-# Style -> model section, layout, the class of transformers that must come out.
+# Style -> model section, layout, the class of transformers that the export must have.
 STYLES: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "llama": (LLAMA, ["parallel.tensor=2", "parallel.sequence=true"], "LlamaForCausalLM"),
     "qwen3": (QWEN3, ["parallel.pipeline=2"], "Qwen3ForCausalLM"),
@@ -47,7 +47,7 @@ STYLES: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 def write_text_shards(folder: Path, *, size: int = 320, held_out: bool = True) -> Path:
-    """Shards of this project's README, by a tokenizer trained on it."""
+    """Writes shards of this project's README, with a tokenizer trained on it."""
     tokenizer = train_tokenizer([PARAGRAPHS], size=size, end_of_text="<|endoftext|>")
     documents = [[*tokenizer.encode(part).ids, 0] for part in PARAGRAPHS]
     text = tokenizer.to_str(pretty=True)
@@ -63,7 +63,7 @@ def write_text_shards(folder: Path, *, size: int = 320, held_out: bool = True) -
 
 
 def write_config(folder: Path, shards: Path, **sections: dict[str, Any]) -> Path:
-    """A run config of 6 steps; `sections` are added or replaced."""
+    """Writes a run config of 6 steps; `sections` are added or replaced."""
     plain: dict[str, Any] = {
         "run": {"name": "try", "folder": str(folder / "runs"), "seed": 1},
         "data": {"shards": str(shards)},
@@ -79,14 +79,14 @@ def write_config(folder: Path, shards: Path, **sections: dict[str, Any]) -> Path
 
 
 def done(*arguments: str | Path) -> str:
-    """What a command that must succeed said on stdout. What starts no ranks is run in this process, for speed."""
+    """Returns the stdout of a command that must succeed. It runs in this process, for speed, if it starts no ranks."""
     code, out, errors = _run(*map(str, arguments))
     assert code == 0, errors + out
     return out
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one message of a command that must refuse, which it does before it starts any process."""
+    """Returns the message of a command that must exit with 2, which it does before it starts any process."""
     code, out, errors = _run(*map(str, arguments), in_process=True)
     assert code == 2, errors + out
     assert "Traceback" not in errors
@@ -104,30 +104,30 @@ def _run(*arguments: str, in_process: bool = False) -> tuple[int, str, str]:
 
 
 def checkpoint_model(checkpoint: Path) -> Transformer:
-    """The whole model of a checkpoint in plain torch, read by torch's own reader."""
+    """Returns the full model of a checkpoint in plain torch, read by torch's own reader."""
     plain = json.loads((checkpoint / "manifest.json").read_text())["model"]
     model = Transformer(
         ModelConfig.model_validate(plain), seq_length=SEQ_LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"]
     )
     tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that no process group is there, which is meant
+        warnings.simplefilter("ignore", UserWarning)  # there is no process group, on purpose
         load(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=True)
     return model
 
 
 @torch.no_grad()
 def our_logits(model: Transformer, tokens_BT: Tensor) -> Tensor:
-    """[B, T, V]."""
+    """Returns the logits [B, T, V]."""
     positions_BT = torch.arange(tokens_BT.shape[1]).expand_as(tokens_BT)
     return model.logits(model(tokens_BT, None, positions_BT)).transpose(0, 1)
 
 
 def some_tokens(entries: int, *, rows: int = 3, length: int = SEQ_LENGTH) -> Tensor:
-    """Random tokens [rows, length]."""
+    """Returns random tokens [rows, length]."""
     return torch.randint(0, entries, (rows, length), generator=torch.Generator().manual_seed(7))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes, by name."""
+    """Returns the bytes of every file, by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

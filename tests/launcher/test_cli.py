@@ -53,7 +53,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["trian"], "Did you mean 'train'?"),
         (["train"], "Missing argument"),
@@ -62,15 +62,15 @@ def test_version() -> None:
         ([], "Usage: lehr"),
     ],
 )
-def test_mistakes_on_the_command_line_exit_with_2(arguments: list[str], said: str) -> None:
+def test_mistakes_on_the_command_line_exit_with_2(arguments: list[str], message: str) -> None:
     done = lehr(*arguments)
     assert done.returncode == 2
-    assert said in " ".join((done.stdout + done.stderr).split())
+    assert message in " ".join((done.stdout + done.stderr).split())
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_only_the_command_that_is_asked_for_is_imported() -> None:
-    """A command whose module is broken leaves the others whole."""
+def test_only_the_given_command_is_imported() -> None:
+    """A broken module of one command does not break the others."""
     code = (
         "import sys; sys.modules['launcher.commands.law.curves'] = None; sys.modules['launcher.commands.data'] = None;"
         "from launcher.cli import main; main(['--version'])"

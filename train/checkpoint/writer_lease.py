@@ -25,6 +25,7 @@ from pydantic import Field
 
 from settings import RunError, Settings, UserError, parse
 from settings.files import flush_folder, write_json
+from settings.processes import process_state
 
 FILE_NAME = "claim.json"
 _FOLDER_NAME = re.compile(r"\.claim-(\d{8,18})")
@@ -153,29 +154,20 @@ def _tokens(folder: Path) -> list[int]:
 
 
 def _own_record(token: int) -> LeaseRecord:
-    state = _process_state(os.getpid())
+    state = process_state(os.getpid())
     return LeaseRecord(
         token=token,
         host=platform.node(),
         boot=_boot(),
         pid=os.getpid(),
-        started=state[1] if state else 0,
+        started=state.started_ticks if state else 0,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
 def _is_running(record: LeaseRecord) -> bool:
-    state = _process_state(record.pid)
-    return state is not None and state[1] == record.started and state[0] not in "TtZXx"
-
-
-def _process_state(pid: int) -> tuple[str, int] | None:
-    """(state letter, start in ticks) of a process (proc(5), fields 3 and 22), or None where there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return fields[0], int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
+    state = process_state(record.pid)
+    return state is not None and state.started_ticks == record.started and state.letter not in "TtZXx"
 
 
 def _boot() -> str:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from pydantic import Field
 
 from settings import Settings, UserError, parse, read_yaml, to_yaml
 from settings.files import explained, write_json, write_text
+from settings.packages import installed_version
 from train.checkpoint.discovery import state_to_go_on_from
 from train.checkpoint.writer_lease import WriterLease, check_not_running
 from train.resume_rules import differences, past_of
@@ -238,16 +238,9 @@ def _record_of_start(command: Sequence[str], world_size: int) -> dict[str, Any]:
         "host": platform.node(),
         "ranks": world_size,
         "python": platform.python_version(),
-        "versions": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},
         "git": _git_commit(Path(__file__).parent),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit(folder: Path) -> str | None:

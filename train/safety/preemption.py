@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+from train.safety.stop_signals import STOP_SIGNALS, set_stop_handlers
+
 _STEPS = 50  # the longest of so many is what the next one may take
 _ONE_CTRL_C_SECONDS = 0.5  # a terminal and torchrun both tell a rank of the same one
 
@@ -38,10 +39,8 @@ class Stop:
 
     def listen(self) -> None:
         """Take over the signals, with those held back while this rank was starting. To be called in the main thread."""
-        for number in SIGNALS:
-            if not (number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN):  # nohup
-                signal.signal(number, self._handle)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        set_stop_handlers(self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def step_took(self, seconds: float) -> None:
         """Tell of a step. The first one compiles and warms up, so it says nothing of the others."""

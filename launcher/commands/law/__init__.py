@@ -1,1 +1,1 @@
-"""`lehr law`: curves, scaling, width; what their options mean; their plots."""
+"""`lehr law`: one file per command or per group of related ones, their arguments and their plots."""

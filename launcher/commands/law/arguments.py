@@ -1,10 +1,12 @@
-"""What the user of `lehr law` writes on the command line, as laws and constraints."""
+"""The arguments of `lehr law`, read as laws and constraints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 import yaml
 
 from launcher.run.fit_scope import default_peak, default_warmup
@@ -14,15 +16,20 @@ from laws.schedule_search.candidate import Constraints
 from settings import Settings, UserError, parse
 from settings.errors import nearest
 
+FitArgument = Annotated[Path, typer.Argument(metavar="FIT", help="A fit file of `lehr law fit -o`.")]
+ParametersOption = Annotated[
+    float | None, typer.Option("--parameters", help="The size of the model, for a law over model sizes.")
+]
+
 
 def curve_law(text: str) -> CurveLaw:
-    """`annealing`, or `annealing:warmup=peak,decay=0.99`."""
+    """Reads `annealing` or `annealing:warmup=peak,decay=0.99`."""
     plain = name_and_options(text, option="--law")
     return parse(LAWS[plain["name"]], plain, source="--law")
 
 
 def name_and_options(text: str, *, option: str) -> dict[str, Any]:
-    """`NAME:key=value,...` as a mapping with a `name`."""
+    """Reads `NAME:key=value,...` as a mapping with a `name`."""
     name, _, rest = text.partition(":")
     plain: dict[str, Any] = {"name": name}
     for item in filter(None, rest.split(",")):
@@ -34,7 +41,7 @@ def name_and_options(text: str, *, option: str) -> dict[str, Any]:
 
 
 class ConstraintSettings(Settings):
-    """What `--constraint key=value` may set."""
+    """The keys of `--constraint key=value`."""
 
     peak_lr: float | None = None
     warmup_steps: int | None = None
@@ -45,7 +52,7 @@ class ConstraintSettings(Settings):
 
 
 def read_constraints(fit: Fit, items: Sequence[str], *, parameters: float | None) -> Constraints:
-    """From `key=value` texts; the defaults are the fit's: its peak, its warm-up, the lowest lr it saw."""
+    """Reads `key=value` texts. The defaults are the peak, the warm-up and the lowest lr of the fitted curves."""
     plain: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")

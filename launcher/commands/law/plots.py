@@ -1,4 +1,4 @@
-"""The pictures of `lehr law`, as PNG."""
+"""The plots of `lehr law`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from laws.schedule_search.candidate import Candidate
 
 
 def plot_fit(fit: Fit, curves: Sequence[LossCurve], path: Path) -> None:
-    """Losses and the law above, relative residuals below; the lr in a third row."""
+    """Draws the losses with the law, the relative residuals and the lr, in three rows."""
     figure = Figure(figsize=(9, 9), layout="constrained")
     losses, residuals, lrs = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1])
     for index, curve in enumerate(curves):
-        used = curve.after_warmup()
-        predicted = fit.predict(used)
+        fitted = curve.after_warmup()
+        predicted = fit.predict(fitted)
+        percent = 100 * (fitted.loss / predicted - 1)
         colour = f"C{index % 10}"
-        losses.plot(used.steps, used.loss, ".", color=colour, markersize=3, label=curve.name)
-        losses.plot(used.steps, predicted, "-", color=colour, linewidth=1)
-        residuals.plot(used.steps, 100 * (used.loss / predicted - 1), ".-", color=colour, markersize=3, linewidth=0.5)
+        losses.plot(fitted.steps, fitted.loss, ".", color=colour, markersize=3, label=curve.name)
+        losses.plot(fitted.steps, predicted, "-", color=colour, linewidth=1)
+        residuals.plot(fitted.steps, percent, ".-", color=colour, markersize=3, linewidth=0.5)
         lrs.plot(curve.schedule.lr, color=colour)
     losses.set(ylabel="loss", title=f"{fit.law.name} law: losses (dots) and fit (lines)")
     losses.legend()
@@ -39,29 +40,29 @@ def plot_fit(fit: Fit, curves: Sequence[LossCurve], path: Path) -> None:
     save_picture(figure, path)
 
 
-def plot_prediction(fit: Fit, places: EvaluationPoints, path: Path) -> None:
-    """The predicted curve with its band, and the lr."""
+def plot_prediction(fit: Fit, points: EvaluationPoints, path: Path) -> None:
+    """Draws the predicted curve with its interval, and the lr."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     losses, lrs = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    low, high = fit.band(places)
-    losses.fill_between(places.steps, low, high, alpha=0.3, label="90%")
-    losses.plot(places.steps, fit.predict(places), label=f"{fit.law.name} law")
+    low, high = fit.band(points)
+    losses.fill_between(points.steps, low, high, alpha=0.3, label="90%")
+    losses.plot(points.steps, fit.predict(points), label=f"{fit.law.name} law")
     losses.set(ylabel="loss")
     losses.legend()
-    lrs.plot(places.schedule.lr)
+    lrs.plot(points.schedule.lr)
     lrs.set(ylabel="lr", xlabel="step")
     save_picture(figure, path)
 
 
 def plot_candidates(fit: Fit, candidates: Sequence[Candidate], path: Path, *, parameters: float | None = None) -> None:
-    """The schedules and their predicted losses, best first."""
+    """Draws the schedules and their predicted losses, best first."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     lrs, losses = figure.subplots(2, 1, sharex=True)
     for candidate in candidates:
-        places = every_step(candidate.schedule, parameters=parameters)
+        points = every_step(candidate.schedule, parameters=parameters)
         label = f"{candidate.name}: {candidate.loss:.4f}"
         lrs.plot(np.arange(candidate.schedule.steps), candidate.schedule.lr, label=label)
-        losses.plot(places.steps, fit.predict(places))
+        losses.plot(points.steps, fit.predict(points))
     _zoom(losses, [candidate.loss for candidate in candidates])
     lrs.set(ylabel="lr", title=f"schedules and final losses by the {fit.law.name} law")
     lrs.legend()
@@ -70,6 +71,6 @@ def plot_candidates(fit: Fit, candidates: Sequence[Candidate], path: Path, *, pa
 
 
 def _zoom(axes: Axes, final_losses: Sequence[float]) -> None:
-    """Show the end: the start is far above."""
+    """Limits the axis to the losses near the end: the first losses are far above."""
     low, high = min(final_losses), max(final_losses)
     axes.set_ylim(low - 0.3 * (high - low) - 0.005, high + 2 * (high - low) + 0.02)

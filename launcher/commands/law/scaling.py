@@ -1,4 +1,4 @@
-"""`lehr law compute`, `hyperparameters` and `batch`: sizes and settings before the first run."""
+"""`lehr law compute`, `hyperparameters` and `batch`: model sizes and settings before the first run."""
 
 from __future__ import annotations
 
@@ -24,52 +24,54 @@ from settings import UserError, parse
 def compute_command(
     runs: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: parameters, tokens, loss; a run a row.")],
     law: Annotated[str, typer.Option("--law", help="chinchilla, average_parameters or power_constant.")] = "chinchilla",
-    flops: Annotated[list[float] | None, typer.Option("--flops", help="Budgets to split into N and D.")] = None,
-    parameters: Annotated[float | None, typer.Option("--parameters", help="Predict a run of this N,")] = None,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="and this D.")] = None,
+    flops: Annotated[list[float] | None, typer.Option("--flops", help="Budgets to divide into N and D.")] = None,
+    parameters: Annotated[
+        float | None, typer.Option("--parameters", help="N of a run to predict; needs --tokens.")
+    ] = None,
+    tokens: Annotated[float | None, typer.Option("--tokens", help="D of a run to predict; needs --parameters.")] = None,
     samples: Annotated[int, typer.Option("--samples", min=0, help="Bootstrap repeats.")] = 200,
 ) -> None:
-    """Fit a law of the final loss over sizes and data; split budgets; predict."""
+    """Fit a law of the final loss over model sizes N and tokens D; divide compute budgets; predict."""
     console = Console()
     plain = name_and_options(law, option="--law")
-    found = fit_runs(parse(COMPUTE_LAWS[plain["name"]], plain, source="--law"), read_runs(runs), samples=samples)
-    table = Table("parameter", "value", "90% interval", title=f"{found.law.name} law")
-    columns = np.array(found.samples).T if found.samples else [None] * len(found.values)
-    for (name, value), column in zip(found.values.items(), columns, strict=True):
+    law_fit = fit_runs(parse(COMPUTE_LAWS[plain["name"]], plain, source="--law"), read_runs(runs), samples=samples)
+    table = Table("parameter", "value", "90% interval", title=f"{law_fit.law.name} law")
+    columns = np.array(law_fit.samples).T if law_fit.samples else [None] * len(law_fit.values)
+    for (name, value), column in zip(law_fit.values.items(), columns, strict=True):
         low_high = "" if column is None else "{:.4g} to {:.4g}".format(*np.quantile(column, [0.05, 0.95]))
         table.add_row(name, f"{value:.5g}", low_high)
     console.print(table)
     if flops:
-        if "B" not in found.values:
-            raise UserError(f"--flops: the {found.law.name} law knows no split into N and D; use --law chinchilla")
+        if "B" not in law_fit.values:
+            raise UserError(f"--flops: the {law_fit.law.name} law gives no division into N and D; use --law chinchilla")
         budgets = Table("FLOPs", "parameters", "tokens", "tokens a parameter", "predicted loss")
         for budget in flops:
-            best = compute_optimal(found.values, budget)
+            best = compute_optimal(law_fit.values, budget)
             ratio = f"{best.tokens / best.parameters:.1f}"
             budgets.add_row(f"{budget:.3g}", f"{best.parameters:.3g}", f"{best.tokens:.3g}", ratio, f"{best.loss:.4f}")
         console.print(budgets)
     if (parameters is None) != (tokens is None):
         raise UserError("a prediction needs both --parameters and --tokens")
     if parameters is not None and tokens is not None:
-        for warning in found.warnings(parameters=parameters, tokens=tokens):
+        for warning in law_fit.warnings(parameters=parameters, tokens=tokens):
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-        loss, low, high = found.predict(parameters=parameters, tokens=tokens)
+        loss, low, high = law_fit.predict(parameters=parameters, tokens=tokens)
         console.print(f"final loss {loss:.4f} (90%: {low:.4f} to {high:.4f})", highlight=False)
 
 
 @user_errors
 def hyperparameters_command(
     parameters: Annotated[float | None, typer.Option("--parameters", help="N, without embeddings.")] = None,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="D, of the training.")] = None,
+    tokens: Annotated[float | None, typer.Option("--tokens", help="D, the tokens of the run.")] = None,
     seq_length: Annotated[int, typer.Option("--seq-length", min=1)] = 2048,
-    lr: Annotated[float | None, typer.Option("--lr", help="Tuned at --tuned-width, of matrices.")] = None,
-    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Tuned at --tuned-width.")] = 0.1,
+    lr: Annotated[float | None, typer.Option("--lr", help="The lr of matrices, tuned at --tuned-width.")] = None,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Tuned at --tuned-width as well.")] = 0.1,
     tuned_width: Annotated[int | None, typer.Option("--tuned-width", min=1)] = None,
-    width: Annotated[int | None, typer.Option("--width", min=1, help="Of the model to come.")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="The width of the model to come.")] = None,
 ) -> None:
-    """The lr and batch of Step Law; lr and weight decay carried over to another width."""
+    """Give the lr and batch of Step Law; transfer lr and weight decay to another width."""
     console = Console()
-    asked = [name for name, value in (("--parameters", parameters), ("--tokens", tokens)) if value is None]
+    missing = [name for name, value in (("--parameters", parameters), ("--tokens", tokens)) if value is None]
     if parameters is not None and tokens is not None:
         advice = step_law(parameters=parameters, tokens=tokens)
         for warning in advice.warnings:
@@ -79,23 +81,23 @@ def hyperparameters_command(
         table.add_row("batch, tokens", f"{advice.batch_tokens:,.0f}")
         table.add_row(f"batch, rows of {seq_length}", str(advice.rows(seq_length)))
         console.print(table)
-    elif len(asked) == 1:
-        raise UserError(f"Step Law needs --parameters and --tokens; {asked[0]} is missing")
+    elif len(missing) == 1:
+        raise UserError(f"Step Law needs --parameters and --tokens; {missing[0]} is missing")
     if width is not None and tuned_width is not None and lr is not None:
-        moved = transfer_width(lr=lr, weight_decay=weight_decay, tuned_width=tuned_width, width=width)
+        target = transfer_width(lr=lr, weight_decay=weight_decay, tuned_width=tuned_width, width=width)
         table = Table("width transfer (arXiv 2510.15262)", f"width {tuned_width}", f"width {width}")
-        table.add_row("lr of matrices", f"{lr:.3g}", f"{moved.matrix_lr:.3g}")
-        table.add_row("weight decay of matrices", f"{weight_decay:.3g}", f"{moved.matrix_weight_decay:.3g}")
-        table.add_row("lr of vectors", f"{lr:.3g}", f"{moved.vector_lr:.3g}")
+        table.add_row("lr of matrices", f"{lr:.3g}", f"{target.matrix_lr:.3g}")
+        table.add_row("weight decay of matrices", f"{weight_decay:.3g}", f"{target.matrix_weight_decay:.3g}")
+        table.add_row("lr of vectors", f"{lr:.3g}", f"{target.vector_lr:.3g}")
         table.add_row("weight decay of vectors", "0", "0")
         before = singular_value_scale(lr=lr, weight_decay=weight_decay, width=tuned_width)
-        after = singular_value_scale(lr=moved.matrix_lr, weight_decay=moved.matrix_weight_decay, width=width)
+        after = singular_value_scale(lr=target.matrix_lr, weight_decay=target.matrix_weight_decay, width=width)
         table.add_row("sqrt(lr / decay) width^0.75", f"{before:.3g}", f"{after:.3g}")
         console.print(table)
     elif not (width is None and tuned_width is None and lr is None):
         raise UserError("a transfer over width needs --lr, --tuned-width and --width")
-    elif len(asked) == 2:
-        raise UserError("nothing is asked: give --parameters and --tokens, or --lr, --tuned-width and --width")
+    elif len(missing) == 2:
+        raise UserError("no option is given: give --parameters and --tokens, or --lr, --tuned-width and --width")
 
 
 @user_errors
@@ -104,16 +106,16 @@ def batch_command(
     loss: Annotated[list[float], typer.Option("--loss", help="Losses that the runs reach.")],
     loss_key: Annotated[str, typer.Option("--loss-key", help="The loss in metrics.jsonl.")] = DEFAULT_LOSS,
 ) -> None:
-    """The critical batch size, from runs of one model at several batch sizes."""
+    """Estimate the critical batch size from runs of one model at several batch sizes."""
     console = Console()
-    read = [read_batch_run(path, loss=loss_key) for path in runs]
-    found = [critical_batch(read, target) for target in loss]
+    batch_runs = [read_batch_run(path, loss=loss_key) for path in runs]
+    points = [critical_batch(batch_runs, target) for target in loss]
     table = Table("loss", "least steps", "least tokens", "critical batch, tokens", "90% interval")
-    for point in found:
+    for point in points:
         low_high = "{:.3g} to {:.3g}".format(*point.interval)
         row = (f"{point.least_steps:.4g}", f"{point.least_tokens:.4g}", f"{point.batch_tokens:.4g}")
         table.add_row(f"{point.loss:.4g}", *row, low_high)
     console.print(table)
-    if len(found) > 1:
-        scale, power = batch_over_loss(found)
+    if len(points) > 1:
+        scale, power = batch_over_loss(points)
         console.print(f"critical batch = {scale:.4g} / loss^(1/{power:.3f}) tokens", highlight=False)

@@ -1,4 +1,4 @@
-"""`lehr law width`: whether two trained models of other widths are matched, from their checkpoints."""
+"""`lehr law width`: compares two trained models of different widths by the singular values of their matrices."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def width_command(
     tuned: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder of the width that was tuned.")],
     other: Annotated[Path, typer.Argument(metavar="RUN", help="A run of another width, as deep.")],
 ) -> None:
-    """Compare the top singular values of two models of other widths: where they agree, lr and weight decay fit both."""
+    """Compare the top singular values of two models of different widths: if equal, lr and weight decay fit both."""
     console = Console()
-    found = match_widths(_matrices(tuned), _matrices(other))
+    matches = match_widths(_matrices(tuned), _matrices(other))
     table = Table("matrix", tuned.name, other.name, "ratio", title="top singular values (arXiv 2510.15262)")
-    for match in found:
+    for match in matches:
         table.add_row(match.name, f"{match.tuned:.4g}", f"{match.other:.4g}", f"{match.ratio:.3f}")
     console.print(table)
-    console.print(f"geometric mean of the ratios: {mean_ratio(found):.3f} (1: matched)", highlight=False)
+    console.print(f"geometric mean of the ratios: {mean_ratio(matches):.3f} (1: matched)", highlight=False)
     scales = [_scale(run) for run in (tuned, other)]
     if scales[0] and scales[1]:
         expected = f"{scales[1] / scales[0]:.3f}"
@@ -35,7 +35,7 @@ def width_command(
 
 
 def _matrices(run: Path) -> dict[str, Matrix]:
-    """The weights of the layers' matrices in the newest checkpoint, whole, whatever layout wrote them."""
+    """Returns the full matrices of the layers in the newest complete checkpoint, whatever layout wrote them."""
     from train.checkpoint.discovery import latest_checkpoint
     from train.checkpoint.manifest import read_manifest
     from train.checkpoint.weights_only import Weights
@@ -43,7 +43,7 @@ def _matrices(run: Path) -> dict[str, Matrix]:
 
     latest = latest_checkpoint(RunFolder(run).checkpoints)
     if latest is None:
-        raise UserError(f"{run} has no checkpoint: it is no run folder, or has saved none yet")
+        raise UserError(f"{run} has no checkpoint: it is no run folder, or no checkpoint has been saved yet")
     weights = Weights(latest, read_manifest(latest))
     return {
         name: weights.read(name).numpy()
@@ -53,7 +53,7 @@ def _matrices(run: Path) -> dict[str, Matrix]:
 
 
 def _scale(run: Path) -> float | None:
-    """What theory says of the run, from its config; None without weight decay."""
+    """Returns the scale of the singular values that the run's config predicts; None without weight decay."""
     config = read_yaml(run / "config.yaml")
     lr, decay = config["optim"]["lr"], config["optim"].get("weight_decay", 0.0)
     width = config["model"]["hidden_size"]

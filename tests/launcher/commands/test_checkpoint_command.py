@@ -1,4 +1,4 @@
-"""`lehr checkpoint list` and `verify`, and what a run keeps."""
+"""`lehr checkpoint list` and `verify`, and the checkpoints that a run retains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "try"
 
 
-def test_list_shows_each_and_why_it_is_kept(run: Path) -> None:
+def test_list_shows_every_checkpoint_and_why_it_is_kept(run: Path) -> None:
     done = lehr("checkpoint", "list", run)
     assert (done.returncode, done.stderr) == (0, "")
     header, *lines = [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
@@ -45,34 +45,34 @@ def test_list_shows_each_and_why_it_is_kept(run: Path) -> None:
         assert ("latest" in line) == (step == 12)
 
 
-def test_verify_of_a_whole_run(run: Path) -> None:
+def test_verify_of_a_complete_run(run: Path) -> None:
     done = lehr("checkpoint", "verify", run)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == len(list((run / "checkpoints").glob("step-*")))
-    assert all(line.endswith(": whole") for line in done.stdout.splitlines())
+    assert all(line.endswith(": complete") for line in done.stdout.splitlines())
 
 
-def test_verify_says_what_is_wrong(copy: Path) -> None:
+def test_verify_names_the_damaged_files(copy: Path) -> None:
     (file,) = (copy / "checkpoints" / "step-00000006").glob("*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     done = lehr("checkpoint", "verify", copy)
     assert done.returncode == 1
-    assert "step-00000006: not whole" in done.stdout
+    assert "step-00000006: incomplete" in done.stdout
     assert f"{file.name} was altered" in done.stderr
     assert lehr("checkpoint", "verify", copy, "--step", "12").returncode == 0
     assert lehr("checkpoint", "verify", copy, "--step", "6").returncode == 1
     file.unlink()
     listed = lehr("checkpoint", "list", copy)
     assert listed.returncode == 0
-    assert f"not whole: {file.name} is missing" in listed.stdout
+    assert f"incomplete: {file.name} is missing" in listed.stdout
     (copy / "checkpoints" / "latest").write_text("step-00000099\n")
     assert "latest names step-00000099, which is not there" in lehr("checkpoint", "verify", copy).stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["verify", "nowhere"], "nowhere is no run folder"),
         (["list", "nowhere"], "nowhere is no run folder"),
@@ -81,8 +81,8 @@ def test_verify_says_what_is_wrong(copy: Path) -> None:
         (["remove", "RUN"], "No such command"),
     ],
 )
-def test_mistakes(arguments: list[str], said: str, run: Path) -> None:
+def test_mistakes(arguments: list[str], message: str, run: Path) -> None:
     done = lehr("checkpoint", *(str(run) if word == "RUN" else word for word in arguments))
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

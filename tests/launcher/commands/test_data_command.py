@@ -15,7 +15,7 @@ TEXTS = [f"Document {number} of the kiln and the glass, with some words to be of
 
 
 def write_config(folder: Path, **more: Any) -> Path:
-    """60 documents and a config that builds them into `shards`; `more` replaces keys of its data section."""
+    """Writes 60 documents and a config that builds them into `shards`; `more` replaces keys of its data section."""
     (folder / "made.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     plain = {
         "shards": str(folder / "shards"),
@@ -37,17 +37,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_built_and_looked_into(built: Path) -> None:
+def test_build_and_inspect(built: Path) -> None:
     again = lehr("data", "build", built / "config.yaml")
     assert again.returncode == 0, again.stderr
     assert f"already built: {built / 'shards'}" in again.stdout
-    looked = lehr("data", "inspect", built / "shards")
-    assert looked.returncode == 0, looked.stderr
-    rows = {line.split()[3]: line.split() for line in looked.stdout.splitlines() if line.startswith("made ")}
+    inspected = lehr("data", "inspect", built / "shards")
+    assert inspected.returncode == 0, inspected.stderr
+    rows = {line.split()[3]: line.split() for line in inspected.stdout.splitlines() if line.startswith("made ")}
     assert int(rows["train"][4]) + int(rows["held_out"][4]) == len(TEXTS)
     assert {row[-1] for row in rows.values()} == {"ok"}
-    assert "CC0-1.0" in looked.stdout
-    assert "kiln" in looked.stdout  # the sample
+    assert "CC0-1.0" in inspected.stdout
+    assert "kiln" in inspected.stdout  # the sample
 
 
 def flip_a_bit(path: Path) -> None:
@@ -73,14 +73,14 @@ ALTERED: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("kind", ALTERED)
 def test_altered_files_are_named(kind: str, built: Path, tmp_path: Path) -> None:
-    pattern, alter, said = ALTERED[kind]
+    pattern, alter, verdict = ALTERED[kind]
     shards = tmp_path / "shards"
     shutil.copytree(built / "shards", shards)
     path = next(shards.glob(pattern))
     alter(path)
     done = lehr("data", "inspect", shards)
     assert done.returncode == 1, done.stderr
-    assert f"{path.name} {said}" in done.stdout
+    assert f"{path.name} {verdict}" in done.stdout
     assert "Traceback" not in done.stderr
 
 
@@ -106,10 +106,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_mistakes_are_one_message_and_leave_nothing(kind: str, tmp_path: Path) -> None:
-    changed, overrides, said = MISTAKES[kind]
+    changed, overrides, message = MISTAKES[kind]
     done = lehr("data", "build", write_config(tmp_path, **changed), *overrides)
     assert done.returncode == 2, done.stderr + done.stdout
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "shards").exists()
@@ -122,7 +122,7 @@ def test_shards_of_another_recipe_are_refused(built: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "holds no shards"),
@@ -130,9 +130,9 @@ def test_shards_of_another_recipe_are_refused(built: Path) -> None:
     ],
     ids=["missing", "empty", "a file"],
 )
-def test_nothing_to_look_into(make: Any, said: str, tmp_path: Path) -> None:
+def test_a_folder_without_shards(make: Any, message: str, tmp_path: Path) -> None:
     make(tmp_path / "shards")
     done = lehr("data", "inspect", tmp_path / "shards")
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""A run goes on from a checkpoint as if nothing had been, whatever of the layout, the hosts or the speed has changed.
+"""A run continues from a checkpoint with the same losses, whatever changed in the layout, the hosts or the speed.
 
 The rest of the steps, evaluations and schedule must be the unbroken run's after a checkpoint in mid-run, to the bit in
 the same layout, its batches identical in every one.
@@ -31,18 +31,18 @@ SAME_ARITHMETIC = ("nothing", "the number of workers")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the config and a whole run; its checkpoints are of steps 4, 8 and 12."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = lehr("train", write_config(folder, make_shards(folder)), "run.name=whole")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the config and a complete run; its checkpoints are of steps 4, 8 and 12."""
+    folder = tmp_path_factory.mktemp("complete")
+    done = lehr("train", write_config(folder, make_shards(folder)), "run.name=complete")
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def wound_back(whole: Path, name: str) -> Path:
-    """A copy of the run as it was after its first checkpoint, and killed some steps later."""
-    run = whole / "runs" / name
-    shutil.copytree(whole / "runs" / "whole", run)
+def killed_copy(complete: Path, name: str) -> Path:
+    """Copies the run as if it had been killed some steps after its first checkpoint."""
+    run = complete / "runs" / name
+    shutil.copytree(complete / "runs" / "complete", run)
     for step in (8, 12):
         shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
     (run / "checkpoints" / "latest").write_text("step-00000004\n")
@@ -51,10 +51,10 @@ def wound_back(whole: Path, name: str) -> Path:
     return run
 
 
-def assert_same(found: list[dict[str, Any]], wanted: list[dict[str, Any]], *, rel: float) -> None:
-    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
-    assert [line["batch_hash"] for line in found] == [line["batch_hash"] for line in wanted]
-    for one, other in zip(found, wanted, strict=True):
+def assert_same(actual: list[dict[str, Any]], wanted: list[dict[str, Any]], *, rel: float) -> None:
+    assert [line["step"] for line in actual] == list(range(1, STEPS + 1))
+    assert [line["batch_hash"] for line in actual] == [line["batch_hash"] for line in wanted]
+    for one, other in zip(actual, wanted, strict=True):
         assert one.keys() == other.keys()
         for key, value in other.items():
             bound = 10 * rel if key == "grad_norm" else rel
@@ -63,29 +63,29 @@ def assert_same(found: list[dict[str, Any]], wanted: list[dict[str, Any]], *, re
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
-def test_going_on_with_a_change_of(change: str, whole: Path) -> None:
+def test_continuing_with_a_change_of(change: str, complete: Path) -> None:
     name = change.replace(" ", "-").replace(",", "")
-    run = wound_back(whole, name)
-    done = lehr("train", whole / "config.yaml", f"run.name={name}", *CHANGES[change])
+    run = killed_copy(complete, name)
+    done = lehr("train", complete / "config.yaml", f"run.name={name}", *CHANGES[change])
     assert done.returncode == 0, done.stderr
     rel = 0.0 if change in SAME_ARITHMETIC else 1e-5
-    assert_same(trajectory(run), trajectory(whole / "runs" / "whole"), rel=rel)
+    assert_same(trajectory(run), trajectory(complete / "runs" / "complete"), rel=rel)
     for step in (8, 12):
         ours, theirs = (
-            (whole / "runs" / which / "checkpoints" / f"step-{step:08d}" / "state.json").read_text()
-            for which in (name, "whole")
+            (complete / "runs" / which / "checkpoints" / f"step-{step:08d}" / "state.json").read_text()
+            for which in (name, "complete")
         )
         assert rel or ours == theirs
     if rel == 0:  # the weights and the optimizer's state too
-        for file in (whole / "runs" / "whole" / "checkpoints").glob("step-*/*.safetensors"):
-            other = run / file.relative_to(whole / "runs" / "whole")
+        for file in (complete / "runs" / "complete" / "checkpoints").glob("step-*/*.safetensors"):
+            other = run / file.relative_to(complete / "runs" / "complete")
             assert other.read_bytes() == file.read_bytes()
 
 
 @pytest.mark.slow
-def test_going_on_with_a_change_of_hosts(whole: Path) -> None:
-    """Two nodes of one rank each, as far as torchrun knows."""
-    run = wound_back(whole, "hosts")
+def test_continuing_on_other_hosts(complete: Path) -> None:
+    """torchrun is given two nodes of one rank each."""
+    run = killed_copy(complete, "hosts")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -100,7 +100,7 @@ def test_going_on_with_a_change_of_hosts(whole: Path) -> None:
                 "-m",
                 "launcher",
                 "train",
-                str(whole / "config.yaml"),
+                str(complete / "config.yaml"),
                 "run.name=hosts",
             ],
             stdout=subprocess.PIPE,
@@ -116,4 +116,4 @@ def test_going_on_with_a_change_of_hosts(whole: Path) -> None:
     finally:
         for node in nodes:
             node.kill()
-    assert_same(trajectory(run), trajectory(whole / "runs" / "whole"), rel=1e-5)
+    assert_same(trajectory(run), trajectory(complete / "runs" / "complete"), rel=1e-5)

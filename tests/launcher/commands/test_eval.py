@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def plain_loss(model: Transformer, stream: list[int]) -> tuple[float, int]:
-    """Nats a token, and tokens: windows of SEQ_LENGTH, and in each the documents one by one, so no mask is needed."""
+    """Returns nats per token, and tokens. It takes the documents of each sequence one by one, so it needs no mask."""
     total, count = 0.0, 0
     for start in range(0, len(stream) - 1, SEQ_LENGTH):
         window = stream[start : start + SEQ_LENGTH + 1]
@@ -63,13 +63,13 @@ def test_the_loss_is_that_of_plain_torch(trained: Path, text_shards: Path) -> No
     assert float(found_bits) == pytest.approx(bits_per_byte, abs=6e-5)
 
 
-def test_a_run_that_is_none() -> None:
+def test_a_path_that_is_no_run() -> None:
     process = lehr("eval", "/nowhere/run")
     assert process.returncode == 2
     assert process.stderr.startswith("error: /nowhere/run is no run folder")
 
 
-def test_without_held_out_documents_training_ends_well_and_eval_says_so(tmp_path: Path) -> None:
+def test_without_held_out_documents_training_works_and_eval_is_refused(tmp_path: Path) -> None:
     shards = write_text_shards(tmp_path / "shards", held_out=False)
     done("train", write_config(tmp_path, shards, model=LLAMA), "train.steps=2")
     assert (tmp_path / "runs/try/checkpoints/latest").read_text() == "step-00000002\n"

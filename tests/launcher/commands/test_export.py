@@ -1,4 +1,4 @@
-"""`lehr export`: trained runs of every style and layout, loaded by transformers, and what must not happen."""
+"""`lehr export`: trained runs of every architecture and layout, loaded by transformers; and its mistakes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ pytestmark = pytest.mark.slow
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, text_shards: Path
 ) -> tuple[Path, str]:
-    """A folder with a trained run, runs/try, and its export, hf; and the class of transformers it must be."""
+    """A folder with a trained run, runs/try, and its export, hf; and the class of transformers that it must have."""
     model, layout, name = STYLES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     done("train", write_config(folder, text_shards, model=model), *layout)
-    said = done("export", folder / "runs/try", folder / "hf")
-    assert name in said
+    output = done("export", folder / "runs/try", folder / "hf")
+    assert name in output
     return folder, name
 
 
@@ -58,7 +58,7 @@ def test_transformers_computes_the_same(exported: tuple[Path, str]) -> None:
     with torch.no_grad():
         theirs_BTV = theirs(tokens_BT).logits
     ours_BTV = our_logits(ours, tokens_BT)
-    assert ours_BTV.std() > 0.1  # six steps of training are to be seen
+    assert ours_BTV.std() > 0.1  # the six steps of training have an effect
     assert (ours_BTV - theirs_BTV).abs().max() < 1e-5 * theirs_BTV.abs().max()
 
 
@@ -86,10 +86,10 @@ def test_another_step_in_another_type_in_small_files(exported: tuple[Path, str])
     assert sum(path.stat().st_size for path in files) > index["metadata"]["total_size"]
     theirs = load(small, dtype="auto")
     assert theirs.dtype == torch.bfloat16
-    whole = folder / "whole"
-    done("export", folder / "runs/try", whole, "--step", "3")
-    assert (whole / "model.safetensors").read_bytes() != (folder / "hf/model.safetensors").read_bytes()
-    for name, parameter in load(whole).named_parameters():
+    single = folder / "single"
+    done("export", folder / "runs/try", single, "--step", "3")
+    assert (single / "model.safetensors").read_bytes() != (folder / "hf/model.safetensors").read_bytes()
+    for name, parameter in load(single).named_parameters():
         assert torch.equal(theirs.get_parameter(name), parameter.bfloat16()), name
 
 
@@ -112,15 +112,15 @@ def test_mistakes_are_one_message_and_write_nothing(trained: Path, tmp_path: Pat
     path.write_bytes(content)
     assert path.name in refused("export", altered, target)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["altered", "full"]
-    target.mkdir()  # an empty folder is taken
+    target.mkdir()  # an empty folder is accepted
     done("export", trained, target)
 
 
-def test_what_no_architecture_has_is_refused(tmp_path: Path, text_shards: Path) -> None:
+def test_a_model_that_no_architecture_has_is_refused(tmp_path: Path, text_shards: Path) -> None:
     config = write_config(tmp_path, text_shards, model={**LLAMA, "mlp": "gelu"})
     done("train", config, "train.steps=1")
-    said = refused("export", tmp_path / "runs/try", tmp_path / "hf")
-    assert 'LlamaForCausalLM needs model.mlp = "swiglu", not "gelu"' in said
+    message = refused("export", tmp_path / "runs/try", tmp_path / "hf")
+    assert 'LlamaForCausalLM needs model.mlp = "swiglu", not "gelu"' in message
     assert not (tmp_path / "hf").exists()
 
 

@@ -1,4 +1,4 @@
-"""Fit, predict, choose a schedule, train it under the forecast: as a user does, with real runs."""
+"""A user's way from runs to a forecast: fit, predict, choose a schedule, train with `train.forecast`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def document(rng: np.random.Generator) -> list[int]:
     return [*(rng.zipf(1.3, 60) % 199 + 1).tolist(), 0]
 
 
-def made_shards(folder: Path, *, seed: int = 0) -> Path:
+def write_shards(folder: Path, *, seed: int = 0) -> Path:
     sys.path.append(str(Path(__file__).parents[2] / "data"))
     from made_shards import write_source
 
@@ -45,7 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("forecast")
     plain: dict[str, Any] = {
         "run": {"name": "try", "folder": str(folder / "runs"), "seed": 1},
-        "data": {"shards": str(made_shards(folder / "shards"))},
+        "data": {"shards": str(write_shards(folder / "shards"))},
         "model": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "ffn_size": 48},
         "optim": {"name": "adamw", "lr": 3e-3},
         "schedule": {"name": "cosine", "warmup_steps": 10, "min_lr": 3e-4},
@@ -67,7 +67,7 @@ def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def fit(base: Path) -> Path:
-    """Of two real runs, constant and cosine, as `lehr law fit` writes it."""
+    """The fit file of `lehr law fit` for two real runs, constant and cosine."""
     runs = base.parent / "runs"
     run("train", base, "run.name=cosine")
     run("train", base, "run.name=constant", "schedule={name: constant, warmup_steps: 10}")
@@ -80,20 +80,20 @@ def fit(base: Path) -> Path:
 
 
 def final_loss(text: str) -> tuple[float, float, float]:
-    """Of `predict`'s last line: the loss and its interval."""
+    """Reads the loss and its interval from the last line of `predict`."""
     words = text[text.index("final loss") :].replace(")", "").split()
     return float(words[2]), float(words[4]), float(words[6])
 
 
 @pytest.mark.slow
-def test_a_fit_says_what_it_was_fitted_on(fit: Path) -> None:
+def test_a_fit_records_the_provenance_of_its_runs(fit: Path) -> None:
     plain = json.loads(fit.read_text())
-    origins = [curve["origin"] for curve in plain["curves"]]
-    assert origins[0] == origins[1]  # the schedule is not part of it: the law covers that
-    assert origins[0]["model.hidden_size"] == 32
-    assert origins[0]["train.global_batch_size"] == 8
-    assert origins[0]["loss"] == "held_out/loss"
-    assert len(origins[0]["shards: held-out split"]) == 16
+    provenances = [curve["origin"] for curve in plain["curves"]]
+    assert provenances[0] == provenances[1]  # it has no schedule, because the law covers schedules
+    assert provenances[0]["model.hidden_size"] == 32
+    assert provenances[0]["train.global_batch_size"] == 8
+    assert provenances[0]["loss"] == "held_out/loss"
+    assert len(provenances[0]["shards: held-out split"]) == 16
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_the_schedule_a_law_predicts_is_the_one_a_run_takes(base: Path, fit: Pat
 
 
 @pytest.mark.slow
-def test_a_chosen_schedule_trains_as_it_was_written(base: Path, fit: Path) -> None:
+def test_a_chosen_schedule_trains_as_it_was_printed(base: Path, fit: Path) -> None:
     """The config fragment, the table and the overrides that `schedule` emits are the same run."""
     best = base.parent / "best"
     out = run("law", "schedule", fit, "--steps", str(STEPS), "-o", best).stdout
@@ -146,13 +146,13 @@ def test_a_chosen_schedule_trains_as_it_was_written(base: Path, fit: Path) -> No
 
 
 @pytest.mark.slow
-def test_auto_says_the_same_after_a_crash(base: Path) -> None:
-    """Gone on with from the checkpoint at half: every line of both halves is as it was, forecasts to the bit."""
+def test_auto_forecasts_the_same_after_a_crash(base: Path) -> None:
+    """Continued from the checkpoint at half, every line of both halves is the same, forecasts to the bit."""
     run_folder = base.parent / "runs" / "auto"
     arguments = ("train", base, "run.name=auto", "train.forecast=auto", "checkpoint.every_steps=60")
-    whole = run(*arguments)
-    assert "final: not yet, 5 of 8 held-out losses" in whole.stdout
-    assert whole.stdout.splitlines()[-1].startswith("held-out loss")
+    uninterrupted = run(*arguments)
+    assert "final: not yet, 5 of 8 held-out losses" in uninterrupted.stdout
+    assert uninterrupted.stdout.splitlines()[-1].startswith("held-out loss")
     rows = read_metrics(run_folder / "metrics.jsonl")
     assert any("forecast/final" in row for row in rows[:-1])
     shutil.rmtree(run_folder / "checkpoints" / f"step-{STEPS:08d}")
@@ -163,12 +163,12 @@ def test_auto_says_the_same_after_a_crash(base: Path) -> None:
         assert {key: value for key, value in after.items() if key not in OF_THE_MACHINE} == {
             key: value for key, value in before.items() if key not in OF_THE_MACHINE
         }
-    assert again.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+    assert again.stdout.splitlines()[-1] == uninterrupted.stdout.splitlines()[-1]
 
 
 @pytest.fixture
 def mistake(base: Path) -> Callable[..., str]:
-    """What is said of a config before anything starts."""
+    """Returns the message about a config before anything starts."""
 
     def checked(*overrides: str) -> str:
         with pytest.raises(UserError) as caught:
@@ -179,7 +179,7 @@ def mistake(base: Path) -> Callable[..., str]:
 
 
 @pytest.mark.slow
-def test_what_is_no_fit_file_is_refused(base: Path, fit: Path, mistake: Callable[..., str]) -> None:
+def test_a_file_that_is_no_fit_is_refused(base: Path, fit: Path, mistake: Callable[..., str]) -> None:
     plain = json.loads(fit.read_text())
     texts = {
         "other": '{"a": 1}',
@@ -204,14 +204,14 @@ def test_a_fit_of_another_model_or_data_is_refused(base: Path, fit: Path, mistak
     assert "model.hidden_size: 32 there, 64 here" in mistake(named, "model.hidden_size=64")
     assert "train.global_batch_size: 8 there, 16 here" in mistake(named, "train.global_batch_size=16")
     assert "evaluate.max_windows: 16 there, 8 here" in mistake(named, "evaluate.max_windows=8")
-    other = made_shards(base.parent / "other_shards", seed=1)
+    other = write_shards(base.parent / "other_shards", seed=1)
     assert "shards: held-out split" in mistake(named, f"data.shards={other}")
     stages = "data.stages=[{from_step: 50, mixture: {plays: 1}}]"
     assert "changes the mix of data at step 50" in mistake("train.forecast=auto", stages)
 
 
 @pytest.mark.slow
-def test_doubts_are_warnings(base: Path, fit: Path) -> None:
+def test_slight_differences_are_warnings(base: Path, fit: Path) -> None:
     def warnings(*overrides: str) -> str:
         return "\n".join(check_config(compose(RunConfig, base, overrides), world_size=1))
 
@@ -225,7 +225,7 @@ def test_doubts_are_warnings(base: Path, fit: Path) -> None:
     for curve in plain["curves"]:
         curve["origin"] = {}
     (base.parent / "unknown.json").write_text(json.dumps(plain))
-    assert "does not say what its curves are of" in warnings(f"train.forecast={base.parent / 'unknown.json'}")
+    assert "does not record the runs of its curves" in warnings(f"train.forecast={base.parent / 'unknown.json'}")
     assert "a forecast needs 8: set it to 4" in warnings("train.forecast=auto", "evaluate.every_steps=50")
 
 

@@ -35,8 +35,8 @@ def generated(trained: Path, prompt: str, *options: str) -> str:
     return done.stdout.removesuffix("\n").removeprefix(prompt)
 
 
-def likeliest(model: Transformer, prompt: Sequence[int], tokens: int, entries: int) -> list[int]:
-    """The largest logit, again and again, over the last SEQ_LENGTH tokens."""
+def most_probable(model: Transformer, prompt: Sequence[int], tokens: int, entries: int) -> list[int]:
+    """Takes the largest logit for each token, given the last SEQ_LENGTH tokens."""
     context = list(prompt)
     for _ in range(tokens):
         logits_BTV = our_logits(model, torch.tensor([context[-SEQ_LENGTH:]]))
@@ -51,12 +51,12 @@ LONG = PARAGRAPHS[0] + "\n\n" + PARAGRAPHS[1]
 
 
 @pytest.mark.parametrize("prompt", ["lehr ", LONG, ""], ids=["short", "longer than the context", "none"])
-def test_at_temperature_0_it_is_the_likeliest(
+def test_at_temperature_0_every_token_is_the_most_probable(
     prompt: str, trained: Path, model: Transformer, tokenizer: Tokenizer
 ) -> None:
     encoded = tokenizer.encode(prompt).ids or [END]
     assert (len(encoded) > SEQ_LENGTH) == (prompt == LONG)
-    wanted = likeliest(model, encoded, 12, tokenizer.get_vocab_size())
+    wanted = most_probable(model, encoded, 12, tokenizer.get_vocab_size())
     assert wanted
     text = generated(trained, prompt, "--tokens", "12", "--temperature", "0")
     assert text == tokenizer.decode(wanted)
@@ -69,14 +69,14 @@ def test_a_seed_gives_a_text_and_another_seed_another(trained: Path) -> None:
     assert generated(trained, "lehr ", *options, "--seed", "4") != first
 
 
-def test_a_tiny_top_p_leaves_the_likeliest(trained: Path, model: Transformer, tokenizer: Tokenizer) -> None:
-    wanted = likeliest(model, tokenizer.encode("lehr ").ids, 6, tokenizer.get_vocab_size())
+def test_a_tiny_top_p_leaves_the_most_probable(trained: Path, model: Transformer, tokenizer: Tokenizer) -> None:
+    wanted = most_probable(model, tokenizer.encode("lehr ").ids, 6, tokenizer.get_vocab_size())
     text = generated(trained, "lehr ", "--tokens", "6", "--temperature", "2.0", "--top-p", "1e-9", "--seed", "9")
     assert text == tokenizer.decode(wanted)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["/nowhere/run", "lehr"], "/nowhere/run is no run folder"),
         (["RUN", "lehr", "--temperature", "-1"], "--temperature"),
@@ -84,10 +84,10 @@ def test_a_tiny_top_p_leaves_the_likeliest(trained: Path, model: Transformer, to
         (["RUN", "lehr", "--tokens", "0"], "--tokens"),
     ],
 )
-def test_mistakes_are_one_message(arguments: list[str], said: str, trained: Path) -> None:
+def test_mistakes_are_one_message(arguments: list[str], message: str, trained: Path) -> None:
     done = lehr("generate", *(str(trained) if each == "RUN" else each for each in arguments))
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""`lehr import`: a run begins with another's weights, to the bit, in any layout; what does not fit is refused."""
+"""`lehr import`: a run begins with the weights of a folder, to the bit, in any layout; misfits are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from train.metrics.jsonl import read_metrics
 
 pytestmark = pytest.mark.slow
 
-VOCABULARY = 390  # no multiple of anything: as others' models have it
+VOCABULARY = 390  # a multiple of nothing, as in published models
 LLAMA_CONFIG = LlamaConfig(
     vocab_size=VOCABULARY,
     hidden_size=32,
@@ -49,7 +49,7 @@ QWEN3_CONFIG = Qwen3Config(
     tie_word_embeddings=True,
 )
 GPT2_CONFIG = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=SEQ_LENGTH, eos_token_id=0)
-# Style -> a model as transformers makes it, and a layout to go on in.
+# Style -> a model of transformers, and a layout in which its training continues.
 THEIRS: dict[str, tuple[Any, Any, list[str]]] = {
     "llama": (LlamaForCausalLM, LLAMA_CONFIG, ["parallel.tensor=2", "parallel.sequence=true"]),
     "qwen3": (Qwen3ForCausalLM, QWEN3_CONFIG, ["parallel.pipeline=2"]),
@@ -57,12 +57,12 @@ THEIRS: dict[str, tuple[Any, Any, list[str]]] = {
 }
 
 
-def their_folder(folder: Path, text_shards: Path, style: str = "llama") -> Path:
-    """A model with random weights, saved by transformers, and the shards' tokenizer."""
+def transformers_folder(folder: Path, text_shards: Path, style: str = "llama") -> Path:
+    """Writes a model with random weights by transformers, and the shards' tokenizer."""
     kind, config, _ = THEIRS[style]
     torch.manual_seed(3)
     model = kind(config)
-    with torch.no_grad():  # gains, biases and logits away from where they begin
+    with torch.no_grad():  # gains, biases and logits that differ from their initial values
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
@@ -71,9 +71,9 @@ def their_folder(folder: Path, text_shards: Path, style: str = "llama") -> Path:
 
 
 @pytest.mark.parametrize("style", THEIRS)
-def test_training_goes_on_from_their_loss(style: str, tmp_path: Path, text_shards: Path) -> None:
+def test_training_begins_with_the_loss_of_transformers(style: str, tmp_path: Path, text_shards: Path) -> None:
     """The first loss, in a layout of two ranks, is that of transformers on the same rows."""
-    folder = their_folder(tmp_path / "hf", text_shards, style)
+    folder = transformers_folder(tmp_path / "hf", text_shards, style)
     config = write_config(tmp_path, text_shards, data={"shards": str(text_shards), "document_masking": False})
     assert str(tmp_path / "runs/try") in done("import", folder, config)
     run = tmp_path / "runs/try"
@@ -96,9 +96,9 @@ def test_training_goes_on_from_their_loss(style: str, tmp_path: Path, text_shard
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("style", THEIRS)
-def test_there_and_back_to_the_bit(style: str, dtype: str, tmp_path: Path, text_shards: Path) -> None:
-    """Export, import, export: every file has the same bytes; and the weights are those that came in first."""
-    folder = their_folder(tmp_path / "hf", text_shards, style)
+def test_export_import_export_is_equal_to_the_bit(style: str, dtype: str, tmp_path: Path, text_shards: Path) -> None:
+    """Export, import, export: every file has the same bytes; and the weights are the original ones."""
+    folder = transformers_folder(tmp_path / "hf", text_shards, style)
     config = write_config(tmp_path, text_shards)
     done("import", folder, config, "run.name=first")
     done("export", tmp_path / "runs/first", tmp_path / "once", "--dtype", dtype)
@@ -115,8 +115,8 @@ def test_there_and_back_to_the_bit(style: str, dtype: str, tmp_path: Path, text_
 
 
 @pytest.mark.parametrize("model", [LLAMA, QWEN3], ids=["llama", "qwen3, scaled norms"])
-def test_a_trained_run_there_and_back(model: dict[str, Any], tmp_path: Path, text_shards: Path) -> None:
-    """Scaled norms come back as gains: another config, the same export."""
+def test_a_trained_run_is_exported_and_imported(model: dict[str, Any], tmp_path: Path, text_shards: Path) -> None:
+    """Scaled norms become gains: the config differs, the export does not."""
     config = write_config(tmp_path, text_shards, model=model)
     done("train", config, "train.steps=2", "run.name=trained")
     done("export", tmp_path / "runs/trained", tmp_path / "once")
@@ -124,11 +124,11 @@ def test_a_trained_run_there_and_back(model: dict[str, Any], tmp_path: Path, tex
     done("import", tmp_path / "once", plain)
     done("export", tmp_path / "runs/try", tmp_path / "twice")
     assert files_of(tmp_path / "once") == files_of(tmp_path / "twice")
-    done("train", plain, "train.steps=1")  # the config as given is that of the run
+    done("train", plain, "train.steps=1")  # `lehr train` accepts the given config for the run
 
 
 def test_without_a_config_the_section_is_printed(tmp_path: Path, text_shards: Path) -> None:
-    folder = their_folder(tmp_path / "hf", text_shards)
+    folder = transformers_folder(tmp_path / "hf", text_shards)
     section = yaml.safe_load(done("import", folder))["model"]
     assert section["vocab_size"] == VOCABULARY
     assert section["norm"] == {"name": "rmsnorm", "eps": 1e-6}
@@ -138,21 +138,21 @@ def test_without_a_config_the_section_is_printed(tmp_path: Path, text_shards: Pa
 
 
 def test_mistakes_are_one_message_and_leave_nothing(tmp_path: Path, text_shards: Path) -> None:
-    folder = their_folder(tmp_path / "hf", text_shards)
+    folder = transformers_folder(tmp_path / "hf", text_shards)
     config = write_config(tmp_path, text_shards)
-    said = refused("import", folder, config, "model.hidden_size=64", "model.norm=rmsnorm", "model.num_kv_heads=4")
+    message = refused("import", folder, config, "model.hidden_size=64", "model.norm=rmsnorm", "model.num_kv_heads=4")
     for key in ("model.hidden_size: 32 in the folder, 64 here", "model.norm.eps: 1e-06", "model.num_kv_heads: 2"):
-        assert key in said
+        assert key in message
     assert "model.norm_scaling" in refused("import", folder, config, "model.norm_scaling=layernorm_scaling")
     other = write_text_shards(tmp_path / "other", size=300)
-    said = refused("import", folder, config, f"data.shards={other}")
-    assert "model.vocab: 320 and 300 entries" in said
-    assert "data.tokenizer.path" in said
+    message = refused("import", folder, config, f"data.shards={other}")
+    assert "model.vocab: 320 and 300 entries" in message
+    assert "data.tokenizer.path" in message
     (folder / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in refused("import", folder, config)
     assert "no folder" in refused("import", tmp_path / "nowhere", config)
     assert "config.json does not exist" in refused("import", text_shards, config)
-    gpt2 = their_folder(tmp_path / "gpt2", text_shards, "gpt2")
+    gpt2 = transformers_folder(tmp_path / "gpt2", text_shards, "gpt2")
     assert "set train.seq_length to 32" in refused("import", gpt2, config, "train.seq_length=16")
     assert not (tmp_path / "runs").exists()
 
@@ -164,27 +164,27 @@ def alter_json(path: Path, **changes: object) -> None:
 def test_weights_that_do_not_fit(tmp_path: Path, text_shards: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    folder = their_folder(tmp_path / "hf", text_shards)
+    folder = transformers_folder(tmp_path / "hf", text_shards)
     config = write_config(tmp_path, text_shards)
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(32)
     tensors["model.norm.weight"] = torch.zeros(31)
     del tensors["lm_head.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    said = refused("import", folder, config)
+    message = refused("import", folder, config)
     for part in (
         "lm_head.weight is missing",
-        "model.norm.weight is 31, config.json makes it 32",
+        "model.norm.weight is 31, and 32 by config.json",
         "model.layers.1.self_attn.q_proj.bias has no place in a LlamaForCausalLM",
     ):
-        assert part in said
+        assert part in message
     alter_json(folder / "config.json", architectures=["MambaForCausalLM"])
     assert "lehr imports LlamaForCausalLM" in refused("import", folder, config)
     assert not any((tmp_path / "runs").glob("*"))
 
 
 class Trap:
-    """Unpickled, it makes a file."""
+    """Makes a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -193,15 +193,15 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_nothing_of_the_folder_is_run(tmp_path: Path, text_shards: Path) -> None:
+def test_no_code_of_the_folder_is_run(tmp_path: Path, text_shards: Path) -> None:
     import pickle
 
-    folder = their_folder(tmp_path / "hf", text_shards)
+    folder = transformers_folder(tmp_path / "hf", text_shards)
     config = write_config(tmp_path, text_shards)
     sprung = tmp_path / "sprung"
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung)))
     (folder / "modeling.py").write_text(f"import pathlib; pathlib.Path({str(sprung)!r}).touch()")
-    done("import", folder, config)  # beside safetensors it is not looked at
+    done("import", folder, config)  # it is ignored beside safetensors
     (folder / "model.safetensors").unlink()
     assert "a pickle, which can run code" in refused("import", folder, config, "run.name=second")
     shutil.copy(folder / "pytorch_model.bin", folder / "model.safetensors")
@@ -210,14 +210,14 @@ def test_nothing_of_the_folder_is_run(tmp_path: Path, text_shards: Path) -> None
     assert "lehr runs no such code" in refused("import", folder, config, "run.name=second")
     assert not sprung.exists()
     pickle.loads((folder / "pytorch_model.bin").read_bytes())
-    assert sprung.exists()  # the trap works
+    assert sprung.exists()  # unpickling it does make the file
 
 
 def test_older_files_of_gpt2(tmp_path: Path, text_shards: Path) -> None:
-    """As first published: names without "transformer.", and the causal mask among the tensors."""
+    """They have names without "transformer.", and the causal mask among the tensors."""
     from safetensors.torch import load_file, save_file
 
-    folder = their_folder(tmp_path / "hf", text_shards, "gpt2")
+    folder = transformers_folder(tmp_path / "hf", text_shards, "gpt2")
     config = write_config(tmp_path, text_shards)
     done("import", folder, config, "run.name=new")
     tensors = load_file(folder / "model.safetensors")

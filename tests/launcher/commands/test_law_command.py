@@ -1,4 +1,4 @@
-"""`lehr law`, as a user runs it."""
+"""The commands of `lehr law`, in processes of their own."""
 
 import json
 import shlex
@@ -28,7 +28,7 @@ COMPUTE_ROWS = "parameters,tokens,loss\n" + "\n".join(
 
 
 def lehr(*arguments: object) -> str:
-    """What `lehr law ...`, in a process of its own, says."""
+    """Returns the output of `lehr law ...` in a process of its own."""
     command = [sys.executable, "-m", "launcher", "law", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -36,7 +36,7 @@ def lehr(*arguments: object) -> str:
 
 
 def refused(*arguments: object) -> str:
-    """The one message of `lehr law ...`, which must refuse; in this process, for speed."""
+    """Returns the message of `lehr law ...`, which must exit with 2; it runs in this process, for speed."""
     result = CliRunner().invoke(make_app(["law"]), ["law", *map(str, arguments)])
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2, result.output
@@ -67,7 +67,7 @@ def fit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "fit.json"
 
 
-def test_fit_finds_the_truth(fit_file: Path) -> None:
+def test_fit_finds_the_true_parameters(fit_file: Path) -> None:
     fit = load_fit(fit_file)
     assert fit.values == pytest.approx(TRUTH, rel=0.05)
     assert len(fit.samples) == 50
@@ -102,7 +102,7 @@ def test_predict_reads_a_config_as_a_run_does(fit_file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_schedule_writes_what_a_run_takes(fit_file: Path, tmp_path: Path) -> None:
+def test_schedule_writes_a_config_that_a_run_accepts(fit_file: Path, tmp_path: Path) -> None:
     out = lehr("schedule", fit_file, "--steps", 3000, "--constraint", "min_lr=3e-5", "-o", tmp_path / "best")
     assert "free form" in out
     config = yaml.safe_load((tmp_path / "best" / "config.yaml").read_text())
@@ -116,8 +116,8 @@ def test_schedule_writes_what_a_run_takes(fit_file: Path, tmp_path: Path) -> Non
     assert lehr("predict", fit_file, *keys).splitlines()[-1] == again.splitlines()[-1]
 
 
-def test_schedule_prints_what_a_run_takes(fit_file: Path, tmp_path: Path) -> None:
-    """Also where the best is of free form, a table that was not asked to be written."""
+def test_schedule_prints_overrides_that_a_run_accepts(fit_file: Path, tmp_path: Path) -> None:
+    """Also if the best schedule is of free form, a table that no option lets it write."""
     out = lehr("schedule", fit_file, "--steps", 300, "--constraint", "families=linear,cosine")
     assert "the best, free form, is a table" in out
     text, _, command = out.partition("as a config:\n")[2].partition("and as a run:\n")
@@ -136,8 +136,8 @@ def test_schedule_prints_what_a_run_takes(fit_file: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_no_command_brings_torch(fit_file: Path, tmp_path: Path) -> None:
-    """Each would take seconds longer."""
+def test_no_command_imports_torch(fit_file: Path, tmp_path: Path) -> None:
+    """The import would take seconds."""
     (tmp_path / "runs.csv").write_text(COMPUTE_ROWS)
     for arguments in (
         ("fit", fit_file.parent / "cosine.csv", fit_file.parent / "constant.csv", "--law=annealing", "--samples=0"),
@@ -156,8 +156,8 @@ def test_no_command_brings_torch(fit_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_written_leaves_what_was_there(fit_file: Path, tmp_path: Path) -> None:
-    """A disk that is full: the files' size is limited to less than they take."""
+def test_a_failed_write_keeps_the_old_files(fit_file: Path, tmp_path: Path) -> None:
+    """The limit of file sizes stands for a full disk."""
     known = tmp_path / "known.json"
     shutil.copy(fit_file, known)
     curves = [fit_file.parent / "cosine.csv", fit_file.parent / "constant.csv"]
@@ -173,7 +173,7 @@ def test_what_cannot_be_written_leaves_what_was_there(fit_file: Path, tmp_path: 
         command = [sys.executable, "-B", "-c", code, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stderr
-        message = done.stderr.splitlines()[-1]  # matplotlib may have said that it cannot keep its list of fonts
+        message = done.stderr.splitlines()[-1]  # matplotlib may have warned that it cannot save its list of fonts
         assert message.startswith("error: ")
         assert "cannot be written" in message
     assert known.read_bytes() == fit_file.read_bytes()
@@ -202,7 +202,7 @@ def test_mistakes_are_one_message(fit_file: Path, tmp_path: Path) -> None:
     assert "decoy: unknown key" in refused("fit", constant, "--law", "annealing:decoy=1")
     assert "neither a run folder nor a CSV" in refused("fit", tmp_path / "no")
     for output in (tmp_path, tmp_path / "no" / "fit.json"):
-        assert "must be a file in a folder that is there" in refused("fit", fit_file, "-o", output)
+        assert "must be a file in a folder that exists" in refused("fit", fit_file, "-o", output)
     assert "also where the residual plot goes" in refused("fit", fit_file, "-o", tmp_path / "fit.png")
     assert "does not exist" in refused("predict", tmp_path / "no", "schedule=cosine", "train.steps=10")
     assert 'did you mean "cosine"' in refused("predict", fit_file, "schedule=cosin", "train.steps=100")

@@ -1,4 +1,4 @@
-"""`lehr law width`: whole matrices from checkpoints of any layout."""
+"""`lehr law width`: full matrices from checkpoints of any layout."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def config(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_widths_are_compared_whatever_the_layout(config: Path) -> None:
     runs = config.parent / "runs"
-    for name, overrides in (("cut", ["parallel.tensor=2"]), ("whole", []), ("wide", ["model.hidden_size=128"])):
+    for name, overrides in (("sharded", ["parallel.tensor=2"]), ("full", []), ("wide", ["model.hidden_size=128"])):
         done = lehr("train", config, f"run.name={name}", *overrides)
         assert done.returncode == 0, done.stderr
-    same = lehr("law", "width", runs / "whole", runs / "cut")
+    same = lehr("law", "width", runs / "full", runs / "sharded")
     assert same.returncode == 0, same.stderr
     assert "geometric mean of the ratios: 1.000" in same.stdout
-    (file,) = (runs / "whole/checkpoints/step-00000002").glob("*.safetensors")
+    (file,) = (runs / "full/checkpoints/step-00000002").glob("*.safetensors")
     expected = np.linalg.svd(load_file(file)["model.layers.0.attention.q.weight"], compute_uv=False)[0]
     shown = re.search(r"attention\.q\.weight\D+([\d.]+)", same.stdout)
     assert shown is not None
     assert float(shown[1]) == pytest.approx(expected, rel=1e-3)
-    wider = lehr("law", "width", runs / "whole", runs / "wide")
+    wider = lehr("law", "width", runs / "full", runs / "wide")
     assert "by sqrt(lr / weight_decay) width^0.75 of the configs: 2.828" in wider.stdout
-    refused = lehr("law", "width", runs / "whole", runs / "none")
+    refused = lehr("law", "width", runs / "full", runs / "none")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "has no checkpoint" in refused.stderr

@@ -1,4 +1,4 @@
-"""What somebody types on the first day: every command with the wrong thing; each one message, exit code 2."""
+"""The mistakes of a first day: every command with the wrong argument prints one message and exits with 2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_runs import LLAMA, refused, write_config
 
-# What each file holds that is given where a config is wanted.
+# The contents of files that are given as a config.
 NO_CONFIGS: dict[str, bytes] = {
     "empty": b"",
     "comment": b"# nothing yet\n",
@@ -30,7 +30,7 @@ NO_CONFIGS: dict[str, bytes] = {
     "endless interpolation": b"run: {name: '${run.name}'}\n",
 }
 OF_CONFIGS = ("train", "data build")
-# Command, with {file}, {folder}, {nowhere}, {config} (a good one) to be filled in.
+# Commands, in which {file}, {folder}, {nowhere} and {config} (a valid one) are filled in.
 WRONG = [
     "train {folder}",
     "train {nowhere}",
@@ -127,7 +127,7 @@ OVERRIDES = [
 
 
 @pytest.fixture
-def places(tmp_path: Path, text_shards: Path) -> dict[str, str]:
+def paths(tmp_path: Path, text_shards: Path) -> dict[str, str]:
     folder, file = tmp_path / "folder", tmp_path / "file.txt"
     folder.mkdir()
     file.write_text("to be or not to be\n")
@@ -137,7 +137,7 @@ def places(tmp_path: Path, text_shards: Path) -> dict[str, str]:
 
 def assert_one_message(errors: str) -> None:
     lines = errors.splitlines()
-    assert lines, "nothing was said"
+    assert lines, "no message"
     messages = [line for line in lines if line.startswith("error: ")]
     assert len(messages) == 1 or "Usage: lehr" in errors, errors
     assert len(lines) < 20, errors
@@ -147,7 +147,7 @@ def assert_one_message(errors: str) -> None:
 
 @pytest.mark.parametrize("command", OF_CONFIGS)
 @pytest.mark.parametrize("kind", NO_CONFIGS)
-def test_a_config_that_is_none(kind: str, command: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_config(kind: str, command: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(NO_CONFIGS[kind])
     errors = refused(*command.split(), path)
@@ -156,18 +156,18 @@ def test_a_config_that_is_none(kind: str, command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_the_wrong_thing(line: str, places: dict[str, str]) -> None:
-    assert_one_message(refused(*line.format(**places).split()))
-    assert not (Path(places["folder"]) / "out").exists()
+def test_a_wrong_argument(line: str, paths: dict[str, str]) -> None:
+    assert_one_message(refused(*line.format(**paths).split()))
+    assert not (Path(paths["folder"]) / "out").exists()
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
-def test_an_override_that_is_wrong(override: str, places: dict[str, str]) -> None:
-    errors = refused("train", places["config"], override)
+def test_an_override_that_is_wrong(override: str, paths: dict[str, str]) -> None:
+    errors = refused("train", paths["config"], override)
     assert_one_message(errors)
     key, _, _ = override.partition("=")
     assert any(part in errors for part in key.split(".")), errors
-    assert not (Path(places["config"]).parent / "runs").exists()
+    assert not (Path(paths["config"]).parent / "runs").exists()
 
 
 def test_a_run_folder_whose_config_is_broken(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_a_run_folder_whose_config_is_broken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', "null"])
-def test_a_dataset_json_that_is_broken(content: str, places: dict[str, str], tmp_path: Path) -> None:
+def test_a_dataset_json_that_is_broken(content: str, paths: dict[str, str], tmp_path: Path) -> None:
     source = tmp_path / "shards/readme"
     source.mkdir(parents=True)
     (source / "dataset.json").write_text(content)
     for command in (
-        ["train", places["config"], f"data.shards={tmp_path / 'shards'}"],
+        ["train", paths["config"], f"data.shards={tmp_path / 'shards'}"],
         ["data", "inspect", source.parent],
     ):
         errors = refused(*command)
@@ -190,8 +190,8 @@ def test_a_dataset_json_that_is_broken(content: str, places: dict[str, str], tmp
         assert "dataset.json" in errors
 
 
-def test_a_folder_that_cannot_be_made(places: dict[str, str]) -> None:
-    """The run's folder would be below a file."""
-    errors = refused("train", places["config"], f"run.folder={places['file']}/runs")
+def test_a_folder_that_cannot_be_made(paths: dict[str, str]) -> None:
+    """The run folder would be below a file."""
+    errors = refused("train", paths["config"], f"run.folder={paths['file']}/runs")
     assert_one_message(errors)
-    assert f"{places['file']} is a file" in errors
+    assert f"{paths['file']} is a file" in errors

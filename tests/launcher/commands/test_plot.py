@@ -22,8 +22,8 @@ def write_run(folder: Path, *, steps: int = 40, forecast: bool = False) -> Path:
         file.append({"step": step, "tokens": 100 * step, "loss": loss, "lr": 1e-3, "grad_norm": 1 / step})
         if step % 10 == 0:
             held_out = {"held_out/loss": 3.1 + 4 / step, "held_out/books/loss": 3.2, "held_out/code/loss": 2.9}
-            said = {"forecast/final": 3.2, "forecast/final_low": 3.1, "forecast/final_high": 3.3} if forecast else {}
-            file.append({"step": step, **held_out, **said})
+            final = {"forecast/final": 3.2, "forecast/final_low": 3.1, "forecast/final_high": 3.3} if forecast else {}
+            file.append({"step": step, **held_out, **final})
     file.close()
     return folder
 
@@ -35,7 +35,7 @@ def plot(*arguments: str | Path) -> tuple[int, str]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Labels of lines, and how many points each has."""
+    """The labels of the lines that are drawn, and the number of points of each."""
     lines: dict[str, int] = {}
     real = Axes.plot
 
@@ -77,7 +77,7 @@ def test_mistakes_are_one_message(tmp_path: Path) -> None:
         ([tmp_path / "none"], "is no run folder"),
         ([empty], "has no step yet"),
         ([run, "-o", tmp_path / "x.gif"], "must end in one of"),
-        ([run, "-o", tmp_path / "no" / "x.png"], "there is no folder"),
+        ([run, "-o", tmp_path / "no" / "x.png"], "does not exist; make it first"),
     ):
         code, output = plot(*arguments)
         assert code == 2

@@ -1,4 +1,4 @@
-"""`lehr train` as a user runs it: done, stopped and gone on with, and every mistake in one message."""
+"""`lehr train`: complete runs, stopped and continued runs, and every mistake in one message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from processes import lehr, start_lehr
 
-from launcher.commands.train import lehr_command
 from train.metrics.jsonl import read_metrics
 
 INSTALLED = Path(sys.executable).with_name("lehr")
@@ -53,8 +52,8 @@ def test_layouts_agree_and_the_run_folder_holds_all(config: Path) -> None:
 
 
 @pytest.fixture
-def own_rooms(tmp_path: Path) -> Path:
-    """A user's folder with packages that are called as lehr's rooms."""
+def users_packages(tmp_path: Path) -> Path:
+    """A user's folder with packages that have the names of lehr's."""
     folder = tmp_path / "project"
     for name in ("data", "model", "optim", "train"):
         (folder / name).mkdir(parents=True)
@@ -63,64 +62,57 @@ def own_rooms(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_folder_with_a_data_and_a_model_of_its_own(config: Path, own_rooms: Path) -> None:
+def test_in_a_folder_with_packages_data_and_model(config: Path, users_packages: Path) -> None:
     done = subprocess.run(
-        [INSTALLED, "train", config, "parallel.data=2"], cwd=own_rooms, capture_output=True, text=True, timeout=120
+        [INSTALLED, "train", config, "parallel.data=2"], cwd=users_packages, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert len(losses(config.parent / "runs" / "try")) == 8
 
 
 @pytest.mark.slow
-def test_so_are_ranks_that_start_afresh(config: Path, own_rooms: Path) -> None:
-    """As with CUDA: a thread that would not survive a fork has the same effect."""
+def test_ranks_that_are_new_programs_in_such_a_folder(config: Path, users_packages: Path) -> None:
+    """A thread, which would not survive a fork, prevents it as CUDA does."""
     code = (
         "import sys, threading; threading.Thread(target=threading.Event().wait, daemon=True).start();"
         "from launcher.cli import main; main(sys.argv[1:])"
     )
     command = [sys.executable, "-P", "-c", code, "train", config, "parallel.data=2"]
-    done = subprocess.run(command, cwd=own_rooms, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=users_packages, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert len(losses(config.parent / "runs" / "try")) == 8
 
 
-def test_own_commands_find_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(Path(__file__).parents[3])
-    assert lehr_command("train") == [sys.executable, "-m", "launcher", "train"]
-    monkeypatch.chdir(tmp_path)
-    assert lehr_command("train") == [sys.executable, "-P", "-m", "launcher", "train"]
-
-
 @pytest.mark.slow
-def test_torchrun_is_the_same_program(config: Path, own_rooms: Path) -> None:
+def test_torchrun_is_the_same_program(config: Path, users_packages: Path) -> None:
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", INSTALLED, "train", config]
     done = subprocess.run(
         [sys.executable, "-P", *command, "run.name=torchrun"],
-        cwd=own_rooms, capture_output=True, text=True, timeout=120, check=False,
+        cwd=users_packages, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(losses(config.parent / "runs" / "torchrun")) == 8
 
 
 @pytest.mark.slow
-def test_stopped_by_a_signal_and_gone_on_with_to_the_bit(config: Path) -> None:
+def test_a_stopped_run_continues_with_equal_losses_to_the_bit(config: Path) -> None:
     runs = config.parent / "runs"
-    whole = lehr("train", config, "run.name=whole", "train.steps=60", "evaluate.every_steps=20")
-    assert whole.returncode == 0, whole.stderr
-    arguments = ("train", config, "run.name=cut", "train.steps=60", "evaluate.every_steps=20", "parallel.data=1")
+    uninterrupted = lehr("train", config, "run.name=uninterrupted", "train.steps=60", "evaluate.every_steps=20")
+    assert uninterrupted.returncode == 0, uninterrupted.stderr
+    arguments = ("train", config, "run.name=stopped", "train.steps=60", "evaluate.every_steps=20", "parallel.data=1")
     process = start_lehr(*arguments)
-    metrics = runs / "cut" / "metrics.jsonl"
+    metrics = runs / "stopped" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not metrics.exists() or len(metrics.read_text().splitlines()) < 5):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    stopped_after = len(losses(runs / "cut"))
+    stopped_after = len(losses(runs / "stopped"))
     assert stopped_after < 60
     again = lehr(*arguments)
     assert again.returncode == 0, again.stderr
-    assert losses(runs / "cut") == losses(runs / "whole")
+    assert losses(runs / "stopped") == losses(runs / "uninterrupted")
 
 
 @pytest.mark.slow
@@ -169,12 +161,12 @@ def test_a_mistake_is_one_message_and_leaves_nothing(config: Path, kind: str) ->
 
 def test_altered_shards_are_refused(config: Path, shards: Path) -> None:
     (file,) = (shards / "beta" / "train").glob("*.ds")
-    kept = file.read_bytes()
-    file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    before = file.read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     try:
         done = lehr("train", config)
     finally:
-        file.write_bytes(kept)
+        file.write_bytes(before)
     assert done.returncode == 2
     assert file.name in done.stderr
     assert not (config.parent / "runs").exists()

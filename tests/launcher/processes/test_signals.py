@@ -1,4 +1,4 @@
-"""A signal to stop where there is nothing to save yet: the process ends at once, says so, and leaves nothing behind."""
+"""Stop signals while there is nothing to save yet: the process ends at once with the right exit code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,20 +14,29 @@ from pathlib import Path
 import pytest
 from processes import run_ranks, start_lehr
 
-from launcher.processes.signals import STOP_SIGNALS, defer_signals
+from launcher.processes.signals import defer_signals
 from train.safety.preemption import Stop
+from train.safety.stop_signals import STOP_SIGNALS
+
+# The commands that must be equal: the module and the entry point.
+MODULE = [sys.executable, "-m", "launcher"]
+ENTRY_POINT = [str(Path(sys.executable).with_name("lehr"))]
 
 
 @pytest.fixture(autouse=True)
-def hangups_are_not_ignored() -> Iterator[None]:
-    """As they are under nohup, which a process that is started here would keep to."""
-    kept = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def no_signal_is_ignored() -> Iterator[None]:
+    """Sets the defaults, which the processes of a test inherit: nohup and a shell's `&` let the tests ignore some."""
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler))
+    }
     yield
-    signal.signal(signal.SIGHUP, kept)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """Whether the process has a handler of its own for a signal."""
+def has_handler(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Returns whether the process has a handler of its own for a signal."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     (caught,) = [line.split()[1] for line in lines if line.startswith("SigCgt:")]
     return bool(int(caught, 16) >> (number - 1) & 1)
@@ -38,12 +48,12 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         assert process.poll() is None, process.communicate()
         if time.monotonic() > deadline:
             process.kill()
-            pytest.fail("did not come to it")
-        time.sleep(0.002)
+            pytest.fail("the condition did not become true")
+        time.sleep(0.001)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code and outputs of a process that was told to end."""
+    """Returns the exit code and the outputs of a process that was sent a signal."""
     try:
         out, errors = process.communicate(timeout=20)
         return process.returncode, out, errors
@@ -53,30 +63,116 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.fixture
 def endless_config(tmp_path: Path) -> Path:
-    """Whoever reads it waits for ever: a process is somewhere between its first import and there."""
+    """A config whose reader waits for ever: a process is somewhere between its first import and there."""
     path = tmp_path / "config.yaml"
     os.mkfifo(path)
     return path
 
 
+def wait_for_reader(fifo: Path, process: subprocess.Popen[str]) -> int:
+    """Waits until the process reads the config. Returns the descriptor whose closing would end the reading."""
+    writers: list[int] = []
+
+    def has_reader() -> bool:
+        try:
+            writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # ENXIO: nobody has opened it for reading
+            return False
+        return True
+
+    wait_until(has_reader, process)
+    return writers[0]
+
+
+def nothing_saved(number: signal.Signals) -> str:
+    return f"ended by {number.name} before there was anything to save\n"
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_while_the_config_is_read(endless_config: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("command", [MODULE, ENTRY_POINT], ids=["module", "entry point"])
+def test_in_the_first_instant(endless_config: Path, command: list[str], number: signal.Signals) -> None:
+    """As soon as the handlers are set, which is before the imports of the command line."""
+    process = subprocess.Popen(
+        [*command, "train", "config.yaml"],
+        cwd=endless_config.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: all(has_handler(process, each) for each in STOP_SIGNALS), process)
+    process.send_signal(number)
+    code, out, errors = ended(process)
+    assert (code, out) == (128 + number, "")
+    assert errors in (nothing_saved(number), f"ended by {number.name}\n")
+
+
+def test_the_handlers_come_before_the_slow_imports() -> None:
+    code = "import sys, launcher.__main__; print(sorted({'typer', 'rich', 'pydantic', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_in_the_first_seconds(endless_config: Path, number: signal.Signals) -> None:
     process = start_lehr("train", endless_config, cwd=endless_config.parent)
-    wait_until(lambda: catches(process, signal.SIGTERM), process)
+    wait_until(lambda: all(has_handler(process, each) for each in STOP_SIGNALS), process)
     time.sleep(random.uniform(0, 2))
     process.send_signal(number)
-    said = f"ended by {number.name} before there was anything to save\n"
-    assert ended(process) == (128 + number, "", said)
+    code, out, errors = ended(process)
+    assert (code, out) == (128 + number, "")
+    assert errors in (nothing_saved(number), f"ended by {number.name}\n")
     assert list(endless_config.parent.iterdir()) == [endless_config]
 
 
-def test_under_nohup_a_hangup_is_none(endless_config: Path) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_while_the_config_is_read(endless_config: Path, number: signal.Signals) -> None:
     process = start_lehr("train", endless_config, cwd=endless_config.parent)
-    wait_until(lambda: catches(process, signal.SIGTERM), process)
-    process.send_signal(signal.SIGHUP)
+    writer = wait_for_reader(endless_config, process)
+    process.send_signal(number)
+    assert ended(process) == (128 + number, "", nothing_saved(number))
+    os.close(writer)
+    assert list(endless_config.parent.iterdir()) == [endless_config]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_removes_its_staging_folder(
+    tmp_path: Path, trained: Path, number: signal.Signals
+) -> None:
+    """`lehr export` writes a folder that appears complete or not at all; here its writing never ends."""
+    code = (
+        "import time, launcher.commands.export as export\n"
+        "export._write_weights = lambda *a, **k: (print('writes', flush=True), time.sleep(1000))\n"
+        "from launcher.cli import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "export", str(trained), str(tmp_path / "exported")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writes\n"
+    assert [path.name for path in tmp_path.iterdir()] == [".exported.partial"]
+    process.send_signal(number)
+    assert ended(process) == (128 + number, "", f"ended by {number.name}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_was_ignored_stays_ignored(endless_config: Path, number: signal.Signals) -> None:
+    """nohup ignores SIGHUP, and a shell without job control ignores SIGINT for a command with `&`."""
+    signal.signal(number, signal.SIG_IGN)
+    others = [each for each in STOP_SIGNALS if each != number]
+    process = start_lehr("train", endless_config, cwd=endless_config.parent)
+    wait_until(lambda: all(has_handler(process, each) for each in others), process)
+    process.send_signal(number)
+    writer = wait_for_reader(endless_config, process)
+    process.send_signal(number)
     process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == 128 + signal.SIGTERM
+    assert ended(process) == (128 + signal.SIGTERM, "", nothing_saved(signal.SIGTERM))
+    os.close(writer)
 
 
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
@@ -92,28 +188,28 @@ SRUN = {
 }
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, SRUN])
-def test_a_rank_of_another_launcher_ends_too(endless_config: Path, launcher: dict[str, str]) -> None:
-    process = start_lehr("train", endless_config, cwd=endless_config.parent, env=launcher)
-    wait_until(lambda: not catches(process, signal.SIGINT), process)  # Python itself has one
-    time.sleep(random.uniform(0, 2))
+@pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_a_rank_of_another_launcher_ends_silently(endless_config: Path, variables: dict[str, str]) -> None:
+    process = start_lehr("train", endless_config, cwd=endless_config.parent, env=variables)
+    writer = wait_for_reader(endless_config, process)
     process.send_signal(signal.SIGINT)
-    assert ended(process)[0] == -signal.SIGINT
+    assert ended(process) == (-signal.SIGINT, "", "")
+    os.close(writer)
     assert list(endless_config.parent.iterdir()) == [endless_config]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [TORCHRUN, SRUN])
-def test_a_rank_that_waits_for_the_others_ends_too(config: Path, launcher: dict[str, str]) -> None:
-    process = start_lehr("train", config, "parallel.data=2", env=launcher)
+@pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_a_rank_that_waits_for_the_others_ends_too(config: Path, variables: dict[str, str]) -> None:
+    process = start_lehr("train", config, "parallel.data=2", env=variables)
     wait_until((config.parent / "runs" / "try" / "logs" / "rank-00001.log").exists, process)
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == -signal.SIGTERM
 
 
-def is_asked(number: signal.Signals) -> list[bool]:
-    """On a rank, whose libraries have threads that block nothing."""
+def asked_before_and_after_listening(number: signal.Signals) -> list[bool]:
+    """Runs on a rank, whose libraries have threads that block no signal."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     stop = Stop()
     defer_signals()
@@ -126,5 +222,5 @@ def is_asked(number: signal.Signals) -> list[bool]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_is_held_back_is_not_lost(number: signal.Signals) -> None:
-    assert run_ranks(2, is_asked, number) == [[False, True]] * 2
+def test_a_deferred_signal_is_not_lost(number: signal.Signals) -> None:
+    assert run_ranks(2, asked_before_and_after_listening, number) == [[False, True]] * 2

@@ -1,4 +1,4 @@
-"""What cannot run on a machine, or hardly, for machines of every kind; none of them is needed."""
+"""The checks of a config against a machine, for machines of every kind; none of them is needed."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from typing import Any
 
 import pytest
 
-from launcher.processes.environment import SINGLE
+from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.run.config import RunConfig
-from launcher.run.machine import GIB, Machine, check_machine, look, memory_warnings
+from launcher.run.machine import GIB, Machine, check_machine, memory_warnings, read_machine
 from settings import UserError, compose
 
 CPU = Machine(gpus=0, gpu_bytes=0, free_bytes=64 * GIB, cpu_build=True, nvidia_driver=False)
 GPUS = Machine(gpus=4, gpu_bytes=80 * GIB, free_bytes=512 * GIB, cpu_build=False, nvidia_driver=True)
 
 
-def made(config: Path, *overrides: str) -> RunConfig:
+def compose_run(config: Path, *overrides: str) -> RunConfig:
     return compose(RunConfig, config, ["model.vocab_size=256", *overrides])
 
 
-def warnings(run: RunConfig, machine: Machine, ranks: Any = None) -> list[str]:
-    return memory_warnings(run, run.model, machine, ranks)
+def warnings(run: RunConfig, machine: Machine, rank_info: Any = None) -> list[str]:
+    return memory_warnings(run, run.model, machine, rank_info)
 
 
-def test_more_ranks_than_gpus_are_refused_in_a_launch_of_its_own(config: Path) -> None:
-    run = made(config, "parallel.tensor=2", "parallel.data=4")
+def test_lehrs_own_launcher_refuses_more_ranks_than_gpus(config: Path) -> None:
+    run = compose_run(config, "parallel.tensor=2", "parallel.data=4")
     with pytest.raises(UserError, match="= 8 ranks need a GPU each, and this machine shows 4; make it at most 4"):
         check_machine(run, GPUS, None)
     check_machine(run, replace(GPUS, gpus=8), None)
     check_machine(run, CPU, None)
     # srun can show each rank its own GPU only
-    check_machine(run, replace(GPUS, gpus=1), replace(SINGLE, world_size=8, local_world_size=8, source="srun"))
+    check_machine(
+        run, replace(GPUS, gpus=1), replace(SINGLE_PROCESS, world_size=8, local_world_size=8, launcher="srun")
+    )
 
 
 @pytest.mark.parametrize(
-    ("machine", "overrides", "said"),
+    ("machine", "overrides", "message"),
     [
         (CPU, ("train.attention=flash",), "it needs a CUDA device"),
         (GPUS, ("train.attention=flash",), "it needs train.precision = bfloat16"),
@@ -44,19 +46,19 @@ def test_more_ranks_than_gpus_are_refused_in_a_launch_of_its_own(config: Path) -
     ],
 )
 def test_a_kernel_that_cannot_run_is_refused(
-    config: Path, machine: Machine, overrides: tuple[str, ...], said: str
+    config: Path, machine: Machine, overrides: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
-        check_machine(made(config, *overrides), machine, None)
+    with pytest.raises(UserError, match=message):
+        check_machine(compose_run(config, *overrides), machine, None)
 
 
-def test_a_build_for_cpus_beside_a_gpu_is_told(config: Path) -> None:
-    (warning,) = check_machine(made(config), replace(CPU, nvidia_driver=True), None)
+def test_a_cpu_build_of_torch_with_a_gpu_present_is_a_warning(config: Path) -> None:
+    (warning,) = check_machine(compose_run(config), replace(CPU, nvidia_driver=True), None)
     assert "torch is built without CUDA" in warning
     hidden = replace(GPUS, gpus=0, gpu_bytes=0)  # by CUDA_VISIBLE_DEVICES: that is meant
-    assert check_machine(made(config), hidden, None) == []
-    assert check_machine(made(config), GPUS, None) == []
-    assert check_machine(made(config), CPU, None) == []
+    assert check_machine(compose_run(config), hidden, None) == []
+    assert check_machine(compose_run(config), GPUS, None) == []
+    assert check_machine(compose_run(config), CPU, None) == []
 
 
 LARGE = (  # 6.5e9 weights, of 16 bytes each with their gradient and state: 97 GiB
@@ -69,27 +71,27 @@ LARGE = (  # 6.5e9 weights, of 16 bytes each with their gradient and state: 97 G
 
 
 def test_what_memory_cannot_hold_is_told(config: Path) -> None:
-    assert warnings(made(config), CPU) == warnings(made(config), GPUS) == []
-    (warning,) = warnings(made(config, *LARGE), CPU)
+    assert warnings(compose_run(config), CPU) == warnings(compose_run(config), GPUS) == []
+    (warning,) = warnings(compose_run(config, *LARGE), CPU)
     assert "the ranks on this machine need about 9" in warning
     assert "and 64.0 are free" in warning
-    (warning,) = warnings(made(config, *LARGE), GPUS)
+    (warning,) = warnings(compose_run(config, *LARGE), GPUS)
     assert "the fullest rank needs about 9" in warning
     assert "and a GPU has 80.0" in warning
 
 
-def test_what_a_layout_shares_and_offloads_counts_where_it_lies(config: Path) -> None:
-    assert warnings(made(config, *LARGE, "parallel.tensor=2"), GPUS) == []
-    assert len(warnings(made(config, *LARGE, "parallel.tensor=2"), CPU)) == 1  # all of it lies on the one machine
-    two = replace(SINGLE, world_size=2, local_world_size=1, source="torchrun")
-    assert warnings(made(config, *LARGE, "parallel.tensor=2"), CPU, two) == []
-    offloaded = made(config, *LARGE, "parallel.offload=optimizer")
+def test_shared_and_offloaded_bytes_count_where_they_are_stored(config: Path) -> None:
+    assert warnings(compose_run(config, *LARGE, "parallel.tensor=2"), GPUS) == []
+    assert len(warnings(compose_run(config, *LARGE, "parallel.tensor=2"), CPU)) == 1  # all of it is on this machine
+    two = replace(SINGLE_PROCESS, world_size=2, local_world_size=1, launcher="torchrun")
+    assert warnings(compose_run(config, *LARGE, "parallel.tensor=2"), CPU, two) == []
+    offloaded = compose_run(config, *LARGE, "parallel.offload=optimizer")
     assert warnings(offloaded, GPUS) == []
     (warning,) = warnings(offloaded, replace(GPUS, free_bytes=32 * GIB))
     assert "the ranks on this machine need about 4" in warning
 
 
 def test_this_machine_can_be_looked_at() -> None:
-    machine = look()
+    machine = read_machine()
     assert machine.free_bytes > 0
     assert (machine.gpus > 0) == (machine.gpu_bytes > 0)

@@ -1,4 +1,4 @@
-"""A run opened to be looked at takes the memory of its weights, whatever layout and optimizer wrote them."""
+"""Opening a saved run takes the memory of its weights, whatever layout and optimizer wrote them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from train.run_folder.folder import RunFolder, open_run
 LARGE = {**LLAMA, "num_layers": 2, "hidden_size": 768, "ffn_size": 4096}
 
 
-def made_run(folder: Path, shards: Path) -> tuple[RunFolder, int]:
-    """A run of random weights that has taken no step, and how many bytes they are."""
+def write_run(folder: Path, shards: Path) -> tuple[RunFolder, int]:
+    """Writes a run with random weights and no step. Returns it and the bytes of its weights."""
     config = compose(RunConfig, write_config(folder, shards, model=LARGE))
     model = model_with_vocabulary(config)
     shapes = parameter_shapes(model, config.train.seq_length)
@@ -42,15 +42,15 @@ def made_run(folder: Path, shards: Path) -> tuple[RunFolder, int]:
 
 
 def memory_of(run: Path) -> tuple[int, int]:
-    """(most bytes of tensors while a run is opened, bytes of its parameters)."""
+    """Returns the peak of tensor bytes while a run is opened, and the bytes of its parameters."""
     with LiveMemory() as memory:
         opened = open_saved_run(run)
     return memory.most, sum(p.numel() * p.element_size() for p in opened.transformer.parameters())
 
 
 def test_the_memory_of_the_weights_is_enough(tmp_path: Path) -> None:
-    """A training engine has gradients and the optimizer's state beside them."""
-    run, size = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    """A training engine would hold gradients and the optimizer's state as well."""
+    run, size = write_run(tmp_path, write_text_shards(tmp_path / "shards"))
     assert size > 80e6
     ((most, held),) = run_ranks(1, memory_of, run.path, join=False)
     assert held == size
@@ -58,7 +58,7 @@ def test_the_memory_of_the_weights_is_enough(tmp_path: Path) -> None:
 
 
 def test_bfloat16_weights_take_half(tmp_path: Path) -> None:
-    run, size = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    run, size = write_run(tmp_path, write_text_shards(tmp_path / "shards"))
     plain = run.config.read_text()
     run.config.write_text(plain.replace("precision: float32", "precision: bfloat16"))
     ((_, held),) = run_ranks(1, memory_of, run.path, join=False)
@@ -69,7 +69,7 @@ def opened_weights(run: Path) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in open_saved_run(run).transformer.named_parameters()}
 
 
-def refusal(run: Path, shards: Path) -> str:
+def error_message(run: Path, shards: Path) -> str:
     try:
         open_saved_run(run, data_shards=shards)
     except UserError as error:
@@ -78,15 +78,15 @@ def refusal(run: Path, shards: Path) -> str:
 
 
 def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
-    run, _ = made_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    run, _ = write_run(tmp_path, write_text_shards(tmp_path / "shards"))
     other = write_text_shards(tmp_path / "other", size=300)
-    (said,) = run_ranks(1, refusal, run.path, other, join=False)
-    assert "was trained with another tokenizer than that of the shards" in said
-    assert "--shards" in said
+    (message,) = run_ranks(1, error_message, run.path, other, join=False)
+    assert "was trained with another tokenizer than that of the shards" in message
+    assert "--shards" in message
 
 
 @pytest.mark.slow
-def test_what_tensor_ranks_wrote_is_read_whole(trained: Path) -> None:
+def test_shards_of_tensor_ranks_are_read_as_full_tensors(trained: Path) -> None:
     (found,) = run_ranks(1, opened_weights, trained, join=False)
     wanted = dict(checkpoint_model(trained / "checkpoints/step-00000030").named_parameters())
     assert found.keys() == wanted.keys()

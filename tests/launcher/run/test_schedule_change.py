@@ -1,4 +1,4 @@
-"""Another number of steps draws the schedule anew: a start says where lr jumps, and only where it does."""
+"""Another number of steps stretches the schedule: a start warns if lr jumps, and only then."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SCHEDULES = {
 }
 
 
-def started(folder: Path, shards: Path, schedule: dict[str, Any], step: int) -> Path:
-    """The config of a run of 12 steps that has a checkpoint of `step`."""
+def write_started_run(folder: Path, shards: Path, schedule: dict[str, Any], step: int) -> Path:
+    """Writes a run of 12 steps that has a checkpoint of `step`. Returns its config."""
     path = write_config(folder, shards)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schedule": schedule}))
     config = compose(RunConfig, path)
@@ -44,39 +44,39 @@ def started(folder: Path, shards: Path, schedule: dict[str, Any], step: int) -> 
     ("schedule", "step", "steps", "jumps"),
     [
         ("cosine", 6, 24, True),
-        ("cosine", 12, 24, True),  # it was done, at min_lr
+        ("cosine", 12, 24, True),  # it had ended, at min_lr
         ("cosine", 6, 12, False),
         ("cosine", 1, 24, False),  # within the warm-up
         ("linear", 6, 9, True),
-        ("wsd", 6, 24, False),  # at the peak, and so it stays
+        ("wsd", 6, 24, False),  # it stays at the peak
         ("wsd", 10, 24, True),  # it had begun to decay
         ("wsd", 6, 8, True),
         ("wsd, a share", 6, 24, False),
         ("constant", 6, 24, False),
     ],
 )
-def test_a_jump_is_told_with_both_values(
+def test_a_jump_is_a_warning_with_both_values(
     tmp_path: Path, shards: Path, schedule: str, step: int, steps: int, jumps: bool
 ) -> None:
-    path = started(tmp_path, shards, SCHEDULES[schedule], step)
+    path = write_started_run(tmp_path, shards, SCHEDULES[schedule], step)
     config = compose(RunConfig, path, [f"train.steps={steps}"])
     then, now = (config.schedule.build(peak_lr=3e-3, total_steps=total)(step) for total in (12, steps))
     assert (then != now) == jumps
-    said = schedule_change_warnings(config)
+    warnings = schedule_change_warnings(config)
     if not jumps:
-        assert said == []
+        assert warnings == []
         return
-    (line,) = said
+    (line,) = warnings
     assert f"train.steps = {steps}, and 12 when" in line
-    assert f"lr jumps at step {step + 1} to {now:.4g}, from the {then:.4g} that it would have had" in line
+    assert f"lr jumps at step {step + 1} to {now:.4g}, from the {then:.4g} of the old length" in line
 
 
-def test_a_new_run_is_told_nothing(tmp_path: Path, shards: Path) -> None:
+def test_a_new_run_has_no_warning(tmp_path: Path, shards: Path) -> None:
     assert schedule_change_warnings(compose(RunConfig, write_config(tmp_path, shards))) == []
 
 
 @pytest.mark.slow
-def test_the_step_that_is_told_is_that_of_the_metrics(tmp_path: Path, shards: Path) -> None:
+def test_the_warning_has_the_step_and_the_lr_of_the_metrics(tmp_path: Path, shards: Path) -> None:
     path = write_config(tmp_path, shards)
     first = lehr("train", path, "train.steps=4")
     assert first.returncode == 0, first.stderr
@@ -84,4 +84,4 @@ def test_the_step_that_is_told_is_that_of_the_metrics(tmp_path: Path, shards: Pa
     longer = lehr("train", path, "train.steps=8")
     assert longer.returncode == 0, longer.stderr
     lr = {line["step"]: line["lr"] for line in read_metrics(tmp_path / "runs/try/metrics.jsonl") if "lr" in line}
-    assert f"lr jumps at step 5 to {lr[5]:.4g}, from the {lr[4]:.4g} that" in longer.stderr  # it was done: lr stays
+    assert f"lr jumps at step 5 to {lr[5]:.4g}, from the {lr[4]:.4g} of" in longer.stderr  # it had ended: lr stays

@@ -14,8 +14,8 @@ import torch
 from made_shards import documents, write_source
 from processes import RanksFailedError, run_ranks
 
+from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
-from launcher.run.rank_main import build_run
 from parallel.chunk import MicroBatch
 from parallel.engines.engine import StepResult
 from parallel.mesh import make_mesh

@@ -1,0 +1,17 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunFolderArgument = Annotated[Path, typer.Argument(help="a run folder, such as runs/demo", show_default=False)]
+RunConfigArgument = Annotated[Path, typer.Argument(help="the run config, a YAML file", show_default=False)]
+OptionalRunConfigArgument = Annotated[
+    Path | None, typer.Argument(help="the run config, a YAML file", show_default=False)
+]
+MovedShardsOption = Annotated[
+    Path | None, typer.Option("--shards", help="The folder of the run's shards, if they were moved.")
+]

@@ -1,0 +1,97 @@
+"""`lehr law schedule`: the learning-rate schedule with the lowest predicted final loss."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from launcher.commands.law.arguments import FitArgument, ParametersOption, read_constraints
+from launcher.exit_codes import user_errors
+from laws.curve import last_step
+from laws.fitting.fitted import Fit, load_fit
+from laws.schedule_search.candidate import Candidate
+from laws.schedule_search.search import search
+from schedules.table import write_table
+from settings import UserError
+from settings.files import write_text
+
+
+@user_errors
+def schedule_command(
+    fit: FitArgument,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the run to come.")],
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--constraint",
+            help="key=value, repeatable: peak_lr, warmup_steps, min_lr, max_decay_share, families (a,b), free_form.",
+        ),
+    ] = None,
+    parameters: ParametersOption = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for config.yaml, schedule.json and the plot.")
+    ] = None,
+) -> None:
+    """Choose the best schedule by the law: of every family, and of free form."""
+    console = Console()
+    law_fit = load_fit(fit)
+    constraints = read_constraints(law_fit, constraint or [], parameters=parameters)
+    if output is None and constraints.families == ():
+        raise UserError("the best schedule of free form is a table of lr: give -o FOLDER to write it to")
+    candidates = search(law_fit, steps=steps, constraints=constraints)
+    console.print(_candidate_table(law_fit, candidates, parameters))
+    best = candidates[0]
+    if output is None and best.section is None:
+        console.print(f"the best, {best.name}, is a table of lr: -o FOLDER writes it", highlight=False)
+        best = next(candidate for candidate in candidates if candidate.section is not None)
+    fragment = {"train": {"steps": steps}, **best.config(None if output is None else output / "schedule.json")}
+    text = yaml.safe_dump(fragment, sort_keys=False)
+    if output is not None:
+        _write_folder(output, law_fit, candidates, text, parameters)
+    console.print(f"{best.name}, as a config:", highlight=False)
+    print(text, end="")
+    print("and as a run:\nlehr train CONFIG " + _overrides(fragment))
+    if output is not None:
+        console.print(f"written to {output}: config.yaml, schedule.json, schedule.png", highlight=False, soft_wrap=True)
+
+
+def _candidate_table(law_fit: Fit, candidates: Sequence[Candidate], parameters: float | None) -> Table:
+    table = Table("schedule", "predicted final loss", "90% interval", "settings")
+    for candidate in candidates:
+        low, high = (float(bound[0]) for bound in law_fit.band(last_step(candidate.schedule, parameters=parameters)))
+        section = {} if candidate.section is None else dict(candidate.section)
+        settings = ", ".join(f"{key}={value}" for key, value in section.items() if key != "name") or "a table"
+        table.add_row(candidate.name, f"{candidate.loss:.4f}", f"{low:.4f} to {high:.4f}", settings)
+    return table
+
+
+def _write_folder(
+    folder: Path, law_fit: Fit, candidates: Sequence[Candidate], config: str, parameters: float | None
+) -> None:
+    from launcher.commands.law.plots import plot_candidates
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(candidates[0].schedule.lr, folder / "schedule.json")
+        plot_candidates(law_fit, candidates, folder / "schedule.png", parameters=parameters)
+        write_text(folder / "config.yaml", config)  # last, because it may name the table
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written: {error}") from None
+
+
+def _overrides(fragment: Mapping[str, Any]) -> str:
+    """Returns the fragment as overrides for a shell. The section in one piece replaces the config's own section."""
+    section = yaml.safe_dump(fragment["schedule"], default_flow_style=True, sort_keys=False, width=10**6).strip()
+    overrides = (
+        f"train.steps={fragment['train']['steps']}",
+        f"optim.lr={fragment['optim']['lr']!r}",
+        f"schedule={section}",
+    )
+    return shlex.join(overrides)

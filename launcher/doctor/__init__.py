@@ -1,0 +1,1 @@
+"""The checks of `lehr doctor`: Python and its packages, and the machine."""

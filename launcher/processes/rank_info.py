@@ -1,0 +1,105 @@
+"""A process's place in a run: its rank, the number of ranks, and the address at which the ranks meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from settings import UserError
+
+# The variables by which a rank of lehr's own launcher finds its parent.
+PARENT_PID, REPORT_FD, STORE_FD = "LEHR_PARENT_PID", "LEHR_REPORT_FD", "LEHR_STORE_FD"
+_REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class ParentHandles:
+    """A rank's connections to the process of lehr that started it."""
+
+    pid: int
+    report_fd: int  # a pipe, for the report of a failure
+    store_fd: int | None  # rank 0: a socket that listens at the master port, so that nobody else can take the port
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """This process's place among the ranks of a run, and the address at which they meet."""
+
+    rank: int
+    local_rank: int  # among the ranks of this node
+    world_size: int
+    local_world_size: int
+    node_rank: int
+    master_addr: str
+    master_port: int
+    launcher: Literal["lehr", "torchrun", "srun", "none"]  # which program started the ranks
+    parent: ParentHandles | None = None  # if lehr started them
+
+    def check(self) -> RankInfo:
+        """Returns itself. Raises UserError if a rank is not below its world size."""
+        if not 0 <= self.rank < self.world_size:
+            raise UserError(f"rank {self.rank} is not below the world size {self.world_size}")
+        if not 0 <= self.local_rank < self.local_world_size:
+            raise UserError(f"local rank {self.local_rank} is not below the {self.local_world_size} ranks of this node")
+        return self
+
+
+SINGLE_PROCESS = RankInfo(0, 0, 1, 1, 0, "127.0.0.1", 0, "none")
+
+
+def read_torchrun_variables(environ: Mapping[str, str]) -> RankInfo:
+    """Reads torchrun's variables, which lehr's own launcher sets too. Raises UserError if one is missing or wrong."""
+    missing = [name for name in _REQUIRED if name not in environ]
+    if missing:
+        raise UserError(
+            f"RANK and WORLD_SIZE are set but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: "
+            "start the ranks with torchrun or srun, or unset RANK and WORLD_SIZE to let lehr start its own"
+        )
+    parent = None
+    if PARENT_PID in environ:
+        parent = ParentHandles(
+            pid=read_int(environ, PARENT_PID),
+            report_fd=read_int(environ, REPORT_FD),
+            store_fd=read_int(environ, STORE_FD) if STORE_FD in environ else None,
+        )
+    return RankInfo(
+        rank=read_int(environ, "RANK"),
+        local_rank=read_int(environ, "LOCAL_RANK"),
+        world_size=read_int(environ, "WORLD_SIZE"),
+        local_world_size=read_int(environ, "LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]),
+        node_rank=read_int(environ, "GROUP_RANK", "0"),
+        master_addr=environ["MASTER_ADDR"],
+        master_port=read_int(environ, "MASTER_PORT"),
+        launcher="torchrun" if parent is None else "lehr",
+        parent=parent,
+    ).check()
+
+
+def torchrun_variables(rank_info: RankInfo) -> dict[str, str]:
+    """Returns the variables from which `read_torchrun_variables` reads the same place."""
+    values: dict[str, int | str] = {
+        "RANK": rank_info.rank,
+        "LOCAL_RANK": rank_info.local_rank,
+        "WORLD_SIZE": rank_info.world_size,
+        "LOCAL_WORLD_SIZE": rank_info.local_world_size,
+        "GROUP_RANK": rank_info.node_rank,
+        "MASTER_ADDR": rank_info.master_addr,
+        "MASTER_PORT": rank_info.master_port,
+    }
+    if rank_info.parent is not None:
+        values |= {PARENT_PID: rank_info.parent.pid, REPORT_FD: rank_info.parent.report_fd}
+        if rank_info.parent.store_fd is not None:
+            values[STORE_FD] = rank_info.parent.store_fd
+    return {name: str(value) for name, value in values.items()}
+
+
+def read_int(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
+    """Reads a whole number from a variable. Raises UserError if it is not set or no whole number."""
+    text = environ.get(name, default)
+    if text is None:
+        raise UserError(f"{name} is not set")
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{name} = {text!r} must be a whole number") from None

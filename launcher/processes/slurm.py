@@ -1,0 +1,95 @@
+"""Slurm's variables: a task's place among the tasks of its step, and the address of the step's first node."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+
+from launcher.processes.rank_info import RankInfo, read_int
+from settings import UserError
+
+# Below the ephemeral ports of Linux (32768 and up), so that no outgoing connection holds the port by chance.
+_FIRST_PORT, _PORTS = 15000, 15000
+# Slurm numbers steps that srun did not start (the batch script, an interactive shell) from here on.
+_FIRST_SPECIAL_STEP = 0xFFFFFFF0
+
+
+def is_srun_rank(environ: Mapping[str, str]) -> bool:
+    """Returns whether srun started this process as one of several tasks.
+
+    A step of one task launches no ranks: lehr starts its own there.
+    """
+    names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")
+    return (
+        all(name in environ for name in names)
+        and read_int(environ, "SLURM_STEP_ID") < _FIRST_SPECIAL_STEP
+        and read_int(environ, "SLURM_STEP_NUM_TASKS") > 1
+    )
+
+
+def read_slurm_variables(environ: Mapping[str, str]) -> RankInfo:
+    """Reads the place of a task of srun. MASTER_ADDR and MASTER_PORT are the user's if set, else derived.
+
+    Raises UserError if a variable is missing or wrong, or if the first node's name does not resolve.
+    """
+    node_rank = read_int(environ, "SLURM_NODEID", "0")
+    world_size = read_int(environ, "SLURM_STEP_NUM_TASKS")
+    job, step = read_int(environ, "SLURM_JOB_ID"), read_int(environ, "SLURM_STEP_ID")
+    # A requeued job keeps its id; its earlier processes may still hold the port on a node that was cut off.
+    restarts = read_int(environ, "SLURM_RESTART_COUNT", "0")
+    derived_port = _FIRST_PORT + (job * 101 + step * 11 + restarts) % _PORTS
+    return RankInfo(
+        rank=read_int(environ, "SLURM_PROCID"),
+        local_rank=read_int(environ, "SLURM_LOCALID"),
+        world_size=world_size,
+        local_world_size=_tasks_on_node(environ, node_rank, world_size),
+        node_rank=node_rank,
+        master_addr=environ.get("MASTER_ADDR") or _first_node_address(environ),
+        master_port=read_int(environ, "MASTER_PORT", str(derived_port)),
+        launcher="srun",
+    ).check()
+
+
+def read_job_end_time(environ: Mapping[str, str]) -> float | None:
+    """Reads when Slurm will end the job, on the clock of time.time(); None without a limit."""
+    return float(read_int(environ, "SLURM_JOB_END_TIME")) if environ.get("SLURM_JOB_END_TIME") else None
+
+
+def first_host(node_list: str) -> str:
+    """Returns the first host of a Slurm node list: n01 of `n[01-03,7],gpu2`, rack1n3 of `rack[1-2]n[3-4]`."""
+    first = re.match(r"(?:[^,\[\]]|\[[^\]]*\])+", node_list.strip())
+    if first is None:
+        raise UserError(
+            f"SLURM_STEP_NODELIST = {node_list!r} names no host; set MASTER_ADDR to the first node's address"
+        )
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group())
+
+
+def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int) -> int:
+    """Reads SLURM_STEP_TASKS_PER_NODE: by `2(x3),1` nodes 0 to 2 have two tasks and node 3 has one."""
+    counts: list[int] = []
+    for part in environ.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)).split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        if match is None:
+            raise UserError(f"SLURM_STEP_TASKS_PER_NODE: {part!r} is not of the form N or N(xM)")
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts[node_rank] if node_rank < len(counts) else counts[-1]
+
+
+def _first_node_address(environ: Mapping[str, str]) -> str:
+    host = first_host(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "")
+    try:
+        socket.getaddrinfo(host, None)
+        return host
+    except OSError:
+        pass
+    # A node's name in Slurm need not be a name in DNS: Slurm itself knows the address.
+    if shutil.which("scontrol"):
+        listing = subprocess.run(["scontrol", "-o", "show", "node", host], capture_output=True, text=True, timeout=30)
+        address = re.search(r"\bNodeAddr=(\S+)", listing.stdout)
+        if address:
+            return address[1]
+    raise UserError(f"the first node {host!r} of the Slurm step does not resolve; set MASTER_ADDR to its address")

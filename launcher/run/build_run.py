@@ -1,0 +1,159 @@
+"""Builds the parts of a training run on one rank: engine, checkpoints, loader, metrics and what keeps it safe."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import psutil
+
+from data.batches.held_out import HeldOutLoader
+from data.batches.loader import Loader
+from data.shards.index import shard_tokenizer
+from launcher.processes.environment import job_end_time
+from launcher.run.config import RunConfig
+from launcher.run.preflight import model_with_vocabulary
+from model.config import ModelConfig
+from model.size import flops_per_token
+from parallel.build import ComputeConfig, TrainableModel, build
+from parallel.mesh import Mesh
+from train.batches import name_samples
+from train.checkpoint.manager import CheckpointManager
+from train.checkpoint.writer_lease import WriterLease
+from train.loop import LoopConfig, Run
+from train.metrics.hardware import memory_bytes, peak_flops
+from train.metrics.logger import MetricsLogger
+from train.metrics.step_timer import StepTimer
+from train.run_folder.events import Events
+from train.run_folder.folder import RunFolder
+from train.safety.preemption import Stop
+from train.safety.step_checks import StepChecks
+from train.safety.watchdog import Watchdog
+from train.state import TrainState
+
+if TYPE_CHECKING:
+    from train.metrics.forecast import RunForecast
+
+
+def build_run(
+    config: RunConfig, mesh: Mesh, folder: RunFolder, *, lease: WriterLease | None, watchdog: Watchdog
+) -> Run:
+    """Builds every part of a run, and loads the newest complete checkpoint if there is one.
+
+    `lease`: rank 0's right to write into the run folder; None on the other ranks.
+    """
+    model = model_with_vocabulary(config)
+    checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
+    stop = _build_stop(config, checkpoints)
+    parts = _build_engine(config, model, mesh)
+    state = checkpoints.load_latest(parts.engine) or TrainState()
+    loader = _build_loader(config, mesh, state)
+    return Run(
+        config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
+        mesh=mesh,
+        engine=parts.engine,
+        documents=parts.build_attention_mask,
+        loader=loader,
+        held_out=HeldOutLoader(config.data, seq_length=config.train.seq_length),
+        schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
+        checkpoints=checkpoints,
+        metrics=_build_metrics(config, model, mesh, folder, state, lease),
+        guards=StepChecks(
+            config.train, Events(folder.events, writes=mesh.rank == 0), lambda batch: name_samples(loader, batch)
+        ),
+        stop=stop,
+        watchdog=watchdog,
+        clock=StepTimer(mesh.device),
+        state=state,
+        saved_step=state.step,
+    )
+
+
+def _build_checkpoints(
+    config: RunConfig, model: ModelConfig, mesh: Mesh, folder: RunFolder, lease: WriterLease | None
+) -> CheckpointManager:
+    return CheckpointManager(
+        folder.checkpoints,
+        mesh,
+        model=model.to_plain(),
+        tokenizer=shard_tokenizer(config.data).sha256,
+        layout={**config.parallel.to_plain(), "data": mesh.data.size},
+        retention=config.checkpoint,
+        lease=lease,
+    )
+
+
+def _build_stop(config: RunConfig, checkpoints: CheckpointManager) -> Stop:
+    """Builds the handler of stop signals and of the time limit. It takes over the deferred signals at once."""
+    stop = Stop(
+        limit=_end_time(config),
+        before_limit_seconds=config.train.stop_before_limit_seconds,
+        save_seconds=lambda: checkpoints.save_seconds,
+    )
+    stop.listen()
+    return stop
+
+
+def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh) -> TrainableModel:
+    train = config.train
+    return build(
+        model,
+        config.parallel,
+        config.optim,
+        mesh,
+        compute=ComputeConfig(train.precision, train.attention, train.recompute, train.compile),
+        seq_length=train.seq_length,
+        micro_batches=train.global_batch_size // (train.micro_batch_size * mesh.data.size),
+        seed=config.run.seed,
+    )
+
+
+def _build_loader(config: RunConfig, mesh: Mesh, state: TrainState) -> Loader:
+    return Loader(
+        config.data,
+        seed=config.run.seed,
+        seq_length=config.train.seq_length,
+        rows_per_step_global=config.train.global_batch_size,
+        data_rank=mesh.data.rank,
+        data_size=mesh.data.size,
+        first_step=state.batch,
+    )
+
+
+def _build_metrics(
+    config: RunConfig, model: ModelConfig, mesh: Mesh, folder: RunFolder, state: TrainState, lease: WriterLease | None
+) -> MetricsLogger:
+    train = config.train
+    writes = mesh.rank == 0
+    tokens_per_step_global = train.global_batch_size * train.seq_length
+    return MetricsLogger(
+        folder,
+        writes=writes,
+        from_step=state.step,
+        evaluated=state.evaluated_step == state.step,
+        total_steps=train.steps,
+        flops_per_step=flops_per_token(model, train.seq_length) * tokens_per_step_global,
+        # The rank that writes metrics measures the peak, for all ranks.
+        peak_flops=peak_flops(mesh.device, train.precision) * mesh.world_size if writes else math.nan,
+        memory_bytes=lambda: memory_bytes(mesh.device),
+        log_every_steps=train.log_every_steps,
+        forecast=_build_forecast(config, model) if writes else None,
+        lease=lease,
+    )
+
+
+def _build_forecast(config: RunConfig, model: ModelConfig) -> RunForecast | None:
+    """Builds the forecast of the held-out loss, or None if `train.forecast` is not set."""
+    if config.train.forecast is None:
+        return None
+    from launcher.run.forecast import run_forecast  # imports scipy
+
+    return run_forecast(config, model)
+
+
+def _end_time(config: RunConfig) -> float | None:
+    """Returns when this process will be ended from outside, by the config's limit or the job's, whichever is first."""
+    limits = [job_end_time()]
+    if config.train.time_limit_seconds is not None:
+        limits.append(psutil.Process().create_time() + config.train.time_limit_seconds)
+    return min((limit for limit in limits if limit is not None), default=None)

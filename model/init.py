@@ -21,8 +21,8 @@ from settings import Registry, Settings
 class InitConfig(Settings):
     """What every initialisation has: the standard deviation of each matrix."""
 
-    name: str
-    std: float = Field(0.02, gt=0)
+    name: str = Field(description="Name of the initialisation.")
+    std: float = Field(0.02, gt=0, description="Standard deviation of the initial matrices.")
 
     def branch_std(self, num_layers: int) -> float:
         """Of the matrices that write into the residual stream: attention.out and mlp.down."""
@@ -34,14 +34,14 @@ INITS = Registry("init", room="model", base=InitConfig)
 
 @INITS.register
 class NormalConfig(InitConfig):
-    """N(0, std²) for every matrix."""
+    """Every matrix is drawn from N(0, std²)."""
 
     name: Literal["normal"] = "normal"
 
 
 @INITS.register
 class ScaledConfig(InitConfig):
-    """As normal, but std / sqrt(2 · num_layers) for attention.out and mlp.down (GPT-2)."""
+    """As normal, but with std / sqrt(2 · num_layers) for attention.out and mlp.down (GPT-2)."""
 
     name: Literal["scaled"] = "scaled"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from model.layers import Layers
@@ -17,7 +18,7 @@ from settings import Registry, Settings
 class MLPConfig(Settings):
     """What every MLP has."""
 
-    name: str
+    name: str = Field(description="Name of the MLP.")
 
     def build(
         self, hidden_size: int, ffn_size: int, *, bias: bool, layers: Layers, forget: RecomputeContext = saving
@@ -78,6 +79,8 @@ class GELU(nn.Module):
 
 @MLPS.register
 class SwiGLUConfig(MLPConfig):
+    """down(silu(gate(x)) · up(x)), three matrices (arXiv 2002.05202), as in Llama."""
+
     name: Literal["swiglu"] = "swiglu"
 
     def build(
@@ -91,6 +94,8 @@ class SwiGLUConfig(MLPConfig):
 
 @MLPS.register
 class GELUConfig(MLPConfig):
+    """down(gelu(up(x))), two matrices, as in GPT-2."""
+
     name: Literal["gelu"] = "gelu"
 
     def build(

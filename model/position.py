@@ -24,7 +24,7 @@ class Rotation(NamedTuple):
 class PositionConfig(Settings):
     """What every kind of position has; a kind overrides what it uses."""
 
-    name: str
+    name: str = Field(description="Name of the kind of position.")
 
     def table(self, seq_length: int, hidden_size: int) -> nn.Module | None:
         """A module [B, T] positions -> [T, B, D] that the embeddings are added to, or None."""
@@ -51,7 +51,9 @@ class RoPEConfig(PositionConfig):
     """Rotary positions (arXiv 2104.09864): features i and i + K/2 turn by position · theta^(-2i/K), as in Llama."""
 
     name: Literal["rope"] = "rope"
-    theta: float = Field(10000.0, gt=1)
+    theta: float = Field(
+        10000.0, gt=1, description="Base of the wavelengths; the slowest pair turns by 1/theta, about."
+    )
 
     def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation:
         index = torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32)
@@ -78,7 +80,7 @@ class LearnedConfig(PositionConfig):
 
 @POSITIONS.register
 class NoPositionConfig(PositionConfig):
-    """Order is seen through the causal mask alone."""
+    """No position: the model knows the order of tokens from the causal mask alone."""
 
     name: Literal["none"] = "none"
 

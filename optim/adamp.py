@@ -21,12 +21,17 @@ from optim.projection import Member, Projected, ProjectedConfig
 
 @OPTIMIZERS.register
 class AdamPConfig(ProjectedConfig):
-    """Constants as published; the decay's default is this project's."""
+    """Adam, its updates projected where weights are scale-invariant (arXiv 2006.08217).
+
+    The constants are those published; the default weight decay is this project's.
+    """
 
     name: Literal["adamp"] = "adamp"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    nesterov: bool = False
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of the running mean of the gradient.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay rate of the running mean of the squared gradient.")
+    nesterov: bool = Field(
+        False, description="Whether the gradient is mixed once more into its running mean (Nesterov)."
+    )
 
     def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> AdamP:
         return AdamP(self, params, ranks)

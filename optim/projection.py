@@ -33,21 +33,30 @@ _REDUCE_BYTES = 256 << 20  # updates held at once while one reduction serves the
 
 
 class InvarianceRule(ParamRule):
-    """A row of the table that also says what is scale-invariant: looked for in each step, or known."""
+    """A row of the table that also says which vectors of the weights are scale-invariant."""
 
     scale_invariant: Literal["auto", "row", "head", "layer", "none"] = Field(
-        "auto", description="auto tests rows and layer in each step; the others hold always"
+        "auto",
+        description="Which vectors of a weight can be scaled without changing the loss: auto tests rows and the layer "
+        "in each step; the others hold in every step.",
     )
-    head_size: int | None = Field(None, ge=1, description="rows of a head, for scale_invariant: head")
+    head_size: int | None = Field(
+        None, ge=1, description="Rows of a head; needed with `scale_invariant: head`, null otherwise."
+    )
 
 
 class ProjectedConfig(MixedOptimizerConfig):
     """What AdamP and SGDP have in common; delta and wd_ratio as published."""
 
-    table: tuple[InvarianceRule, ...] = tuple(InvarianceRule(**rule.model_dump()) for rule in DECAY_MATRICES)
-    eps: float = Field(1e-8, gt=0)
-    delta: float = Field(0.1, ge=0, description="of the test; 0: nothing passes")
-    wd_ratio: float = Field(0.1, ge=0, description="times the decay of what is projected")
+    table: tuple[InvarianceRule, ...] = Field(
+        tuple(InvarianceRule(**rule.model_dump()) for rule in DECAY_MATRICES),
+        description="How parameters are updated, by name; the first row whose pattern matches counts.",
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator of the update, so that it is never 0.")
+    delta: float = Field(
+        0.1, ge=0, description="Largest cosine, times sqrt(size), of a scale-invariant weight; 0 projects nothing."
+    )
+    wd_ratio: float = Field(0.1, ge=0, description="Factor on the weight decay of what is projected.")
 
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
         super().check(shapes)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from settings import Registry, Settings, UserError
+from settings import Registry, Settings, UserError, may_move
 
 Schedule = Callable[[int], float]
 
@@ -173,7 +173,7 @@ class TableConfig(ScheduleConfig):
     """One lr a step, absolute, from a file: a JSON list, or text with one number a line."""
 
     name: Literal["table"] = "table"
-    file: Path
+    file: Path = Field(json_schema_extra=may_move("the lr of each step has the same hash elsewhere"))
 
     def file_values(self) -> tuple[float, ...]:
         return _read_table(self.file)

@@ -20,12 +20,15 @@ from optim.projection import Member, Projected, ProjectedConfig
 
 @OPTIMIZERS.register
 class SGDPConfig(ProjectedConfig):
-    """Momentum 0.9 is this project's default (the authors' class has 0)."""
+    """SGD with momentum, its updates projected where weights are scale-invariant (arXiv 2006.08217).
+
+    Momentum 0.9 is this project's default; the authors' class has 0.
+    """
 
     name: Literal["sgdp"] = "sgdp"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    dampening: float = Field(0.0, ge=0, le=1)
-    nesterov: bool = False
+    momentum: float = Field(0.9, ge=0, lt=1, description="Decay rate of the running sum of the gradient.")
+    dampening: float = Field(0.0, ge=0, le=1, description="Share of each gradient that is left out of the sum.")
+    nesterov: bool = Field(False, description="Whether the gradient is added once more to the momentum (Nesterov).")
 
     def build_primary(self, params: Sequence[Param], ranks: TensorRanks) -> SGDP:
         return SGDP(self, params, ranks)

@@ -44,6 +44,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, *, missing: str | None = None) -> Any:
+    """The value that a JSON file holds.
+
+    Raises UserError where the file cannot be read or is not JSON; where there is none, with the text `missing`.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if missing is not None and isinstance(error, FileNotFoundError):
+            raise UserError(missing) from None
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder aside to be filled, which takes the name `path` at the end; after an error nothing is left of it.

@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from settings.base import Settings
 from settings.errors import UserError, nearest
@@ -90,10 +93,9 @@ class Registry(Generic[T]):
             raise InvalidMethodError(schema, error) from None
 
     @property
-    def field(self) -> BeforeValidator:
+    def field(self) -> MethodField:
         """For Annotated[Base, REGISTRY.field]: the field takes any method of this registry."""
-        parser: Callable[[Any], T] = self.parse
-        return BeforeValidator(parser)
+        return MethodField(self)
 
     def _import_room(self, wanted: str | None = None) -> None:
         """All modules of the room; or, until `wanted` is known, one of that name first: the others may bring torch."""
@@ -106,3 +108,19 @@ class Registry(Generic[T]):
             if wanted in self._classes:
                 return
         self._complete = True
+
+
+@dataclass(frozen=True)
+class MethodField:
+    """Makes pydantic read a field through a registry, and describe it as one of the registry's methods."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.registry.parse, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The name of a method, or a mapping with the name and further keys of the method."""
+        names = self.registry.names()
+        methods = [handler(self.registry[name].__pydantic_core_schema__) for name in names]
+        return {"anyOf": [{"enum": list(names)}, *({**method, "required": ["name"]} for method in methods)]}

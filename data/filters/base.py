@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from settings import Registry, Settings
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 class FilterConfig(Settings):
     """What every filter has. datatrove is imported in `build` only: reading a config must stay quick."""
 
-    name: str
+    name: str = Field(description="Name of the filter.")
 
     def build(self) -> BaseFilter:
         """The datatrove step: `step.filter(document)` is True, or False, or (False, reason)."""

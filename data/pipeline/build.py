@@ -28,12 +28,14 @@ from data.pipeline.work_folder import WorkFolder
 from data.shards.dataset_json import FILE_NAME, check_hash, read_dataset
 from data.tokenizer import end_of_text_id, load_tokenizer
 from settings import UserError
+from settings.differences import listed
 from settings.files import file_sha256, flush_folder
 
 _WORK_FORMAT = 2  # another number makes unfinished builds of older code start afresh
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 _SECONDS_FOR_THE_LOCK = 5.0
+_MOST_DIFFERENCES = 10
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def _finished(config: DataConfig, log: Callable[[str], None]) -> dict[str, Sourc
         return {}
     remedy = f"build into another folder (data.shards=...), or remove {shards} to build it anew"
     if changed := differences(record.recipe, json.loads(json.dumps(config.recipe()))):
-        shown = "\n  ".join(changed[:10])
-        raise UserError(f"{shards} holds shards of another config:\n  {shown}\n{remedy}")
+        shown = listed(changed, most=_MOST_DIFFERENCES)
+        raise UserError(f"{shards} holds shards of another config:\n{shown}\n{remedy}")
     _check_tokenizer(config, remedy)
     try:
         inputs = fingerprint(config)

@@ -8,7 +8,7 @@ from pathlib import Path
 from launcher.run.config import RunConfig
 from launcher.run.fit_scope import schedule_warnings
 from launcher.run.planned_schedule import planned_schedule, stated_warmup
-from launcher.run.provenance import compare, config_provenance, listed
+from launcher.run.provenance import compare, config_provenance, listed_keys
 from laws.fitting.fitted import Fit, load_fit
 from laws.forecasting import FittedForecast, OwnForecast, RunProgress
 from laws.law import DEFAULT_LAW, LAWS
@@ -68,11 +68,11 @@ def _compared(config: RunConfig, fit: Fit) -> list[str]:
         if differences.severe:
             raise UserError(
                 f"train.forecast = {config.train.forecast}: it was fitted on a run of another model, data or batch "
-                f"({curve.name}), and a law speaks only of what it was fitted on:\n{listed(differences.severe)}\n"
+                f"({curve.name}), and a law speaks only of what it was fitted on:\n{listed_keys(differences.severe)}\n"
                 "fit one on runs of this config (lehr law fit RUN... -o FIT.json), or set train.forecast to auto"
             )
         if differences.slight:
-            return [f"it was fitted on a run ({curve.name}) that differs:\n{listed(differences.slight)}"]
+            return [f"it was fitted on a run ({curve.name}) that differs:\n{listed_keys(differences.slight)}"]
     if not all(curve.origin for curve in fit.curves) or not fit.curves:
         return ["it does not say what its curves are of; it forecasts this run only if they are of this model and data"]
     return []

@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
+from launcher.config_schema.schema import Schema
 from settings import UserError
-from train.resume_rules import MAY_CHANGE, flatten
+from settings.declarations import MAY_CHANGE
+from settings.differences import flatten, listed, show
 
 # Not compared: what the law itself covers, where things lie, and how shards are built (their hashes say what is in
 # them). `model.vocab_size` may be left to the shards, whose tokenizer is compared.
@@ -46,7 +48,8 @@ def config_provenance(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
     data = plain.get("data")
     data = data if isinstance(data, Mapping) else {}
     flat = flatten({name: section for name, section in plain.items() if name != "data"})
-    kept = {key: value for key, value in flat.items() if _counts(key)}
+    schema = Schema.read()
+    kept = {key: value for key, value in flat.items() if _counts(key, plain, schema)}
     kept |= {key: data[key.removeprefix("data.")] for key in _OF_THE_DATA if key.removeprefix("data.") in data}
     return {"loss": loss, **kept, **_shards(data)}
 
@@ -58,7 +61,7 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any], *, sizes: bool = 
     for key in here:
         if key not in there or there[key] == here[key] or (sizes and key.startswith("model.")):
             continue
-        line = f"{key}: {_shown(there[key])} there, {_shown(here[key])} here"
+        line = f"{key}: {show(there[key])} there, {show(here[key])} here"
         (slight if _matches(key, _NO_OTHER_LOSS) else severe).append(line)
     return Differences(tuple(severe), tuple(slight))
 
@@ -71,22 +74,19 @@ def check_one_provenance(origins: Sequence[tuple[str, Mapping[str, Any]]], *, si
         if differences.severe:
             raise UserError(
                 f"{first} and {name} are of different models, data or batches, and one law does not hold for both "
-                f"(there: {first}, here: {name}):\n" + listed(differences.severe)
+                f"(there: {first}, here: {name}):\n" + listed_keys(differences.severe)
             )
 
 
-def listed(lines: tuple[str, ...]) -> str:
-    """Indented, the first few."""
-    shown = [f"  {line}" for line in lines[:_MOST_DIFFERENCES]]
-    if len(lines) > _MOST_DIFFERENCES:
-        shown.append(f"  and {len(lines) - _MOST_DIFFERENCES} more keys")
-    return "\n".join(shown)
+def listed_keys(lines: Sequence[str]) -> str:
+    """The first few lines, indented."""
+    return listed(lines, most=_MOST_DIFFERENCES, more="more keys")
 
 
-def _counts(key: str) -> bool:
-    if key == "evaluate.max_windows":  # other windows, another loss
+def _counts(key: str, plain: Mapping[str, Any], schema: Schema) -> bool:
+    if key == "evaluate.max_windows":  # other held-out rows, another loss
         return True
-    return not _matches(key, _COVERED) and not _matches(key, tuple(MAY_CHANGE))
+    return not _matches(key, _COVERED) and schema.declared(key, plain, MAY_CHANGE) is None
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
@@ -116,7 +116,3 @@ def _shards(data: Mapping[str, Any]) -> dict[str, str]:
         return {}
     digest = hashlib.sha256(json.dumps(held_out).encode()).hexdigest()
     return {"shards: tokenizer": ", ".join(tokenizers)[:16], "shards: held-out split": digest[:16]}
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)

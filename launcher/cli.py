@@ -1,4 +1,4 @@
-"""The command line: a table of commands. Only the module of the command that is asked for is imported."""
+"""The command line: a table of commands. Only the module of the command that is called is imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 @dataclass(frozen=True)
 class Command:
-    """One command, or a group of them, and where it stands."""
+    """One command, or a group of commands, and the module that holds it."""
 
     name: str
     module: str
@@ -51,6 +51,12 @@ COMMANDS = (
         "law", "launcher.commands.law.curves", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
     ),
     Command(
+        "config",
+        "launcher.commands.config",
+        "config_app",
+        "List the keys of a config, print its JSON schema, resolve it, compare two.",
+    ),
+    Command(
         "doctor", "launcher.commands.doctor", "doctor", "What this machine has, what is missing, and what mends it."
     ),
 )
@@ -60,15 +66,22 @@ HELP = "Pretrain transformers in any layout, and know the loss before the comput
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:
-    """The app, with the command that the first argument names; the others are known by name and help only."""
+    """The app, with the command that the first argument names; the others are known by name and help only.
+
+    Without arguments it completes: the shell calls `lehr` alone, with the line that is typed in the environment.
+    """
     app = typer.Typer(
         name="lehr",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=HELP)(_options)
+    if not arguments:
+        from launcher.completion import add_commands
+
+        add_commands(app)
+        return app
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     for command in COMMANDS:
         found = getattr(importlib.import_module(command.module), command.attribute) if command.name == wanted else _stub

@@ -51,32 +51,39 @@ class Methods:
 
 
 def sections(schema: Schema) -> list[Section | Methods]:
-    """Everything, section by section; sections that several methods share stand once."""
+    """Everything, section by section. A section that several methods share stands once, as do methods of two places."""
+    walked = list(_walk(schema, schema.plain, "", {}, "", ()))
+    home: dict[tuple[str, ...], str] = {}  # the shortest path at which methods stand
+    for part in walked:
+        if isinstance(part, Methods):
+            known = home.setdefault(tuple(part.names), part.path)
+            home[tuple(part.names)] = min(known, part.path, key=len)
+    away = {part.path: home[tuple(part.names)] for part in walked if isinstance(part, Methods)}
     found: list[Section | Methods] = []
-    for part in _walk(schema, schema.plain, "", {}, "", ()):
-        if isinstance(part, Section):
+    for part in walked:
+        if isinstance(part, Methods):
+            part = replace(part, listed_at=away[part.path] if away[part.path] != part.path else None)
+            if part not in found:
+                found.append(part)
+        elif part.method is None or away[part.path] == part.path:
             same = next((old for old in found if isinstance(old, Section) and replace(old, of=part.of) == part), None)
-            if same is not None:
+            if same is None:
+                found.append(part)
+            else:
                 found[found.index(same)] = replace(same, of=(*same.of, *part.of))
-                continue
-        else:
-            earlier = (old for old in found if isinstance(old, Methods) and old.names == part.names)
-            if (same_methods := next(earlier, None)) is not None:
-                if same_methods.path != part.path:
-                    found.append(replace(part, listed_at=same_methods.listed_at or same_methods.path))
-                continue
-        found.append(part)
-    first = {part.path for part in found if isinstance(part, Methods) and part.listed_at is not None}
-    return [part for part in found if not (isinstance(part, Section) and part.method and part.path in first)]
+    return found
 
 
 def _walk(
-    schema: Schema, node: Node, path: str, default: object, may_change: str, of: tuple[str, ...]
+    schema: Schema, node: Node, path: str, default: object, may_change: str, of: tuple[str, ...], about: str = ""
 ) -> Iterator[Section | Methods]:
-    """A section with what is in it. `default`: the section's own, which precedes the defaults of its class."""
+    """A section with what is in it.
+
+    `default`: the section's own, which precedes the defaults of its class. `about`: the description of the key.
+    """
     if methods := schema.methods(node):
         lines = {name: _first_sentence(kind.get("description", "")) for name, kind in methods.items()}
-        yield Methods(path, schema.follow(node).get("description", ""), lines, None)
+        yield Methods(path, about, lines, None)
     for kind in schema.alternatives(node):
         properties = kind.get("properties", {})
         if not properties:
@@ -97,7 +104,8 @@ def _walk(
             where = f"{path}.{name}".lstrip(".")
             inner_default = defaults.get(name, schema.follow(inner).get("default"))
             for place, item in _places(schema, inner, where):
-                yield from _walk(schema, item, place, inner_default, _reason(schema, inner, reason), inner_of)
+                about = keys[name].description if name in keys else ""
+                yield from _walk(schema, item, place, inner_default, _reason(schema, inner, reason), inner_of, about)
 
 
 def _places(schema: Schema, node: Node, where: str) -> Iterator[tuple[str, Node]]:

@@ -23,7 +23,7 @@ Schedule = Callable[[int], float]
 class ScheduleConfig(Settings):
     """A schedule. `build` gives lr(step)."""
 
-    name: str
+    name: str = Field(description="Name of the schedule.")
 
     def build(self, *, peak_lr: float, total_steps: int) -> Schedule:
         """lr of the 0-based step. Raises UserError where the settings do not fit the run."""
@@ -40,7 +40,7 @@ SCHEDULES = Registry("schedule", room="optim", base=ScheduleConfig)
 class WarmedConfig(ScheduleConfig):
     """Linear warm-up, then what `_after` says of the ordinals from `start` (where lr = peak) to `total_steps`."""
 
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the lr rises linearly to the peak; 0 means none.")
 
     def build(self, *, peak_lr: float, total_steps: int) -> Schedule:
         if total_steps < 1:
@@ -73,7 +73,7 @@ class ConstantConfig(WarmedConfig):
 
 
 class _DecayingConfig(WarmedConfig):
-    min_lr: float = Field(0.0, ge=0, description="absolute: the lr of the last step")
+    min_lr: float = Field(0.0, ge=0, description="Lr of the last step, absolute.")
 
     def _check_min(self, peak_lr: float) -> None:
         if self.min_lr > peak_lr:
@@ -110,8 +110,12 @@ class WsdConfig(_DecayingConfig):
     """
 
     name: Literal["wsd"] = "wsd"
-    decay_steps: int | None = Field(None, ge=1, description="None: a fifth of the run, rounded")
-    tail: Literal["linear", "cosine", "one_minus_sqrt", "exponential"] = "one_minus_sqrt"
+    decay_steps: int | None = Field(
+        None, ge=1, description="Steps of the tail; null means a fifth of the run, rounded."
+    )
+    tail: Literal["linear", "cosine", "one_minus_sqrt", "exponential"] = Field(
+        "one_minus_sqrt", description="Curve of the tail."
+    )
 
     def _after(self, *, peak_lr: float, start: int, total_steps: int) -> Schedule:
         self._check_min(peak_lr)
@@ -138,11 +142,19 @@ class InfiniteConfig(_DecayingConfig):
     """
 
     name: Literal["infinite"] = "infinite"
-    min_lr: float = Field(1e-5, gt=0, description="absolute: the lr of the last step")
-    constant_lr: float | None = Field(None, gt=0, description="absolute; None: half the peak, but at least min_lr")
-    cooldown: Literal["cosine", "inverse_sqrt"] = "cosine"
-    cooldown_end_step: int | None = Field(None, ge=0, description="None: 15% of the run after warm-up")
-    constant_end_step: int | None = Field(None, ge=0, description="None: 80% of the run")
+    min_lr: float = Field(1e-5, gt=0, description="Lr of the last step, absolute.")
+    constant_lr: float | None = Field(
+        None, gt=0, description="Lr of the constant phase, absolute; null means half the peak, but at least min_lr."
+    )
+    cooldown: Literal["cosine", "inverse_sqrt"] = Field("cosine", description="Curve of the cool-down.")
+    cooldown_end_step: int | None = Field(
+        None,
+        ge=0,
+        description="Last step of the cool-down; null means 15% of the run, or the end of a longer warm-up.",
+    )
+    constant_end_step: int | None = Field(
+        None, ge=0, description="Last step of the constant phase; null means 80% of the run."
+    )
 
     def _after(self, *, peak_lr: float, start: int, total_steps: int) -> Schedule:
         self._check_min(peak_lr)
@@ -173,7 +185,10 @@ class TableConfig(ScheduleConfig):
     """One lr a step, absolute, from a file: a JSON list, or text with one number a line."""
 
     name: Literal["table"] = "table"
-    file: Path = Field(json_schema_extra=may_move("the lr of each step has the same hash elsewhere"))
+    file: Path = Field(
+        description="The file: a JSON list, or text with one number a line.",
+        json_schema_extra=may_move("the lr of each step has the same hash elsewhere"),
+    )
 
     def file_values(self) -> tuple[float, ...]:
         return _read_table(self.file)

@@ -1,4 +1,4 @@
-"""Registries: a method is one file in its room, with a frozen config class that builds it.
+"""Registries find methods by name: a method is one file in its room, with a frozen config class that builds it.
 
     OPTIMIZERS = Registry("optimizer", room="optim", base=OptimizerConfig)
 
@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Settings)
 
 
 class InvalidMethodError(ValueError):
-    """A method's own config is wrong. Kept apart from the errors around it: its keys are the method's."""
+    """A mistake in the config of a method. Its keys are looked up in the class of the method, `schema`."""
 
     def __init__(self, schema: type[BaseModel], error: ValidationError) -> None:
         super().__init__(str(error))
@@ -43,7 +43,7 @@ class InvalidMethodError(ValueError):
 
 
 class Registry(Generic[T]):
-    """The methods of one kind, by name."""
+    """Holds the methods of one kind by name."""
 
     def __init__(self, kind: str, *, room: str, base: type[T]) -> None:
         self.kind = kind
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         self._complete = False
 
     def register(self, config_class: type[T]) -> type[T]:
-        """Class decorator: the name is the default of the config's `name` field."""
+        """Registers a config class under the default of its `name` field; for use as a class decorator."""
         name = config_class.model_fields["name"].default
         assert issubclass(config_class, self._base), f"{config_class} is no {self._base}"
         assert name not in self._classes, f"two {self.kind}s are called {name}"
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         return config_class
 
     def names(self) -> tuple[str, ...]:
-        """All registered names, sorted."""
+        """Returns all registered names, sorted."""
         self._import_room()
         return tuple(sorted(self._classes))
 
@@ -72,9 +72,9 @@ class Registry(Generic[T]):
         return self._classes[name]
 
     def parse(self, value: object) -> T:
-        """A config from a name, a mapping with a `name`, or a config.
+        """Returns a config from a name, a mapping with a `name`, or a config.
 
-        Raises UserError, or InvalidMethodError for the config's own fields (compose and parse say which).
+        Raises UserError, or InvalidMethodError for a mistake in the method's own keys.
         """
         if isinstance(value, self._base):
             return value
@@ -94,11 +94,14 @@ class Registry(Generic[T]):
 
     @property
     def field(self) -> MethodField:
-        """For Annotated[Base, REGISTRY.field]: the field takes any method of this registry."""
+        """Returns what makes a field take any method of this registry: Annotated[Base, REGISTRY.field]."""
         return MethodField(self)
 
     def _import_room(self, wanted: str | None = None) -> None:
-        """All modules of the room; or, until `wanted` is known, one of that name first: the others may bring torch."""
+        """Imports all modules of the room, or until `wanted` is known, the module of that name first.
+
+        The others may import torch.
+        """
         if self._complete or wanted in self._classes:
             return
         package = importlib.import_module(self._room)

@@ -9,8 +9,6 @@ from launcher.config_schema.sections import Key, Methods, Section
 from settings import UserError
 from settings.errors import nearest
 
-PAGE_COMMAND = "lehr config keys --markdown > docs/config.md"
-
 
 def find(parts: Sequence[Section | Methods], word: str) -> list[Section | Methods]:
     """What is called `word` (a section, a method such as `optim.conda`, a key), else what mentions it.
@@ -122,8 +120,9 @@ def page(parts: Iterable[Section | Methods]) -> str:
     lines = [
         "# The keys of a run config",
         "",
-        f"`{PAGE_COMMAND}` writes this page from the code; do not edit it. `lehr config keys WORD` shows a part of it "
-        "on a terminal. A key that may change when a run goes on says why; all others make another run of it.",
+        "`make generated` writes this page from the code, with `lehr config keys --markdown`; do not edit it. On a "
+        "terminal, `lehr config keys WORD` shows a part of it. A key that may change when a run goes on says why; all "
+        "others make another run of it.",
         "",
         "`NAME` is a name of your choice, `N` the number of an item of a list, counted from 0.",
     ]

@@ -137,4 +137,4 @@ def test_diff_names_the_keys_with_both_values(tmp_path: Path) -> None:
 
 def test_the_page_is_fresh() -> None:
     page_now = (ROOT / "docs/config.md").read_text(encoding="utf-8")
-    assert page_now == page(parts()), "stale: run `make generated`, or lehr config keys --markdown > docs/config.md"
+    assert page_now == page(parts()), "stale: run `make generated`"

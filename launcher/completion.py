@@ -70,7 +70,8 @@ def command_index() -> dict[str, Entry]:
     from launcher.cli import COMMANDS, make_app
 
     apps = {command.name: typer.main.get_command(make_app([command.name])) for command in COMMANDS}
-    return {name: _entry(app.commands[name]) for name, app in apps.items()}  # type: ignore[attr-defined]
+    helps = {command.name: command.help for command in COMMANDS}  # as in `lehr --help`
+    return {name: {**_entry(app.commands[name]), "help": helps[name]} for name, app in apps.items()}  # type: ignore[attr-defined]
 
 
 def _entry(command: Any) -> Entry:

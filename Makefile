@@ -67,7 +67,7 @@ types: $(VENV)/.installed-dev
 
 generated: $(VENV)/.installed-dev
 	$(BIN)/lehr config schema > schema.tmp && mv schema.tmp launcher/config_schema/config_schema.json
-	$(BIN)/python -m launcher.completion > index.tmp && mv index.tmp launcher/command_index.json
+	$(BIN)/python -m launcher.command_index > index.tmp && mv index.tmp launcher/command_index.json
 	$(BIN)/lehr config keys --markdown > page.tmp && mv page.tmp docs/config.md
 
 bench: $(VENV)/.installed-dev corpora/.fetched

@@ -30,9 +30,9 @@ def list_keys(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/config.md.")] = False,
 ) -> None:
     """List keys with their type, rule, default and meaning, and whether they may change when a run goes on."""
-    from launcher.config_schema.build import build_schema
     from launcher.config_schema.listing import find, page, text
     from launcher.config_schema.sections import sections
+    from launcher.run.config_schema import build_schema
 
     parts = sections(build_schema())
     if word is not None:
@@ -51,7 +51,7 @@ def print_schema() -> None:
     With yaml-language-server, the first line of a config names the file:
     # yaml-language-server: $schema=config_schema.json
     """
-    from launcher.config_schema.build import build_schema
+    from launcher.run.config_schema import build_schema
 
     print(build_schema().text(), end="")
 

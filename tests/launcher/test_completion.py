@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from launcher.cli import COMMANDS
-from launcher.completion import FILE, command_index
+from launcher.command_index import command_index
+from launcher.completion import FILE
 
 SLOW = {"torch", "numpy", "omegaconf", "matplotlib", "scipy", "settings", "launcher.commands"}  # typer brings pydantic
 CODE = f"""

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from processes import lehr
 
-from launcher.config_schema.build import build_schema
 from launcher.config_schema.listing import find, page, text
 from launcher.config_schema.sections import Methods, Section, sections
 from launcher.run.config import RunConfig
+from launcher.run.config_schema import build_schema
 from settings import UserError, compose
 
 ROOT = Path(__file__).parents[3]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.config_schema.build import build_schema
 from launcher.config_schema.schema import FILE, Schema
 from launcher.run.config import RunConfig
+from launcher.run.config_schema import build_schema
 from optim.optimizer import OPTIMIZERS
 from settings.declarations import MAY_CHANGE, MAY_MOVE, declared
 from settings.differences import flatten

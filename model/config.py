@@ -19,23 +19,39 @@ VOCABULARY_MULTIPLE = 128  # so that it can be sharded over many ranks, and matr
 class ModelConfig(Settings):
     """A decoder-only transformer. The defaults are Llama's; GPT-2's are layernorm, gelu, learned, bias, tied."""
 
-    num_layers: int = Field(gt=0, le=4096)
-    hidden_size: int = Field(gt=0, le=2**20)
-    num_heads: int = Field(gt=0, le=2**16)
-    num_kv_heads: int | None = Field(None, gt=0, le=2**16, description="key-value heads; empty: as many as num_heads")
-    ffn_size: int = Field(gt=0, le=2**24)
-    vocab_size: int | None = Field(
-        None, gt=1, le=2**31, description="empty: the tokenizer's, rounded up to a multiple of 128"
+    num_layers: int = Field(gt=0, le=4096, description="Transformer layers.")
+    hidden_size: int = Field(gt=0, le=2**20, description="Features of a token between the layers.")
+    num_heads: int = Field(gt=0, le=2**16, description="Attention heads; their number must divide hidden_size.")
+    num_kv_heads: int | None = Field(
+        None,
+        gt=0,
+        le=2**16,
+        description="Key-value heads; their number must divide num_heads. null means as many as num_heads.",
     )
-    norm: Annotated[NormConfig, NORMS.field] = RMSNormConfig()
-    mlp: Annotated[MLPConfig, MLPS.field] = SwiGLUConfig()
-    position: Annotated[PositionConfig, POSITIONS.field] = RoPEConfig()
-    qk_norm: bool = False
-    tied_embeddings: bool = False
-    bias: bool = Field(False, description="of the linear layers, and of layernorm")
-    norm_scaling: Literal["none", "layernorm_scaling"] = "none"
-    init: Annotated[InitConfig, INITS.field] = NormalConfig()
-    objective: Annotated[ObjectiveConfig, OBJECTIVES.field] = NextTokenConfig()
+    ffn_size: int = Field(gt=0, le=2**24, description="Hidden features of each MLP.")
+    vocab_size: int | None = Field(
+        None,
+        gt=1,
+        le=2**31,
+        description="Rows of the embedding; null means the tokenizer's entries, rounded up to a multiple of 128.",
+    )
+    norm: Annotated[NormConfig, NORMS.field] = Field(
+        RMSNormConfig(), description="Norm before each block and the head."
+    )
+    mlp: Annotated[MLPConfig, MLPS.field] = Field(SwiGLUConfig(), description="MLP of each layer.")
+    position: Annotated[PositionConfig, POSITIONS.field] = Field(
+        RoPEConfig(), description="How the position of a token enters the model."
+    )
+    qk_norm: bool = Field(False, description="Whether the queries and keys of each head are normalised.")
+    tied_embeddings: bool = Field(False, description="Whether the head is the embedding, transposed.")
+    bias: bool = Field(False, description="Whether the linear layers, and layernorm, have a bias.")
+    norm_scaling: Literal["none", "layernorm_scaling"] = Field(
+        "none",
+        description="layernorm_scaling multiplies both norms of layer l, counted from 1, by 1/sqrt(l) "
+        "(arXiv 2502.05795).",
+    )
+    init: Annotated[InitConfig, INITS.field] = Field(NormalConfig(), description="Initial weights.")
+    objective: Annotated[ObjectiveConfig, OBJECTIVES.field] = Field(NextTokenConfig(), description="What is minimised.")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:

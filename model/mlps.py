@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from model.layers import Layers
@@ -17,7 +18,7 @@ from settings import Registry, Settings
 class MLPConfig(Settings):
     """The contract of an MLP."""
 
-    name: str
+    name: str = Field(description="Name of the MLP.")
 
     def build(
         self,
@@ -88,6 +89,8 @@ class GELU(nn.Module):
 
 @MLPS.register
 class SwiGLUConfig(MLPConfig):
+    """down(silu(gate(x)) · up(x)), three matrices (arXiv 2002.05202), as in Llama."""
+
     name: Literal["swiglu"] = "swiglu"
 
     def build(
@@ -107,6 +110,8 @@ class SwiGLUConfig(MLPConfig):
 
 @MLPS.register
 class GELUConfig(MLPConfig):
+    """down(gelu(up(x))), two matrices, as in GPT-2."""
+
     name: Literal["gelu"] = "gelu"
 
     def build(

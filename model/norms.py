@@ -18,8 +18,8 @@ from settings import Registry, Settings
 class NormConfig(Settings):
     """The contract of a norm."""
 
-    name: str
-    eps: float = Field(1e-5, gt=0)
+    name: str = Field(description="Name of the norm.")
+    eps: float = Field(1e-5, gt=0, description="Added to the mean square or the variance, so that no row divides by 0.")
 
     @property
     def statistics(self) -> int:
@@ -119,6 +119,8 @@ class _LayerNorm(torch.autograd.Function):
 
 @NORMS.register
 class RMSNormConfig(NormConfig):
+    """x / sqrt(mean(x²) + eps), times a gain (arXiv 1910.07467), as in Llama."""
+
     name: Literal["rmsnorm"] = "rmsnorm"
 
     def build(self, size: int, *, bias: bool, scale: float = 1.0) -> nn.Module:
@@ -127,6 +129,8 @@ class RMSNormConfig(NormConfig):
 
 @NORMS.register
 class LayerNormConfig(NormConfig):
+    """(x - mean) / sqrt(variance + eps), times a gain, plus a shift with model.bias (arXiv 1607.06450), as in GPT-2."""
+
     name: Literal["layernorm"] = "layernorm"
 
     @property

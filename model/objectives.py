@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.cross_entropy import cross_entropy
 from model.layers import Layers
-from settings import Registry, Settings
+from settings import Registry, Settings, may_change
 
 
 class LossSums(NamedTuple):
@@ -25,7 +25,7 @@ class LossSums(NamedTuple):
 class ObjectiveConfig(Settings):
     """The contract of an objective."""
 
-    name: str
+    name: str = Field(description="Name of the objective.")
 
     def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
         """Computes the sums from hidden states after the final norm and this rank's shard of the head's weight."""
@@ -40,8 +40,13 @@ class NextTokenConfig(ObjectiveConfig):
     """sum_i weight_i · (nll_i + z_loss · lse_i²), lse the log of the softmax's denominator (arXiv 2204.02311)."""
 
     name: Literal["next_token"] = "next_token"
-    z_loss: float = Field(0.0, ge=0)
-    chunk_tokens: int = Field(512, gt=0, description="tokens whose logits are held at once")
+    z_loss: float = Field(0.0, ge=0, description="Weight of the squared logarithm of the softmax's denominator.")
+    chunk_tokens: int = Field(
+        512,
+        gt=0,
+        description="Tokens whose logits are in memory at once.",
+        json_schema_extra=may_change("it trades memory for time"),
+    )
 
     def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
         total, nll = cross_entropy(

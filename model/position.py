@@ -25,7 +25,7 @@ class Rotation(NamedTuple):
 class PositionConfig(Settings):
     """The contract of a kind of position, which overrides the methods that it uses."""
 
-    name: str
+    name: str = Field(description="Name of the kind of position.")
 
     def table(self, seq_length: int, hidden_size: int) -> nn.Module | None:
         """Builds a module from positions [B, T] to [T, B, D], which is added to the embeddings, or None.
@@ -51,7 +51,9 @@ class RoPEConfig(PositionConfig):
     """Rotary positions (arXiv 2104.09864): features i and i + K/2 turn by position · theta^(-2i/K), as in Llama."""
 
     name: Literal["rope"] = "rope"
-    theta: float = Field(10000.0, gt=1)
+    theta: float = Field(
+        10000.0, gt=1, description="Base of the wavelengths; the slowest pair turns by 1/theta, about."
+    )
 
     def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation:
         index = torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32)
@@ -75,7 +77,7 @@ class LearnedConfig(PositionConfig):
 
 @POSITIONS.register
 class NoPositionConfig(PositionConfig):
-    """No positions: only the causal mask tells the order of tokens."""
+    """No position: the model knows the order of tokens from the causal mask alone."""
 
     name: Literal["none"] = "none"
 

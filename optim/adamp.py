@@ -29,11 +29,14 @@ from optim.scale_invariance import ParamState
 
 @OPTIMIZERS.register
 class AdamPConfig(ProjectedOptimizerConfig):
-    """Settings of AdamP: constants as published; the default of the decay is this project's."""
+    """Adam, its updates projected where weights are scale-invariant (arXiv 2006.08217).
+
+    The constants are those published; the default weight decay is this project's.
+    """
 
     name: Literal["adamp"] = "adamp"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of the running mean of the gradient.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay rate of the running mean of the squared gradient.")
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -30,14 +30,14 @@ _CALL_BYTES = 64 << 20
 
 @OPTIMIZERS.register
 class AdamWConfig(OptimizerConfig):
-    """Settings of AdamW for every parameter."""
+    """AdamW for every parameter: Adam with decoupled weight decay (arXiv 1711.05101)."""
 
     elementwise: ClassVar[bool] = True
 
     name: Literal["adamw"] = "adamw"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of the running mean of the gradient.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay rate of the running mean of the squared gradient.")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator of the update, so that it is never 0.")
 
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> AdamW:
         return self.build_elementwise(params, [rule_of(self.table, param.name) for param in params])

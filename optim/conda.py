@@ -38,22 +38,38 @@ EIGEN_FLOPS = 60.0  # fp32 flop equivalents of an eigh of [k, k], per k^3 (measu
 
 @OPTIMIZERS.register
 class CondaConfig(MatrixOptimizerConfig):
-    """Settings of Conda. Defaults are those of the authors' LLaMA scripts, which use lr 0.01 for all parameters."""
+    """Conda for matrices: Adam in a basis of the momentum's singular vectors; AdamW for all else.
+
+    The defaults are those of the authors' LLaMA scripts, which use lr 0.01 for all parameters.
+    """
 
     name: Literal["conda"] = "conda"
-    weight_decay: float = Field(0.0, ge=0)
-    table: tuple[ParamRule, ...] = ADAMW_FOR_NON_MATRICES
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    scale: float = Field(0.25, gt=0, description="on the matrices' update, not on their decay")
-    refresh_interval: int = Field(2000, ge=1, description="steps between two bases")
-    stagger: bool = Field(False, description="each matrix refreshes at its own step of the interval; not as published")
-    decay_order: Literal["after", "before"] = Field("after", description="the update; as published: after")
-    second_moment: Literal["keep", "rotate"] = Field(
-        "keep", description="at a refresh; as published: keep. rotate: its expectation in the new basis"
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; it is multiplied by the learning rate.")
+    table: tuple[ParamRule, ...] = Field(
+        ADAMW_FOR_NON_MATRICES,
+        description="How parameters are updated, by name; the first row whose pattern matches counts.",
     )
-    adamw: FallbackAdamWConfig = FallbackAdamWConfig(beta2=0.99)
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of the running mean of the gradient.")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Decay rate of the running mean of the squared gradient.")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator of the update, so that it is never 0.")
+    scale: float = Field(0.25, gt=0, description="Factor on the update of the matrices, not on their weight decay.")
+    refresh_interval: int = Field(2000, ge=1, description="Steps from one basis of a matrix to the next.")
+    stagger: bool = Field(
+        False,
+        description="Whether each matrix gets a new basis at its own step of the interval; published: false.",
+    )
+    decay_order: Literal["after", "before"] = Field(
+        "after", description="Whether the weight decay comes after or before the update; published: after."
+    )
+    second_moment: Literal["keep", "rotate"] = Field(
+        "keep",
+        description="What becomes of the second moment with a new basis: it is kept, or replaced by its expectation in "
+        "the new basis (rotate); published: keep.",
+    )
+    adamw: FallbackAdamWConfig = Field(
+        FallbackAdamWConfig(beta2=0.99),
+        description="AdamW, for the parameters whose row of the table says `method: adamw`.",
+    )
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -17,12 +17,16 @@ from settings import Settings, UserError
 
 
 class ParamRule(Settings):
-    """One row: the settings of the parameters whose full name matches the regular expression `pattern`."""
+    """A row of the table: how the parameters whose names match `pattern` are updated."""
 
-    pattern: str
-    method: Literal["own", "adamw"] = Field("own", description="the optimizer's own rule, or AdamW beside it")
-    lr_multiplier: float = Field(1.0, ge=0)
-    weight_decay: float | None = Field(None, ge=0, description="None: the optimizer's weight_decay")
+    pattern: str = Field(description="Regular expression that the whole name of a parameter matches.")
+    method: Literal["own", "adamw"] = Field(
+        "own", description="Which rule updates the parameters: the optimizer's own, or AdamW."
+    )
+    lr_multiplier: float = Field(1.0, ge=0, description="Factor on the learning rate of these parameters.")
+    weight_decay: float | None = Field(
+        None, ge=0, description="Weight decay of these parameters; null means the optimizer's weight_decay."
+    )
 
     @field_validator("pattern")
     @classmethod

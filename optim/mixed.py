@@ -14,12 +14,12 @@ from settings import Settings, UserError
 
 
 class FallbackAdamWConfig(Settings):
-    """The fallback AdamW of the rows of the table with `method: adamw`."""
+    """AdamW for the parameters whose row of the table says `method: adamw`."""
 
-    lr: float | None = Field(None, gt=0, description="peak; None: the optimizer's lr")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
+    lr: float | None = Field(None, gt=0, description="Peak learning rate; null means the optimizer's lr.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay rate of the running mean of the gradient.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay rate of the running mean of the squared gradient.")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator of the update, so that it is never 0.")
 
     def build(self, params: Sequence[Param], config: OptimizerConfig) -> AdamW:
         """Builds AdamW for `params`. Its lr is the schedule's, times the ratio of the two peaks."""
@@ -32,7 +32,9 @@ class FallbackAdamWConfig(Settings):
 class MixedOptimizerConfig(OptimizerConfig):
     """A config whose table splits the parameters between a primary method and the fallback AdamW."""
 
-    adamw: FallbackAdamWConfig = FallbackAdamWConfig()
+    adamw: FallbackAdamWConfig = Field(
+        FallbackAdamWConfig(), description="AdamW, for the parameters whose row of the table says `method: adamw`."
+    )
 
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> CombinedOptimizer:
         primary = [param for param in params if self.is_primary(param.name)]

@@ -33,18 +33,25 @@ _SMALLEST_NORM = 1e-7
 
 @OPTIMIZERS.register
 class MuonConfig(MatrixOptimizerConfig):
-    """Settings of Muon: constants as published."""
+    """Muon for matrices: momentum made orthogonal; AdamW for all else. The constants are those published."""
 
     name: Literal["muon"] = "muon"
-    table: tuple[ParamRule, ...] = ADAMW_FOR_NON_MATRICES
-    momentum: float = Field(0.95, ge=0, lt=1)
-    nesterov: bool = True
-    iterations: int = Field(5, ge=1, lt=100)
+    table: tuple[ParamRule, ...] = Field(
+        ADAMW_FOR_NON_MATRICES,
+        description="How parameters are updated, by name; the first row whose pattern matches counts.",
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="Decay rate of the running mean of the gradient.")
+    nesterov: bool = Field(True, description="Whether the gradient is mixed once more into that mean (Nesterov).")
+    iterations: int = Field(5, ge=1, lt=100, description="Newton-Schulz iterations that make the update orthogonal.")
     update_scale: Literal["original", "match_rms_adamw"] = Field(
-        "original", description="sqrt(max(1, m/n)), or 0.2 sqrt(max(m, n)), which lets lr and decay of AdamW serve"
+        "original",
+        description="Factor on the update of an m x n matrix: sqrt(max(1, m/n)) (original), or 0.2 sqrt(max(m, n)), "
+        "with which lr and weight decay of AdamW can be used (match_rms_adamw).",
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="of the iteration; published: bfloat16. auto: that on a GPU, float32 on a CPU"
+        "auto",
+        description="Number format of the iterations, published as bfloat16; auto is bfloat16 on a GPU and float32 on "
+        "a CPU.",
     )
 
     @classmethod

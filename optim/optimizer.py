@@ -116,11 +116,15 @@ class OptimizerConfig(Settings):
 
     elementwise: ClassVar[bool] = False  # whether it can update flat shards of parameters (`build_elementwise`)
 
-    name: str
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    clip_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
-    table: tuple[ParamRule, ...] = Field(DECAY_MATRICES, description="name patterns; the first that matches counts")
+    name: str = Field(description="Name of the optimizer.")
+    lr: float = Field(gt=0, description="Peak learning rate; the schedule scales it.")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay; it is multiplied by the learning rate.")
+    clip_grad_norm: float = Field(
+        1.0, ge=0, description="Gradients of a larger global norm are scaled down to it; 0 turns clipping off."
+    )
+    table: tuple[ParamRule, ...] = Field(
+        DECAY_MATRICES, description="How parameters are updated, by name; the first row whose pattern matches counts."
+    )
 
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
         """Builds the optimizer of this rank's parameters."""

@@ -28,13 +28,18 @@ _REDUCE_BYTES = 256 << 20  # updates held at once while one reduction over ranks
 
 
 class ProjectedOptimizerConfig(MixedOptimizerConfig):
-    """The settings that AdamP and SGDP share; delta and wd_ratio as published."""
+    """What AdamP and SGDP have in common; delta and wd_ratio as published."""
 
-    table: tuple[InvarianceRule, ...] = tuple(InvarianceRule(**rule.model_dump()) for rule in DECAY_MATRICES)
-    eps: float = Field(1e-8, gt=0)
-    delta: float = Field(0.1, ge=0, description="of the test; 0: nothing passes")
-    wd_ratio: float = Field(0.1, ge=0, description="times the decay of what is projected")
-    nesterov: bool = False
+    table: tuple[InvarianceRule, ...] = Field(
+        tuple(InvarianceRule(**rule.model_dump()) for rule in DECAY_MATRICES),
+        description="How parameters are updated, by name; the first row whose pattern matches counts.",
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator of the update, so that it is never 0.")
+    delta: float = Field(
+        0.1, ge=0, description="Largest cosine, times sqrt(size), of a scale-invariant weight; 0 projects nothing."
+    )
+    wd_ratio: float = Field(0.1, ge=0, description="Factor on the weight decay of what is projected.")
+    nesterov: bool = Field(False, description="Whether the gradient is mixed once more into the momentum (Nesterov).")
 
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Also raises UserError for a row with `scale_invariant: head` whose head_size does not divide the rows."""

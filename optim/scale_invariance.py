@@ -30,12 +30,16 @@ _PRODUCT_BYTES = 1 << 20
 
 
 class InvarianceRule(ParamRule):
-    """A row of the table that also says which view of a weight is scale-invariant: one that is known, or a test."""
+    """A row of the table that also says which vectors of the weights are scale-invariant."""
 
     scale_invariant: Literal["auto", "row", "head", "layer", "none"] = Field(
-        "auto", description="auto tests rows and layer in each step; the others hold always"
+        "auto",
+        description="Which vectors of a weight can be scaled without changing the loss: auto tests rows and the layer "
+        "in each step; the others hold in every step.",
     )
-    head_size: int | None = Field(None, ge=1, description="rows of a head, for scale_invariant: head")
+    head_size: int | None = Field(
+        None, ge=1, description="Rows of a head; needed with `scale_invariant: head`, null otherwise."
+    )
 
 
 @dataclass

@@ -27,11 +27,14 @@ from optim.scale_invariance import ParamState
 
 @OPTIMIZERS.register
 class SGDPConfig(ProjectedOptimizerConfig):
-    """Settings of SGDP. Momentum 0.9 is this project's default (the authors' class has 0)."""
+    """SGD with momentum, its updates projected where weights are scale-invariant (arXiv 2006.08217).
+
+    Momentum 0.9 is this project's default; the authors' class has 0.
+    """
 
     name: Literal["sgdp"] = "sgdp"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    dampening: float = Field(0.0, ge=0, le=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Decay rate of the running sum of the gradient.")
+    dampening: float = Field(0.0, ge=0, le=1, description="Share of each gradient that is left out of the sum.")
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from settings import Settings
+from settings import Settings, may_change
 
 _MOST_RANKS = 2**20  # a larger number is a typing error
 
@@ -14,15 +14,33 @@ _MOST_RANKS = 2**20  # a larger number is a typing error
 class ParallelConfig(Settings):
     """How many ranks share each part of a run. Data parallelism takes the remaining ranks."""
 
-    tensor: int = Field(1, ge=1, description="ranks that share each matrix")
-    pipeline: int = Field(1, ge=1, description="stages the layers are cut into")
-    virtual_stages: int = Field(1, ge=1, description="chunks of layers per stage (interleaved 1F1B where more than 1)")
-    sequence: bool = Field(
-        False, description="cut activations between matrices along the sequence, over the tensor ranks"
+    model_config = ConfigDict(json_schema_extra=may_change("any layout gives the same run"))
+
+    tensor: int = Field(1, ge=1, description="Ranks that share each matrix (tensor parallelism).")
+    pipeline: int = Field(1, ge=1, description="Stages that the layers are divided into (pipeline parallelism).")
+    virtual_stages: int = Field(
+        1, ge=1, description="Chunks of layers of each stage; more than 1 means the interleaved 1F1B schedule."
     )
-    data: int = Field(1, ge=1, description="data ranks that `lehr train` starts; torchrun and srun say it themselves")
-    zero: Literal[0, 1, 2, 3] = Field(1, description="what data ranks share: 1 optimizer state, 2 gradients, 3 weights")
-    offload: Literal["none", "optimizer"] = Field("none", description="where optimizer state lives: device or host")
+    sequence: bool = Field(
+        False,
+        description="Whether the activations between matrices are sharded along the sequence, over the tensor ranks "
+        "(sequence parallelism).",
+    )
+    data: int = Field(
+        1,
+        ge=1,
+        description="Data ranks that `lehr train` starts; under torchrun and srun it follows from their number of "
+        "processes.",
+    )
+    zero: Literal[0, 1, 2, 3] = Field(
+        1,
+        description="What is sharded over the data ranks: 0 nothing, 1 the optimizer state, 2 also the gradients, "
+        "3 also the weights.",
+    )
+    offload: Literal["none", "optimizer"] = Field(
+        "none",
+        description="What is held in the memory of the host: nothing (none), or the optimizer state (optimizer).",
+    )
 
     @model_validator(mode="after")
     def _machine_exists(self) -> ParallelConfig:

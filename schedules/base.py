@@ -53,7 +53,7 @@ class Schedule:
 class ScheduleConfig(Settings):
     """The settings of a schedule; `build` makes the schedule of a run."""
 
-    name: str
+    name: str = Field(description="Name of the schedule.")
 
     def build(self, *, peak_lr: float, total_steps: int) -> Schedule:
         """Builds the schedule of a run. Raises UserError if the settings do not fit the run."""

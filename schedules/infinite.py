@@ -31,14 +31,14 @@ class InfiniteConfig(DecayingConfig):
     name: Literal["infinite"] = "infinite"
     min_lr: float = Field(1e-5, gt=0, description="Lr of the last step, absolute.")
     constant_lr: float | None = Field(
-        None, gt=0, description="Lr of the constant phase, absolute. None: half the peak, but at least min_lr."
+        None, gt=0, description="Lr of the constant phase, absolute; null means half the peak, but at least min_lr."
     )
     cooldown: Cooldown = Field("cosine", description="Curve of the cool-down.")
     cooldown_end_step: int | None = Field(
-        None, ge=0, description="Last step of the cool-down. None: 15% of the run, or the end of the warm-up if later."
+        None, ge=0, description="Last step of the cool-down; null means 15% of the run, or the end of a longer warm-up."
     )
     constant_end_step: int | None = Field(
-        None, ge=0, description="Last step of the constant phase. None: 80% of the run."
+        None, ge=0, description="Last step of the constant phase; null means 80% of the run."
     )
 
     def after_warmup(self, *, peak_lr: float, start: int, total_steps: int) -> LrOfOrdinals:

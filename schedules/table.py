@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from schedules.base import SCHEDULES, Floats, Schedule, ScheduleConfig
-from settings import UserError
+from settings import UserError, may_move
 from settings.files import write_text
 
 
@@ -20,7 +20,10 @@ class TableConfig(ScheduleConfig):
     """One lr a step, absolute, from a file: a JSON list, or text with one number a line."""
 
     name: Literal["table"] = "table"
-    file: Path = Field(description="JSON list, or text with one number a line.")
+    file: Path = Field(
+        description="The file: a JSON list, or text with one number a line.",
+        json_schema_extra=may_move("the lr of each step has the same hash elsewhere"),
+    )
 
     def file_values(self) -> tuple[float, ...]:
         """Returns the values of the file. Raises UserError if it cannot be read or a value is no lr."""

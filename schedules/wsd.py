@@ -22,7 +22,9 @@ class WsdConfig(DecayingConfig):
     """The peak until decay_steps before the end, then a tail to min_lr."""
 
     name: Literal["wsd"] = "wsd"
-    decay_steps: int | None = Field(None, ge=1, description="Length of the tail. None: a fifth of the run, rounded.")
+    decay_steps: int | None = Field(
+        None, ge=1, description="Steps of the tail; null means a fifth of the run, rounded."
+    )
     tail: Tail = Field("one_minus_sqrt", description="Curve of the tail.")
 
     def after_warmup(self, *, peak_lr: float, start: int, total_steps: int) -> LrOfOrdinals:

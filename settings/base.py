@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
-    """Frozen and typed; an unknown key is an error. Validators check, they never change a value."""
+    """A frozen, typed section. An unknown key is an error; validators check and never change a value."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -24,7 +24,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_slips(cls, values: Any) -> Any:
-        """pydantic takes true for 1, integers of any length, and text that no file can be called by."""
+        """Refuses what pydantic would accept: true for 1, integers over 64 bits, paths that no file can have."""
         if isinstance(values, Mapping):
             for name, field in cls.model_fields.items():
                 value = values.get(name)
@@ -37,5 +37,5 @@ class Settings(BaseModel):
         return values
 
     def to_plain(self) -> dict[str, Any]:
-        """The same values as dicts, lists, strings, numbers: what YAML and JSON can hold."""
+        """Returns the values as dicts, lists, strings and numbers, which YAML and JSON can hold."""
         return self.model_dump(mode="json", serialize_as_any=True)

@@ -1,4 +1,4 @@
-"""A YAML file and dotted overrides become one frozen config, or one message that says what is wrong."""
+"""Makes one frozen config out of a YAML file and dotted overrides, or one message that lists the mistakes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ S = TypeVar("S", bound=Settings)
 
 
 def compose(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
-    """Read `path`, apply overrides of the form `section.key=value`, validate.
+    """Reads `path`, applies overrides of the form `section.key=value`, and validates.
 
-    A value is YAML and takes the key's place whole. An item of a list is named by its number: `stages.0.from_step=5`.
-    `optim.lr=1` over `optim: adamw` keeps the name. Raises UserError with one line per mistake: key, value, rule,
-    what to do.
+    A value is YAML and replaces the value of the key as a whole. An item of a list is named by its number:
+    `stages.0.from_step=5`. `optim.lr=1` over `optim: adamw` keeps the name. Raises UserError with one line per mistake:
+    key, value, rule, what to do.
     """
     return parse(schema, read_yaml(path, overrides), source=str(path))
 
 
 def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file with overrides applied and `${section.key}` filled in, as plain values. Raises UserError.
+    """Returns a YAML file as plain values, with overrides applied and `${section.key}` filled in. Raises UserError.
 
-    `path`: None for the overrides alone.
+    With `path` None the overrides stand alone.
     """
     config = OmegaConf.create() if path is None else _load(path)
     for override in overrides:
@@ -76,7 +76,7 @@ def _apply(config: Any, override: str) -> None:
 
 
 def parse(schema: type[S], plain: object, *, source: str) -> S:
-    """Validate plain data against a schema; `source` names where it came from in the message."""
+    """Validates plain values against a schema. Raises UserError; `source` says in its text where they came from."""
     if not isinstance(plain, Mapping):
         raise UserError(f"{source}: must hold a mapping, not {type(plain).__name__}")
     try:
@@ -87,13 +87,13 @@ def parse(schema: type[S], plain: object, *, source: str) -> S:
 
 
 def to_yaml(settings: Settings) -> str:
-    """The whole config as YAML that `compose` reads back to an equal config."""
-    # OmegaConf quotes what its reader would take for something else than the text it is (1e5, 12:30).
+    """Returns the resolved config as YAML that `compose` reads back to an equal config."""
+    # OmegaConf quotes text that its reader would take for a number (1e5, 12:30).
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(settings.to_plain()), flags={"allow_objects": False}))
 
 
 def _escaped(value: Any) -> Any:
-    """Text that looks like `${...}` but means itself."""
+    """Escapes `${...}` in text that means itself."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)
     if isinstance(value, Mapping):
@@ -125,7 +125,7 @@ def _describe(error: ValidationError, schema: type[BaseModel], prefix: tuple[str
 
 
 def _fields_at(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The known keys of the section at `location`, or none where it cannot be told."""
+    """Returns the known keys of the section at `location`, or none where there is no section."""
     current: Any = schema
     for part in location:
         current = _inside(current, part)
@@ -134,7 +134,7 @@ def _fields_at(schema: type[BaseModel], location: Sequence[str | int]) -> list[s
 
 
 def _inside(annotation: Any, part: str | int) -> Any:
-    """The annotation of a field, of an item of a list, of a value of a mapping."""
+    """Returns the annotation of a field, of an item of a list, or of a value of a mapping."""
     model = _model_in(annotation)
     if model is not None and part in model.model_fields:
         return model.model_fields[str(part)].annotation
@@ -148,7 +148,7 @@ def _inside(annotation: Any, part: str | int) -> Any:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The Settings class that an annotation such as `Section`, `Section | None`, `Annotated[Section, ...]` means."""
+    """Returns the Settings class in an annotation such as `Section`, `Section | None`, `Annotated[Section, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (tuple, list, dict):
@@ -157,7 +157,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _one_line(error: Exception) -> str:
-    """Without OmegaConf's own lines on the node in question."""
+    """Returns the message of an error in one line, without OmegaConf's own lines about the node."""
     text = str(error).partition("\n    full_key:")[0]
     return _shorten(" ".join(text.split()), 300)
 

@@ -1,4 +1,4 @@
-"""The two error types that are shown as a message, without a traceback: the user's mistake, and a failure explained."""
+"""The two errors that the command line prints without a traceback: a user's mistake, and an explained failure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: the command line prints it and exits with 2.
+    """A mistake that the user can fix: the command line prints it and exits with 2.
 
     The text says which key, what value, which rule, and what to do.
     """
 
 
 class RunError(RuntimeError):
-    """A run cannot go on, for a reason outside the program: a full disk, a folder taken over by another process.
+    """A reason outside the program for which a run cannot go on: a full disk, a folder that another process took over.
 
-    The text says what and where, and what to do; the command line exits with 1, as for every failure.
+    The text says what failed, where, and what to do; the command line exits with 1, as for every failure.
     """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint of the form `; did you mean "x"?`, or the list of what is known, for an unknown name."""
+    """Returns a hint for an unknown name: `; did you mean "x"?`, or the list of known names."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:

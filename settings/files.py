@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and what is said where they cannot."""
+"""Files and folders that appear complete or not at all, JSON files, and messages for what the file system refuses."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _REMEDIES = {
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, flush to disk, rename over."""
-    aside = path.with_name(f".{path.name}.partial")
+    """Writes a file next to `path`, flushes it to disk and renames it to `path`."""
+    staging = path.with_name(f".{path.name}.partial")
     try:
-        with naming(path), aside.open("w", encoding="utf-8") as file:
+        with naming(path), staging.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        staging.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            staging.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As `write_text`; floats in full, so that they read back equal."""
+    """Writes JSON as `write_text` does; floats have all their digits, so that they read back equal."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
@@ -59,30 +59,30 @@ def read_json(path: Path, *, missing: str | None = None) -> Any:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder aside to be filled, which takes the name `path` at the end; after an error nothing is left of it.
+    """Yields a staging folder to fill, which is renamed to `path` at the end; after an error nothing is left of it.
 
-    Raises UserError where `path` is a file or a folder with something in it, or where the disk refuses.
+    Raises UserError where `path` is a file or a folder that is not empty, and where the file system refuses.
     """
-    aside = path.parent / f".{path.name}.partial"
+    staging = path.parent / f".{path.name}.partial"
     try:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; give a new or empty folder")
         if path.is_dir() and any(path.iterdir()):
             raise UserError(f"{path} is not empty; give a new or empty folder")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        flush_folder(aside)
-        aside.rename(path)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        flush_folder(staging)
+        staging.rename(path)
         flush_folder(path.parent)
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror or error}; nothing was written to {path}") from None
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
+    """Flushes a folder to disk, so that renames in it last through a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -91,13 +91,13 @@ def flush_folder(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
+    """Returns the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name; a name that no folder can have is none."""
+    """Returns whether `path` is a folder; a path that no folder can have is none."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -106,7 +106,7 @@ def is_folder(path: Path) -> bool:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that comes from an open file (the disk is full) the name of the file."""
+    """Gives an OSError of an open file, such as that of a full disk, the name of the file."""
     try:
         yield
     except OSError as error:
@@ -116,9 +116,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turn what the file system refuses within into a RunError: `doing` (writing a checkpoint), the path, the reason.
+    """Turns an OSError into a RunError that names the action `doing` (such as "writing a checkpoint"), path and reason.
 
-    The same command goes on with a run once the reason is gone.
+    Once the reason is gone, the same command goes on with the run.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Registries: a method is one file in its room, with a frozen config class that builds it.
+"""Registries find methods by name: a method is one file in its room, with a frozen config class that builds it.
 
     OPTIMIZERS = Registry("optimizer", room="optim", base=OptimizerConfig)
 
@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from settings.base import Settings
 from settings.errors import UserError, nearest
@@ -31,7 +34,7 @@ T = TypeVar("T", bound=Settings)
 
 
 class InvalidMethodError(ValueError):
-    """A method's own config is wrong. Kept apart from the errors around it: its keys are the method's."""
+    """A mistake in the config of a method. Its keys are looked up in the class of the method, `schema`."""
 
     def __init__(self, schema: type[BaseModel], error: ValidationError) -> None:
         super().__init__(str(error))
@@ -40,7 +43,7 @@ class InvalidMethodError(ValueError):
 
 
 class Registry(Generic[T]):
-    """The methods of one kind, by name."""
+    """Holds the methods of one kind by name."""
 
     def __init__(self, kind: str, *, room: str, base: type[T]) -> None:
         self.kind = kind
@@ -50,7 +53,7 @@ class Registry(Generic[T]):
         self._complete = False
 
     def register(self, config_class: type[T]) -> type[T]:
-        """Class decorator: the name is the default of the config's `name` field."""
+        """Registers a config class under the default of its `name` field; for use as a class decorator."""
         name = config_class.model_fields["name"].default
         assert issubclass(config_class, self._base), f"{config_class} is no {self._base}"
         assert name not in self._classes, f"two {self.kind}s are called {name}"
@@ -58,7 +61,7 @@ class Registry(Generic[T]):
         return config_class
 
     def names(self) -> tuple[str, ...]:
-        """All registered names, sorted."""
+        """Returns all registered names, sorted."""
         self._import_room()
         return tuple(sorted(self._classes))
 
@@ -69,9 +72,9 @@ class Registry(Generic[T]):
         return self._classes[name]
 
     def parse(self, value: object) -> T:
-        """A config from a name, a mapping with a `name`, or a config.
+        """Returns a config from a name, a mapping with a `name`, or a config.
 
-        Raises UserError, or InvalidMethodError for the config's own fields (compose and parse say which).
+        Raises UserError, or InvalidMethodError for a mistake in the method's own keys.
         """
         if isinstance(value, self._base):
             return value
@@ -90,13 +93,15 @@ class Registry(Generic[T]):
             raise InvalidMethodError(schema, error) from None
 
     @property
-    def field(self) -> BeforeValidator:
-        """For Annotated[Base, REGISTRY.field]: the field takes any method of this registry."""
-        parser: Callable[[Any], T] = self.parse
-        return BeforeValidator(parser)
+    def field(self) -> MethodField:
+        """Returns what makes a field take any method of this registry: Annotated[Base, REGISTRY.field]."""
+        return MethodField(self)
 
     def _import_room(self, wanted: str | None = None) -> None:
-        """All modules of the room; or, until `wanted` is known, one of that name first: the others may bring torch."""
+        """Imports all modules of the room, or until `wanted` is known, the module of that name first.
+
+        The others may import torch.
+        """
         if self._complete or wanted in self._classes:
             return
         package = importlib.import_module(self._room)
@@ -106,3 +111,19 @@ class Registry(Generic[T]):
             if wanted in self._classes:
                 return
         self._complete = True
+
+
+@dataclass(frozen=True)
+class MethodField:
+    """Makes pydantic read a field through a registry, and describe it as one of the registry's methods."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.registry.parse, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The name of a method, or a mapping with the name and further keys of the method."""
+        names = self.registry.names()
+        methods = [handler(self.registry[name].__pydantic_core_schema__) for name in names]
+        return {"anyOf": [{"enum": list(names)}, *({**method, "required": ["name"]} for method in methods)]}

@@ -5,53 +5,127 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from settings import Settings
+from settings import Settings, may_change
 
 FIRST_TIME_FACTOR = 4.0  # the first step, save or evaluation compiles, connects and warms up
 
 
 class SpikeConfig(Settings):
-    """When a loss is a spike, and how often the run goes back for one."""
+    """When a loss counts as a spike, and how often the run goes back to a checkpoint for one."""
+
+    # What it has done so far is in the checkpoint.
+    model_config = ConfigDict(json_schema_extra=may_change("it is a guard"))
 
     sigma: float = Field(
-        0.0, ge=0, description="a loss this many standard deviations above the mean of those before; 0: no rollbacks"
+        0.0,
+        ge=0,
+        description="A loss this many standard deviations above the mean of the losses before it is a spike; "
+        "0 means that the run never goes back.",
     )
-    window_steps: int = Field(64, ge=4, description="the losses before: so many; none is a spike until there are")
-    max_rollbacks: int = Field(3, ge=1, description="later spikes are told of, and the run goes on through them")
-    skip_batches: int = Field(0, ge=0, description="the last so many up to the spike; 0: all since the checkpoint")
+    window_steps: int = Field(
+        64,
+        ge=4,
+        description="Number of steps whose losses make that mean; no loss is a spike before there are as many.",
+    )
+    max_rollbacks: int = Field(
+        3, ge=1, description="How often the run goes back; a later spike is reported, and the run goes on through it."
+    )
+    skip_batches: int = Field(
+        0,
+        ge=0,
+        description="Number of batches, up to the one of the spike, that are skipped after going back; "
+        "0 means all batches since the checkpoint.",
+    )
 
 
 class TrainConfig(Settings):
-    """How long, on how much at a time, with which arithmetic."""
+    """How long the run trains, on how many tokens a step, and with which arithmetic."""
 
-    steps: int = Field(ge=1)
-    seq_length: int = Field(ge=1, description="tokens a row; a row is read as seq_length + 1 tokens")
-    micro_batch_size: int = Field(1, ge=1, description="rows a rank takes forward and backward at once")
-    global_batch_size: int = Field(ge=1, description="rows a step, over all data ranks")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: forward and backward in it; masters, gradient sums and state in float32"
+    steps: int = Field(
+        ge=1,
+        description="Number of optimizer steps of the run.",
+        json_schema_extra=may_change(
+            "it makes the run longer or shorter; the schedule is computed over the new length"
+        ),
     )
-    recompute: Literal["none", "selective", "full"] = Field("none", description="activations computed twice")
-    attention: Literal["auto", "sdpa", "blocked", "flash"] = Field("auto", description="auto: the fastest that can run")
-    compile: bool = Field(False, description="torch.compile the forward pass")
-    max_skipped_steps: int = Field(10, ge=1, description="steps in a row without a finite gradient that end the run")
-    spikes: SpikeConfig = SpikeConfig()
-    timeout_seconds: float = Field(1800, gt=0, description="of every collective: a hang becomes an error")
+    seq_length: int = Field(
+        ge=1, description="Tokens of a row; a row is read from the shards as seq_length + 1 tokens."
+    )
+    micro_batch_size: int = Field(
+        1,
+        ge=1,
+        description="Rows that a rank takes through forward and backward at once.",
+        json_schema_extra=may_change("it says how a global batch is split, not what is in it"),
+    )
+    global_batch_size: int = Field(ge=1, description="Rows of a step, over all data ranks.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Number format of forward and backward; with bfloat16 the master weights, the gradient sums and "
+        "the optimizer state stay in float32.",
+    )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="Which activations are computed again in the backward pass instead of saved: none, those that are "
+        "large and cheap (selective), or all of a layer (full).",
+        json_schema_extra=may_change("it trades memory for time"),
+    )
+    attention: Literal["auto", "sdpa", "blocked", "flash"] = Field(
+        "auto",
+        description="Attention kernel; auto is the fastest that runs on this machine.",
+        json_schema_extra=may_change("every kernel computes the same function"),
+    )
+    compile: bool = Field(
+        False,
+        description="Whether torch.compile compiles the forward pass.",
+        json_schema_extra=may_change("it changes the speed"),
+    )
+    max_skipped_steps: int = Field(
+        10,
+        ge=1,
+        description="Number of steps in a row without a finite gradient after which the run ends.",
+        json_schema_extra=may_change("it is a guard"),
+    )
+    spikes: SpikeConfig = Field(SpikeConfig(), description="What happens when the loss suddenly rises.")
+    timeout_seconds: float = Field(
+        1800,
+        gt=0,
+        description="Seconds after which a collective that does not end fails.",
+        json_schema_extra=may_change("it is a guard"),
+    )
     forecast: Literal["auto"] | Path | None = Field(
-        None, description="of the held-out loss: a fit file of `lehr law fit`, or auto: by this run's own losses so far"
+        None,
+        description="Forecast of the held-out loss during the run: the path of a fit file of `lehr law fit`, or auto "
+        "for a fit to this run's own losses so far; null means none.",
+        json_schema_extra=may_change("it looks at the run and does not change it"),
     )
     hang_seconds: float | None = Field(
-        None, gt=0, description="no progress for so long is a hang, and ends the run; unset: a sixth of timeout_seconds"
+        None,
+        gt=0,
+        description="Seconds without progress after which the run counts as hanging and ends; null means a sixth of "
+        "timeout_seconds.",
+        json_schema_extra=may_change("it is a guard"),
     )
     time_limit_seconds: float | None = Field(
-        None, gt=0, description="from the start of the process; under Slurm the job's end counts too, unasked"
+        None,
+        gt=0,
+        description="Seconds from the start of the process by which it has saved and ended; null means no limit. Under "
+        "Slurm the end of the job is a limit too.",
+        json_schema_extra=may_change("it says when to stop, not what to do"),
     )
     stop_before_limit_seconds: float = Field(
-        60, ge=0, description="stop so long before the time limit, besides the time that a step and a save take"
+        60,
+        ge=0,
+        description="Seconds before the time limit at which the run stops, besides the time of a step and a save.",
+        json_schema_extra=may_change("it says when to stop, not what to do"),
     )
-    log_every_steps: int = Field(1, ge=1, description="console lines; metrics.jsonl has every step")
+    log_every_steps: int = Field(
+        1,
+        ge=1,
+        description="Number of steps from one line on the console to the next; metrics.jsonl has every step.",
+        json_schema_extra=may_change("it is for the console"),
+    )
 
     @property
     def hang_after_seconds(self) -> float:
@@ -77,16 +151,33 @@ class TrainConfig(Settings):
 
 
 class EvaluateConfig(Settings):
-    """The held-out split, source by source."""
+    """How often the loss of the held-out split is measured, source by source."""
 
-    every_steps: int = Field(25, ge=0, description="0: only at the end; a fit wants some 20 or more in a run")
-    max_windows: int = Field(16, ge=1, description="rows of each source; the same ones every time")
+    model_config = ConfigDict(json_schema_extra=may_change("it looks at the run and does not change it"))
+
+    every_steps: int = Field(
+        25,
+        ge=0,
+        description="Number of steps from one evaluation to the next; 0 means only at the end. A fit of a law needs "
+        "about 20 evaluations or more.",
+    )
+    max_windows: int = Field(
+        16, ge=1, description="Largest number of rows of each source that are evaluated; they are the same every time."
+    )
 
 
 class CheckpointConfig(Settings):
-    """When, and how many are kept."""
+    """When checkpoints are saved, and which of them are kept."""
 
-    every_steps: int = Field(500, ge=0, description="0: only at the end")
-    keep_last: int = Field(2, ge=1, description="newest ones; the others below are kept beside them")
-    keep_every_steps: int = Field(0, ge=0, description="keep those of steps divisible by it; 0: none")
-    keep_best: int = Field(0, ge=0, description="keep so many of the lowest held-out loss")
+    model_config = ConfigDict(json_schema_extra=may_change("it looks at the run and does not change it"))
+
+    every_steps: int = Field(
+        500, ge=0, description="Number of steps from one checkpoint to the next; 0 means only at the end."
+    )
+    keep_last: int = Field(2, ge=1, description="How many of the newest checkpoints are kept.")
+    keep_every_steps: int = Field(
+        0, ge=0, description="Checkpoints of steps divisible by this number are kept as well; 0 means none."
+    )
+    keep_best: int = Field(
+        0, ge=0, description="How many checkpoints with the lowest held-out loss are kept as well; 0 means none."
+    )

@@ -1,58 +1,38 @@
-"""What of its config may change when a run goes on: nothing that would alter what it has done so far."""
+"""Which keys of its config may change when a run goes on: those that would not alter what it has done so far.
+
+A key says so itself, where it is declared (`settings.may_change`). All others make another run of it: the losses would
+not be those of one run.
+"""
 
 from __future__ import annotations
 
-import fnmatch
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
-# All else makes another run of it: the losses would not be those of one run.
-MAY_CHANGE = {
-    "run.folder": "the folder was moved",
-    "run.name": "the folder was renamed",
-    "parallel.*": "any layout gives the same run",
-    "train.steps": "a longer run, or a shorter one; the schedule is drawn over the new length",
-    "train.micro_batch_size": "how a global batch is cut, not what is in it",
-    "train.recompute": "memory for time",
-    "model.objective.chunk_tokens": "memory for time",
-    "train.attention": "a kernel of the same function",
-    "train.compile": "speed",
-    "train.max_skipped_steps": "a guard",
-    "train.spikes.*": "a guard: what it did so far is in the checkpoint",
-    "train.timeout_seconds": "a guard",
-    "train.hang_seconds": "a guard",
-    "train.time_limit_seconds": "when to stop, not what to do",
-    "train.stop_before_limit_seconds": "when to stop, not what to do",
-    "train.log_every_steps": "the console",
-    "train.forecast": "looks at the run, does not change it",
-    "evaluate.*": "looks at the run, does not change it",
-    "checkpoint.*": "looks at the run, does not change it",
-    "data.verify_hashes": "a guard",
-    "data.prefetch_batches": "speed",
-    "data.executor": "how shards are built",
-    "data.workers": "how shards are built",
-    "data.slurm.*": "how shards are built",
-}
-# These too, where the hashes of what they name were recorded and are compared (train/run_folder/input_hashes.py).
-_MAY_MOVE = ("data.shards", "schedule.file")
+from pydantic import BaseModel
+
+from settings.declarations import MAY_CHANGE, MAY_MOVE, declared
+from settings.differences import ABSENT, Difference, differing, show
 
 
-def differences(there: object, here: object, *, hashed: bool = False) -> dict[str, tuple[str, str]]:
-    """Keys that differ between two configs and may not, and their values. Of methods of two names the name says all.
+def differences(
+    there: object, here: object, *, schema: type[BaseModel], hashed: bool = False
+) -> dict[str, tuple[str, str]]:
+    """Keys that differ between two configs of class `schema` and may not, with both values as text.
 
-    `hashed`: what the run reads is known by its hashes, so it may lie elsewhere.
+    Where a method has another name, its other keys are left out. `hashed`: the hashes of what the run reads are known
+    and compared, so that it may lie elsewhere.
     """
-    old, new = flatten(there), flatten(here)
-    may_change = (*MAY_CHANGE, *_MAY_MOVE) if hashed else tuple(MAY_CHANGE)
-    keys = [key for key in dict.fromkeys([*new, *old]) if not (key in old and key in new and old[key] == new[key])]
-    renamed = [key.removesuffix("name") for key in keys if key.endswith(".name") and key in old and key in new]
-    return {
-        key: (_shown(old, key), _shown(new, key))
-        for key in keys
-        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in may_change)
-        and not any(key.startswith(method) and key != f"{method}name" for method in renamed if method != "run.")
-    }
+    pairs = differing(there, here)
+    renamed = [key.removesuffix("name") for key, pair in pairs.items() if key.endswith(".name") and ABSENT not in pair]
+    harmless = (MAY_CHANGE, MAY_MOVE) if hashed else (MAY_CHANGE,)
+
+    def counts(key: str, pair: Difference) -> bool:
+        if declared(schema, key, there if pair.new is ABSENT else here, *harmless) is not None:
+            return False
+        return not any(key.startswith(method) and key != f"{method}name" for method in renamed if method != "run.")
+
+    return {key: (show(pair.old), show(pair.new)) for key, pair in pairs.items() if counts(key, pair)}
 
 
 def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str]) -> dict[str, Any]:
@@ -66,22 +46,3 @@ def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str]) -> d
     stages = [stage for stage in data["stages"] if stage["from_step"] < batch]
     named = {name: source for name, source in data["sources"].items() if name in sources}
     return {**plain, "data": {**data, "stages": stages, "sources": named}}
-
-
-def flatten(value: object, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys: `{"a": [{"b": 1}]}` is `{"a.0.b": 1}`; empty ones stay."""
-    items: list[tuple[str, object]]
-    if isinstance(value, Mapping) and value:
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and value:
-        items = [(str(index), inner) for index, inner in enumerate(value)]
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= flatten(inner, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False, default=str) if key in flat else "absent"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from pydantic import Field
+
 from settings import Registry, Settings
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ FilterDecision: TypeAlias = bool | tuple[bool, str]  # True keeps the document; 
 class FilterConfig(Settings):
     """The config of a filter. Only `build` imports datatrove, so that reading a config stays quick."""
 
-    name: str
+    name: str = Field(description="Name of the filter.")
 
     def build(self) -> BaseFilter:
         """Build the datatrove filter, whose `filter(document)` returns a FilterDecision."""

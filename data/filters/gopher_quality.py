@@ -14,23 +14,27 @@ if TYPE_CHECKING:
 
 @FILTERS.register
 class GopherQualityConfig(FilterConfig):
-    """Drops documents that do not read as prose. A limit of 0 turns its rule off. The defaults are the paper's.
+    """Drops documents that do not read as prose (the Gopher quality filter, arXiv 2112.11446).
 
-    An "alpha" word is one with a letter. Punctuation marks count as words there, as they do in datatrove, which makes
-    0.8 strict: 0.7 keeps dialogue and verse.
+    The defaults are the paper's. A limit of 0 turns its rule off. Punctuation marks count as words without a letter, as
+    they do in datatrove, which makes min_alpha_words_ratio = 0.8 strict: 0.7 keeps dialogue and verse.
     """
 
     name: Literal["gopher_quality"] = "gopher_quality"
-    min_words: int = Field(50, ge=0)
-    max_words: int = Field(100_000, ge=0)
-    min_average_word_length: float = Field(3, ge=0)
-    max_average_word_length: float = Field(10, ge=0)
-    max_symbol_word_ratio: float = Field(0.1, ge=0, description="of # and of ellipses, to words")
-    max_bullet_lines_ratio: float = Field(0.9, ge=0)
-    max_ellipsis_lines_ratio: float = Field(0.3, ge=0)
-    min_alpha_words_ratio: float = Field(0.8, ge=0, le=1)
-    min_stop_words: int = Field(2, ge=0)
-    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    min_words: int = Field(50, ge=0, description="Fewest words of a document.")
+    max_words: int = Field(100_000, ge=0, description="Most words of a document.")
+    min_average_word_length: float = Field(3, ge=0, description="Smallest average length of a word, in characters.")
+    max_average_word_length: float = Field(10, ge=0, description="Largest average length of a word, in characters.")
+    max_symbol_word_ratio: float = Field(
+        0.1, ge=0, description="Largest number of hash signs, and of ellipses, for each word."
+    )
+    max_bullet_lines_ratio: float = Field(0.9, ge=0, description="Largest share of lines that begin with a bullet.")
+    max_ellipsis_lines_ratio: float = Field(0.3, ge=0, description="Largest share of lines that end with an ellipsis.")
+    min_alpha_words_ratio: float = Field(0.8, ge=0, le=1, description="Smallest share of words that have a letter.")
+    min_stop_words: int = Field(2, ge=0, description="Fewest occurrences of stop words.")
+    stop_words: tuple[str, ...] = Field(
+        ("the", "be", "to", "of", "and", "that", "have", "with"), description="The words that every prose text has."
+    )
 
     def build(self) -> BaseFilter:
         from data.filters.blocks.gopher_quality import FastGopherQuality

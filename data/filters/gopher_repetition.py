@@ -14,19 +14,28 @@ if TYPE_CHECKING:
 
 @FILTERS.register
 class GopherRepetitionConfig(FilterConfig):
-    """Drops documents that repeat themselves. The defaults are the paper's; 0 turns a rule of lines or paragraphs off.
+    """Drops documents that repeat themselves (the Gopher repetition filter, arXiv 2112.11446).
 
-    top_ngrams: for each n, the most frequent n-gram may hold at most this share of the characters.
-    duplicate_ngrams: for each n, repeated n-grams together may hold at most this share.
+    The defaults are the paper's. A limit of 0 turns a rule of lines or paragraphs off.
     """
 
     name: Literal["gopher_repetition"] = "gopher_repetition"
-    duplicate_lines: float = Field(0.3, ge=0)
-    duplicate_paragraphs: float = Field(0.3, ge=0)
-    duplicate_line_characters: float = Field(0.2, ge=0)
-    duplicate_paragraph_characters: float = Field(0.2, ge=0)
-    top_ngrams: dict[int, float] = Field({2: 0.2, 3: 0.18, 4: 0.16})
-    duplicate_ngrams: dict[int, float] = Field({5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1})
+    duplicate_lines: float = Field(0.3, ge=0, description="Largest share of lines that occur before.")
+    duplicate_paragraphs: float = Field(0.3, ge=0, description="Largest share of paragraphs that occur before.")
+    duplicate_line_characters: float = Field(
+        0.2, ge=0, description="Largest share of the characters that is in lines that occur before."
+    )
+    duplicate_paragraph_characters: float = Field(
+        0.2, ge=0, description="Largest share of the characters that is in paragraphs that occur before."
+    )
+    top_ngrams: dict[int, float] = Field(
+        {2: 0.2, 3: 0.18, 4: 0.16},
+        description="For each n, the largest share of the characters that the most frequent n-gram of words may hold.",
+    )
+    duplicate_ngrams: dict[int, float] = Field(
+        {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1},
+        description="For each n, the largest share of the characters that repeated n-grams of words may hold together.",
+    )
 
     def build(self) -> BaseFilter:
         from data.filters.blocks.gopher_repetition import FastGopherRepetition

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @FILTERS.register
 class LanguageConfig(FilterConfig):
-    """Keeps documents in one of `languages` (ISO 639-1 codes), by the model's probability for it."""
+    """Keeps documents that are in one of `languages`, by the probability that fastText's lid.176 gives it."""
 
     name: Literal["language"] = "language"
-    languages: tuple[str, ...] = Field(("en",), min_length=1)
-    threshold: float = Field(0.65, ge=0, le=1, description="the least probability")
-    characters: int = Field(1024, ge=1, description="how much of a document's beginning is looked at")
+    languages: tuple[str, ...] = Field(("en",), min_length=1, description="The languages to keep, as ISO 639-1 codes.")
+    threshold: float = Field(0.65, ge=0, le=1, description="Smallest probability of a language that is kept.")
+    characters: int = Field(1024, ge=1, description="Characters of a document's beginning that are looked at.")
 
     def build(self) -> BaseFilter:
         from data.filters.blocks.language import OfflineLanguageFilter, known_languages

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from data.shards.dataset_json import Split
 from settings import Settings, UserError, parse
+from settings.differences import ABSENT, Difference, differing_sections, show
 
 BUILD_FILE = "build.json"
 
@@ -72,21 +72,17 @@ def read_build_file(shards: Path) -> BuildFile | None:
     return parse(BuildFile, plain, source=str(path))
 
 
-def differences(old: Any, new: Any, key: str = "data") -> list[str]:
-    """List where two recipes differ, as `key: was old, now new`."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        lines: list[str] = []
-        for name in dict.fromkeys((*old, *new)):
-            if name not in old:
-                lines.append(f"{key}.{name}: not there then, now {_short(new[name])}")
-            elif name not in new:
-                lines.append(f"{key}.{name}: was {_short(old[name])}, now not there")
-            else:
-                lines += differences(old[name], new[name], f"{key}.{name}")
-        return lines
-    return [] if old == new else [f"{key}: was {_short(old)}, now {_short(new)}"]
+def differences(old: object, new: object) -> list[str]:
+    """Where two recipes differ, as `data.KEY: was OLD, now NEW`; a list counts as one value."""
+    return [_line(key, pair) for key, pair in differing_sections(old, new, "data").items()]
+
+
+def _line(key: str, pair: Difference) -> str:
+    if pair.old is ABSENT:
+        return f"{key}: not there then, now {_short(pair.new)}"
+    return f"{key}: was {_short(pair.old)}, now {'not there' if pair.new is ABSENT else _short(pair.new)}"
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = show(value)
     return text if len(text) <= 80 else text[:79] + "…"

@@ -8,14 +8,13 @@ SHARDS/SOURCE/held_out/*.ds ...                       uint64 exclusive ends of d
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from settings import Settings, UserError, parse
-from settings.files import file_sha256
+from settings.files import file_sha256, read_json
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -73,13 +72,8 @@ class DatasetInfo(Settings):
 def read_dataset(folder: Path) -> DatasetInfo:
     """Read SHARDS/SOURCE/dataset.json. Raises UserError if it is missing or not of this form."""
     path = folder / FILE_NAME
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no shards in {folder}: {path} does not exist; build them with `lehr data build`") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    return parse(DatasetInfo, plain, source=str(path))
+    missing = f"no shards in {folder}: {path} does not exist; build them with `lehr data build`"
+    return parse(DatasetInfo, read_json(path, missing=missing), source=str(path))
 
 
 def check_hash(path: Path, expected: str) -> None:

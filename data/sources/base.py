@@ -12,6 +12,9 @@ from pydantic import Field
 from data.filters import FILTERS, FilterConfig
 from settings import Registry, Settings
 
+LICENCE = "Licence of the text; it is recorded in dataset.json."
+LANGUAGE = "Language of the text as an ISO 639 code; it is recorded in dataset.json. und means undetermined."
+
 
 @dataclass(frozen=True)
 class InputPart:
@@ -46,17 +49,23 @@ class BadDocument:
 class SourceConfig(Settings):
     """The fields of every source. Its key in the config (`data.sources.KEY`) names its folder of shards."""
 
-    name: str = Field(description="the kind of source")
-    licence: str = Field("unknown", description="recorded in dataset.json")
-    language: str = Field("und", description='ISO 639 code, recorded in dataset.json; "und": undetermined')
+    name: str = Field(description="Name of the kind of source.")
+    licence: str = Field("unknown", description=LICENCE)
+    language: str = Field("und", description=LANGUAGE)
     max_bytes: int = Field(
-        0, ge=0, description="take about this much text (UTF-8), each part of the input up to its share; 0: all of it"
+        0,
+        ge=0,
+        description="Bytes of text (UTF-8), about, that are taken, from each part of the input its share; 0 means all.",
     )
     filters: tuple[Annotated[FilterConfig, FILTERS.field], ...] | None = Field(
-        None, description="instead of data.filters; [] keeps every document"
+        None, description="Filters of this source; null means those of data.filters, [] keeps every document."
     )
     held_out_fraction: float | None = Field(
-        None, ge=0, le=0.5, description="instead of data.held_out_fraction: a source of few documents wants more"
+        None,
+        ge=0,
+        le=0.5,
+        description="Share of this source's documents that are held out; null means data.held_out_fraction. A source "
+        "of few documents needs a larger share.",
     )
 
     def files(self) -> Sequence[Path]:

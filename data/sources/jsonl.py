@@ -23,11 +23,11 @@ _LONGEST_LINE = 1 << 30
 
 @SOURCES.register
 class JsonLinesConfig(SourceConfig):
-    """Files, folders or globs of JSON lines, plain, .gz or .zst; the text is in `text_field`."""
+    """JSON lines, plain, .gz or .zst: a line is a document, its text in `text_field`."""
 
     name: Literal["jsonl"] = "jsonl"
-    paths: tuple[str, ...] = Field(min_length=1)
-    text_field: str = "text"
+    paths: tuple[str, ...] = Field(min_length=1, description="Files, folders or glob patterns.")
+    text_field: str = Field("text", description="The field of each object that holds the text.")
 
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, _SUFFIXES, key="paths")

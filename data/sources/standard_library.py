@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
+from pydantic import Field
+
+from data.sources.base import LANGUAGE, LICENCE, SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.text import read_text_file
 from settings import UserError
 
@@ -20,8 +22,8 @@ class StandardLibraryConfig(SourceConfig):
     """Every .py file of the standard library except its tests; each file is a document."""
 
     name: Literal["standard_library"] = "standard_library"
-    licence: str = "PSF-2.0"
-    language: str = "python"
+    licence: str = Field("PSF-2.0", description=LICENCE)
+    language: str = Field("python", description=LANGUAGE)
 
     def files(self) -> Sequence[Path]:
         folder = Path(sysconfig.get_path("stdlib"))

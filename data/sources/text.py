@@ -35,11 +35,13 @@ def read_text_file(path: Path, where: str) -> RawDocument | BadDocument:
 
 @SOURCES.register
 class TextFilesConfig(SourceConfig):
-    """Text files, plain, .gz or .zst: files, globs, or folders with the suffixes to take from them."""
+    """Text files, plain, .gz or .zst: a file is a document."""
 
     name: Literal["text"] = "text"
-    paths: tuple[str, ...] = Field(min_length=1)
-    suffixes: tuple[str, ...] = Field((".txt", ".txt.gz", ".txt.zst", ".md"), min_length=1)
+    paths: tuple[str, ...] = Field(min_length=1, description="Files, folders or glob patterns.")
+    suffixes: tuple[str, ...] = Field(
+        (".txt", ".txt.gz", ".txt.zst", ".md"), min_length=1, description="Endings of the files to take from folders."
+    )
 
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, self.suffixes, key="paths")

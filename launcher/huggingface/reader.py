@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from model.huggingface import ARCHITECTURES, Architecture, Entry, architecture_called
 from settings import UserError
+from settings.files import read_json
 from train.checkpoint.resharding import TensorFiles
 from train.checkpoint.safetensors_file import Shape
 
@@ -116,14 +116,8 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give a folder with config.json and *.safetensors") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+    missing = f"{path} does not exist; give a folder with config.json and *.safetensors"
+    plain = read_json(path, missing=missing)
     if not isinstance(plain, dict):
         raise UserError(f"{path} must hold a mapping, not {type(plain).__name__}")
     return plain

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launcher.run.config import RunConfig
 from launcher.run.fit_scope import schedule_warnings
-from launcher.run.provenance import compare, config_provenance, format_differences
+from launcher.run.provenance import compare, config_provenance, list_differences
 from laws.curve import planned_lr_curve
 from laws.fitting.fitted import Fit, load_fit
 from laws.forecasting.fitted_forecast import FittedForecast
@@ -70,11 +70,11 @@ def _provenance_warnings(config: RunConfig, fit: Fit) -> list[str]:
             raise UserError(
                 f"train.forecast = {config.train.forecast}: it was fitted on a run of another model, data or batch "
                 f"({curve.name}), and a law holds only for such runs as it was fitted on:\n"
-                f"{format_differences(differences.severe)}\n"
+                f"{list_differences(differences.severe)}\n"
                 "fit one on runs of this config (lehr law fit RUN... -o FIT.json), or set train.forecast to auto"
             )
         if differences.slight:
-            return [f"it was fitted on a run ({curve.name}) that differs:\n{format_differences(differences.slight)}"]
+            return [f"it was fitted on a run ({curve.name}) that differs:\n{list_differences(differences.slight)}"]
     if not all(curve.origin for curve in fit.curves) or not fit.curves:
         return ["it does not record the runs of its curves; its forecast is valid only if they had this model and data"]
     return []

@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
+from launcher.config_schema.schema import Schema
 from settings import UserError
-from train.resume_rules import MAY_CHANGE, flatten
+from settings.declarations import MAY_CHANGE
+from settings.differences import flatten, listed, show
 
 # These keys are not compared: the law covers them, or they are paths. How the shards were built is not compared either,
 # because their hashes are. `model.vocab_size` may be left to the shards, whose tokenizer is compared.
@@ -46,7 +48,8 @@ def config_provenance(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
     data = plain.get("data")
     data = data if isinstance(data, Mapping) else {}
     flat = flatten({name: section for name, section in plain.items() if name != "data"})
-    compared = {key: value for key, value in flat.items() if _is_compared(key)}
+    schema = Schema.read()
+    compared = {key: value for key, value in flat.items() if _is_compared(key, plain, schema)}
     compared |= {key: data[key.removeprefix("data.")] for key in _DATA_KEYS if key.removeprefix("data.") in data}
     return {"loss": loss, **compared, **_shard_hashes(data)}
 
@@ -58,7 +61,7 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any], *, sizes: bool = 
     for key in here:
         if key not in there or there[key] == here[key] or (sizes and key.startswith("model.")):
             continue
-        line = f"{key}: {_to_json(there[key])} there, {_to_json(here[key])} here"
+        line = f"{key}: {show(there[key])} there, {show(here[key])} here"
         (slight if _matches(key, _SAME_LOSS) else severe).append(line)
     return Differences(tuple(severe), tuple(slight))
 
@@ -71,22 +74,19 @@ def check_one_provenance(provenances: Sequence[tuple[str, Mapping[str, Any]]], *
         if differences.severe:
             raise UserError(
                 f"{first} and {name} are of different models, data or batches, and one law does not hold for both "
-                f"(there: {first}, here: {name}):\n" + format_differences(differences.severe)
+                f"(there: {first}, here: {name}):\n" + list_differences(differences.severe)
             )
 
 
-def format_differences(lines: tuple[str, ...]) -> str:
+def list_differences(lines: Sequence[str]) -> str:
     """Returns the first lines, indented, and the number of the others."""
-    text = [f"  {line}" for line in lines[:_MOST_DIFFERENCES]]
-    if len(lines) > _MOST_DIFFERENCES:
-        text.append(f"  and {len(lines) - _MOST_DIFFERENCES} more keys")
-    return "\n".join(text)
+    return listed(lines, most=_MOST_DIFFERENCES, more="more keys")
 
 
-def _is_compared(key: str) -> bool:
+def _is_compared(key: str, plain: Mapping[str, Any], schema: Schema) -> bool:
     if key == "evaluate.max_windows":  # the loss is over other sequences
         return True
-    return not _matches(key, _NOT_COMPARED) and not _matches(key, tuple(MAY_CHANGE))
+    return not _matches(key, _NOT_COMPARED) and schema.declared(key, plain, MAY_CHANGE) is None
 
 
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
@@ -116,7 +116,3 @@ def _shard_hashes(data: Mapping[str, Any]) -> dict[str, str]:
         return {}
     digest = hashlib.sha256(json.dumps(held_out).encode()).hexdigest()
     return {"shards: tokenizer": ", ".join(tokenizers)[:16], "shards: held-out split": digest[:16]}
-
-
-def _to_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""What a user can write into a config or an override, right and wrong, and what comes of it."""
+"""Configs and overrides as users write them, right and wrong, and what comes of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS = Registry("method", room="settings", base=Method)
 
 @METHODS.register
 class Plain(Method):
-    """Without keys that must be given."""
+    """A method whose keys all have defaults."""
 
     name: Literal["plain"] = "plain"
     eps: float = Field(1e-5, gt=0)
@@ -34,7 +34,7 @@ class Plain(Method):
 
 @METHODS.register
 class Steep(Method):
-    """With one."""
+    """A method with a required key."""
 
     name: Literal["steep"] = "steep"
     lr: float = Field(gt=0)
@@ -65,7 +65,7 @@ class Run(Settings):
 
 
 class Config(Settings):
-    """All kinds of fields that configs have."""
+    """A config with all kinds of fields."""
 
     run: Run
     optim: Annotated[Method, METHODS.field] = Plain()
@@ -136,7 +136,7 @@ def test_later_overrides_win_and_see_earlier_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "said"),
+    ("text", "overrides", "expected"),
     [
         (BASE + "runs: {}", [], 'runs: unknown key; did you mean "run"?'),
         (BASE, ["run.step=3"], 'run.step: unknown key; did you mean "steps"?'),
@@ -184,9 +184,11 @@ def test_later_overrides_win_and_see_earlier_ones(tmp_path: Path) -> None:
         ("- 1", [], "must hold sections"),
     ],
 )
-def test_mistakes_are_told_with_key_value_and_rule(tmp_path: Path, text: str, overrides: list[str], said: str) -> None:
+def test_a_mistake_is_named_with_key_value_and_rule(
+    tmp_path: Path, text: str, overrides: list[str], expected: str
+) -> None:
     message = refuse(tmp_path, text, *overrides)
-    assert said in message
+    assert expected in message
     assert "full_key" not in message
     assert "object_type" not in message
 
@@ -199,8 +201,8 @@ def test_all_mistakes_at_once_a_line_each(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for path, said in ((tmp_path / "none.yaml", "does not exist"), (tmp_path, "cannot be read")):
-        with pytest.raises(UserError, match=said):
+    for path, expected in ((tmp_path / "none.yaml", "does not exist"), (tmp_path, "cannot be read")):
+        with pytest.raises(UserError, match=expected):
             compose(Config, path)
     (tmp_path / "binary").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match=r"cannot be read|not valid YAML"):

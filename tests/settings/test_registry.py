@@ -1,4 +1,4 @@
-"""A method is one file: found without being named anywhere, refused with the nearest name."""
+"""A method is one file: it is found without being named anywhere, and a wrong name has the nearest one as a hint."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_unknown_name_has_the_nearest(room: Path) -> None:
 
 
 class Base(Settings):
-    """Of the two below."""
+    """The base of the two methods below."""
 
     name: str
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from settings import UserError, parse
+from settings.files import read_json
 from train.checkpoint.manifest import (
     STATE_FILE_NAME,
     IncompleteCheckpointError,
@@ -127,11 +127,7 @@ def latest_checkpoint(folder: Path, *, warn: Callable[[str], None] = lambda _: N
 def read_state(path: Path) -> TrainState:
     """Of the checkpoint folder `path`. Raises UserError where it is not readable."""
     source = path / STATE_FILE_NAME
-    try:
-        plain = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{source} cannot be read: {error}") from None
-    return parse(TrainState, plain, source=str(source))
+    return parse(TrainState, read_json(source), source=str(source))
 
 
 def state_to_go_on_from(folder: Path) -> TrainState | None:

@@ -20,12 +20,14 @@ from typing import Any
 
 import torch.distributed as dist
 
+from model.config import ModelConfig
 from parallel.agree import agree
 from parallel.engines.engine import Engine, Slice
 from parallel.gather import gather_json
 from parallel.mesh import Mesh
 from parallel.parameter_shards import assert_full_parameters_agree
-from settings import UserError, parse
+from settings import Settings, UserError, parse
+from settings.differences import listed
 from settings.files import explained
 from train.checkpoint.discovery import candidates, first_complete, read_state
 from train.checkpoint.manifest import (
@@ -189,7 +191,7 @@ class CheckpointManager:
 
     def _check_fit(self, manifest: Manifest, slices: Mapping[str, Slice], path: Path) -> None:
         origin = self._origin
-        changes = differences({"model": manifest.model}, {"model": origin.model})
+        changes = differences({"model": manifest.model}, {"model": origin.model}, schema=_OfModel)
         differing = [f"{key}: {there} there, {here} here" for key, (there, here) in changes.items()]
         if manifest.tokenizer and origin.tokenizer and manifest.tokenizer != origin.tokenizer:
             differing.append(f"tokenizer: SHA-256 {manifest.tokenizer[:16]}… there, {origin.tokenizer[:16]}… here")
@@ -204,9 +206,14 @@ class CheckpointManager:
         differing = list(dict.fromkeys(line for theirs in everyone for line in theirs["differing"]))
         differing += [f"{name}: not here" for name in manifest.tensors if name not in wanted]
         if differing:
-            shown = "\n  ".join(differing[:_MOST_DIFFERENCES])
-            more = f"\n  and {len(differing) - _MOST_DIFFERENCES} more" if len(differing) > _MOST_DIFFERENCES else ""
-            raise UserError(f"checkpoint {path} is of another model, tokenizer or optimizer:\n  {shown}{more}")
+            shown = listed(differing, most=_MOST_DIFFERENCES)
+            raise UserError(f"checkpoint {path} is of another model, tokenizer or optimizer:\n{shown}")
+
+
+class _OfModel(Settings):
+    """The section of a run config that a checkpoint's manifest repeats."""
+
+    model: ModelConfig
 
 
 def _shared_claim(lease: WriterLease | None, folder: Path, group: dist.ProcessGroup) -> WriterLease | None:

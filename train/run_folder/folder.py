@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from settings import Settings, UserError, parse, read_yaml, to_yaml
+from settings.differences import listed
 from settings.files import explained, write_json, write_text
 from settings.packages import installed_version
 from train.checkpoint.discovery import state_to_go_on_from
@@ -102,8 +103,9 @@ class Record(Settings):
 def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> RunFolder:
     """The folder of a run that does not exist yet, or that this config goes on with. Writes nothing.
 
-    Raises UserError where the folder holds a run of another config (see MAY_CHANGE), with every key that differs, or
-    of other `inputs` (None: not looked at), where a process is at it already, and where it cannot be written to.
+    Raises UserError where the folder holds a run of another config, with every key that differs and may not (see
+    train/resume_rules.py), or of other `inputs` (None: not looked at), where a process is at it already, and where it
+    cannot be written to.
     """
     folder = RunFolder(path)
     _check_writable(path)
@@ -116,12 +118,10 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
         return folder
     there, here = _pasts(folder, config)
     recorded = recorded_inputs(path)
+    changes = differences(there, here, schema=type(config), hashed=bool(inputs and recorded.sources))
     _refuse(
         f"run folder {path} holds a run of another config:",
-        [
-            f"{key}: {old} there, {new} here"
-            for key, (old, new) in differences(there, here, hashed=bool(inputs and recorded.sources)).items()
-        ],
+        [f"{key}: {old} there, {new} here" for key, (old, new) in changes.items()],
         f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}",
     )
     if inputs is not None:
@@ -158,10 +158,7 @@ def _pasts(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[st
 def _refuse(headline: str, found: list[str], remedy: str) -> None:
     """Raise UserError of what was found, if there is anything."""
     if found:
-        lines = [f"  {line}" for line in found[:_MOST_DIFFERENCES]]
-        if len(found) > _MOST_DIFFERENCES:
-            lines.append(f"  and {len(found) - _MOST_DIFFERENCES} more")
-        raise UserError("\n".join([headline, *lines, remedy]))
+        raise UserError("\n".join([headline, listed(found, most=_MOST_DIFFERENCES), remedy]))
 
 
 def _check_writable(path: Path) -> None:

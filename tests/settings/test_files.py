@@ -1,0 +1,32 @@
+"""Reading JSON files that are right, wrong, or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from settings import UserError
+from settings.files import read_json, write_json
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [0.1, None]})
+    assert read_json(tmp_path / "a.json") == {"a": [0.1, None]}
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000], ids=["cut off", "not UTF-8", "too deep"])
+def test_what_is_not_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{path} cannot be read: .+"):
+        read_json(path)
+
+
+def test_a_file_that_is_not_there_has_the_callers_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.json cannot be read: .*No such file"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(UserError, match=r"^build it first$"):
+        read_json(tmp_path / "none.json", missing="build it first")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_json(tmp_path, missing="build it first")  # a folder is there

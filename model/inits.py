@@ -13,8 +13,8 @@ from settings import Registry, Settings
 class InitConfig(Settings):
     """The contract of an initialisation."""
 
-    name: str
-    std: float = Field(0.02, gt=0)
+    name: str = Field(description="Name of the initialisation.")
+    std: float = Field(0.02, gt=0, description="Standard deviation of the initial matrices.")
 
     def residual_output_std(self, num_layers: int) -> float:
         """Returns the standard deviation of the matrices whose output is added to the residual stream."""
@@ -26,7 +26,7 @@ INITS = Registry("init", room="model", base=InitConfig)
 
 @INITS.register
 class NormalConfig(InitConfig):
-    """N(0, std²) for every matrix."""
+    """Every matrix is drawn from N(0, std²)."""
 
     name: Literal["normal"] = "normal"
 

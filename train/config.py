@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,20 @@ class SpikeConfig(Settings):
     window_steps: int = Field(64, ge=4, description="the losses before: so many; none is a spike until there are")
     max_rollbacks: int = Field(3, ge=1, description="later spikes are told of, and the run goes on through them")
     skip_batches: int = Field(0, ge=0, description="the last so many up to the spike; 0: all since the checkpoint")
+
+
+class ProfileConfig(Settings):
+    """Which steps and ranks are profiled: see docs/profiling.md."""
+
+    first_step: int = Field(ge=1, description="the first profiled step, counted from 1 as in metrics.jsonl")
+    steps: int = Field(3, ge=1, description="how many steps are profiled")
+    ranks: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="which ranks write a trace")
+    memory: bool = Field(False, description="a snapshot of the GPU's memory too; it needs CUDA")
+
+    @property
+    def last_step(self) -> int:
+        """The last profiled step."""
+        return self.first_step + self.steps - 1
 
 
 class TrainConfig(Settings):
@@ -52,11 +66,24 @@ class TrainConfig(Settings):
         60, ge=0, description="stop so long before the time limit, besides the time that a step and a save take"
     )
     log_every_steps: int = Field(1, ge=1, description="console lines; metrics.jsonl has every step")
+    profile: ProfileConfig | None = Field(None, description="steps whose time is traced; null: none")
 
     @property
     def hang_after_seconds(self) -> float:
         """`hang_seconds`, or its default."""
         return self.timeout_seconds / 6 if self.hang_seconds is None else self.hang_seconds
+
+    @model_validator(mode="after")
+    def _check_profile(self) -> Self:
+        profile = self.profile
+        if profile is not None and profile.last_step > self.steps:
+            raise ValueError(
+                f"profile.first_step = {profile.first_step} and profile.steps = {profile.steps} end at step "
+                f"{profile.last_step}, and the run at steps = {self.steps}; set profile.first_step to at most "
+                f"{max(self.steps - profile.steps + 1, 1)}"
+                + (f", and profile.steps to at most {self.steps}" if profile.steps > self.steps else "")
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

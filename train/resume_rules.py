@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "train.time_limit_seconds": "when to stop, not what to do",
     "train.stop_before_limit_seconds": "when to stop, not what to do",
     "train.log_every_steps": "the console",
+    "train.profile*": "looks at the run, does not change it",
     "train.forecast": "looks at the run, does not change it",
     "evaluate.*": "looks at the run, does not change it",
     "checkpoint.*": "looks at the run, does not change it",

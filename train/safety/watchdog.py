@@ -127,10 +127,10 @@ def place_of(frame: FrameType | None) -> str:
     collective = ""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        # Going outwards, the last frame in a collective's file is the function that lehr called. torch wraps its own in
-        # a function `wrapper` that logs them.
+        # Going outwards, the last frame in a collective's file is the function that lehr called; torch and DeepSpeed
+        # wrap it in functions `wrapper` and `log_wrapper`.
         if path == _WAITING or any(name in str(path) for name in _COLLECTIVES):
-            if frame.f_code.co_name != "wrapper":
+            if not frame.f_code.co_name.endswith("wrapper"):
                 collective = frame.f_code.co_name
         elif path.is_relative_to(_ROOT) and not any(part.startswith(".") for part in path.relative_to(_ROOT).parts):
             where = f"{path.relative_to(_ROOT)}:{frame.f_lineno}"

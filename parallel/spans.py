@@ -1,19 +1,23 @@
-"""The named parts of a step in a profiler's trace (torch.profiler). Without a profiler a span does next to nothing."""
+"""The named parts of a step in the trace of torch.profiler. Without a profiler a span does nothing."""
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
+from torch._C._autograd import _profiler_enabled
 from torch.profiler import record_function
 
 Span = Literal["data", "forward", "backward", "reduction", "update", "evaluation", "save"]
+_NOTHING = contextlib.nullcontext()
 _OF_MEGATRON = {"backward-compute": "backward"}  # its forward-compute would hold the making of the micro-batch too
 
 
 def span(name: Span) -> AbstractContextManager[Any]:
     """Returns a context whose time the trace shows under `name`."""
-    return record_function(name)
+    # record_function alone costs some 20 us even without a profiler: 3% of a step of a small model.
+    return record_function(name) if _profiler_enabled() else _NOTHING
 
 
 class MegatronTimers:
@@ -34,12 +38,14 @@ class MegatronTimers:
 class _Timer:
     def __init__(self, name: str) -> None:
         self._name = name
-        self._open: list[record_function] = []
+        self._open: record_function | None = None
 
     def start(self, barrier: bool = False) -> None:
-        opened = record_function(self._name)
-        opened.__enter__()
-        self._open.append(opened)
+        if _profiler_enabled():
+            self._open = record_function(self._name)
+            self._open.__enter__()
 
     def stop(self, barrier: bool = False) -> None:
-        self._open.pop().__exit__(None, None, None)
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = None

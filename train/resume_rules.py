@@ -1,4 +1,4 @@
-"""What of its config may change when a run goes on: nothing that would alter what it has done so far."""
+"""The config keys that may change when a run resumes: none that would alter what the run has done so far."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ _MAY_MOVE = ("data.shards", "schedule.file")
 
 
 def differences(there: object, here: object, *, hashed: bool = False) -> dict[str, tuple[str, str]]:
-    """Keys that differ between two configs and may not, and their values. Of methods of two names the name says all.
+    """Returns the keys that differ between two configs and may not, with both values. If a method's name differs, only
+    the name is listed.
 
-    `hashed`: what the run reads is known by its hashes, so it may lie elsewhere.
+    `hashed`: the hashes of what the run reads are compared, so the paths may differ.
     """
     old, new = flatten(there), flatten(here)
     may_change = (*MAY_CHANGE, *_MAY_MOVE) if hashed else tuple(MAY_CHANGE)
@@ -57,9 +58,9 @@ def differences(there: object, here: object, *, hashed: bool = False) -> dict[st
 
 
 def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str]) -> dict[str, Any]:
-    """What of a whole config has decided the first `batch` batches of a run whose own config names these `sources`.
+    """Returns the part of a config that decided the first `batch` batches of a run whose config names these `sources`.
 
-    Left out are stages of the mixture that begin later, and how other sources are built.
+    It excludes stages of the mixture that begin later, and how other sources are built.
     """
     if "data" not in plain:
         return plain
@@ -70,7 +71,7 @@ def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str]) -> d
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys: `{"a": [{"b": 1}]}` is `{"a.0.b": 1}`; empty ones stay."""
+    """Flattens nested mappings and lists into dotted keys: `{"a": [{"b": 1}]}` is `{"a.0.b": 1}`; empty ones stay."""
     items: list[tuple[str, object]]
     if isinstance(value, Mapping) and value:
         items = [(str(key), inner) for key, inner in value.items()]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from data.batches.held_out import HeldOutLoader
 from model.attention import AttentionMask
+from parallel.chunk import MicroBatch
 from parallel.engines.engine import Evaluates
 from parallel.mesh import Mesh
-from parallel.chunk import MicroBatch
 from train.micro_batches import MicroBatches
 from train.step_agreement import agree_on_step
 

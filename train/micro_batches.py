@@ -10,8 +10,8 @@ import torch
 
 from data.batches.loader import Batch
 from model.attention import AttentionMask
-from parallel.spans import span
 from parallel.chunk import MicroBatch
+from parallel.spans import span
 
 
 class MicroBatches(Sequence[MicroBatch]):

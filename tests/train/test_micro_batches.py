@@ -39,7 +39,7 @@ def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int
 
     def make_mask(documents_BT: torch.Tensor) -> AttentionMask | None:
         nonlocal most
-        mask = AttentionMask.of(documents_BT, kernel="sdpa", dtype=torch.float32)
+        mask = AttentionMask.from_documents(documents_BT, kernel="sdpa", dtype=torch.float32)
         assert mask is not None
         made.append(weakref.ref(mask))
         most = max(most, sum(each() is not None for each in made))

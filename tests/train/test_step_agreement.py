@@ -11,7 +11,7 @@ import torch
 from made_shards import documents, write_source
 from processes import run_ranks
 
-from data.batches.loader import Loader, Rows, batch_hash
+from data.batches.loader import Batch, Loader, batch_hash
 from data.config import DataConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import make_mesh
@@ -61,7 +61,7 @@ def test_one_message_carries_tokens_and_a_stop_to_all_ranks(data: dict[str, Any]
         assert [messages for _, messages in found] == [1, 1, 1]
 
 
-def hash_of(rows: Rows) -> str:
+def hash_of(rows: Batch) -> str:
     """Hashes a global batch that one process holds."""
     return np.array([batch_hash(rows, first_row=0)], dtype=np.int64).view(np.uint64)[0].item().to_bytes(8, "big").hex()
 
@@ -85,7 +85,7 @@ def test_any_other_batch_has_another_hash(data: dict[str, Any]) -> None:
         rows = loader.batch(0)
     found = {hash_of(rows)}
     swapped = [1, 0, *range(2, ROWS)]
-    found.add(hash_of(Rows(**{field.name: getattr(rows, field.name)[swapped] for field in dataclasses.fields(rows)})))
+    found.add(hash_of(Batch(**{field.name: getattr(rows, field.name)[swapped] for field in dataclasses.fields(rows)})))
     for field in ("tokens", "targets", "samples", "sources"):
         array = getattr(rows, field).copy()
         array.reshape(-1)[3] += 1

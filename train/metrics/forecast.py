@@ -33,8 +33,8 @@ class RunForecast:
     ) -> None:
         """`from_other_runs`: the forecaster was fitted to other runs, and does not wait for this run's losses.
 
-        `planned_lr_n` is the planned lr of every step. `warmup_steps` is None if the schedule does not say (a table): then
-        the warm-up is the first rise of the lr.
+        `planned_lr_n` is the planned lr of every step. `warmup_steps` is None if the schedule does not say (a table):
+        then the warm-up is the first rise of the lr.
         """
         self._forecaster = forecaster
         self._from_other_runs = from_other_runs

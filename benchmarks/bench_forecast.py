@@ -77,10 +77,11 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     from launcher.run.config import RunConfig
     from parallel.mesh import make_mesh, start_processes, stop_processes
     from settings import compose
-    from train.batches import to_local_batch
     from train.evaluate import evaluate
+    from train.micro_batches import MicroBatches
     from train.run_folder.folder import RunFolder
     from train.safety.watchdog import Watchdog
+    from train.step_agreement import agree_on_step
 
     config = compose(RunConfig, path, ["parallel={}", *overrides])
     prepare_process(SINGLE_PROCESS)
@@ -94,10 +95,16 @@ def evaluations(path: Path, overrides: list[str]) -> None:
         train = config.train
 
         def step() -> None:
-            batch = to_local_batch(
-                run.loader.batch(0), mesh, micro_batch_size=train.micro_batch_size, documents=run.documents
+            rows = run.loader.batch(0)
+            agreement = agree_on_step(rows, mesh, stop_requested=False)
+            batches = MicroBatches(
+                rows,
+                size=train.micro_batch_size,
+                tokens_global=agreement.tokens_global,
+                make_mask=run.make_mask,
+                device=mesh.device,
             )
-            run.engine.train_step(batch.micro_batches, lr=1e-6)
+            run.engine.train_step(batches, lr=1e-6)
 
         def evaluate_windows(windows: int) -> None:
             evaluate(
@@ -107,7 +114,7 @@ def evaluations(path: Path, overrides: list[str]) -> None:
                 micro_batch_size=train.micro_batch_size,
                 micro_batches=train.global_batch_size // train.micro_batch_size,
                 max_windows=windows,
-                documents=run.documents,
+                make_mask=run.make_mask,
             )
 
         a_step = seconds_of(step, repeats=9)

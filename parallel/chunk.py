@@ -23,6 +23,7 @@ from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.layers import MegatronLayers
 from parallel.mesh import Mesh
+from parallel.spans import MegatronTimers
 
 
 @dataclass(frozen=True)
@@ -122,5 +123,6 @@ def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         calculate_per_token_loss=True,
         # With two stages, each is both the next and the previous one: batched messages would be confused.
         batch_p2p_comm=not interleaved,
+        timers=MegatronTimers(),
         **options,
     )

@@ -23,6 +23,7 @@ from megatron.core.transformer import TransformerConfig
 from model.layers import COLUMN_BIAS, COLUMN_WEIGHT, EMBEDDING_WEIGHT, ROW_BIAS, ROW_WEIGHT
 from model.parameter import Gradient, ParamSpec, declare
 from parallel.mesh import Axis
+from parallel.waiting import wait_for_collectives
 
 # Without CUDA there are no queues to order: Megatron's warning about CUDA_DEVICE_MAX_CONNECTIONS does not apply.
 linear_with_grad_accumulation_and_async_allreduce.warned = not torch.cuda.is_available()
@@ -58,7 +59,7 @@ class _Project(torch.autograd.Function):
         x_TBD = x_tBD
         if sequence:
             x_TBD, gathering = _start_gather(x_tBD, group)
-            gathering.wait()
+            wait_for_collectives([gathering])
         out_TBO = torch.matmul(x_TBD, _join(weights).t())
         return out_TBO + _join(biases) if biases else out_TBO
 
@@ -68,7 +69,7 @@ class _Project(torch.autograd.Function):
         x_TBD, gathering = _start_gather(x_tBD, ctx.group) if ctx.sequence else (x_tBD, None)
         grad_TBD = grad_TBO.matmul(_join(weights))
         if gathering is not None:
-            gathering.wait()
+            wait_for_collectives([gathering])
         # The sum over the ranks runs while the weights' gradient is computed.
         grad_tBD = x_tBD.new_empty(x_tBD.shape) if ctx.sequence else grad_TBD
         if ctx.sequence:
@@ -78,7 +79,7 @@ class _Project(torch.autograd.Function):
         grad_NO, x_ND = grad_TBO.contiguous().flatten(0, 1), x_TBD.contiguous().flatten(0, 1)
         joined = [grad_NO.t().matmul(x_ND), *([grad_NO.sum(0)] if ctx.bias else [])]
         sizes = [weight.shape[0] for weight in weights]
-        summing.wait()
+        wait_for_collectives([summing])
         return grad_tBD, None, None, None, *(part for gradient in joined for part in gradient.split(sizes))
 
 

@@ -15,6 +15,7 @@ from parallel.patches.cpu_device import redirect_cuda_to_cpu
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from parallel.chunk import MicroBatch, PipelineChunk
+from parallel.spans import span
 
 _NO_TOKENS = torch.tensor(0, dtype=torch.int)  # Megatron's token count is not used: the loss is weighted already
 
@@ -49,7 +50,9 @@ def run_micro_batches(
 def _forward_step(
     batches: Iterator[MicroBatch], chunk: PipelineChunk
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]]:
-    output, nll = chunk(next(batches))
+    batch = next(batches)
+    with span("forward"):
+        output, nll = chunk(batch)
     return output, lambda loss: (loss, _NO_TOKENS, nll)
 
 

@@ -37,7 +37,8 @@ from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.manifest import _seal
 from train.checkpoint.writer_lease import WriterLease, check_not_running
 from train.metrics.jsonl import MetricsFile, read_metrics
-from train.run_folder.folder import check_run, open_run
+from train.run_folder.open_run import open_run
+from train.run_folder.resume_check import check_run
 from train.state import TrainState
 
 SECONDS = 20  # of one mutation: more is a hang
@@ -261,7 +262,7 @@ def test_checkpoints(tmp_path: Path) -> None:
     assert all(newest[kind] < COUNTS[kind] for kind in COUNTS if kind != "latest")
 
 
-def test_claims(tmp_path: Path) -> None:
+def test_leases(tmp_path: Path) -> None:
     first = WriterLease.take(tmp_path / "run" / "checkpoints")
     record = json.loads((tmp_path / "run" / "checkpoints" / "claim.json").read_text())
     for seed in range(60):

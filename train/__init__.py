@@ -1,1 +1,1 @@
-"""The loop, the state a resume needs, checkpoints, metrics, evaluation."""
+"""Training: the loop, the state that a resume needs, checkpoints, metrics, evaluation."""

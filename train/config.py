@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -38,6 +38,22 @@ class SpikeConfig(Settings):
         description="Number of batches, up to the one of the spike, that are skipped after going back; "
         "0 means all batches since the checkpoint.",
     )
+
+
+class ProfileConfig(Settings):
+    """Which steps and ranks are profiled: see docs/profiling.md."""
+
+    model_config = ConfigDict(json_schema_extra=may_change("it looks at the run and does not change it"))
+
+    first_step: int = Field(ge=1, description="The first profiled step, counted from 1 as in metrics.jsonl.")
+    steps: int = Field(3, ge=1, description="Number of profiled steps.")
+    ranks: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Ranks that write a trace.")
+    memory: bool = Field(False, description="Whether a snapshot of the GPU's memory is written too; it needs CUDA.")
+
+    @property
+    def last_step(self) -> int:
+        """The last profiled step."""
+        return self.first_step + self.steps - 1
 
 
 class TrainConfig(Settings):
@@ -126,11 +142,28 @@ class TrainConfig(Settings):
         description="Number of steps from one line on the console to the next; metrics.jsonl has every step.",
         json_schema_extra=may_change("it is for the console"),
     )
+    profile: ProfileConfig | None = Field(
+        None,
+        description="Which steps are profiled; null means none.",
+        json_schema_extra=may_change("it looks at the run and does not change it"),
+    )
 
     @property
     def hang_after_seconds(self) -> float:
         """`hang_seconds`, or its default."""
         return self.timeout_seconds / 6 if self.hang_seconds is None else self.hang_seconds
+
+    @model_validator(mode="after")
+    def _check_profile(self) -> Self:
+        profile = self.profile
+        if profile is not None and profile.last_step > self.steps:
+            raise ValueError(
+                f"profile.first_step = {profile.first_step} and profile.steps = {profile.steps} end at step "
+                f"{profile.last_step}, and the run at steps = {self.steps}; set profile.first_step to at most "
+                f"{max(self.steps - profile.steps + 1, 1)}"
+                + (f", and profile.steps to at most {self.steps}" if profile.steps > self.steps else "")
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

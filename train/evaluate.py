@@ -13,12 +13,13 @@ from model.attention import AttentionMask
 from parallel.chunk import MicroBatch
 from parallel.engines.engine import Evaluates
 from parallel.mesh import Mesh
-from train.batches import to_local_batch
+from train.micro_batches import MicroBatches
+from train.step_agreement import agree_on_step
 
 
 @dataclass(frozen=True)
 class SourceLoss:
-    """Of one source's held-out windows."""
+    """The loss on one source's held-out sequences."""
 
     loss: float  # nats a token
     bits_per_byte: float
@@ -27,18 +28,18 @@ class SourceLoss:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All sources, and their mean weighted by tokens."""
+    """The losses of all sources, and their mean weighted by tokens."""
 
     sources: dict[str, SourceLoss]
 
     @property
     def loss(self) -> float:
-        """Nats a token over all sources' windows together."""
+        """Nats a token over all sources' sequences together."""
         tokens = sum(source.tokens for source in self.sources.values())
         return sum(source.loss * source.tokens for source in self.sources.values()) / tokens
 
     def metrics(self) -> dict[str, float]:
-        """As keys of metrics.jsonl."""
+        """Returns the losses by their keys in metrics.jsonl."""
         named: dict[str, float] = {"held_out/loss": self.loss}
         for name, source in self.sources.items():
             named[f"held_out/{name}/loss"] = source.loss
@@ -54,35 +55,40 @@ def evaluate(
     micro_batch_size: int,
     micro_batches: int,
     max_windows: int,
-    documents: Callable[[Tensor], AttentionMask | None],
-    stop_asked: Callable[[], bool] = lambda: False,
+    make_mask: Callable[[Tensor], AttentionMask | None],
+    stop_requested: Callable[[], bool] = lambda: False,
     track_progress: Callable[[Sequence[MicroBatch]], Sequence[MicroBatch]] = lambda micro_batches: micro_batches,
 ) -> Evaluation | None:
-    """Held-out loss over at most `max_windows` rows of each source. None where a rank was asked to stop on the
-    way (`stop_asked`: of this rank). `followed` sees the micro-batches being taken.
+    """Evaluates the held-out loss over at most `max_windows` rows of each source. A collective of all ranks.
 
-    Rounds are of at most `micro_batches` micro-batches a data rank, as the training steps are, so that a pipeline is
-    filled; of fewer where a source's windows need fewer.
+    Returns None if some rank was requested to stop meanwhile; `stop_requested` is this rank's own answer.
+    `track_progress` wraps the micro-batches of a round, to see them being taken. A round has at most `micro_batches`
+    micro-batches a data rank, as a training step has, so that a pipeline is filled.
     """
     sums: dict[str, tuple[float, int]] = {}
-    most_windows = max((min(held_out.num_sequences(source), max_windows) for source in held_out.sources), default=0)
+    most_rows = max((min(held_out.num_sequences(source), max_windows) for source in held_out.sources), default=0)
     micro_batch_rows = mesh.data.size * micro_batch_size
     rounds = held_out.rounds(
         rows_per_round_global=micro_batch_rows
-        * fewest_micro_batches(-(-most_windows // micro_batch_rows), micro_batches, stages=mesh.pipeline.size),
+        * micro_batches_per_round(-(-most_rows // micro_batch_rows), micro_batches, stages=mesh.pipeline.size),
         data_rank=mesh.data.rank,
         data_size=mesh.data.size,
         max_sequences=max_windows,
     )
     for source, rows in rounds:
-        batch = to_local_batch(
-            rows, mesh, micro_batch_size=micro_batch_size, documents=documents, stop_asked=stop_asked()
-        )
-        if batch.stop:
+        agreement = agree_on_step(rows, mesh, stop_requested=stop_requested())
+        if agreement.stop:
             return None
-        nll = engine.evaluate(track_progress(batch.micro_batches))
+        batches = MicroBatches(
+            rows,
+            size=micro_batch_size,
+            tokens_global=agreement.tokens_global,
+            make_mask=make_mask,
+            device=mesh.device,
+        )
+        nll = engine.evaluate(track_progress(batches))
         total, tokens = sums.get(source, (0.0, 0))
-        sums[source] = (total + nll, tokens + batch.tokens_global)
+        sums[source] = (total + nll, tokens + agreement.tokens_global)
     losses = {}
     for source, (nll, tokens) in sums.items():
         loss = nll / tokens
@@ -90,9 +96,10 @@ def evaluate(
     return Evaluation(losses)
 
 
-def fewest_micro_batches(needed: int, most: int, *, stages: int) -> int:
-    """How many micro-batches a round has: those needed, in whole turns of the pipeline, at most those of a step.
+def micro_batches_per_round(needed: int, most: int, *, stages: int) -> int:
+    """Returns how many micro-batches a round has: `needed`, filled up to whole turns of the pipeline, at most `most`.
 
-    Rows that only fill up a round cost as much as others: of a global batch of 512 and 32 windows a source, 15 of 16.
+    Rows that only fill up a round cost as much as others: with a global batch of 512 rows and 32 rows a source, whole
+    steps would waste 15 of 16.
     """
     return max(min(-(-needed // stages) * stages, most), 1)

@@ -1,4 +1,4 @@
-"""The loop: read it top to bottom to see what a step does. It knows nothing of the layout."""
+"""The training loop: read `train` top to bottom to see what a step does. It knows nothing of the layout."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from data.batches.held_out import HeldOutLoader
-from data.batches.loader import Loader
+from data.batches.loader import Batch, Loader
 from model.attention import AttentionMask
-from parallel.engines.engine import Engine, StepResult
+from parallel.engines.engine import Engine
 from parallel.mesh import Mesh
+from parallel.spans import span
 from settings import Settings
-from train.batches import LocalBatch, to_local_batch
 from train.checkpoint.manager import CheckpointManager
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.evaluate import evaluate
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
-from train.safety.preemption import Stop
+from train.micro_batches import MicroBatches
+from train.profiling.step_profiler import StepProfiler
+from train.safety.preemption import StopListener
 from train.safety.step_checks import StepChecks
 from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
 from train.state import TrainState
+from train.step_agreement import StepAgreement, agree_on_step
 
 
 class LoopConfig(Settings):
@@ -35,94 +38,100 @@ class LoopConfig(Settings):
 
 @dataclass
 class Run:
-    """All parts of a run, built; `state` is where it stands."""
+    """All parts of a run, built; `state` changes with every step."""
 
     config: LoopConfig
     mesh: Mesh
     engine: Engine
-    documents: Callable[[Tensor], AttentionMask | None]  # document numbers [B, T] -> what attention needs of them
+    make_mask: Callable[[Tensor], AttentionMask | None]  # document numbers [B, T] -> the attention mask
     loader: Loader
     held_out: HeldOutLoader
-    schedule: Callable[[int], float]
+    schedule: Callable[[int], float]  # 0-based step -> lr
     checkpoints: CheckpointManager
     metrics: MetricsLogger
-    guards: StepChecks
-    stop: Stop
+    step_checks: StepChecks
+    stop_listener: StopListener
     watchdog: Watchdog
-    clock: StepTimer
+    step_timer: StepTimer
+    profiler: StepProfiler
     state: TrainState
     saved_step: int  # of the newest checkpoint
 
 
 def train(run: Run) -> bool:
-    """Train to the last step. True when done, False when asked to stop early; either way the last step is saved."""
+    """Trains to the last step, or until a rank is requested to stop; saves the last step either way.
+
+    Returns True if the run is complete, False if it was stopped early.
+    """
     steps = run.config.train.steps
-    run.clock.start()
-    while True:
-        if _evaluation_due(run) and not _evaluate(run):
-            break  # asked to stop within it: the next start evaluates anew
-        if _due(run.config.checkpoint.every_steps, run.state.step):
+    run.step_timer.start()
+    stopped = not _evaluate_if_due(run)  # an earlier start can have been stopped within this evaluation
+    while not stopped and run.state.step < steps:
+        number = run.state.step + 1
+        run.watchdog.set_phase("step", str(number))
+        run.profiler.begin_step(number)
+        with span("data"):
+            rows = run.loader.batch(run.state.batch)
+        agreement = agree_on_step(rows, run.mesh, stop_requested=run.stop_listener.stop_requested())
+        if agreement.stop:
+            break
+        _take_step(run, rows, agreement, lr=run.schedule(run.state.step))
+        stopped = not _evaluate_if_due(run)
+        if not stopped and _is_due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
-        if run.state.step >= steps:
-            break
-        run.watchdog.set_phase("step", str(run.state.step + 1))
-        batch = _next_batch(run)
-        if batch.stop:
-            break
-        _step(run, batch)
+        run.profiler.end_step(run.watchdog, run.step_timer)
     _save(run)
     run.watchdog.set_phase("save", "being finished", timeout_factor=SAVE_TIME_FACTOR)
     run.checkpoints.wait()
-    return run.state.step >= steps and not _evaluation_due(run)
+    return run.state.step >= steps and not _is_evaluation_due(run)
 
 
-def _next_batch(run: Run) -> LocalBatch:
-    return to_local_batch(
-        run.loader.batch(run.state.batch),
-        run.mesh,
-        micro_batch_size=run.config.train.micro_batch_size,
-        documents=run.documents,
-        stop_asked=run.stop.asked(),
+def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) -> None:
+    """Takes one optimizer step on a batch, records it and checks it.
+
+    The engine goes forward and backward over the micro-batches (parallel/schedule.py), reduces the gradients, clips
+    them to `optim.clip_grad_norm` (parallel/engines/gradient_clipping.py), and updates the weights.
+    """
+    micro_batches = MicroBatches(
+        rows,
+        size=run.config.train.micro_batch_size,
+        tokens_global=agreement.tokens_global,
+        make_mask=run.make_mask,
+        device=run.mesh.device,
     )
-
-
-def _step(run: Run, batch: LocalBatch) -> None:
-    number = run.state.batch
-    lr = run.schedule(run.state.step)
-    result = run.engine.train_step(run.watchdog.track_progress(batch.micro_batches), lr=lr)
-    run.state = _advanced(run.state, result, batch.tokens_global, run.engine.optimizer_steps)
-    seconds = run.clock.step_ended()
-    run.stop.step_took(seconds)
-    run.metrics.step(run.state, result, lr=lr, tokens=batch.tokens_global, seconds=seconds, batch_hash=batch.hash)
-    loss = result.nll / max(batch.tokens_global, 1)
-    run.state = run.guards.after_step(run.state, result, loss=loss, batch=number, go_back=lambda: _go_back(run))
+    batch = run.state.batch
+    result = run.engine.train_step(run.watchdog.track_progress(micro_batches), lr=lr)
+    run.state = run.state.after_step(
+        tokens=agreement.tokens_global, skipped=result.skipped, optimizer_steps=run.engine.optimizer_steps
+    )
+    seconds = run.step_timer.end_step()
+    run.stop_listener.note_step(seconds)
+    # Recorded before it is checked: what ends the run or rolls it back stands in metrics.jsonl.
+    run.metrics.step(
+        run.state,
+        result,
+        lr=lr,
+        tokens=agreement.tokens_global,
+        seconds=seconds,
+        batch_hash=agreement.batch_hash,
+    )
+    run.state = run.step_checks.after_step(
+        run.state,
+        result,
+        loss=result.nll / max(agreement.tokens_global, 1),
+        batch=batch,
+        load_checkpoint=lambda: _load_last_checkpoint(run),
+    )
     run.checkpoints.check()
 
 
-def _advanced(state: TrainState, result: StepResult, tokens: int, optimizer_steps: int) -> TrainState:
-    changes = {
-        "step": state.step + 1,
-        "tokens": state.tokens + tokens,
-        "optimizer_steps": optimizer_steps,
-        "skipped_steps": state.skipped_steps + result.skipped,
-        "skipped_in_a_row": state.skipped_in_a_row + 1 if result.skipped else 0,
-        "held_out_loss": None,
-    }
-    return state.model_copy(update=changes)
-
-
-def _evaluation_due(run: Run) -> bool:
-    """At every so many steps and at the last one, unless it is known already, or nothing is held out."""
-    step = run.state.step
-    due = _due(run.config.evaluate.every_steps, step) or step == run.config.train.steps
-    return due and run.state.evaluated_step != step and bool(run.held_out.sources)
-
-
-def _evaluate(run: Run) -> bool:
-    """False where the run was asked to stop on the way."""
+def _evaluate_if_due(run: Run) -> bool:
+    """Evaluates the held-out loss if it is due. Returns False if the run was requested to stop meanwhile."""
+    if not _is_evaluation_due(run):
+        return True
     run.watchdog.set_phase("evaluation", f"after step {run.state.step}")
     train = run.config.train
-    with run.clock.apart():
+    with span("evaluation"), run.step_timer.excluded():
         evaluation = evaluate(
             run.engine,
             run.held_out,
@@ -130,39 +139,46 @@ def _evaluate(run: Run) -> bool:
             micro_batch_size=train.micro_batch_size,
             micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
             max_windows=run.config.evaluate.max_windows,
-            documents=run.documents,
+            make_mask=run.make_mask,
             track_progress=run.watchdog.track_progress,
-            stop_asked=run.stop.asked,
+            stop_requested=run.stop_listener.stop_requested,
         )
         if evaluation is None:
             return False
         run.metrics.evaluation(run.state, evaluation)
-    run.state = run.state.evaluated(evaluation.loss)
-    if run.saved_step == run.state.step:  # before this evaluation, by a run that was stopped within it
-        run.checkpoints.tell_held_out_loss(run.state)
+    run.state = run.state.with_held_out_loss(evaluation.loss)
+    if run.saved_step == run.state.step:  # saved before this evaluation, by a start that was stopped within it
+        run.checkpoints.add_held_out_loss(run.state)
     return True
+
+
+def _is_evaluation_due(run: Run) -> bool:
+    """Every `evaluate.every_steps` steps and after the last one, unless the loss is known or nothing is held out."""
+    step = run.state.step
+    due = _is_due(run.config.evaluate.every_steps, step) or step == run.config.train.steps
+    return due and run.state.evaluated_step != step and bool(run.held_out.sources)
 
 
 def _save(run: Run) -> None:
     if run.state.step == run.saved_step:
         return
     run.watchdog.set_phase("save", f"after step {run.state.step}", timeout_factor=SAVE_TIME_FACTOR)
-    with run.clock.apart():
+    with span("save"), run.step_timer.excluded():
         run.checkpoints.save(run.engine, run.state)
     run.saved_step = run.state.step
 
 
-def _go_back(run: Run) -> TrainState | None:
-    """To the last checkpoint, which is loaded into the engine; None where there is none yet."""
+def _load_last_checkpoint(run: Run) -> TrainState | None:
+    """Loads the last checkpoint into the engine and returns its state; None if there is no checkpoint yet."""
     run.watchdog.set_phase("rollback", f"after step {run.state.step}")
-    with run.clock.apart():
+    with run.step_timer.excluded():
         state = run.checkpoints.load_latest(run.engine)
     if state is None:
         return None
-    run.metrics.go_back(state)
+    run.metrics.rewind(state)
     run.saved_step = state.step
     return state
 
 
-def _due(every: int, step: int) -> bool:
+def _is_due(every: int, step: int) -> bool:
     return every > 0 and step > 0 and step % every == 0

@@ -1,4 +1,4 @@
-"""Which keys of its config may change when a run goes on: those that would not alter what it has done so far.
+"""The config keys that may change when a run resumes: none that would alter what the run has done so far.
 
 A key says so itself, where it is declared (`settings.may_change`). All others make another run of it: the losses would
 not be those of one run.
@@ -18,10 +18,10 @@ from settings.differences import ABSENT, Difference, differing, show
 def differences(
     there: object, here: object, *, schema: type[BaseModel], hashed: bool = False
 ) -> dict[str, tuple[str, str]]:
-    """Keys that differ between two configs of class `schema` and may not, with both values as text.
+    """Returns the keys that differ between two configs of class `schema` and may not, with both values as text.
 
-    Where a method has another name, its other keys are left out. `hashed`: the hashes of what the run reads are known
-    and compared, so that it may lie elsewhere.
+    If a method's name differs, only the name is listed. `hashed`: the hashes of what the run reads are compared, so
+    the paths may differ.
     """
     pairs = differing(there, here)
     renamed = [key.removesuffix("name") for key, pair in pairs.items() if key.endswith(".name") and ABSENT not in pair]
@@ -36,9 +36,9 @@ def differences(
 
 
 def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str]) -> dict[str, Any]:
-    """What of a whole config has decided the first `batch` batches of a run whose own config names these `sources`.
+    """Returns the part of a config that decided the first `batch` batches of a run whose config names these `sources`.
 
-    Left out are stages of the mixture that begin later, and how other sources are built.
+    It excludes stages of the mixture that begin later, and how other sources are built.
     """
     if "data" not in plain:
         return plain

@@ -1,4 +1,4 @@
-"""Going on with a text: one token after the other, sampled from the model."""
+"""Text generation: one token after the other, sampled from the model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from model.transformer import Transformer
 
 
 def sample_next(logits_V: Tensor, *, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """A token from softmax(logits / temperature), among the fewest tokens whose probabilities reach `top_p` together.
+    """Samples a token from softmax(logits / temperature), among the fewest tokens whose probabilities sum to `top_p`.
 
-    Temperature 0 takes the likeliest.
+    Temperature 0 takes the likeliest token. Nucleus sampling is of arXiv:1904.09751, section 3.1.
     """
     if temperature == 0:
         return int(logits_V.argmax())
@@ -38,9 +38,9 @@ def generate(
     seed: int,
     end: int | None = None,
 ) -> Iterator[int]:
-    """Up to `tokens` tokens after the prompt, until `end`; the model sees the last `seq_length` of what there is.
+    """Yields up to `tokens` tokens after the prompt, until `end`; the model reads the last `seq_length` tokens.
 
-    `entries` is the tokenizer's: what the vocabulary holds beyond it is padding and never sampled. The whole model
+    `entries` counts the tokenizer's entries: the vocabulary beyond them is padding and never sampled. The full model
     must be on this process.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""All that a resume needs besides tensors: a few numbers, kept as JSON in each checkpoint."""
+"""All that a resume needs besides tensors: a few numbers, stored as JSON in each checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from pydantic import Field
 
 from settings import Settings
+
+BatchRanges = tuple[tuple[int, int], ...]  # first and last batch number of each: in order, not touching
 
 
 class TrainState(Settings):
@@ -17,31 +19,44 @@ class TrainState(Settings):
     optimizer_steps: int = Field(0, ge=0, description="steps that changed weights")
     skipped_steps: int = Field(0, ge=0, description="steps without a finite gradient")
     skipped_in_a_row: int = Field(0, ge=0)
-    evaluated_step: int = Field(0, ge=0, description="after which step the held-out loss was last known")
-    left_out: tuple[tuple[int, int], ...] = Field(
-        (), description="first and last number of batches that a rollback skips: in order, apart from each other"
+    evaluated_step: int = Field(0, ge=0, description="the last step after which the held-out loss was evaluated")
+    # Batches are left out, steps are skipped: the name keeps the two apart, and is the key in state.json.
+    left_out: BatchRanges = Field(
+        (), description="ranges of batch numbers that rollbacks excluded: first and last of each, in order, disjoint"
     )
     rollbacks: int = Field(0, ge=0)
-    recent_losses: tuple[float, ...] = Field((), description="what a loss spike is measured against; else empty")
-    held_out_loss: float | None = Field(None, description="nats a token, where an evaluation fell on this very step")
+    recent_losses: tuple[float, ...] = Field((), description="losses that a spike is measured against; else empty")
+    held_out_loss: float | None = Field(None, description="nats a token, if an evaluation fell on this very step")
 
     @property
     def batch(self) -> int:
-        """The number of the batch that the next step takes: of those that are not left out, number `step`."""
+        """The number of the batch that the next step takes: number `step` of those that are not left out."""
         number = self.step
         for first, last in self.left_out:
             if number >= first:
                 number += last - first + 1
         return number
 
-    def evaluated(self, held_out_loss: float) -> TrainState:
-        """The same state, its held-out loss known; the next step's has none."""
-        loss = held_out_loss if math.isfinite(held_out_loss) else None
-        return self.model_copy(update={"evaluated_step": self.step, "held_out_loss": loss})
+    def after_step(self, *, tokens: int, skipped: bool, optimizer_steps: int) -> TrainState:
+        """Returns the state after one more step of `tokens` unmasked tokens."""
+        changes = {
+            "step": self.step + 1,
+            "tokens": self.tokens + tokens,
+            "optimizer_steps": optimizer_steps,
+            "skipped_steps": self.skipped_steps + skipped,
+            "skipped_in_a_row": self.skipped_in_a_row + 1 if skipped else 0,
+            "held_out_loss": None,
+        }
+        return self.model_copy(update=changes)
+
+    def with_held_out_loss(self, loss: float) -> TrainState:
+        """Returns the same state with its held-out loss known; the next step's state has none."""
+        finite = loss if math.isfinite(loss) else None
+        return self.model_copy(update={"evaluated_step": self.step, "held_out_loss": finite})
 
 
-def without(left_out: tuple[tuple[int, int], ...], first: int, last: int) -> tuple[tuple[int, int], ...]:
-    """`left_out` with batches `first` to `last` added: ranges in order, those that touch made one."""
+def with_batches_left_out(left_out: BatchRanges, first: int, last: int) -> BatchRanges:
+    """Adds batches `first` to `last` to the ranges, and joins ranges that touch."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted([*left_out, (first, last)]):
         if merged and start <= merged[-1][1] + 1:

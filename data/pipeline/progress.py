@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data.pipeline.task_progress import read_task_progress
 from data.pipeline.work_folder import WorkFolder
+from settings.durations import format_duration
 
 _SECONDS_BETWEEN_REPORTS = 0.25
 _MIN_SHARE_DONE = 0.02  # before that, an estimate of the remaining time would be a guess
@@ -44,18 +45,11 @@ class Progress:
 
     def line(self) -> str:
         """Format the progress as one line for the console."""
-        left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+        left = "" if self.seconds_left is None else f", {format_duration(self.seconds_left)} left"
         return (
             f"[{self.number}/{self.stages}] {self.stage}: {self.documents:,} documents, "
             f"{self.bytes / 1e6:,.1f} MB, {self.mb_per_second:.1f} MB/s, {self.share_done:.0%} of all{left}"
         )
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, the leading zeros left out."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
 
 
 class ProgressMonitor:

@@ -45,7 +45,7 @@ def evaluate_run(
         micro_batch_size=config.train.micro_batch_size,
         micro_batches=1,
         max_windows=windows or config.evaluate.max_windows,
-        documents=saved.documents,
+        make_mask=saved.documents,
     )
     assert evaluation is not None
     table = Table(

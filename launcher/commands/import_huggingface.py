@@ -44,7 +44,8 @@ def import_huggingface(
     from launcher.run.preflight import check_config, model_with_vocabulary, parameter_shapes
     from settings.files import new_folder
     from train.checkpoint.weights_only import write_first_checkpoint
-    from train.run_folder.folder import RunFolder, open_run
+    from train.run_folder.folder import RunFolder
+    from train.run_folder.open_run import open_run
 
     _check_data(source, run_config)
     for warning in check_config(run_config, world_size=run_config.parallel.ranks):

@@ -77,7 +77,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     from launcher.run.preflight import check_config, model_with_vocabulary
     from launcher.run.schedule_change import schedule_change_warnings
     from launcher.run.verify_shards import verify_run_shards
-    from train.run_folder.folder import check_run
+    from train.run_folder.resume_check import check_run
 
     run_config = compose(RunConfig, path, overrides)
     if rank_info is not None and rank_info.parent is not None:

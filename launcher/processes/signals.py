@@ -9,9 +9,9 @@ A signal takes this way, by how far the process is when it arrives:
 4. processes/local_launcher.py, if lehr starts the ranks itself, forwards the signal to every rank (SIGHUP as SIGTERM).
    A second Ctrl-C kills the ranks, with exit code 130.
 5. run/rank_main.py calls `defer_signals` in every rank once all ranks are connected: a signal then waits.
-6. train/safety/preemption.py (`Stop`) unblocks the signals when the training loop is built, and its handler notes the
-   request. The ranks agree on it with the next batch (train/batches.py); the loop (train/loop.py) saves a checkpoint
-   and returns; the rank ends with exit code 75 (`exit_codes.STOPPED_EARLY`), and so does the launcher.
+6. train/safety/preemption.py (`StopListener`) unblocks the signals when the training loop is built, and its handler
+   notes the request. The ranks agree on it at the next step (train/step_agreement.py); the loop (train/loop.py) saves a
+   checkpoint and returns; the rank ends with exit code 75 (`exit_codes.STOPPED_EARLY`), and so does the launcher.
 
 SIGHUP and SIGINT stay ignored if they were ignored when the process started: nohup and a shell's `&` rely on it
 (train/safety/stop_signals.py).
@@ -44,8 +44,10 @@ def exit_by_exception() -> None:
 
 
 def defer_signals() -> None:
-    """Blocks the stop signals until `train.safety.preemption.Stop` unblocks them: none is lost, and none ends a rank
-    that will soon be able to save a checkpoint."""
+    """Blocks the stop signals until `train.safety.preemption.StopListener` unblocks them.
+
+    So none is lost, and none ends a rank that will soon be able to save a checkpoint.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     set_stop_handlers(_send_to_main_thread)
 

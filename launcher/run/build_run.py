@@ -17,16 +17,17 @@ from model.config import ModelConfig
 from model.size import flops_per_token
 from parallel.build import ComputeConfig, TrainableModel, build
 from parallel.mesh import Mesh
-from train.batches import name_samples
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
 from train.loop import LoopConfig, Run
 from train.metrics.hardware import memory_bytes, peak_flops
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
+from train.profiling.step_profiler import StepProfiler
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
-from train.safety.preemption import Stop
+from train.safety.preemption import StopListener
+from train.safety.sample_numbers import sample_numbers
 from train.safety.step_checks import StepChecks
 from train.safety.watchdog import Watchdog
 from train.state import TrainState
@@ -44,7 +45,7 @@ def build_run(
     """
     model = model_with_vocabulary(config)
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
-    stop = _build_stop(config, checkpoints)
+    stop_listener = _build_stop_listener(config, checkpoints)
     parts = _build_engine(config, model, mesh)
     state = checkpoints.load_latest(parts.engine) or TrainState()
     loader = _build_loader(config, mesh, state)
@@ -52,18 +53,19 @@ def build_run(
         config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
         mesh=mesh,
         engine=parts.engine,
-        documents=parts.build_attention_mask,
+        make_mask=parts.build_attention_mask,
         loader=loader,
         held_out=HeldOutLoader(config.data, seq_length=config.train.seq_length),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         checkpoints=checkpoints,
         metrics=_build_metrics(config, model, mesh, folder, state, lease),
-        guards=StepChecks(
-            config.train, Events(folder.events, writes=mesh.rank == 0), lambda batch: name_samples(loader, batch)
+        step_checks=StepChecks(
+            config.train, Events(folder.events, writes=mesh.rank == 0), lambda batch: sample_numbers(loader, batch)
         ),
-        stop=stop,
+        stop_listener=stop_listener,
         watchdog=watchdog,
-        clock=StepTimer(mesh.device),
+        step_timer=StepTimer(mesh.device),
+        profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
         state=state,
         saved_step=state.step,
     )
@@ -83,15 +85,15 @@ def _build_checkpoints(
     )
 
 
-def _build_stop(config: RunConfig, checkpoints: CheckpointManager) -> Stop:
-    """Builds the handler of stop signals and of the time limit. It takes over the deferred signals at once."""
-    stop = Stop(
+def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager) -> StopListener:
+    """Builds the listener to stop signals and the time limit. It takes over the deferred signals at once."""
+    stop_listener = StopListener(
         limit=_end_time(config),
         before_limit_seconds=config.train.stop_before_limit_seconds,
         save_seconds=lambda: checkpoints.save_seconds,
     )
-    stop.listen()
-    return stop
+    stop_listener.listen()
+    return stop_listener
 
 
 def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh) -> TrainableModel:

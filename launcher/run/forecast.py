@@ -17,7 +17,8 @@ from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
 from model.size import parameters
 from settings import UserError
-from train.metrics.forecast import HELD_OUT_LOSS, RunForecast
+from train.metrics.evaluation_record import HELD_OUT_LOSS
+from train.metrics.forecast import RunForecast
 
 
 def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
@@ -50,7 +51,7 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
     auto = wanted == "auto"
     return RunForecast(
         OwnForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted_forecast(config, model, load_fit(Path(wanted))),
-        promised=not auto,
+        from_other_runs=not auto,
         planned_lr_n=schedule.every_step(),
         warmup_steps=config.schedule.stated_warmup(),
     )

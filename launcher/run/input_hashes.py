@@ -7,8 +7,8 @@ import json
 
 from data.shards.index import open_shards
 from launcher.run.config import RunConfig
-from train.run_folder.folder import recorded_inputs
 from train.run_folder.input_hashes import Inputs
+from train.run_folder.start_record import recorded_inputs
 
 
 def inputs_of(config: RunConfig) -> Inputs:

@@ -9,6 +9,7 @@ from model.config import ModelConfig
 from model.transformer import without_values
 from parallel.layout import Workload, check_layout
 from settings import UserError
+from train.profiling.check_profile import check_profile
 
 
 def check_config(config: RunConfig, *, world_size: int) -> list[str]:
@@ -24,6 +25,8 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
     config.optim.check(parameter_shapes(model, config.train.seq_length))
+    if config.train.profile is not None:
+        check_profile(config.train.profile, config.parallel, world_size=world_size)
     warnings = list(model.warnings())
     if config.train.forecast is not None:
         from launcher.run.forecast import check_forecast  # imports scipy

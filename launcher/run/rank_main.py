@@ -17,7 +17,8 @@ from launcher.run.input_hashes import inputs_of
 from launcher.run.verify_shards import verify_on_rank_0
 from parallel.mesh import make_mesh, start_processes, stop_processes
 from train.loop import Run, train
-from train.run_folder.folder import RunFolder, open_run
+from train.run_folder.folder import RunFolder
+from train.run_folder.open_run import open_run
 from train.safety.watchdog import Hang, Watchdog
 
 
@@ -46,6 +47,7 @@ def run_rank(
     try:
         done = train(run)
     finally:
+        run.profiler.close()
         run.loader.close()
         run.metrics.close()
         watchdog.close()
@@ -77,8 +79,8 @@ def _print_outcome(run: Run, folder: RunFolder, done: bool) -> None:
     steps = run.config.train.steps
     if done:
         print(f"done: {run.state.step} steps, {run.state.tokens:,} tokens; everything is in {folder.path}")
-        if (verdict := run.metrics.verdict()) is not None:
-            print(verdict)
+        if (line := run.metrics.closing_line()) is not None:
+            print(line)
     elif run.state.step:
         print(
             f"stopped at step {run.state.step} of {steps} with a checkpoint; the same command goes on from there",

@@ -22,6 +22,7 @@ from parallel.engines.zero_partitions import gather_partitions, write_partition
 from parallel.parameter_shards import ParameterShard
 from parallel.patches.uncompiled import without_torch_compile
 from parallel.schedule import run_micro_batches
+from parallel.spans import span
 
 
 class DeepSpeedEngine:
@@ -63,10 +64,13 @@ class DeepSpeedEngine:
         self._optimizer.begin_train_step(lr)
         nll_sum = torch.zeros((), dtype=torch.float64, device=self._mesh.device)
         for batch in micro_batches:
-            total, nll = self._engine(batch)
-            nll_sum += nll
-            self._engine.backward(total * scale)
-            self._engine.step()
+            with span("forward"):
+                total, nll = self._engine(batch)
+                nll_sum += nll
+            with span("backward"):  # DeepSpeed reduces gradients within
+                self._engine.backward(total * scale)
+            with span("update"):  # after the last micro-batch; before it, DeepSpeed only counts
+                self._engine.step()
         norm = deepspeed_norm(self._engine)
         updated = self._optimizer.end_train_step()
         return StepResult(self._sum_over_data(nll_sum), norm, skipped=not updated)
@@ -132,5 +136,6 @@ class DeepSpeedEngine:
                 shard.parameter.register_hook(summed)
 
     def _sum_over_data(self, nll: Tensor) -> float:
-        dist.all_reduce(nll, group=self._mesh.data.group)
+        with span("reduction"):
+            dist.all_reduce(nll, group=self._mesh.data.group)
         return float(nll)

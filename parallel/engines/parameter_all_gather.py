@@ -16,6 +16,7 @@ from optim.chunks import chunk_slices
 from optim.optimizer import Param
 from parallel.engines.flat_buffers import FlatLayout
 from parallel.mesh import Axis
+from parallel.waiting import wait_for_collectives
 
 # Size of one bucket: large, so that few are needed; small next to an owner's segment, so that most are sent while the
 # owner still works.
@@ -67,14 +68,12 @@ class ParameterAllGather:
         assert not any(missing[started:]), "the optimizer has not yielded every parameter"
         for number in range(started, self._rounds):
             pending += self._start_round(number)
-        for work in pending:
-            work.wait()
+        wait_for_collectives(pending)
 
     def gather_all(self) -> None:
         """Sends all weights as they are."""
         for number in range(self._rounds):
-            for work in self._start_round(number):
-                work.wait()
+            wait_for_collectives(self._start_round(number))
 
     def _start_round(self, number: int) -> list[dist.Work]:
         ranges = self._ranges[self._owner]

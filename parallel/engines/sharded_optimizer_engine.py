@@ -31,6 +31,8 @@ from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.engines.tensor_ranks import TensorAxisRanks
 from parallel.schedule import run_micro_batches
+from parallel.spans import span
+from parallel.waiting import wait_for_collectives
 
 
 class ShardedOptimizerEngine:
@@ -81,14 +83,16 @@ class ShardedOptimizerEngine:
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
         nll = run_micro_batches(self._chunks, micro_batches, backward=True)
-        self._sum_partial_gradients()
-        self._reduce_over_data()
-        squared_norm = gradient_clipping.squared_norm(self._counted, self._mesh.device)
-        nll_sum, total_squared_norm = self._sum_over_world(nll, squared_norm)
+        with span("reduction"):
+            self._sum_partial_gradients()
+            self._reduce_over_data()
+            squared_norm = gradient_clipping.squared_norm(self._counted, self._mesh.device)
+            nll_sum, total_squared_norm = self._sum_over_world(nll, squared_norm)
         norm = gradient_clipping.norm_of(total_squared_norm)
         finite = gradient_clipping.is_finite(norm) and math.isfinite(nll_sum)
         if finite:
-            self._clip_and_update(lr, norm)
+            with span("update"):
+                self._clip_and_update(lr, norm)
         self._gradients.zero_()
         self._gradients_of_copies.zero_()
         return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._diagnostics.of_all_ranks())
@@ -163,8 +167,7 @@ class ShardedOptimizerEngine:
             for owner, (start, end) in enumerate(self._layout.segments)
             if end > start
         ]
-        for work in pending:
-            work.wait()
+        wait_for_collectives(pending)
 
     def _sum_over_world(self, nll: Tensor, squared_norm: Tensor) -> tuple[float, float]:
         """Returns both sums over all ranks. Every tensor rank of the last stage has the same nll: one is counted."""

@@ -16,7 +16,7 @@ from data.config import DataConfig
 from parallel.chunk import MicroBatch
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
-from train.evaluate import evaluate, fewest_micro_batches
+from train.evaluate import evaluate, micro_batches_per_round
 
 SEQ_LENGTH = 16
 
@@ -47,7 +47,7 @@ def evaluated(data: dict[str, Any], micro_batch_size: int, micro_batches: int, m
         micro_batch_size=micro_batch_size,
         micro_batches=micro_batches,
         max_windows=max_windows,
-        documents=lambda documents_BT: None,
+        make_mask=lambda documents_BT: None,
     )
     assert evaluation is not None
     return {name: (source.loss, source.tokens) for name, source in evaluation.sources.items()}, engine.micro_batches
@@ -85,4 +85,4 @@ def test_the_loss_is_that_of_the_windows_and_no_round_is_filled_for_nothing(
     [(3, 16, 1, 3), (3, 16, 4, 4), (40, 16, 4, 16), (5, 6, 4, 6), (0, 4, 2, 1)],
 )
 def test_a_round_is_of_whole_turns_of_the_pipeline(needed: int, most: int, stages: int, round_of: int) -> None:
-    assert fewest_micro_batches(needed, most, stages=stages) == round_of
+    assert micro_batches_per_round(needed, most, stages=stages) == round_of

@@ -1,1 +1,1 @@
-"""Checkpoints: their format on disk, writing, finding, reading in another layout."""
+"""Checkpoints: their format on disk; writing, finding and reading them, in any layout."""

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: which there are, which `latest` names, and the newest one that is whole."""
+"""The checkpoints in a run's folder: which there are, which `latest` names, and the newest complete one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NAME = re.compile(r"step-\d{8,18}")
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint, by its folder's name."""
+    """Returns the step of a checkpoint, by its folder's name."""
     return int(path.name.removeprefix("step-"))
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """All checkpoints by step, oldest first, whole or not. Raises UserError where the folder cannot be read."""
+    """Lists all checkpoints by step, oldest first, complete or not. Raises UserError if the folder cannot be read."""
     try:
         found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def step_folders(folder: Path) -> list[Path]:
 
 
 def read_latest(folder: Path) -> str | None:
-    """The name in `latest`; None where there is no such file, "" where it names nothing that could be a checkpoint."""
+    """Reads the name in `latest`; None if there is no such file, "" if it names nothing that could be a checkpoint."""
     try:
         with (folder / LATEST).open("rb") as file:
             name = file.read(64).decode("ascii", errors="replace").strip()
@@ -51,10 +51,10 @@ def read_latest(folder: Path) -> str | None:
 
 
 def candidates(folder: Path) -> tuple[list[Path], list[str]]:
-    """(checkpoints in the order in which they are to be tried, what is wrong with `latest`).
+    """Returns (checkpoints in the order in which they are to be tried, what is wrong with `latest`).
 
-    First the one that `latest` names, then from the newest to the oldest. Raises UserError where `latest` stands for a
-    checkpoint and there is none: a run that has one is not begun anew unasked.
+    The first is the one that `latest` names, the others follow from the newest to the oldest. Raises UserError if there
+    is a `latest` but no checkpoint: a run that had checkpoints does not silently begin anew.
     """
     newest_first = step_folders(folder)[::-1]
     latest = read_latest(folder)
@@ -83,9 +83,9 @@ def first_complete(
     problems: Callable[[Path], list[str]],
     warn: Callable[[str], None],
 ) -> Path | None:
-    """The first of `candidates` without `problems`, or None where there are no candidates.
+    """Returns the first of `candidates` without `problems`, or None if there are no candidates.
 
-    What was passed over, and why, is told to `warn`. Raises UserError where there are some and none is whole.
+    `warn` is called with each one that was passed over, and why. Raises UserError if no candidate is complete.
     """
     refused: list[str] = []
     for path in paths:
@@ -98,14 +98,14 @@ def first_complete(
         return path
     if refused:
         raise UserError(
-            "\n  ".join(["no checkpoint of this run is whole:", *refused])
+            "\n  ".join(["no checkpoint of this run is complete:", *refused])
             + f"\nput back what is missing, or move {paths[0].parent} away to begin anew"
         )
     return None
 
 
 def problems_of(path: Path) -> list[str]:
-    """Everything that is wrong with one checkpoint: its listing, its files' hashes, its slices. Reads every byte."""
+    """Lists all that is wrong with one checkpoint: its files, their hashes, their slices. Reads every byte."""
     try:
         manifest = read_manifest(path)
         found = content_problems(path, manifest)
@@ -117,22 +117,22 @@ def problems_of(path: Path) -> list[str]:
 
 
 def latest_checkpoint(folder: Path, *, warn: Callable[[str], None] = lambda _: None) -> Path | None:
-    """The newest whole checkpoint of a run, every byte of it checked; None where there is none yet. One process only.
+    """Returns the newest complete checkpoint of a run, every byte of it checked; None if there is none yet.
 
-    Raises UserError where there are checkpoints and none is whole.
+    For one process only. Raises UserError if there are checkpoints and none is complete.
     """
     return first_complete(*candidates(folder), problems=problems_of, warn=warn)
 
 
 def read_state(path: Path) -> TrainState:
-    """Of the checkpoint folder `path`. Raises UserError where it is not readable."""
+    """Reads the state of the checkpoint `path`. Raises UserError if it is not readable."""
     source = path / STATE_FILE_NAME
     return parse(TrainState, read_json(source), source=str(source))
 
 
 def state_to_go_on_from(folder: Path) -> TrainState | None:
-    """Of the checkpoint that a start would load, unless its tensors turn out not to be whole; None: of none."""
+    """Reads the state of the checkpoint that a start would load, if its tensors are complete; None without one."""
     for path in candidates(folder)[0]:
-        with contextlib.suppress(UserError):  # passed over when it is loaded
+        with contextlib.suppress(UserError):  # a start passes over it too
             return read_state(path)
     return None

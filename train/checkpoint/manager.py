@@ -1,13 +1,13 @@
-"""Checkpoints: one format for every layout, whole or not there at all.
+"""Checkpoints: one format for every layout, and each is complete or not there at all.
 
-    checkpoints/step-00000100/*.safetensors   tensors by global names, cut as the ranks held them
+    checkpoints/step-00000100/*.safetensors   tensors by global names, in the slices that the ranks held
                               state.json      TrainState
-                              manifest.json   every tensor's shape, every file's size and hash, and its own
+                              manifest.json   every tensor's shape, every file's size and hash, and its own hash
     checkpoints/latest                        the name of the newest one
-    checkpoints/claim.json  .claim-00000001/  who writes here, and where it prepares what it publishes (claim.py)
+    checkpoints/claim.json  .claim-00000001/  the holder of the writer lease, and its workspace (writer_lease.py)
 
-Written aside, flushed to disk, hashed, moved into place by one rename; `latest` moves last. Read is the newest one that
-is whole, by size and hash. Only safetensors and JSON are written or read.
+A checkpoint is written in a staging folder, flushed to disk, hashed, and moved into place by one rename; `latest` moves
+last. A resume reads the newest checkpoint that is complete, by size and hash. All files are safetensors or JSON.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from train.checkpoint.manifest import (
     read_manifest,
 )
 from train.checkpoint.resharding import TensorFiles
-from train.checkpoint.writer import CheckpointWriter, Origin
+from train.checkpoint.writer import CheckpointProvenance, CheckpointWriter
 from train.checkpoint.writer_lease import LeaseRecord, WriterLease
 from train.config import CheckpointConfig
 from train.resume_rules import differences
 from train.state import TrainState
 
 _MOST_DIFFERENCES = 10
-# Of the writer's collectives: the slowest disk decides how long they take, and the loop's watchdog when it is too long.
+# The timeout of the writer's collectives: how long they take depends on the slowest disk, and the loop's watchdog
+# decides when that is too long.
 _WRITE_TIMEOUT = datetime.timedelta(days=1)
 
 
@@ -64,58 +65,59 @@ class CheckpointManager:
         retention: CheckpointConfig | None = None,
         lease: WriterLease | None = None,
     ) -> None:
-        """`model` and `tokenizer` (its hash) are what a checkpoint must be of; `layout` is recorded.
+        """`model` and `tokenizer` (its hash) must be those of a checkpoint that is loaded; `layout` is recorded.
 
-        `claim`: rank 0's, and needed there to save; the other ranks have none.
+        `lease` is rank 0's, which needs it to save; the other ranks have none.
         """
         self.folder = folder
         self._mesh = mesh
-        self._origin = Origin(dict(model), tokenizer, dict(layout or {}))
-        # The writer's thread needs collectives of its own, apart from the loop's.
+        self._provenance = CheckpointProvenance(dict(model), tokenizer, dict(layout or {}))
+        # The writer's thread needs a process group of its own: the loop's collectives run meanwhile.
         self._group = dist.new_group(backend="gloo", timeout=_WRITE_TIMEOUT)
         self._writer = CheckpointWriter(
             folder,
             mesh,
             self._group,
-            lease=_shared_claim(lease, folder, self._group),
+            lease=_shared_lease(lease, folder, self._group),
             retention=retention or CheckpointConfig(),
-            origin=self._origin,
+            provenance=self._provenance,
         )
 
     def save(self, engine: Engine, state: TrainState) -> None:
-        """Copy the tensors and write them behind the loop's back; waits for an earlier save still being written."""
+        """Copies the tensors; they are written while the loop goes on. Waits for an earlier save to be complete."""
         slices = engine.state(saving=True)
         # The first tensor rank writes what is declared as full.
         full = {name: part.tensor for name, part in slices.items() if part.dim is None and name.startswith("model.")}
         assert_full_parameters_agree(full, self._mesh.tensor, self._mesh.device)
         self._writer.save(slices, state)
 
-    def tell_held_out_loss(self, state: TrainState) -> None:
-        """Add the held-out loss to the manifest of the checkpoint of this step, which was saved without. A collective.
+    def add_held_out_loss(self, state: TrainState) -> None:
+        """Adds the held-out loss to the manifest of this step's checkpoint, which was saved without it. A collective.
 
-        A run that is stopped within an evaluation saves first; the next start makes the evaluation anew. The manifest
-        is put in place by one rename: the checkpoint is whole all the time.
+        A run that is stopped within an evaluation saves first, and the next start makes the evaluation anew. The
+        manifest is replaced by one rename: the checkpoint is complete all the time.
         """
-        self._writer.tell_held_out_loss(state)
+        self._writer.add_held_out_loss(state)
 
     def wait(self) -> None:
-        """Until what is being written is whole. Raises what went wrong in writing, the same on all ranks."""
+        """Waits until the last save is complete. Raises what went wrong in writing it, the same on all ranks."""
         self._writer.wait()
 
     @property
     def save_seconds(self) -> float:
-        """What the last save took, from the copy until it was whole; 0 before the first one."""
+        """How long the last save took, from the copy until it was complete; 0 before the first one."""
         return self._writer.save_seconds
 
     def check(self) -> None:
-        """Raise what went wrong in writing, if it did by now. Costs nothing."""
+        """Raises what went wrong in writing, if anything did by now. Costs nothing."""
         self._writer.check()
 
     def load_latest(self, engine: Engine) -> TrainState | None:
-        """Load the newest whole checkpoint; None, and the engine as it was, where there is none yet. A collective.
+        """Loads the newest complete checkpoint; returns None and leaves the engine as it is if there is none yet.
 
-        Every byte is checked first, each rank hashing a share. Checkpoints that are not whole are passed over with a
-        warning that says what is wrong. Raises UserError where there are some and none is whole, or it does not fit.
+        A collective. Every byte is checked first, each rank hashing a share. Checkpoints that are not complete are
+        passed over with a warning that says what is wrong. Raises UserError if there are checkpoints and none is
+        complete, or if it does not fit the run.
         """
         self.wait()
         names, warnings = agree(self._candidates, self._group)[0]
@@ -128,9 +130,9 @@ class CheckpointManager:
         return None if path is None else self._load(engine, path, read_manifest(path))
 
     def load(self, engine: Engine, path: Path) -> TrainState:
-        """Read one checkpoint into the engine, whatever layout wrote it. A collective.
+        """Reads one checkpoint into the engine, whatever layout wrote it. A collective.
 
-        Its hashes are not checked, for which see `load_latest`. Raises UserError where it does not fit.
+        Its hashes are not checked; `load_latest` does that. Raises UserError if it does not fit the run.
         """
         manifest = read_manifest(path)
         check_slices(path, manifest)
@@ -139,7 +141,7 @@ class CheckpointManager:
     def _load(self, engine: Engine, path: Path, manifest: Manifest) -> TrainState:
         slices = engine.state(saving=False)
         if not any(name.startswith("optimizer.") for name in manifest.tensors):
-            # Weights that were imported: the optimizer starts afresh, also where it has taken steps.
+            # Imported weights: the optimizer starts afresh, even if it has taken steps.
             for name, part in slices.items():
                 if name.startswith("optimizer."):
                     part.tensor.zero_()
@@ -165,9 +167,9 @@ class CheckpointManager:
         return [path.name for path in paths], warnings
 
     def _problems(self, path: Path) -> list[str]:
-        """What all ranks together find wrong with a checkpoint: the same list on each."""
+        """Lists what all ranks together find wrong with a checkpoint: the same list on each."""
 
-        def look() -> list[str]:
+        def find() -> list[str]:
             try:
                 manifest = read_manifest(path)
                 found = content_problems(path, manifest, share=self._mesh.rank, shares=self._mesh.world_size)
@@ -177,10 +179,10 @@ class CheckpointManager:
                 return error.problems
             return found
 
-        return list(dict.fromkeys(problem for found in agree(look, self._group) for problem in found))
+        return list(dict.fromkeys(problem for found in agree(find, self._group) for problem in found))
 
     def _read_tensors(self, slices: Mapping[str, Slice], path: Path, manifest: Manifest) -> None:
-        """Each rank reads what it needs, straight into the engine's own tensors."""
+        """Reads what this rank needs, straight into the engine's tensors."""
         with explained("reading a checkpoint"):
             try:
                 files = TensorFiles(manifest.tensor_files(path))
@@ -190,11 +192,11 @@ class CheckpointManager:
                 raise UserError(f"checkpoint {path} cannot be read: {error}") from None
 
     def _check_fit(self, manifest: Manifest, slices: Mapping[str, Slice], path: Path) -> None:
-        origin = self._origin
-        changes = differences({"model": manifest.model}, {"model": origin.model}, schema=_OfModel)
+        provenance = self._provenance
+        changes = differences({"model": manifest.model}, {"model": provenance.model}, schema=_OfModel)
         differing = [f"{key}: {there} there, {here} here" for key, (there, here) in changes.items()]
-        if manifest.tokenizer and origin.tokenizer and manifest.tokenizer != origin.tokenizer:
-            differing.append(f"tokenizer: SHA-256 {manifest.tokenizer[:16]}… there, {origin.tokenizer[:16]}… here")
+        if manifest.tokenizer and provenance.tokenizer and manifest.tokenizer != provenance.tokenizer:
+            differing.append(f"tokenizer: SHA-256 {manifest.tokenizer[:16]}… there, {provenance.tokenizer[:16]}… here")
         for name, part in slices.items():
             there = manifest.tensors.get(name)
             if there is None:
@@ -202,8 +204,8 @@ class CheckpointManager:
             elif there != part.full_shape(self._mesh.tensor.size):
                 differing.append(f"{name}: {list(there)} there, {list(part.full_shape(self._mesh.tensor.size))} here")
         everyone = gather_json({"names": list(slices), "differing": differing}, self._group)
-        wanted = {name for theirs in everyone for name in theirs["names"]}
-        differing = list(dict.fromkeys(line for theirs in everyone for line in theirs["differing"]))
+        wanted = {name for rank in everyone for name in rank["names"]}
+        differing = list(dict.fromkeys(line for rank in everyone for line in rank["differing"]))
         differing += [f"{name}: not here" for name in manifest.tensors if name not in wanted]
         if differing:
             shown = listed(differing, most=_MOST_DIFFERENCES)
@@ -216,7 +218,7 @@ class _OfModel(Settings):
     model: ModelConfig
 
 
-def _shared_claim(lease: WriterLease | None, folder: Path, group: dist.ProcessGroup) -> WriterLease | None:
-    """Rank 0's claim on every rank: any of them may find out that it is lost."""
+def _shared_lease(lease: WriterLease | None, folder: Path, group: dist.ProcessGroup) -> WriterLease | None:
+    """Returns rank 0's lease on every rank: any of them may find out that it is lost."""
     plain = gather_json(lease.record.to_plain() if lease else None, group)[0]
-    return None if plain is None else WriterLease(folder, parse(LeaseRecord, plain, source="claim"))
+    return None if plain is None else WriterLease(folder, parse(LeaseRecord, plain, source="lease"))

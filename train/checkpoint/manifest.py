@@ -1,4 +1,4 @@
-"""What a checkpoint holds and whether it is whole: manifest.json, sealed by its own hash, and the checks against it."""
+"""The manifest of a checkpoint: what it holds, sealed by the manifest's own hash; the checks for completeness."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class FileRecord(Settings):
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
-        """What a file is now. Raises OSError."""
+        """Returns the record of a file as it is now. Raises OSError."""
         return cls(bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 class Manifest(Settings):
-    """What a whole checkpoint holds."""
+    """The content of a complete checkpoint."""
 
     format: Literal[1] = 1
     step: int = Field(ge=0)
@@ -43,40 +43,40 @@ class Manifest(Settings):
     date: str = ""
     held_out_loss: float | None = None  # of an evaluation at this very step
     model: dict[str, Any]  # the model's config: weights of another model are refused by name
-    tokenizer: str = ""  # its hash; "": not known
-    layout: dict[str, Any] = Field({}, description="that wrote it; any other reads it")
-    tensors: dict[str, tuple[int, ...]]  # whole shapes, float32
+    tokenizer: str = ""  # its hash; "" if not known
+    layout: dict[str, Any] = Field({}, description="the layout that wrote it; any other can read it")
+    tensors: dict[str, tuple[int, ...]]  # full shapes, float32
     files: dict[str, FileRecord]
 
     def tensor_files(self, path: Path) -> list[Path]:
-        """All but the state, in the checkpoint's folder `path`."""
+        """Returns all files but the state, in the checkpoint's folder `path`."""
         return [path / name for name in sorted(self.files) if name != STATE_FILE_NAME]
 
 
 class IncompleteCheckpointError(UserError):
-    """A checkpoint lacks something or was altered; `problems` says all of what."""
+    """A checkpoint lacks something or was altered; `problems` lists it all."""
 
     def __init__(self, path: Path, problems: Iterable[str]) -> None:
         # Names in damaged files may hold what no terminal can show.
         self.problems = [problem.encode(errors="backslashreplace").decode() for problem in problems]
-        super().__init__(f"checkpoint {path} is not whole: {'; '.join(shortened(self.problems))}")
+        super().__init__(f"checkpoint {path} is not complete: {'; '.join(shortened(self.problems))}")
 
 
 def shortened(problems: list[str], most: int = 4) -> list[str]:
-    """The first problems, and how many more there are."""
+    """Returns the first problems, and how many more there are."""
     return problems if len(problems) <= most else [*problems[:most], f"and {len(problems) - most} more"]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json with the hash of its own content. Raises OSError."""
+    """Writes manifest.json with the hash of its own content. Raises OSError."""
     plain = manifest.to_plain()
     write_json(folder / FILE_NAME, {**plain, "sha256": _seal(plain)})
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the checkpoint folder `path`, whole in itself; every file there is of the size that it says.
+    """Reads the manifest of the checkpoint `path`; checks its seal, and that every file is there with its size.
 
-    Raises IncompleteCheckpointError. What is in the files is not looked at: see `content_problems`.
+    Raises IncompleteCheckpointError. The content of the files is not checked: see `content_problems`.
     """
     source = path / FILE_NAME
     try:
@@ -104,9 +104,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def content_problems(path: Path, manifest: Manifest, *, share: int = 0, shares: int = 1) -> list[str]:
-    """What is wrong in the files themselves, by hash. Of `shares` who look, number `share` reads its part of the bytes.
+    """Lists the files whose content is wrong, by their hashes. Of `shares` ranks, rank `share` reads its share of them.
 
-    The largest file first, to whom has least: so do all agree on who reads what.
+    The largest file goes first, to the rank with the fewest bytes: so all ranks agree on who reads what.
     """
     loads = [0] * shares
     problems = []
@@ -119,9 +119,9 @@ def content_problems(path: Path, manifest: Manifest, *, share: int = 0, shares: 
 
 
 def check_slices(path: Path, manifest: Manifest) -> None:
-    """Raise IncompleteCheckpointError unless the files' slices make up every tensor of the manifest, and nothing else.
+    """Raises IncompleteCheckpointError unless the files' slices make up every tensor of the manifest, and nothing else.
 
-    Reads headers only. Of files that have their hashes this can fail only where somebody made them up.
+    It reads headers only. Files that match their hashes fail this check only if somebody made them up.
     """
     missing = {name: math.prod(shape) for name, shape in manifest.tensors.items()}
     problems = []
@@ -135,13 +135,13 @@ def check_slices(path: Path, manifest: Manifest) -> None:
             problems.append(f"{file.name} cannot be read ({error.strerror})")
             continue
         for name, part in slices.items():
-            whole = manifest.tensors.get(name)
-            if whole is None or len(whole) != len(part.shape):
+            full = manifest.tensors.get(name)
+            if full is None or len(full) != len(part.shape):
                 problems.append(f"{file.name}: its {name} is not the manifest's")
             elif part.dtype != torch.float32:
                 problems.append(f"{file.name}: its {name} is of {part.dtype}, and a checkpoint of torch.float32")
-            elif any(o + s > w for o, s, w in zip(part.offsets, part.shape, whole, strict=True)):
-                problems.append(f"{file.name}: its part of {name} lies outside of {list(whole)}")
+            elif any(o + s > f for o, s, f in zip(part.offsets, part.shape, full, strict=True)):
+                problems.append(f"{file.name}: its part of {name} lies outside of {list(full)}")
             else:
                 missing[name] -= math.prod(part.shape)
     problems += [f"{name}: not all of it is there, or some of it twice" for name, count in missing.items() if count]
@@ -151,22 +151,22 @@ def check_slices(path: Path, manifest: Manifest) -> None:
 
 def _listing_problems(path: Path, manifest: Manifest) -> Iterable[str]:
     if path.name != folder_name(manifest.step):
-        yield f"{FILE_NAME} is that of step {manifest.step}"
+        yield f"{FILE_NAME} is of step {manifest.step}"
     if STATE_FILE_NAME not in manifest.files:
         yield f"{FILE_NAME} names no {STATE_FILE_NAME}"
-    there = {file.name for file in path.iterdir()}
+    found = {file.name for file in path.iterdir()}
     for name, record in manifest.files.items():
         if Path(name).name != name or (name != STATE_FILE_NAME and not name.endswith(".safetensors")):
             yield f"{FILE_NAME} names {name!r}, which is no file of a checkpoint"
             continue
         file = path / name
-        if name not in there or file.is_symlink() or not file.is_file():
+        if name not in found or file.is_symlink() or not file.is_file():
             yield f"{name} is missing"
         elif (size := file.stat().st_size) != record.bytes:
             yield f"{name} has {size:,} bytes instead of {record.bytes:,}"
-    for name in sorted(there - set(manifest.files) - {FILE_NAME}):
+    for name in sorted(found - set(manifest.files) - {FILE_NAME}):
         if not name.startswith(_NFS_PREFIX):
-            yield f"{name} is none of its files: it was put there later; it is not opened (remove it if you know it)"
+            yield f"{name} does not belong to it: it was added later, and is not opened (remove it if you know it)"
 
 
 def _file_problem(path: Path, name: str, record: FileRecord) -> str | None:
@@ -178,7 +178,7 @@ def _file_problem(path: Path, name: str, record: FileRecord) -> str | None:
 
 
 def folder_name(step: int) -> str:
-    """The name of a step's checkpoint: step-00000100."""
+    """Returns the name of a step's checkpoint: step-00000100."""
     return f"step-{step:08d}"
 
 

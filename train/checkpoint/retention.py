@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the last few, every so many steps, the best by held-out loss. ComputeConfig only."""
+"""Which checkpoints are kept: the last few, every so many steps, the best by held-out loss. It reads no file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from train.config import CheckpointConfig
 
 
-def kept(whole: Mapping[int, float | None], config: CheckpointConfig) -> dict[int, list[str]]:
-    """Why each checkpoint that stays does, by step; those that may go are absent.
+def kept(complete: Mapping[int, float | None], config: CheckpointConfig) -> dict[int, list[str]]:
+    """Returns the steps of the checkpoints to keep, each with the reasons.
 
-    `whole`: the steps of the whole checkpoints, each with its held-out loss where an evaluation fell on that step. The
-    newest always stays, so the only one does. A loss that is not finite is no best; of equal ones the newer is.
+    `complete` holds the steps of the complete checkpoints, each with its held-out loss if an evaluation fell on that
+    step. The newest is always kept, so an only one is. A loss that is not finite has none here; of equal losses the
+    newer is the better.
     """
-    steps = sorted(whole)
+    steps = sorted(complete)
     reasons: dict[int, list[str]] = {}
     for step in steps[-config.keep_last :]:
         reasons.setdefault(step, []).append("last")
@@ -21,7 +22,7 @@ def kept(whole: Mapping[int, float | None], config: CheckpointConfig) -> dict[in
         for step in steps:
             if step % config.keep_every_steps == 0:
                 reasons.setdefault(step, []).append("every")
-    measured = [(loss, -step) for step, loss in whole.items() if loss is not None]
+    measured = [(loss, -step) for step, loss in complete.items() if loss is not None]
     for _, negative in sorted(measured)[: config.keep_best]:
         reasons.setdefault(-negative, []).append("best")
     return reasons

@@ -1,10 +1,10 @@
-"""Safetensors files, written a tensor at a time and read with suspicion: whole tensors, or slices with their places.
+"""Safetensors files of full tensors or of slices: written a tensor at a time, and not trusted when read.
 
-A file (https://huggingface.co/docs/safetensors) is an unsigned 64-bit length, a JSON header of that length, which says
-of each tensor its type, shape and place, and the values. Where a slice begins in its tensor stands in the header's
-metadata, under the key of torch's HuggingFaceStorageWriter, so that torch's distributed checkpoint reads it. That
-writer first makes the whole file in memory, three times over; here values go from where they lie to the disk, a piece
-at a time, hashed on the way.
+A file (https://huggingface.co/docs/safetensors) is an unsigned 64-bit length, a JSON header of that length with the
+dtype, shape and place of each tensor, and the values. The header's metadata says where a slice begins in its tensor,
+under the key of torch's HuggingFaceStorageWriter, so that torch's distributed checkpoint reads it. That writer first
+builds the file in memory, three times over; here values go straight from the tensors to the disk, a chunk at a time,
+hashed on the way.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SLICES_KEY, _OFFSETS_KEY = "DCP_SHARDING_INFO", "saved_offsets"
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
-_PIECE_BYTES = 8 * 2**20  # of one write: small enough that a step's own reads and writes get their turn
+_CHUNK_BYTES = 8 * 2**20  # of one write: small enough that a step's own reads and writes get their turn
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class SliceInfo:
-    """What a file holds of one tensor: all of it, or the part that begins at `offsets`."""
+    """The part of a tensor that a file holds: all of it, or the slice that begins at `offsets`."""
 
     dtype: torch.dtype
     shape: Shape
@@ -44,7 +44,7 @@ class SliceInfo:
 
 
 def slices_metadata(offsets: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """The metadata by which torch's distributed checkpoint knows where each slice begins in its tensor."""
+    """Returns the metadata by which torch's distributed checkpoint knows where each slice begins in its tensor."""
     places = {name: {_OFFSETS_KEY: list(begin)} for name, begin in offsets.items()}
     return {_SLICES_KEY: json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"}
 
@@ -52,25 +52,25 @@ def slices_metadata(offsets: Mapping[str, Sequence[int]]) -> dict[str, str]:
 def write_safetensors(
     path: Path, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], *, dtype: torch.dtype, metadata: dict[str, str]
 ) -> tuple[int, str]:
-    """Write a new file, flush it to disk, and return its size in bytes and its SHA-256. Raises OSError.
+    """Writes a new file, flushes it to disk, and returns its size in bytes and its SHA-256. Raises OSError.
 
-    `tensors` come in the order of `shapes`, on the CPU, each taken when its turn comes and converted to `dtype`.
+    `tensors` come in the order of `shapes`, on the CPU; each is taken when its turn comes, and converted to `dtype`.
     """
     digest = hashlib.sha256()
     size = 0
     with naming(path), path.open("xb", buffering=0) as file:
-        for piece in _pieces(_header(shapes, dtype, metadata), shapes, tensors, dtype):
-            digest.update(piece)
+        for chunk in _chunks(_header(shapes, dtype, metadata), shapes, tensors, dtype):
+            digest.update(chunk)
             written = 0
-            while written < len(piece):
-                written += file.write(piece[written:])
-            size += len(piece)
+            while written < len(chunk):
+                written += file.write(chunk[written:])
+            size += len(chunk)
         os.fsync(file.fileno())
     return size, digest.hexdigest()
 
 
 def read_header(path: Path) -> dict[str, SliceInfo]:
-    """What the file holds, by name, every number checked against the file's size. Raises UserError, OSError."""
+    """Reads the slices in a file, by name; checks every number against the file's size. Raises UserError, OSError."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
@@ -102,7 +102,7 @@ def read_header(path: Path) -> dict[str, SliceInfo]:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
+    """Returns the memory of a contiguous tensor on the CPU."""
     values: Any = tensor.reshape(-1).view(torch.uint8).numpy()
     return memoryview(values)
 
@@ -118,15 +118,15 @@ def _header(shapes: Mapping[str, Shape], dtype: torch.dtype, metadata: dict[str,
     return len(text).to_bytes(8, "little") + text
 
 
-def _pieces(
+def _chunks(
     header: bytes, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], dtype: torch.dtype
 ) -> Iterator[memoryview]:
     yield memoryview(header)
     for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
         assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)}, not {shape}"
         values = bytes_of(tensor.to(dtype).contiguous())
-        for start in range(0, len(values), _PIECE_BYTES):
-            yield values[start : start + _PIECE_BYTES]
+        for start in range(0, len(values), _CHUNK_BYTES):
+            yield values[start : start + _CHUNK_BYTES]
 
 
 def _slice_of(name: str, entry: Any, offsets: Any, values_start: int) -> SliceInfo:

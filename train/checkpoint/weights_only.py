@@ -1,4 +1,4 @@
-"""A checkpoint's weights without an engine: one after the other, whole, whatever layout cut them; and the way back."""
+"""A checkpoint's weights without an engine: full tensors, read and written one after the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILE = "shard-00001-model-00001-of-00001.safetensors"  # as the first of a sing
 
 
 class Weights:
-    """The weights of a whole checkpoint, by global name without "model."."""
+    """The weights of a complete checkpoint, by global name without "model."."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._files = TensorFiles(manifest.tensor_files(path))
@@ -31,9 +31,9 @@ class Weights:
         }
 
     def fill(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Give a whole model these weights in `dtype`, one tensor after the other. Raises UserError for another's.
+        """Loads these weights into a full model in `dtype`. Raises UserError if they are those of another model.
 
-        No more memory is taken than that of the weights and of one tensor.
+        It takes no more memory than that of the weights and of one tensor.
         """
         parameters = dict(model.named_parameters())
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -47,16 +47,16 @@ class Weights:
             parameter.data = self.read(name).to(parameter.device, dtype)
 
     def read(self, name: str) -> Tensor:
-        """One whole tensor, float32."""
+        """Reads one full tensor, float32."""
         return self._files.read(PREFIX + name)
 
 
 def write_first_checkpoint(
     folder: Path, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], *, model: Mapping[str, Any], tokenizer: str
 ) -> None:
-    """Make `folder` the checkpoints of a run that has taken no step: given weights, and no state of an optimizer.
+    """Writes the first checkpoint of a run that has taken no step: given weights, and no optimizer state.
 
-    `tensors` come in the order of `shapes`, and only one is in memory at a time. The folder must not be in use.
+    `tensors` come in the order of `shapes`, and only one is in memory at a time. `folder` must not be in use.
     """
     state = TrainState()
     path = folder / folder_name(state.step)

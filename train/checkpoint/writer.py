@@ -1,4 +1,4 @@
-"""Writing checkpoints behind the loop's back: a copy in the loop, then a thread that writes, publishes and prunes."""
+"""The asynchronous checkpoint writer: a copy in the loop, then a thread that writes, publishes and prunes."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from train.checkpoint.writer_lease import WriterLease
 from train.config import CheckpointConfig
 from train.state import TrainState
 
-Shapes: TypeAlias = dict[str, tuple[int, ...]]  # of whole tensors
+Shapes: TypeAlias = dict[str, tuple[int, ...]]  # of full tensors
 
 _NICENESS = 10  # of the writer's thread: a step that wants the core gets it
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A contiguous float32 tensor on the CPU, the part of a whole one that begins at `offsets`."""
+class StagedSlice:
+    """A contiguous float32 tensor on the CPU: the part of a full tensor that begins at `offsets`."""
 
     tensor: Tensor
     offsets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a checkpoint is of, as its manifest says."""
+class CheckpointProvenance:
+    """The model, tokenizer and layout that a checkpoint is of, as its manifest says."""
 
     model: dict[str, Any]
     tokenizer: str  # its hash
@@ -61,7 +61,7 @@ class Origin:
 
 
 class CheckpointWriter:
-    """Of one run. `group` is for its thread alone; `claim` is the same on all ranks, None for one who never saves."""
+    """The writer of one run. Its thread alone uses `group`. All ranks have the same `lease`; without one none saves."""
 
     def __init__(
         self,
@@ -71,168 +71,168 @@ class CheckpointWriter:
         *,
         lease: WriterLease | None,
         retention: CheckpointConfig,
-        origin: Origin,
+        provenance: CheckpointProvenance,
     ) -> None:
         self._folder = folder
         self._mesh = mesh
         self._group = group
-        self._claim_or_none = lease
+        self._lease_or_none = lease
         self._retention = retention
-        self._origin = origin
-        self._staging: dict[str, Tensor] = {}
-        self._held_out: dict[int, float | None] = {}  # of the whole checkpoints seen so far, by step
+        self._provenance = provenance
+        self._buffers: dict[str, Tensor] = {}
+        self._held_out: dict[int, float | None] = {}  # of the complete checkpoints seen so far, by step
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        self.save_seconds = 0.0  # of the last save, from the copy until it was whole
+        self.save_seconds = 0.0  # of the last save, from the copy until it was complete
 
     def save(self, slices: Mapping[str, Slice], state: TrainState) -> None:
-        """Copy the slices, start to write them. Waits for an earlier save: a disk that is too slow holds the loop."""
+        """Copies the slices and starts to write them. Waits for an earlier save: a slow disk holds the loop."""
         self.wait()
         began = time.monotonic()
-        pieces, shapes = self._staged(slices)
+        staged, shapes = self._stage(slices)
 
         def write() -> None:
-            self._write(pieces, shapes, state)
+            self._write(staged, shapes, state)
             self.save_seconds = time.monotonic() - began
 
-        self._thread = threading.Thread(target=self._guarded, args=(write,), name="checkpoint-writer")
+        self._thread = threading.Thread(target=self._run_thread, args=(write,), name="checkpoint-writer")
         self._thread.start()
 
-    def tell_held_out_loss(self, state: TrainState) -> None:
-        """See Checkpoints.tell_held_out_loss."""
+    def add_held_out_loss(self, state: TrainState) -> None:
+        """See CheckpointManager.add_held_out_loss."""
         self.wait()
-        self._agree(lambda: self._amend(state) if self._mesh.rank == 0 else None)
+        self._agree(lambda: self._amend_manifest(state) if self._mesh.rank == 0 else None)
 
     def wait(self) -> None:
-        """See Checkpoints.wait."""
+        """See CheckpointManager.wait."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self.check()
 
     def check(self) -> None:
-        """See Checkpoints.check."""
+        """See CheckpointManager.check."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
 
     @property
-    def _claim(self) -> WriterLease:
-        assert self._claim_or_none is not None, "a run saves with a claim"
-        return self._claim_or_none
+    def _lease(self) -> WriterLease:
+        assert self._lease_or_none is not None, "a run saves with a lease"
+        return self._lease_or_none
 
-    def _staged(self, slices: Mapping[str, Slice]) -> tuple[dict[str, Piece], Shapes]:
-        """Copies of what this rank writes, and their whole shapes, in buffers that are kept from save to save.
+    def _stage(self, slices: Mapping[str, Slice]) -> tuple[dict[str, StagedSlice], Shapes]:
+        """Copies what this rank writes into buffers that are reused from save to save; returns the full shapes too.
 
-        Memory that is touched for the first time costs several times a copy, and pinned memory more than that. What all
-        tensor ranks hold whole, the first of them writes.
+        Memory that is touched for the first time costs several times a copy, and pinned memory more than that. Of the
+        tensors that all tensor ranks hold in full, the first of these ranks writes each.
         """
         tensor_axis = self._mesh.tensor
-        pieces: dict[str, Piece] = {}
+        staged: dict[str, StagedSlice] = {}
         for name, part in slices.items():
             if part.dim is None and tensor_axis.rank:
                 continue
             tensor = part.tensor.detach()
-            buffer = self._staging.get(name)
+            buffer = self._buffers.get(name)
             if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
                 buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-                self._staging[name] = buffer
+                self._buffers[name] = buffer
             buffer.copy_(tensor, non_blocking=True)
-            pieces[name] = Piece(buffer, part.offsets(tensor_axis.rank))
+            staged[name] = StagedSlice(buffer, part.offsets(tensor_axis.rank))
         if self._mesh.device.type == "cuda":
             torch.cuda.synchronize()
-        return pieces, {name: slices[name].full_shape(tensor_axis.size) for name in pieces}
+        return staged, {name: slices[name].full_shape(tensor_axis.size) for name in staged}
 
-    def _guarded(self, write: Callable[[], None]) -> None:
-        with contextlib.suppress(OSError):  # of this thread alone: so does Linux take a thread's id
+    def _run_thread(self, write: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError):  # Linux takes a thread's id: it is for this thread alone
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             write()
         except Exception as error:
             self._failure = error
 
-    def _write(self, pieces: Mapping[str, Piece], shapes: Shapes, state: TrainState) -> None:
-        first = self._mesh.rank == 0
-        aside = self._claim.workspace / folder_name(state.step)
+    def _write(self, staged: Mapping[str, StagedSlice], shapes: Shapes, state: TrainState) -> None:
+        is_first = self._mesh.rank == 0
+        staging = self._lease.workspace / folder_name(state.step)
         try:
-            self._agree(lambda: self._prepare(aside) if first else None)
-            written = self._agree(lambda: {"tensors": shapes, "files": self._write_share(aside, pieces)})
-            self._agree(lambda: self._publish(aside, state, written) if first else None)
+            self._agree(lambda: self._prepare(staging) if is_first else None)
+            written = self._agree(lambda: {"tensors": shapes, "files": self._write_share(staging, staged)})
+            self._agree(lambda: self._publish(staging, state, written) if is_first else None)
         except Exception:  # on all ranks: none writes any more
-            if first:
-                shutil.rmtree(aside, ignore_errors=True)
+            if is_first:
+                shutil.rmtree(staging, ignore_errors=True)
             raise
 
     def _agree(self, action: Callable[[], Any]) -> list[Any]:
-        """Do it on every rank; what failed on one is raised on all, in words."""
+        """Runs the action on every rank; an error on one is raised on all, explained."""
 
         def explaining() -> Any:
             with explained("saving a checkpoint"):
                 try:
                     return action()
                 except OSError:
-                    self._claim.check()  # files vanish from under an owner that was shut out
+                    self._lease.check()  # the files of a holder that was fenced vanish
                     raise
 
         return agree(explaining, self._group)
 
-    def _prepare(self, aside: Path) -> None:
-        self._claim.check()
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+    def _prepare(self, staging: Path) -> None:
+        self._lease.check()
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
 
-    def _write_share(self, aside: Path, pieces: Mapping[str, Piece]) -> dict[str, Any]:
-        """This rank's file and its record; none where it has nothing to write."""
-        if not pieces:
+    def _write_share(self, staging: Path, staged: Mapping[str, StagedSlice]) -> dict[str, Any]:
+        """Writes this rank's file and returns its record; nothing if the rank has nothing to write."""
+        if not staged:
             return {}
         name = f"shard-{self._mesh.rank + 1:05d}-model-00001-of-00001.safetensors"
         size, sha256 = write_safetensors(
-            aside / name,
-            {name: tuple(piece.tensor.shape) for name, piece in pieces.items()},
-            (piece.tensor for piece in pieces.values()),
+            staging / name,
+            {name: tuple(part.tensor.shape) for name, part in staged.items()},
+            (part.tensor for part in staged.values()),
             dtype=torch.float32,
-            metadata=slices_metadata({name: piece.offsets for name, piece in pieces.items()}),
+            metadata=slices_metadata({name: part.offsets for name, part in staged.items()}),
         )
         return {name: {"bytes": size, "sha256": sha256}}
 
-    def _publish(self, aside: Path, state: TrainState, written: list[dict[str, Any]]) -> None:
-        """Make a checkpoint of what all ranks have written, point `latest` to it, remove what need not be kept."""
-        write_json(aside / STATE_FILE_NAME, state.to_plain())
-        records = {name: FileRecord(**theirs) for part in written for name, theirs in part["files"].items()}
-        records[STATE_FILE_NAME] = FileRecord.of(aside / STATE_FILE_NAME)
+    def _publish(self, staging: Path, state: TrainState, written: list[dict[str, Any]]) -> None:
+        """Publishes what all ranks have written as a checkpoint, points `latest` to it, and prunes."""
+        write_json(staging / STATE_FILE_NAME, state.to_plain())
+        records = {name: FileRecord(**record) for part in written for name, record in part["files"].items()}
+        records[STATE_FILE_NAME] = FileRecord.of(staging / STATE_FILE_NAME)
         manifest = Manifest(
             step=state.step,
             tokens=state.tokens,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             held_out_loss=state.held_out_loss,
-            model=self._origin.model,
-            tokenizer=self._origin.tokenizer,
-            layout=self._origin.layout,
+            model=self._provenance.model,
+            tokenizer=self._provenance.tokenizer,
+            layout=self._provenance.layout,
             tensors={name: tuple(shape) for part in written for name, shape in part["tensors"].items()},
             files=records,
         )
-        write_manifest(aside, manifest)
-        flush_folder(aside)
-        final = self._folder / aside.name
+        write_manifest(staging, manifest)
+        flush_folder(staging)
+        final = self._folder / staging.name
         if final.exists():
-            self._claim.withdraw(final)
-        self._claim.publish(aside, final)
-        write_text(self._claim.workspace / LATEST, final.name + "\n")
-        self._claim.publish(self._claim.workspace / LATEST, self._folder / LATEST)
+            self._lease.retire(final)
+        self._lease.publish(staging, final)
+        write_text(self._lease.workspace / LATEST, final.name + "\n")
+        self._lease.publish(self._lease.workspace / LATEST, self._folder / LATEST)
         self._prune(state.step)
 
-    def _amend(self, state: TrainState) -> None:
-        """Put another manifest in place of a checkpoint's; where the checkpoint is gone by now, do nothing."""
+    def _amend_manifest(self, state: TrainState) -> None:
+        """Adds the held-out loss to a checkpoint's manifest; does nothing if the checkpoint is gone by now."""
         path = self._folder / folder_name(state.step)
-        self._claim.check()
+        self._lease.check()
         with contextlib.suppress(IncompleteCheckpointError):
             manifest = read_manifest(path)
-            write_manifest(self._claim.workspace, manifest.model_copy(update={"held_out_loss": state.held_out_loss}))
-            self._claim.publish(self._claim.workspace / MANIFEST, path / MANIFEST)
+            write_manifest(self._lease.workspace, manifest.model_copy(update={"held_out_loss": state.held_out_loss}))
+            self._lease.publish(self._lease.workspace / MANIFEST, path / MANIFEST)
             self._prune(state.step)
 
     def _prune(self, newest: int) -> None:
-        """Remove older checkpoints that nothing asks to keep. Those past `newest` are of a run that was wound back."""
+        """Retires older checkpoints that need not be kept. Those past `newest` are from before a rollback."""
         older = {step_of(path): path for path in step_folders(self._folder) if step_of(path) <= newest}
         for step, path in older.items():
             if step not in self._held_out or step == newest:
@@ -241,4 +241,4 @@ class CheckpointWriter:
         reasons = kept({step: loss for step, loss in self._held_out.items() if step in older}, self._retention)
         for step, path in older.items():
             if step not in reasons:
-                self._claim.withdraw(path)
+                self._lease.retire(path)

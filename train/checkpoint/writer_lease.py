@@ -1,12 +1,12 @@
-"""Who may write into a run's checkpoints and metrics: the process that claimed them last, and no other.
+"""The writer lease of a run: the process that took it last may write its checkpoints and metrics, and no other.
 
-    checkpoints/claim.json        who claimed them: token, host, process, date
-    checkpoints/.claim-00000005/  where the owner of token 5 prepares everything that it publishes
+    checkpoints/claim.json        the holder: token, host, process, date
+    checkpoints/.claim-00000005/  the workspace in which the holder of token 5 prepares everything that it publishes
 
-Tokens only grow. What is published (a checkpoint, `latest`) is prepared in the owner's folder and moved out of it by
-one rename; what is pruned is moved into it by one. A newer claim first moves the folders of all older ones into its
-own: from then on every rename of an older owner fails, whenever it wakes up, however late. So a process that was
-stopped, or cut off on an isolated node, cannot write over what a newer one has written; it finds out at its next look.
+Tokens only grow. A checkpoint or `latest` is prepared in the holder's workspace and published by one rename out of it;
+a checkpoint is retired by one rename into it. A newer lease first moves the workspaces of all older ones into its own:
+from then on every rename of an older holder fails, however late it wakes up. So a process that was stopped, or cut off
+on an isolated node, cannot overwrite what a newer one has written; it finds out at its next look.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LeaseRecord(Settings):
     host: str
     boot: str  # of the host's kernel: process numbers mean nothing across boots
     pid: int = Field(ge=1)
-    started: int  # when the process began, in the kernel's ticks: a number may be given again
+    started: int  # when the process began, in the kernel's ticks: a process number may be reused
     date: str
 
     def __str__(self) -> str:
@@ -47,11 +47,11 @@ class LeaseRecord(Settings):
 
 
 class FencedError(RunError):
-    """A newer process has claimed the folder: this one must not write into it any more."""
+    """A newer process has taken the lease: this one must not write into the folder any more."""
 
 
 class WriterLease:
-    """The right to write into a folder of checkpoints, until a newer claim is made."""
+    """The right to write into a folder of checkpoints, until a newer lease is taken."""
 
     def __init__(self, folder: Path, record: LeaseRecord) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class WriterLease:
 
     @classmethod
     def take(cls, folder: Path) -> WriterLease:
-        """Claim `folder` and shut out all earlier owners. Raises OSError."""
+        """Takes the lease of `folder` and fences all earlier holders. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             record = read_lease(folder)
@@ -69,7 +69,7 @@ class WriterLease:
                 _workspace(folder, token).mkdir()
                 break
             except FileExistsError:
-                continue  # another claims at this moment: the later one wins
+                continue  # another process takes it at this moment: the later one wins
         lease = cls(folder, _own_record(token))
         for older in _tokens(folder):
             if older < token:
@@ -81,33 +81,33 @@ class WriterLease:
         return lease
 
     def check(self) -> None:
-        """Raise FencedError where a newer claim was made. Costs one look at the file system."""
+        """Raises FencedError if a newer lease was taken. Costs one look at the file system."""
         if self.workspace.is_dir():
             return
         newer = read_lease(self.folder)
         if newer is None or newer.token <= self.record.token:
-            reason = f"{self.workspace} is gone: somebody removed it, or is claiming the run at this moment"
+            reason = f"{self.workspace} is gone: somebody removed it, or is taking over the run at this moment"
         else:
-            reason = f"the run in {self.folder.parent} was taken over by {newer} (claim {newer.token})"
+            reason = f"the run in {self.folder.parent} was taken over by {newer} (lease {newer.token})"
         raise FencedError(
-            f"{reason}; this process, with claim {self.record.token} since {self.record.date}, "
+            f"{reason}; this process, with lease {self.record.token} since {self.record.date}, "
             "stops without writing anything more"
         )
 
     def publish(self, source: Path, target: Path) -> None:
-        """Move what was prepared in the workspace to where it is looked for. Raises FencedError, OSError."""
+        """Moves what was prepared in the workspace to its place. Raises FencedError, OSError."""
         self._rename(source, target)
         flush_folder(target.parent)
 
-    def withdraw(self, path: Path) -> None:
-        """Remove a folder that was published: gone at once or not at all, whenever this process ends."""
-        aside = self.workspace / f"removed-{path.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        self._rename(path, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+    def retire(self, path: Path) -> None:
+        """Removes a published folder, at once or not at all. Raises FencedError, OSError."""
+        retired = self.workspace / f"removed-{path.name}"
+        shutil.rmtree(retired, ignore_errors=True)
+        self._rename(path, retired)
+        shutil.rmtree(retired, ignore_errors=True)
 
     def release(self) -> None:
-        """Clear the workspace away. claim.json stays: it says who was last."""
+        """Removes the workspace. claim.json stays: it names the last holder."""
         shutil.rmtree(self.workspace, ignore_errors=True)
 
     def _rename(self, source: Path, target: Path) -> None:
@@ -115,12 +115,12 @@ class WriterLease:
         try:
             os.rename(source, target)
         except FileNotFoundError:
-            self.check()  # a newer claim came in between
+            self.check()  # a newer lease was taken in between
             raise
 
 
 def read_lease(folder: Path) -> LeaseRecord | None:
-    """The last claim of a folder; None where there is none or it cannot be read (the claim folders still count)."""
+    """Reads the last lease of a folder; None if there is none or it cannot be read (the workspaces still count)."""
     try:
         with (folder / FILE_NAME).open("rb") as file:
             plain = json.loads(file.read(2**16))
@@ -130,14 +130,14 @@ def read_lease(folder: Path) -> LeaseRecord | None:
 
 
 def check_not_running(folder: Path) -> None:
-    """Raise UserError where the last owner of a folder is clearly alive, on this machine.
+    """Raises UserError if the last holder of a folder's lease is alive, on this machine.
 
-    A process that is stopped (SIGSTOP) or runs on another host may be dead for all that can be known here: its claim is
-    taken over, and if it comes back it is shut out.
+    A process that is stopped (SIGSTOP) or runs on another host may be dead, for all that can be known here: its lease
+    is taken over, and if it comes back it is fenced.
     """
     record = read_lease(folder)
     if record is None or record.pid == os.getpid() or not _workspace(folder, record.token).is_dir():
-        return  # never claimed, by us, or released
+        return  # never taken, taken by this process, or released
     if (record.host, record.boot) == (platform.node(), _boot()) and _is_running(record):
         raise UserError(
             f"the run in {folder.parent} is being trained already, by {record}; "

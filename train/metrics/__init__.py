@@ -1,1 +1,1 @@
-"""What a step measured, and where it is shown."""
+"""The metrics of a step, their forecast, and where they are logged."""

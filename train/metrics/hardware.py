@@ -1,4 +1,4 @@
-"""What the device can do at its best, which MFU is measured against, and how much memory is in use."""
+"""The device's peak FLOP/s, which MFU is measured against, and its memory in use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 Precision = Literal["float32", "bfloat16"]
 
 # Dense bf16 matrix products with fp32 sums, TFLOP/s, from the vendors' data sheets (never the figure with sparsity).
-# The first name that the device's name contains counts.
+# The longest name that the device's name contains counts.
 BFLOAT16_TFLOPS = {
     "B200": 2250.0,
     "GB200": 2500.0,
@@ -41,10 +41,10 @@ _SMALLEST, _LARGEST = 512, 8192
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float:
-    """Floating-point operations a second of one rank's device at its best.
+    """Returns the peak floating-point operations per second of one rank's device.
 
-    From the table for a known GPU in bfloat16; else the fastest of repeated square matrix products, measured with
-    this process's threads for 0.3 s the first time it is asked.
+    For a known GPU in bfloat16 they are in the table; else they are those of the fastest of repeated square matrix
+    products, measured with this process's threads for 0.3 s at the first call.
     """
     if device.type == "cuda" and precision == "bfloat16":
         name = torch.cuda.get_device_name(device)
@@ -55,7 +55,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most memory that this rank has held: of the GPU by torch, else of the process."""
+    """Returns the most memory that this rank has held: torch's on the GPU, else the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

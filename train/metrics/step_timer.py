@@ -1,4 +1,4 @@
-"""How long steps take: all of a run's time but what evaluations, saves and rollbacks take."""
+"""How long steps take: all of a run's time except that of evaluations, saves and rollbacks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 
 class StepTimer:
-    """A step ends where the last one's loss is known on the host, and the next begins there.
+    """A step ends when its loss is known on the host, and the next one begins there.
 
-    On a GPU the optimizer still works at that point; what it takes falls to the next step, as waiting for data and
-    writing metrics do. So steps leave nothing out and count nothing twice: they add up to the time that passed, less
-    what was `apart`.
+    On a GPU the optimizer still works at that point; its time counts for the next step, as waiting for data and writing
+    metrics do. So every moment belongs to exactly one step: the steps add up to the time that passed, less the
+    `excluded` time.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,24 +22,24 @@ class StepTimer:
         self.start()
 
     def start(self) -> None:
-        """The first step begins here."""
+        """Begins the first step."""
         self._since = time.perf_counter()
 
-    def step_ended(self) -> float:
-        """The seconds since the step before ended. To be called when the loss is on the host."""
+    def end_step(self) -> float:
+        """Returns the seconds since the last step ended. To be called when the loss is on the host."""
         before, self._since = self._since, time.perf_counter()
         return self._since - before
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """What is done within is no part of a step; what the device had to do before is."""
-        began = self._when_idle()
+    def excluded(self) -> Iterator[None]:
+        """Excludes what runs within from the steps' time; the device finishes its earlier work first."""
+        began = self._time_when_idle()
         try:
             yield
         finally:
-            self._since += self._when_idle() - began
+            self._since += self._time_when_idle() - began
 
-    def _when_idle(self) -> float:
+    def _time_when_idle(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()

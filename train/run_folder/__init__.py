@@ -1,1 +1,1 @@
-"""The run folder: its paths, its record of starts, and what a resume may change."""
+"""The run folder: its paths, its record of starts, and the checks before a resume."""

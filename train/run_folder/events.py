@@ -1,6 +1,6 @@
-"""events.jsonl: what befell a run besides its steps. A line each: skipped steps, loss spikes, rollbacks.
+"""events.jsonl: the events of a run besides its steps, a line each: skipped steps, loss spikes, rollbacks.
 
-It is a log: where a run was killed and took steps anew, they may stand in it twice.
+It is a log: if a run was killed and took steps anew, their events may be in it twice.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from settings.files import explained
 
 
 class Events:
-    """Of one run. On ranks that do not write, `add` returns at once."""
+    """The event log of one run. On ranks that do not write, `add` returns at once."""
 
     def __init__(self, path: Path, *, writes: bool) -> None:
         self._path = path
         self._writes = writes
 
     def add(self, event: str, message: str, *, step: int, **details: Any) -> None:
-        """One line in the file, and `message` on the console. What is not finite becomes null."""
+        """Appends one line to the file and prints `message` on the console. What is not finite becomes null."""
         if not self._writes:
             return
         print(f"step {step}  {message}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a run reads besides its config, by hash: recorded at its first start, so that a resume notices other content."""
+"""The hashes of what a run reads besides its config: recorded at its first start, so that a resume notices changes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from settings import Settings
 
 
 class Inputs(Settings):
-    """SHA-256 of each thing; all empty: nothing was recorded."""
+    """The SHA-256 of each input; all are empty if nothing was recorded."""
 
     tokenizer: str = ""
     sources: dict[str, str] = Field({})
-    lr_table: dict[int, str] = Field({}, description="by how many values are hashed, so that values may be added")
+    lr_table: dict[int, str] = Field({}, description="keyed by how many values are hashed, so that values may be added")
 
     def joined(self, later: Inputs) -> Inputs:
-        """These, and of what came later what is not among them."""
+        """Returns these inputs, with those of `later` that are not among them."""
         return Inputs(
             tokenizer=self.tokenizer or later.tokenizer,
             sources=later.sources | self.sources,
@@ -23,24 +23,24 @@ class Inputs(Settings):
         )
 
     def differences(self, here: Inputs, *, all_sources: bool) -> list[str]:
-        """A line for each thing whose content is another `here`.
+        """Returns a line for each input whose content differs `here`.
 
-        `all_sources`: a mixture has drawn from all sources that there were, so none may be new or gone.
+        `all_sources`: a mixture has drawn from all sources that there were, so none may be added or removed.
         """
         if not self.sources:
             return []
-        then, now = self.sources, here.sources
-        sources = sorted(then | now) if all_sources else [name for name in then if name in now]
+        old, new = self.sources, here.sources
+        sources = sorted(old | new) if all_sources else [name for name in old if name in new]
         lengths = [count for count in self.lr_table if count in here.lr_table]
         pairs = {"the tokenizer": (self.tokenizer, here.tokenizer)}
-        pairs |= {f'source "{name}"': (then.get(name, ""), now.get(name, "")) for name in sources}
+        pairs |= {f'source "{name}"': (old.get(name, ""), new.get(name, "")) for name in sources}
         pairs |= {f"schedule.file, {count} values": (self.lr_table[count], here.lr_table[count]) for count in lengths}
         return [
-            f"{what}: {_shown(recorded)} there, {_shown(found)} here"
-            for what, (recorded, found) in pairs.items()
+            f"{name}: {_short_hash(recorded)} there, {_short_hash(found)} here"
+            for name, (recorded, found) in pairs.items()
             if recorded != found
         ]
 
 
-def _shown(sha256: str) -> str:
+def _short_hash(sha256: str) -> str:
     return f"SHA-256 {sha256[:16]}…" if sha256 else "absent"

@@ -1,1 +1,1 @@
-"""What keeps a run safe: checks after each step, stopping, the watchdog."""
+"""What keeps a run safe: the checks after each step, requests to stop, the watchdog."""

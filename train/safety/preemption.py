@@ -1,4 +1,4 @@
-"""Asking a run to stop: signals and a time limit. All ranks hear of it with the next batch (train/batches.py)."""
+"""Requests to stop a run: signals and a time limit. All ranks agree on them at each step (train/step_agreement.py)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import FrameType
 
 from train.safety.stop_signals import STOP_SIGNALS, set_stop_handlers
 
-_STEPS = 50  # the longest of so many is what the next one may take
-_ONE_CTRL_C_SECONDS = 0.5  # a terminal and torchrun both tell a rank of the same one
+_STEPS = 50  # the next step may take as long as the longest of so many
+_ONE_CTRL_C_SECONDS = 0.5  # a terminal and torchrun both send a rank the signal of a single Ctrl-C
 
 
-class Stop:
-    """Set by the first signal; a second Ctrl-C ends the process at once, with exit code 130."""
+class StopListener:
+    """Remembers the first signal to stop; a second Ctrl-C ends the process at once, with exit code 130."""
 
     def __init__(
         self,
@@ -25,32 +25,32 @@ class Stop:
         before_limit_seconds: float = 0.0,
         save_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`limit`: when the run will be ended from outside, on time.time()'s clock; None: never.
+        """`limit` is when the run will be ended from outside, on time.time()'s clock; None if it will not.
 
-        The stop comes early enough for one more step and a save, as long as they took so far (`save_seconds`: the last
-        one), and `before_limit_seconds` besides.
+        The stop is requested early enough for one more step, a save as long as the last one (`save_seconds`), and
+        `before_limit_seconds` besides.
         """
         self._limit = limit
         self._before_limit_seconds = before_limit_seconds
         self._save_seconds = save_seconds
-        self._asked_at: float | None = None
+        self._signalled_at: float | None = None
         self._step_seconds: deque[float] = deque(maxlen=_STEPS)
-        self._first = True
+        self._is_first_step = True
 
     def listen(self) -> None:
-        """Take over the signals, with those held back while this rank was starting. To be called in the main thread."""
+        """Takes over the signals, including those deferred while this rank was starting. For the main thread only."""
         set_stop_handlers(self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def step_took(self, seconds: float) -> None:
-        """Tell of a step. The first one compiles and warms up, so it says nothing of the others."""
-        if not self._first:
+    def note_step(self, seconds: float) -> None:
+        """Notes how long a step took. The first step compiles and warms up, so it is not representative."""
+        if not self._is_first_step:
             self._step_seconds.append(seconds)
-        self._first = False
+        self._is_first_step = False
 
-    def asked(self) -> bool:
-        """Whether this rank was asked to stop, or has no time for one more step."""
-        return self._asked_at is not None or self._is_late()
+    def stop_requested(self) -> bool:
+        """Returns whether this rank received a signal to stop, or has no time for one more step."""
+        return self._signalled_at is not None or self._is_late()
 
     def _is_late(self) -> bool:
         if self._limit is None:
@@ -60,7 +60,7 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._asked_at is None:
-            self._asked_at = now
-        elif number == signal.SIGINT and now - self._asked_at > _ONE_CTRL_C_SECONDS:
+        if self._signalled_at is None:
+            self._signalled_at = now
+        elif number == signal.SIGINT and now - self._signalled_at > _ONE_CTRL_C_SECONDS:
             os._exit(128 + signal.SIGINT)

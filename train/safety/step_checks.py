@@ -1,4 +1,4 @@
-"""What is looked at after every step: a gradient that is not finite, a loss out of line. All ranks come to the same."""
+"""The checks after every step: a gradient that is not finite, a loss spike. All ranks come to the same decision."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from parallel.engines.engine import StepResult
 from train.config import TrainConfig
 from train.run_folder.events import Events
-from train.safety.loss_spikes import is_spike, remembered, rolled_back
-from train.safety.nonfinite import note_skipped, shown
+from train.safety.loss_spikes import is_spike, rolled_back, with_recent_loss
+from train.safety.nonfinite import record_skipped_step
+from train.safety.sample_numbers import format_samples
 from train.state import TrainState
 
 
 class StepChecks:
-    """Of one run. `samples_of` names the samples of a batch by source, for the record."""
+    """The checks of one run. `samples_of` gives a batch's sample numbers by source, for the record."""
 
     def __init__(
         self, config: TrainConfig, events: Events, samples_of: Callable[[int], Mapping[str, Sequence[int]]]
     ) -> None:
-        self._most_skipped = config.max_skipped_steps
+        self._max_skipped_steps = config.max_skipped_steps
         self._spikes = config.spikes
         self._events = events
         self._samples_of = samples_of
@@ -30,44 +31,44 @@ class StepChecks:
         *,
         loss: float,
         batch: int,
-        go_back: Callable[[], TrainState | None],
+        load_checkpoint: Callable[[], TrainState | None],
     ) -> TrainState:
-        """Where the run stands after the step that `state` counts already, which took `batch`.
+        """Returns the state that the run goes on with: `state`, which counts the step already, or a rolled-back one.
 
-        `go_back` loads the last checkpoint into the engine; None where there is none. Raises DivergedError.
+        `batch` is the number of the batch that the step took. `load_checkpoint` loads the last checkpoint into the
+        engine, or returns None if there is none. Raises DivergedError.
         """
         if result.skipped:
-            note_skipped(
+            record_skipped_step(
                 state,
                 result,
                 loss=loss,
                 samples=self._samples_of(batch),
-                most_in_a_row=self._most_skipped,
+                max_in_a_row=self._max_skipped_steps,
                 events=self._events,
             )
         if not is_spike(loss, state.recent_losses, self._spikes):
-            return remembered(state, loss, self._spikes)
-        checkpoint = go_back() if state.rollbacks < self._spikes.max_rollbacks else None
+            return with_recent_loss(state, loss, self._spikes)
+        checkpoint = load_checkpoint() if state.rollbacks < self._spikes.max_rollbacks else None
         if checkpoint is None:
-            self._tell_spike(state, loss, batch, "going on through it")
-            return remembered(state, loss, self._spikes)
+            self._record_spike(state, loss, batch, "going on through it")
+            return with_recent_loss(state, loss, self._spikes)
         after = rolled_back(state, checkpoint, self._spikes)
-        self._tell_spike(state, loss, batch, f"back to step {after.step}, on with batch {after.batch}", after)
+        self._record_spike(state, loss, batch, f"back to step {after.step}, on with batch {after.batch}", after)
         return after
 
-    def _tell_spike(
+    def _record_spike(
         self, state: TrainState, loss: float, batch: int, what_now: str, after: TrainState | None = None
     ) -> None:
         samples = self._samples_of(batch)
+        rollback = (
+            {} if after is None else {"to_step": after.step, "left_out": after.left_out, "rollback": after.rollbacks}
+        )
         self._events.add(
             "spike" if after is None else "rollback",
-            f"loss spike of {loss:.4f}, samples {shown(samples)}: {what_now}",
+            f"loss spike of {loss:.4f}, samples {format_samples(samples)}: {what_now}",
             step=state.step,
             loss=loss,
             samples=samples,
-            **(
-                {}
-                if after is None
-                else {"to_step": after.step, "left_out": after.left_out, "rollback": after.rollbacks}
-            ),
+            **rollback,
         )

@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop. This file imports nothing slow: the command line starts with its handlers."""
+"""The signals that request a run to stop. This file imports nothing slow: the command line starts with its handlers."""
 
 from __future__ import annotations
 

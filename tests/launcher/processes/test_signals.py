@@ -15,7 +15,7 @@ import pytest
 from processes import run_ranks, start_lehr
 
 from launcher.processes.signals import defer_signals
-from train.safety.preemption import Stop
+from train.safety.preemption import StopListener
 from train.safety.stop_signals import STOP_SIGNALS
 
 # The commands that must be equal: the module and the entry point.
@@ -211,14 +211,14 @@ def test_a_rank_that_waits_for_the_others_ends_too(config: Path, variables: dict
 def asked_before_and_after_listening(number: signal.Signals) -> list[bool]:
     """Runs on a rank, whose libraries have threads that block no signal."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    stop = Stop()
+    listener = StopListener()
     defer_signals()
     for _ in range(20):
         os.kill(os.getpid(), number)
         time.sleep(0.01)
-    before = stop.asked()
-    stop.listen()
-    return [before, stop.asked()]
+    before = listener.stop_requested()
+    listener.listen()
+    return [before, listener.stop_requested()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -18,7 +18,8 @@ from launcher.run.preflight import model_with_vocabulary, parameter_shapes
 from launcher.run.saved_run import open_saved_run
 from settings import UserError, compose
 from train.checkpoint.weights_only import write_first_checkpoint
-from train.run_folder.folder import RunFolder, open_run
+from train.run_folder.folder import RunFolder
+from train.run_folder.open_run import open_run
 
 LARGE = {**LLAMA, "num_layers": 2, "hidden_size": 768, "ffn_size": 4096}
 

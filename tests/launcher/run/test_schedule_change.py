@@ -15,7 +15,8 @@ from launcher.run.input_hashes import inputs_of
 from launcher.run.schedule_change import schedule_change_warnings
 from settings import compose
 from train.metrics.jsonl import read_metrics
-from train.run_folder.folder import RunFolder, open_run
+from train.run_folder.folder import RunFolder
+from train.run_folder.open_run import open_run
 from train.state import TrainState
 
 WSD = {"name": "wsd", "warmup_steps": 2, "min_lr": 3e-4, "decay_steps": 4}

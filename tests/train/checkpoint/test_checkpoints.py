@@ -96,7 +96,7 @@ def tell_later_on_a_rank(folder: Path) -> None:
     if mesh.rank == 0:
         assert {path.name for path in folder.glob("step-*")} == {"step-00000010", "step-00000020"}
     dist.barrier()
-    checkpoints.tell_held_out_loss(stopped.evaluated(1.5))
+    checkpoints.add_held_out_loss(stopped.with_held_out_loss(1.5))
 
 
 def save_on_a_slow_disk(folder: Path) -> list[float]:
@@ -169,14 +169,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: shutil.copy(path / FILE.replace("00002", "00001", 1), path / FILE),
         f"{FILE} ",
     ),
-    "a file too many": (lambda path: shutil.copy(path / FILE, path / "x.safetensors"), "x.safetensors is none of its"),
+    "a file too many": (lambda path: shutil.copy(path / FILE, path / "x.safetensors"), "x.safetensors does not belong"),
     "a link": (
         lambda path: ((path / FILE).rename(path.parent / "moved"), (path / FILE).symlink_to("../moved")),
         f"{FILE} is missing",
     ),
     "a renamed folder": (
         lambda path: (shutil.rmtree(path), shutil.copytree(path.with_name("step-00000010"), path)),
-        "manifest.json is that of step 10",
+        "manifest.json is of step 10",
     ),
 }
 
@@ -188,7 +188,7 @@ def test_the_newest_whole_one_is_taken_and_the_damage_is_named(damage: str, fold
     warnings: list[str] = []
     assert latest_checkpoint(folder, warn=warnings.append) == folder / "step-00000020"
     (warning,) = warnings
-    assert "step-00000030 is not whole" in warning
+    assert "step-00000030 is not complete" in warning
     assert said in warning
     assert "going on from step-00000020" in warning
 
@@ -210,7 +210,7 @@ def test_an_undamaged_one_gives_no_warning(folder: Path) -> None:
 def test_when_none_is_whole_all_are_named_and_nothing_is_begun_anew(folder: Path) -> None:
     for step in (10, 20, 30):
         cut(folder / f"step-{step:08d}" / FILE, step)
-    with pytest.raises(UserError, match="no checkpoint of this run is whole") as caught:
+    with pytest.raises(UserError, match="no checkpoint of this run is complete") as caught:
         latest_checkpoint(folder)
     for step in (10, 20, 30):
         assert f"{FILE} has {step} bytes" in str(caught.value)
@@ -276,7 +276,7 @@ def test_all_ranks_agree_on_the_verdict(folder: Path, capfd: pytest.CaptureFixtu
         flip(folder / f"step-{step:08d}" / FILE, -1)
     with pytest.raises(RanksFailedError) as caught:
         run_ranks(2, load_on_a_rank, folder, TRIAL)
-    assert str(caught.value).count("UserError: no checkpoint of this run is whole") == 2
+    assert str(caught.value).count("UserError: no checkpoint of this run is complete") == 2
 
 
 def test_what_changes_no_result_is_the_same_model(folder: Path) -> None:
@@ -325,7 +325,7 @@ def test_a_held_out_loss_that_comes_later_reaches_the_manifest_and_counts_for_wh
 def test_a_disk_slower_than_the_interval_holds_the_loop_and_mixes_nothing_up(tmp_path: Path) -> None:
     ((first, second),) = run_ranks(1, save_on_a_slow_disk, tmp_path)
     assert first < 0.25  # behind the loop's back
-    assert second > 1.0  # until the first is whole
+    assert second > 1.0  # until the first is complete
     for step in (1, 2):
         path = tmp_path / f"step-{step:08d}"
         assert problems_of(path) == []

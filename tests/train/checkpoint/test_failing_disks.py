@@ -185,8 +185,8 @@ def test_a_user_without_the_right_is_refused() -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     code = (
-        "import os, sys; from pathlib import Path; from train.run_folder.folder import _check_writable\n"
-        "os.setgid(65534); os.setuid(65534); _check_writable(Path(sys.argv[1]))"
+        "import os, sys; from pathlib import Path; from train.run_folder.resume_check import check_writable\n"
+        "os.setgid(65534); os.setuid(65534); check_writable(Path(sys.argv[1]))"
     )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)

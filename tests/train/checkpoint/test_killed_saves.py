@@ -1,4 +1,4 @@
-"""Killed in mid-save, or at any moment: what is there is whole, and the run goes on to the bit."""
+"""Killed in mid-save, or at any moment: what is there is complete, and the run goes on to the bit."""
 
 from __future__ import annotations
 

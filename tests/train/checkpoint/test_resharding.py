@@ -54,7 +54,7 @@ def write_piece(path: Path, name: str, piece: torch.Tensor, offset: tuple[int, .
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-def test_pieces_of_several_files_make_a_whole(dim: int, tmp_path: Path) -> None:
+def test_slices_of_several_files_make_a_full_tensor(dim: int, tmp_path: Path) -> None:
     whole = torch.arange(24.0).view(4, 6)
     parts = whole.split([1, 3] if dim == 0 else [2, 4], dim)
     paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
@@ -62,9 +62,9 @@ def test_pieces_of_several_files_make_a_whole(dim: int, tmp_path: Path) -> None:
         offset = (number * parts[0].shape[0], 0) if dim == 0 else (0, number * parts[0].shape[1])
         write_piece(paths[number], "w", part, offset)
     assert torch.equal(TensorFiles(paths).read("w"), whole)
-    with pytest.raises(UserError, match="w is not whole"):
+    with pytest.raises(UserError, match="w is not complete"):
         TensorFiles(paths[1:])
-    with pytest.raises(UserError, match="w is not whole"):
+    with pytest.raises(UserError, match="w is not complete"):
         TensorFiles([*paths, paths[0]])
 
 
@@ -136,7 +136,7 @@ def test_a_part_that_the_files_do_not_hold(tmp_path: Path) -> None:
     # As many values as a whole has, but some twice and others not at all.
     write_piece(tmp_path / "2.safetensors", "w", torch.zeros(2, 6), (6, 0))
     write_piece(tmp_path / "3.safetensors", "w", torch.zeros(2, 6), (2, 0))
-    with pytest.raises(UserError, match="w is not whole"):
+    with pytest.raises(UserError, match="w is not complete"):
         TensorFiles(sorted(tmp_path.glob("*.safetensors")))
 
 

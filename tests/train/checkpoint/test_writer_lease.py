@@ -1,4 +1,4 @@
-"""A run folder has one owner: claims in one process, and two real runs in one folder."""
+"""A run folder has one writer: leases in one process, and two real runs in one folder."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from train.checkpoint.writer_lease import FencedError, WriterLease, check_not_ru
 from train.metrics.jsonl import MetricsFile, read_metrics
 
 
-def test_a_newer_claim_shuts_the_older_out(tmp_path: Path) -> None:
+def test_a_newer_lease_fences_the_older(tmp_path: Path) -> None:
     old = WriterLease.take(tmp_path / "checkpoints")
     (old.workspace / "ready").mkdir()
     old.check()
     new = WriterLease.take(tmp_path / "checkpoints")
     assert (old.record.token, new.record.token) == (1, 2)
     new.check()
-    with pytest.raises(FencedError, match=rf"taken over by process {os.getpid()} on .* \(claim 2\); this process"):
+    with pytest.raises(FencedError, match=rf"taken over by process {os.getpid()} on .* \(lease 2\); this process"):
         old.check()
     with pytest.raises(FencedError):
         old.publish(old.workspace / "ready", tmp_path / "checkpoints" / "step-00000001")
     (new.workspace / "ready").mkdir()
     new.publish(new.workspace / "ready", tmp_path / "checkpoints" / "step-00000001")
     with pytest.raises(FencedError):
-        old.withdraw(tmp_path / "checkpoints" / "step-00000001")
+        old.retire(tmp_path / "checkpoints" / "step-00000001")
     assert (tmp_path / "checkpoints" / "step-00000001").is_dir()
 
 
 def test_renames_of_an_older_owner_fail_even_past_its_look(tmp_path: Path) -> None:
-    """It was stopped between looking and writing, and woken up after the folder was claimed anew."""
+    """It was stopped between looking and writing, and woken up after a newer lease was taken."""
     old = WriterLease.take(tmp_path)
     (old.workspace / "latest").write_text("mine")
     (tmp_path / "latest").write_text("before")
@@ -67,7 +67,7 @@ def test_metrics_of_an_older_owner_lead_nowhere(tmp_path: Path) -> None:
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
 
 
-def test_tokens_grow_past_a_claim_that_cannot_be_read(tmp_path: Path) -> None:
+def test_tokens_grow_past_a_lease_that_cannot_be_read(tmp_path: Path) -> None:
     first = WriterLease.take(tmp_path)
     for content in (b"", b"\xff\x00", b"[]", b'{"token": -5}', b"{" * 10000):
         (tmp_path / "claim.json").write_bytes(content)
@@ -78,13 +78,13 @@ def test_tokens_grow_past_a_claim_that_cannot_be_read(tmp_path: Path) -> None:
         first.check()
 
 
-def test_a_released_claim_leaves_only_its_record(tmp_path: Path) -> None:
+def test_a_released_lease_leaves_only_its_record(tmp_path: Path) -> None:
     WriterLease.take(tmp_path).release()
     assert [path.name for path in tmp_path.iterdir()] == ["claim.json"]
     assert WriterLease.take(tmp_path).record.token == 2
 
 
-def claim_of(folder: Path, **changes: Any) -> None:
+def write_lease(folder: Path, **changes: Any) -> None:
     record = WriterLease.take(folder).record.to_plain()
     (folder / "claim.json").write_text(json.dumps({**record, **changes}))
 
@@ -93,16 +93,16 @@ def test_who_is_clearly_alive_is_not_disturbed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         try:
             started = int(Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19])
-            claim_of(tmp_path, pid=other.pid, started=started)
+            write_lease(tmp_path, pid=other.pid, started=started)
             with pytest.raises(UserError, match=f"being trained already, by process {other.pid} on"):
                 check_not_running(tmp_path)
-            claim_of(tmp_path, pid=other.pid, started=started + 1)  # the number was given again
+            write_lease(tmp_path, pid=other.pid, started=started + 1)  # the number was reused
             check_not_running(tmp_path)
-            claim_of(tmp_path, pid=other.pid, started=started, host="elsewhere")
+            write_lease(tmp_path, pid=other.pid, started=started, host="elsewhere")
             check_not_running(tmp_path)
-            claim_of(tmp_path, pid=other.pid, started=started, boot="before the power cut")
+            write_lease(tmp_path, pid=other.pid, started=started, boot="before the power cut")
             check_not_running(tmp_path)
-            claim_of(tmp_path, pid=other.pid, started=started)
+            write_lease(tmp_path, pid=other.pid, started=started)
             other.send_signal(signal.SIGSTOP)
             wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
             check_not_running(tmp_path)

@@ -61,7 +61,7 @@ class Run:
         self.lr = schedule.lr
         forecast = RunForecast(
             forecaster,
-            promised=isinstance(forecaster, FittedForecast),
+            from_other_runs=isinstance(forecaster, FittedForecast),
             planned_lr_n=self.lr,
             warmup_steps=20,
         )
@@ -83,7 +83,7 @@ class Run:
         return self
 
     def end(self) -> list[dict[str, Any]]:
-        self.verdict = self.metrics.verdict()
+        self.closing_line = self.metrics.closing_line()
         self.metrics.close()
         return read_metrics(self.folder / "metrics.jsonl")
 
@@ -120,12 +120,12 @@ def test_forecast_and_fact_stand_side_by_side(kind: str, fit: Fit, tmp_path: Pat
 @KINDS
 def test_the_verdict_says_forecast_fact_and_error(kind: str, fit: Fit, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", forecaster(kind, fit)).go(STEPS - EVERY)
-    assert run.metrics.verdict() is None  # the end has not come
+    assert run.metrics.closing_line() is None  # the end has not come
     rows = run.go(STEPS).end()
     told = next(row for row in rows if "forecast/final" in row)
     error = 100 * (rows[-1]["held_out/loss"] / told["forecast/final"] - 1)
     when = f" at step {told['step']}" if kind == "auto" else ""
-    assert run.verdict == (
+    assert run.closing_line == (
         f"held-out loss: forecast{when} {told['forecast/final']:.4f} (90%: {told['forecast/final_low']:.4f} to "
         f"{told['forecast/final_high']:.4f}), fact {rows[-1]['held_out/loss']:.4f}, error {error:+.2f}%"
     )
@@ -141,15 +141,15 @@ def test_the_verdict_says_forecast_fact_and_error(kind: str, fit: Fit, tmp_path:
 def test_a_run_that_goes_on_says_what_it_would_have_said(kind: str, cut: int, fit: Fit, tmp_path: Path) -> None:
     """To the bit, a skipped step and an excursion before the stop; lines past the checkpoint are dropped."""
     skip, factor = (33, 34), {200: 1.05, 210: 1.05, 220: 1.05, 380: 1.02}
-    whole = Run(tmp_path / "whole", forecaster(kind, fit)).go(STEPS, skip=skip, factor=factor)
-    expected = whole.end()
+    uninterrupted = Run(tmp_path / "uninterrupted", forecaster(kind, fit)).go(STEPS, skip=skip, factor=factor)
+    expected = uninterrupted.end()
     first = Run(tmp_path / "cut", forecaster(kind, fit)).go(cut + 7, skip=skip, factor=factor)
     first.metrics.close()
     second = Run(tmp_path / "cut", forecaster(kind, fit), from_step=cut)
     second.skipped = len(skip)
     found = second.go(STEPS, factor=factor).end()
     assert found == expected
-    assert second.verdict == whole.verdict
+    assert second.closing_line == uninterrupted.closing_line
     assert [row["step"] for row in found if "forecast/left_band" in row] == [200, 380]
 
 
@@ -194,7 +194,7 @@ def test_a_skipped_step_does_not_count(fit: Fit, tmp_path: Path) -> None:
 def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit) -> None:
     forecasts = []
     for repeated in (False, True):
-        running = RunForecast(forecaster(kind, fit), promised=True, planned_lr_n=PLANNED.lr, warmup_steps=20)
+        running = RunForecast(forecaster(kind, fit), from_other_runs=True, planned_lr_n=PLANNED.lr, warmup_steps=20)
 
         def take(first: int, last: int, *, broken: bool, running: RunForecast = running) -> None:
             for step in range(first, last + 1):
@@ -243,6 +243,6 @@ def test_without_lines_of_the_past_the_plan_stands_in(fit: Fit, tmp_path: Path) 
 def test_a_run_that_could_not_be_forecast_says_so_in_the_end(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", OwnForecast(LAW), steps=60).go(60)
     run.end()
-    assert run.verdict is not None
-    assert run.verdict.endswith("there was no forecast of it: 4 of 8 held-out losses")
+    assert run.closing_line is not None
+    assert run.closing_line.endswith("there was no forecast of it: 4 of 8 held-out losses")
     assert "final: not yet, no held-out loss after the warm-up yet" in run.out.getvalue()

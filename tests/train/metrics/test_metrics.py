@@ -20,8 +20,9 @@ from rich.console import Console
 
 from parallel.engines.engine import StepResult
 from train.evaluate import Evaluation, SourceLoss
+from train.metrics.console import format_count
 from train.metrics.jsonl import MetricsFile, read_metrics
-from train.metrics.logger import MetricsLogger, count, duration
+from train.metrics.logger import MetricsLogger
 from train.run_folder.folder import RunFolder
 from train.state import TrainState
 
@@ -238,16 +239,8 @@ def test_a_step_that_was_skipped_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min"), (273600, "3 d 4 h")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
     ("value", "base", "text"),
     [(950, 1000, "950"), (12345, 1000, "12.3k"), (2.5e6, 1000, "2.5M"), (1.5 * 1024**3, 1024, "1.5 G")],
 )
 def test_counts(value: float, base: int, text: str) -> None:
-    assert count(value, base=base) == text
+    assert format_count(value, base=base) == text

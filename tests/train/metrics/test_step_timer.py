@@ -13,26 +13,26 @@ from train.metrics.step_timer import StepTimer
 
 def test_steps_and_what_is_apart_add_up() -> None:
     """Not a moment is lost or counted twice: what lies between steps is a part of them."""
-    clock = StepTimer(torch.device("cpu"))
+    timer = StepTimer(torch.device("cpu"))
     time.sleep(0.1)
     before_start = time.perf_counter()
-    clock.start()
+    timer.start()
     after_start = time.perf_counter()
     apart_at_most = apart_at_least = 0.0
     steps = []
     for step in range(4):
         time.sleep(0.01)  # a step's work
-        steps.append(clock.step_ended())
+        steps.append(timer.end_step())
         time.sleep(0.02)  # metrics, the next batch
         if step % 2:
             entered = time.perf_counter()
-            with clock.apart():
+            with timer.excluded():
                 within = time.perf_counter()
                 time.sleep(0.05)
                 apart_at_least += time.perf_counter() - within
             apart_at_most += time.perf_counter() - entered
     before_end = time.perf_counter()
-    steps.append(clock.step_ended())
+    steps.append(timer.end_step())
     after_end = time.perf_counter()
     assert before_end - after_start - apart_at_most <= sum(steps) <= after_end - before_start - apart_at_least
     assert min(steps[1:4]) >= 0.03
@@ -40,18 +40,18 @@ def test_steps_and_what_is_apart_add_up() -> None:
 
 def test_what_fails_apart_is_apart() -> None:
     began = time.perf_counter()
-    clock = StepTimer(torch.device("cpu"))
-    with contextlib.suppress(InterruptedError), clock.apart():
+    timer = StepTimer(torch.device("cpu"))
+    with contextlib.suppress(InterruptedError), timer.excluded():
         time.sleep(0.1)
         raise InterruptedError
-    step = clock.step_ended()
+    step = timer.end_step()
     assert 0 <= step <= time.perf_counter() - began - 0.1
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_work_that_a_gpu_has_yet_to_do_is_the_steps() -> None:
-    clock = StepTimer(torch.device("cuda"))
+    timer = StepTimer(torch.device("cuda"))
     matrix = torch.randn(8192, 8192, device="cuda")
 
     def work() -> None:
@@ -64,8 +64,8 @@ def test_work_that_a_gpu_has_yet_to_do_is_the_steps() -> None:
     work()
     torch.cuda.synchronize()
     needed = time.perf_counter() - began
-    clock.start()
+    timer.start()
     work()  # started, not done
-    with clock.apart():
+    with timer.excluded():
         pass
-    assert clock.step_ended() > 0.8 * needed
+    assert timer.end_step() > 0.8 * needed

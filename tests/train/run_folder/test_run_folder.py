@@ -21,7 +21,9 @@ from model.objectives import NextTokenConfig
 from parallel.config import ParallelConfig
 from settings import Settings, UserError, compose
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
-from train.run_folder.folder import RunFolder, check_run, open_run
+from train.run_folder.folder import RunFolder
+from train.run_folder.open_run import open_run
+from train.run_folder.resume_check import check_run
 
 
 class Config(Settings):
@@ -77,8 +79,8 @@ def test_the_commit_is_recorded_with_whether_files_differ_from_it(tmp_path: Path
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
     def recorded() -> str:
-        print_commit = f"print(folder._git_commit(Path({str(room)!r})))"
-        code = f"from pathlib import Path; from train.run_folder import folder; {print_commit}"
+        print_commit = f"print(start_record.git_commit(Path({str(room)!r})))"
+        code = f"from pathlib import Path; from train.run_folder import start_record; {print_commit}"
         return subprocess.run(
             [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
         ).stdout.strip()

@@ -15,7 +15,9 @@ from data.batches.loader import Loader
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from settings import UserError, compose
-from train.run_folder.folder import RunFolder, check_run, open_run
+from train.run_folder.folder import RunFolder
+from train.run_folder.open_run import open_run
+from train.run_folder.resume_check import check_run
 from train.state import TrainState
 
 

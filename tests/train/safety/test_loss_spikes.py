@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.safety.loss_spikes import SpikeConfig, is_spike, remembered, rolled_back
-from train.state import TrainState, without
+from train.safety.loss_spikes import SpikeConfig, is_spike, rolled_back, with_recent_loss
+from train.state import TrainState, with_batches_left_out
 
 CONFIG = SpikeConfig(sigma=3.0, window_steps=4)
 CALM = (2.0, 2.2, 2.0, 2.2)  # mean 2.1, standard deviation 0.1
@@ -34,13 +34,13 @@ def test_a_spike_is_far_above_what_came_before(loss: float, recent: tuple[float,
 def test_off_unless_asked_for() -> None:
     off = SpikeConfig()
     assert not is_spike(1e9, (1.0,) * 64, off)
-    assert remembered(TrainState(), 1.0, off).recent_losses == ()
+    assert with_recent_loss(TrainState(), 1.0, off).recent_losses == ()
 
 
-def test_the_last_losses_are_remembered() -> None:
+def test_the_state_has_the_last_losses() -> None:
     state = TrainState()
     for loss in (9.0, math.nan, *CALM):
-        state = remembered(state, loss, CONFIG)
+        state = with_recent_loss(state, loss, CONFIG)
     assert state.recent_losses == CALM
 
 
@@ -66,7 +66,7 @@ def test_batches_are_the_numbers_that_are_not_left_out(ranges: list[tuple[int, i
     left_out: tuple[tuple[int, int], ...] = ()
     gone = set()
     for first, more in ranges:
-        left_out = without(left_out, first, first + more)
+        left_out = with_batches_left_out(left_out, first, first + more)
         gone |= set(range(first, first + more + 1))
     expected = [number for number in range(200) if number not in gone][:60]
     assert [TrainState(step=step, left_out=left_out).batch for step in range(60)] == expected

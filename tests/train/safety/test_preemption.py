@@ -7,33 +7,33 @@ import subprocess
 import sys
 import time
 
-from train.safety.preemption import Stop
+from train.safety.preemption import StopListener
 
 
-def looks(*, limit: float | None = 100.0, before: float = 0.0, save: float = 0.0) -> list[bool]:
+def answers_with(*, limit: float | None = 100.0, before: float = 0.0, save: float = 0.0) -> list[bool]:
     """With `limit` seconds left: the answers before each of three steps, and after the last."""
     end = None if limit is None else time.time() + limit
-    stop = Stop(limit=end, before_limit_seconds=before, save_seconds=lambda: save)
-    answers = [stop.asked()]
+    listener = StopListener(limit=end, before_limit_seconds=before, save_seconds=lambda: save)
+    answers = [listener.stop_requested()]
     for step in (500.0, 40.0, 10.0):
-        stop.step_took(step)
-        answers.append(stop.asked())
+        listener.note_step(step)
+        answers.append(listener.stop_requested())
     return answers
 
 
 def test_a_step_a_save_and_the_margin_must_fit() -> None:
-    assert looks() == [False, False, False, False]  # the first step of 500 s warms up, and says nothing
-    assert looks(before=61) == [False, False, True, True]  # the longest step counts, not the last
-    assert looks(save=61) == [False, False, True, True]
-    assert looks(save=35, before=35) == [False, False, True, True]
-    assert looks(before=101) == [True] * 4
-    assert looks(limit=None, before=101) == [False] * 4
+    assert answers_with() == [False, False, False, False]  # the first step of 500 s warms up, and says nothing
+    assert answers_with(before=61) == [False, False, True, True]  # the longest step counts, not the last
+    assert answers_with(save=61) == [False, False, True, True]
+    assert answers_with(save=35, before=35) == [False, False, True, True]
+    assert answers_with(before=101) == [True] * 4
+    assert answers_with(limit=None, before=101) == [False] * 4
 
 
 LISTENS = """
 import time
-from train.safety.preemption import Stop
-Stop().listen()
+from train.safety.preemption import StopListener
+StopListener().listen()
 print("ready", flush=True)
 while True: time.sleep(0.05)
 """

@@ -21,7 +21,8 @@ from parallel.engines.engine import StepResult
 from parallel.mesh import make_mesh
 from train.loop import Run, train
 from train.metrics.jsonl import read_metrics
-from train.run_folder.folder import RunFolder, open_run
+from train.run_folder.folder import RunFolder
+from train.run_folder.open_run import open_run
 from train.safety.watchdog import Watchdog
 
 STEPS, VOCABULARY = 12, 100

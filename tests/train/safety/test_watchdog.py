@@ -101,10 +101,10 @@ import sys, time
 from train.safety.watchdog import Watchdog
 watchdog = Watchdog(2.0, lambda hang: print("hang", hang.position, flush=True))
 watchdog.start()
-watchdog.doing("step", "1")
+watchdog.set_phase("step", "1")
 print("ready", flush=True)
 for number in range(12):
-    watchdog.doing("step", str(number))
+    watchdog.set_phase("step", str(number))
     time.sleep(0.5)
 watchdog.close()
 print("done", flush=True)

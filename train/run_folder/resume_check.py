@@ -1,0 +1,90 @@
+"""The checks before a run starts or resumes in its folder: the same run, the same data, a folder to write to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from settings import Settings, UserError, parse, read_yaml
+from settings.differences import listed
+from train.checkpoint.discovery import state_to_go_on_from
+from train.checkpoint.writer_lease import check_not_running
+from train.resume_rules import differences, past_of
+from train.run_folder.folder import RunFolder
+from train.run_folder.input_hashes import Inputs
+from train.run_folder.start_record import recorded_inputs
+
+_MOST_DIFFERENCES = 12
+
+
+def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> RunFolder:
+    """Checks that the folder holds no run yet, or one that this config goes on with. Writes nothing.
+
+    Raises UserError if the folder holds a run of another config with every key that differs and may not, or of
+    other `inputs` (None: not compared), if a process trains it already, and if it cannot be written to.
+    """
+    folder = RunFolder(path)
+    check_writable(path)
+    check_not_running(folder.checkpoints)
+    if not folder.config.exists():
+        if folder.checkpoints.exists() or folder.metrics.exists():
+            raise UserError(
+                f"run folder {path} holds a run without its config.yaml; choose another run.name or put it back"
+            )
+        return folder
+    there, here = _decisive_configs(folder, config)
+    recorded = recorded_inputs(path)
+    changes = differences(there, here, schema=type(config), hashed=bool(inputs and recorded.sources))
+    _refuse(
+        f"run folder {path} holds a run of another config:",
+        [f"{key}: {old} there, {new} here" for key, (old, new) in changes.items()],
+        f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}",
+    )
+    if inputs is not None:
+        data = here.get("data", {})
+        mixtures = [data.get("mixture"), *(stage["mixture"] for stage in data.get("stages", ()))]
+        _refuse(
+            f"run folder {path} holds a run of other data: what its config names has other content now:",
+            recorded.differences(inputs, all_sources=not all(mixtures)),
+            "choose another run.name for a new run, or put the content back (data.shards may name another folder)",
+        )
+    return folder
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError unless `path` is, or can become, a folder that this user can write to."""
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise UserError(f"run folder {path}: {error.strerror}; choose another run.name or run.folder") from None
+    if not existing.is_dir():
+        name = f"run folder {path}" if existing == path else f"run folder {path}: {existing}"
+        raise UserError(f"{name} is a file; choose another run.name or run.folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        reason = (
+            "is on a file system mounted read-only" if _is_read_only(existing) else "cannot be written to by this user"
+        )
+        raise UserError(f"run folder {path}: {existing} {reason}; choose another run.folder, or make it writable")
+
+
+def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the parts of the recorded config and of this one that decided the batches the run has taken."""
+    plain = read_yaml(folder.config)
+    try:  # with today's defaults for keys that were not known then
+        there = parse(type(config), plain, source=str(folder.config)).to_plain()
+    except UserError:
+        return plain, config.to_plain()  # of another version of the schema: the keys that differ say so
+    state, sources = state_to_go_on_from(folder.checkpoints), there.get("data", {}).get("sources", {})
+    batch = state.batch if state else 0
+    return past_of(there, batch=batch, sources=sources), past_of(config.to_plain(), batch=batch, sources=sources)
+
+
+def _refuse(headline: str, found: list[str], remedy: str) -> None:
+    """Raises UserError with all that was found, if there is anything."""
+    if found:
+        raise UserError("\n".join([headline, listed(found, most=_MOST_DIFFERENCES), remedy]))
+
+
+def _is_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)

@@ -1,0 +1,98 @@
+"""run.json: the record of a run's starts, and the hashes of what the run reads."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from settings import Settings, UserError, parse
+from settings.files import write_json
+from settings.packages import installed_version
+from train.run_folder.folder import RunFolder
+from train.run_folder.input_hashes import Inputs
+
+_PACKAGES = (
+    "lehr",
+    "torch",
+    "megatron-core",
+    "deepspeed",
+    "datatrove",
+    "flash-attn",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+)
+
+
+class Record(Settings):
+    """The content of run.json."""
+
+    format: Literal[1] = 1
+    inputs: Inputs = Inputs()
+    starts: list[Any] = Field([])
+
+
+def recorded_inputs(path: Path) -> Inputs:
+    """Returns the hashes that the run in the folder `path` recorded at its first start; empty if there is no record."""
+    try:
+        return _read_record(RunFolder(path).record).inputs
+    except UserError:
+        return Inputs()
+
+
+def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any]) -> None:
+    """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost."""
+    try:
+        record = _read_record(folder.record)
+    except UserError:
+        folder.record.rename(folder.record.with_suffix(".unreadable"))
+        record = Record()
+    record = Record(inputs=record.inputs.joined(inputs), starts=[*record.starts, start])
+    write_json(folder.record, record.to_plain())
+
+
+def describe_start(command: Sequence[str], world_size: int) -> dict[str, Any]:
+    """Describes this start: command, date, host, versions, git commit."""
+    return {
+        "command": shlex.join(command),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "ranks": world_size,
+        "python": platform.python_version(),
+        "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},
+        "git": git_commit(Path(__file__).parent),
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """Returns the commit of the code, with "+changes" if files differ from it; None outside a git checkout."""
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", ":/"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.strip() + ("+changes" if changes.strip() else "")
+
+
+def _read_record(path: Path) -> Record:
+    """Reads run.json; returns an empty record if there is none. Raises UserError if it is not readable."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(plain, allow_nan=False)
+    except FileNotFoundError:
+        return Record()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable: {error}") from None
+    return parse(Record, plain, source=str(path))

@@ -41,14 +41,16 @@ class SpikeConfig(Settings):
 
 
 class ProfileConfig(Settings):
-    """Which steps and ranks are profiled: see docs/profiling.md."""
-
-    model_config = ConfigDict(json_schema_extra=may_change("it looks at the run and does not change it"))
+    """Which steps and ranks are profiled (docs/profiling.md)."""
 
     first_step: int = Field(ge=1, description="The first profiled step, counted from 1 as in metrics.jsonl.")
     steps: int = Field(3, ge=1, description="Number of profiled steps.")
-    ranks: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1, description="Ranks that write a trace.")
-    memory: bool = Field(False, description="Whether a snapshot of the GPU's memory is written too; it needs CUDA.")
+    ranks: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="Ranks that write a trace of these steps."
+    )
+    memory: bool = Field(
+        False, description="Whether these ranks write a snapshot of their GPU's memory too; it needs CUDA."
+    )
 
     @property
     def last_step(self) -> int:
@@ -144,7 +146,7 @@ class TrainConfig(Settings):
     )
     profile: ProfileConfig | None = Field(
         None,
-        description="Which steps are profiled; null means none.",
+        description="Steps of which the time (and a GPU's memory) is traced; null means none.",
         json_schema_extra=may_change("it looks at the run and does not change it"),
     )
 

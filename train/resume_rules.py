@@ -1,7 +1,7 @@
-"""The config keys that may change when a run resumes: none that would alter what the run has done so far.
+"""The config keys that may change when a run resumes: those that do not alter what the run has done so far.
 
-A key says so itself, where it is declared (`settings.may_change`). All others make another run of it: the losses would
-not be those of one run.
+Each declares it beside its type (`settings.may_change`). A change of any other key would make it another run: the
+losses would not be those of one run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def differences(
 ) -> dict[str, tuple[str, str]]:
     """Returns the keys that differ between two configs of class `schema` and may not, with both values as text.
 
-    If a method's name differs, only the name is listed. `hashed`: the hashes of what the run reads are compared, so
-    the paths may differ.
+    If a method's name differs, its other keys are not listed. `hashed`: the hashes of what the run reads are compared,
+    so the paths may differ.
     """
     pairs = differing(there, here)
     renamed = [key.removesuffix("name") for key, pair in pairs.items() if key.endswith(".name") and ABSENT not in pair]

@@ -21,8 +21,8 @@ _MOST_DIFFERENCES = 12
 def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> RunFolder:
     """Checks that the folder holds no run yet, or one that this config goes on with. Writes nothing.
 
-    Raises UserError if the folder holds a run of another config with every key that differs and may not, or of
-    other `inputs` (None: not compared), if a process trains it already, and if it cannot be written to.
+    Raises UserError if the folder holds a run of another config (train/resume_rules.py), with every key that differs,
+    or of other `inputs` (None: not compared), if a process trains it already, and if it cannot be written to.
     """
     folder = RunFolder(path)
     check_writable(path)

@@ -15,7 +15,7 @@ from model.mlps import MLPConfig
 from model.parameter import ParamSpec, applied_to_shards, declare, spec_of, specs_of
 from model.recompute import RecomputeContext, saving
 from model.transformer import Transformer, without_values
-from optim.groups import ADAMW_BESIDE_MATRICES, DECAY_MATRICES, rule_of
+from optim.groups import ADAMW_FOR_NON_MATRICES, DECAY_MATRICES, rule_of
 
 SMALL: dict[str, Any] = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "ffn_size": 24, "vocab_size": 32}
 GPT2: dict[str, Any] = {"norm": "layernorm", "mlp": "gelu", "position": "learned", "bias": True}
@@ -100,4 +100,4 @@ def test_default_tables_decay_no_vector_and_give_matrices_their_own_rule(style: 
     for name, parameter in model.named_parameters():
         vector = parameter.ndim == 1
         assert (rule_of(DECAY_MATRICES, name).weight_decay == 0) == vector, name
-        assert not vector or rule_of(ADAMW_BESIDE_MATRICES, name).method == "adamw", name
+        assert not vector or rule_of(ADAMW_FOR_NON_MATRICES, name).method == "adamw", name

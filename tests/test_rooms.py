@@ -187,3 +187,9 @@ def test_the_rules_bite(room: str, code: str, said: str) -> None:
 def test_what_the_rules_allow() -> None:
     code = "import yaml\nfrom settings import Settings\nyaml.safe_load('x')\nmodel.eval()\n"
     assert mistakes("train", Path("train/x.py"), "import model.layers\nimport parallel.mesh\n" + code) == []
+
+
+def test_no_two_test_files_have_the_same_name() -> None:
+    """pytest imports a test file by its name alone, and two of one name stop the collection."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -1,4 +1,4 @@
-"""What TAB offers after `lehr`: commands, options, config keys and registered names, without the imports of a command.
+"""Completes commands, options, config keys and registered names, without the imports of a command.
 
 Typer asks the app for completions, and an app with real commands would first import what they need, torch among it. So
 the app that answers is made from two files: this package's command_index.json has the commands with their options, and

@@ -1,4 +1,4 @@
-"""What a law of the loss is: a sum of few terms, linear in its coefficients, given the shape of each term.
+"""The contract of a law of the loss: a sum of few terms, linear in its coefficients, given the shape of each term.
 
     L = sum_j sign_j * c_j * phi_j(x; shape),   c_j >= 0,   phi_0 = 1
 

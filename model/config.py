@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.inits import INITS, InitConfig, NormalConfig, ScaledConfig
+from model.init_schemes import INITS, InitConfig, NormalConfig, ScaledConfig
 from model.mlps import MLPS, MLPConfig, SwiGLUConfig
 from model.norms import NORMS, NormConfig, RMSNormConfig
 from model.objectives import OBJECTIVES, NextTokenConfig, ObjectiveConfig

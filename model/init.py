@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from model.inits import InitConfig
+from model.init_schemes import InitConfig
 from model.parameter import spec_of
 
 

@@ -1,4 +1,4 @@
-"""What the code outside of a module must know about its parameters, declared where each parameter is made.
+"""Declarations of parameters: what code outside of a module must know about them, said where each one is made.
 
     self.weight = declare(torch.empty(size), ParamSpec(init=1.0))
 

@@ -28,7 +28,7 @@ _REDUCE_BYTES = 256 << 20  # updates held at once while one reduction over ranks
 
 
 class ProjectedOptimizerConfig(MixedOptimizerConfig):
-    """What AdamP and SGDP have in common; delta and wd_ratio as published."""
+    """The settings that AdamP and SGDP share; delta and wd_ratio are as published."""
 
     table: tuple[InvarianceRule, ...] = Field(
         tuple(InvarianceRule(**rule.model_dump()) for rule in DECAY_MATRICES),

@@ -1,4 +1,4 @@
-"""What a config key declares beside its type: whether its value may change when a run goes on.
+"""Declarations of a config key beside its type: whether its value may change when a run goes on.
 
     log_every_steps: int = Field(1, description="...", json_schema_extra=may_change("it is the console's"))
 
@@ -44,7 +44,7 @@ def declared(schema: type[BaseModel], key: str, plain: object, *declarations: st
 
 
 def _extras(schema: type[BaseModel], location: Sequence[str], plain: object) -> Iterator[Mapping[str, Any]]:
-    """What the sections and the fields on the way to `location` declare, from the outermost on."""
+    """Yields what the sections and the fields on the way to `location` declare, from the outermost on."""
     found: tuple[Any, Sequence[Any]] = (schema, ())
     for part in location:
         annotation, metadata = found

@@ -48,7 +48,7 @@ def differing(old: object, new: object) -> dict[str, Difference]:
 
 
 def differing_sections(old: object, new: object, key: str = "") -> dict[str, Difference]:
-    """As `differing`, but a list, and a mapping that only one side has, are one value."""
+    """Returns the differences as `differing` does, but takes a list, or a mapping on one side only, as one value."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return {} if old == new else {key: Difference(old, new)}
     found: dict[str, Difference] = {}

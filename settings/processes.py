@@ -1,4 +1,4 @@
-"""What the kernel knows of processes (Linux): the state of one, and its end together with its parent's."""
+"""Processes as the Linux kernel knows them: the state of one, and its end together with its parent's."""
 
 from __future__ import annotations
 

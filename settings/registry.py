@@ -54,9 +54,15 @@ class Registry(Generic[T]):
 
     def register(self, config_class: type[T]) -> type[T]:
         """Registers a config class under the default of its `name` field; for use as a class decorator."""
+        # TypeError, not an assertion: a room can be imported while a config is validated, and pydantic would report a
+        # failed assertion as the user's mistake.
+        if not issubclass(config_class, self._base):
+            raise TypeError(f"{config_class.__name__} is registered as a {self.kind} but is no {self._base.__name__}")
         name = config_class.model_fields["name"].default
-        assert issubclass(config_class, self._base), f"{config_class} is no {self._base}"
-        assert name not in self._classes, f"two {self.kind}s are called {name}"
+        if not isinstance(name, str):
+            raise TypeError(f'{config_class.__name__} needs a name with a default: name: Literal["x"] = "x"')
+        if other := self._classes.get(name):
+            raise TypeError(f"two {self.kind}s are called {name}: {other.__module__} and {config_class.__module__}")
         self._classes[name] = config_class
         return config_class
 

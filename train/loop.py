@@ -21,8 +21,8 @@ from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
 from train.micro_batches import MicroBatches
 from train.profiling.step_profiler import StepProfiler
-from train.safety.preemption import StopListener
 from train.safety.step_checks import StepChecks
+from train.safety.stop_listener import StopListener
 from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
 from train.state import TrainState
 from train.step_agreement import StepAgreement, agree_on_step

@@ -11,7 +11,7 @@ from parallel.mesh import Mesh
 
 @dataclass(frozen=True)
 class StepAgreement:
-    """What all ranks know of a global batch before they compute on it: the same values on every rank."""
+    """The facts about a global batch that all ranks share before they compute on it."""
 
     stop: bool  # some rank was requested to stop: no rank takes the batch
     tokens_global: int  # unmasked tokens of the global batch

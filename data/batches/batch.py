@@ -140,7 +140,7 @@ def batch_hash(batch: Batch, *, first_row: int) -> int:
     """Return a signed 64-bit hash of the batch's rows in order: sources, sample numbers, every token and target.
 
     `first_row` is the index of the batch's row 0 in the global batch. The hash of a batch is the sum modulo 2^64 of the
-    hashes of its rows, so data ranks combine theirs by one all-reduce of int64, which wraps around, and any way of
+    hashes of its rows, so data ranks add theirs up in one all-reduce of int64, which wraps around, and any way of
     splitting the global batch gives the same sum. Tokens enter by multilinear hashing, with a random odd multiplier for
     each place, and mix64 closes each row.
     """

@@ -11,13 +11,16 @@ from settings.errors import nearest
 
 
 def find(parts: Sequence[Section | Methods], word: str) -> list[Section | Methods]:
-    """What is called `word` (a section, a method such as `optim.conda`, a key), else what mentions it.
+    """Returns what is called `word` (a section; a method, as `optim.conda` or `conda`; a key), else what mentions it.
 
-    A place that takes methods lists their names only. Raises UserError with the nearest name where nothing does.
+    A place that takes methods lists their names only. Raises UserError with the nearest name if nothing is found.
     """
     wanted = word.strip(".")
+    methods = [part for part in parts if isinstance(part, Section) and part.method == wanted]
     places = [part for part in parts if _short(part.path) == wanted]
     named = [part for part in parts if isinstance(part, Section) and _short(part.title) == wanted]
+    if not places and not named and not _only(parts, lambda key: _short(key.name) == wanted):
+        named = methods
     if places or named:
         if any(isinstance(part, Methods) for part in places):
             places = [part for part in places if isinstance(part, Methods)]
@@ -42,7 +45,7 @@ def find(parts: Sequence[Section | Methods], word: str) -> list[Section | Method
 
 
 def _only(parts: Iterable[Section | Methods], matches: Callable[[Key], bool]) -> list[Section]:
-    """The sections that have keys for which `matches` holds, with these keys only."""
+    """Returns the sections that have keys for which `matches` holds, with these keys only."""
     found = []
     for part in parts:
         if isinstance(part, Section) and (keys := tuple(key for key in part.keys if matches(key))):
@@ -51,7 +54,7 @@ def _only(parts: Iterable[Section | Methods], matches: Callable[[Key], bool]) ->
 
 
 def _short(path: str) -> str:
-    """A path as it is typed to find it: `data.sources.NAME.filters.N` without the parts that the user chooses."""
+    """Returns a path as it is typed to find it, without the parts that the user chooses (NAME and N)."""
     return ".".join(part for part in path.split(".") if part not in ("N", "NAME"))
 
 

@@ -11,7 +11,7 @@ from launcher.config_schema.schema import Node, Schema
 
 
 def complete_override(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """What an override may go on with, and the help on it. For typer's `autocompletion`.
+    """Returns the continuations of an override with their help, for typer's `autocompletion`.
 
     bash takes `=` for a word of its own: of the words `optim.name`, `=` and `co` the last is completed to `conda`. With
     nothing behind the `=`, typer has dropped it, and the word before is the key.
@@ -74,7 +74,7 @@ def _values(schema: Schema, key: str, beginning: str) -> Iterator[tuple[str, str
 
 
 def _nodes(schema: Schema, key: str) -> list[Node]:
-    """What may stand at a dotted key."""
+    """Returns what may stand at a dotted key."""
     nodes: list[Node] = [schema.plain]
     for part in key.split(".") if key else ():
         nodes = [inner for node in nodes for inner in schema.inside(node, part)]

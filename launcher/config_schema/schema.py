@@ -50,7 +50,7 @@ class Schema:
         return {name: kind for kind in self.alternatives(node) if (name := method_name(kind)) is not None}
 
     def inside(self, node: Node, part: str, plain: object = None) -> Iterator[Node]:
-        """What may stand at `part` of a section, a list or a mapping. Where `plain` names a method, only its keys."""
+        """Yields what may stand at `part` of a section, list or mapping; if `plain` names a method, only its keys."""
         kinds = self.alternatives(node)
         named = plain.get("name") if isinstance(plain, Mapping) else plain
         if any(method_name(kind) == named for kind in kinds) and isinstance(named, str):

@@ -9,7 +9,7 @@ A signal takes this way, by how far the process is when it arrives:
 4. processes/local_launcher.py, if lehr starts the ranks itself, forwards the signal to every rank (SIGHUP as SIGTERM).
    A second Ctrl-C kills the ranks, with exit code 130.
 5. run/rank_main.py calls `defer_signals` in every rank once all ranks are connected: a signal then waits.
-6. train/safety/preemption.py (`StopListener`) unblocks the signals when the training loop is built, and its handler
+6. train/safety/stop_listener.py (`StopListener`) unblocks the signals when the training loop is built, and its handler
    notes the request. The ranks agree on it at the next step (train/step_agreement.py); the loop (train/loop.py) saves a
    checkpoint and returns; the rank ends with exit code 75 (`exit_codes.STOPPED_EARLY`), and so does the launcher.
 
@@ -44,7 +44,7 @@ def exit_by_exception() -> None:
 
 
 def defer_signals() -> None:
-    """Blocks the stop signals until `train.safety.preemption.StopListener` unblocks them.
+    """Blocks the stop signals until `train.safety.stop_listener.StopListener` unblocks them.
 
     So none is lost, and none ends a rank that will soon be able to save a checkpoint.
     """

@@ -26,9 +26,9 @@ from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
-from train.safety.preemption import StopListener
 from train.safety.sample_numbers import sample_numbers
 from train.safety.step_checks import StepChecks
+from train.safety.stop_listener import StopListener
 from train.safety.watchdog import Watchdog
 from train.state import TrainState
 

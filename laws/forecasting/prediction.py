@@ -1,4 +1,4 @@
-"""What a forecast of a run's loss is: a prediction with its interval, made from the run's progress.
+"""The contract of a forecast of a run's loss: a prediction with its interval, made from the run's progress.
 
 The lr counts by steps that changed the weights: a skipped step trains nothing, and a law does not count it.
 """

@@ -13,6 +13,7 @@ import pytest
 from launcher.cli import COMMANDS
 from launcher.command_index import command_index
 from launcher.completion import FILE
+from optim.optimizer import OPTIMIZERS
 
 SLOW = {"torch", "numpy", "omegaconf", "matplotlib", "scipy", "settings", "launcher.commands"}  # typer brings pydantic
 CODE = f"""
@@ -65,15 +66,15 @@ NORM_SCALING = ["model.norm_scaling=none", "model.norm_scaling=layernorm_scaling
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["optim.name=co"], ["optim.name=conda"]),
-        (["optim=co"], ["optim=conda"]),
-        (["optim.name", "=", "co"], ["conda"]),  # as bash splits it
-        (["optim", "="], ["adamp", "adamw", "conda", "muon", "sgdp"]),
+        (["optim.name=cond"], ["optim.name=conda"]),
+        (["optim=cond"], ["optim=conda"]),
+        (["optim.name", "=", "cond"], ["conda"]),  # as bash splits it
+        (["optim", "="], list(OPTIMIZERS.names())),
         (["train.compile", "="], ["false", "true"]),
         (["run.name=a", "train.precision=b"], ["train.precision=bfloat16"]),
         (["run.name", "=", "a", "train.precision", "=", "b"], ["bfloat16"]),
-        (["data.sources.mine.name=j"], ["data.sources.mine.name=jsonl"]),
-        (["model.norm.name=l"], ["model.norm.name=layernorm"]),
+        (["data.sources.mine.name=jsonl"], ["data.sources.mine.name=jsonl"]),
+        (["model.norm.name=layern"], ["model.norm.name=layernorm"]),
         (["no.such.key="], []),
     ],
 )

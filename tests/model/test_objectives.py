@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.attention import KERNELS, AttentionMask
 from model.config import ModelConfig
 from model.init import initialise
-from model.inits import INITS
+from model.init_schemes import INITS
 from model.layers import TorchLayers
 from model.mlps import MLPS
 from model.norms import NORMS

@@ -24,7 +24,7 @@ from parallel_runs import (
 from processes import RanksFailedError, run_ranks
 from torch import Tensor, nn
 
-from model.inits import INITS
+from model.init_schemes import INITS
 from model.layers import Layers
 from model.mlps import MLPS, MLPConfig
 from model.norms import NORMS

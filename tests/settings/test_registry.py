@@ -88,7 +88,7 @@ def test_two_methods_of_one_name_are_our_bug() -> None:
         name: Literal["one"] = "one"
 
     registry.register(One)
-    with pytest.raises(AssertionError, match="two methods are called one"):
+    with pytest.raises(TypeError, match="two methods are called one: "):
         registry.register(Other)
 
 
@@ -98,5 +98,15 @@ def test_a_method_of_another_kind_is_our_bug() -> None:
     class Stranger(Settings):
         name: Literal["stranger"] = "stranger"
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(TypeError, match="Stranger is registered as a method but is no Base"):
         registry.register(Stranger)  # type: ignore[type-var]
+
+
+def test_a_method_without_a_name_is_our_bug() -> None:
+    registry = Registry("method", room="settings", base=Base)
+
+    class Nameless(Base):
+        name: Literal["nameless"]
+
+    with pytest.raises(TypeError, match="Nameless needs a name with a default"):
+        registry.register(Nameless)

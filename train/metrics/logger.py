@@ -1,4 +1,4 @@
-"""What a step measured goes to metrics.jsonl, to TensorBoard, and to the console."""
+"""Writes what a step measured to metrics.jsonl, to TensorBoard, and to the console."""
 
 from __future__ import annotations
 

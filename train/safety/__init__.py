@@ -1,1 +1,1 @@
-"""What keeps a run safe: the checks after each step, requests to stop, the watchdog."""
+"""The guards of a run: the checks after each step, requests to stop, the watchdog."""

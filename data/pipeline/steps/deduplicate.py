@@ -143,7 +143,7 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
 
 
 class ClusterDuplicates(PipelineStep):  # type: ignore[misc]
-    """Joins the pairs of all buckets to clusters, and lists each task's documents that are not first in theirs."""
+    """Joins the pairs of all buckets to clusters, and lists all documents but the first of each, by task."""
 
     type = "dedup"
     name = "clusters"

@@ -16,14 +16,17 @@ from laws.reading.run_folder import DEFAULT_LOSS
 from laws.scaling.critical_batch import batch_over_loss, critical_batch, read_batch_run
 from laws.scaling.fit import fit_runs, read_runs
 from laws.scaling.hyperparameters import singular_value_scale, step_law, transfer_width
-from laws.scaling.laws import COMPUTE_LAWS, compute_optimal
+from laws.scaling.laws import COMPUTE_LAWS, TwoPowersConfig, compute_optimal
 from settings import UserError, parse
 
 
 @user_errors
 def compute_command(
     runs: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: parameters, tokens, loss; a run a row.")],
-    law: Annotated[str, typer.Option("--law", help="chinchilla, average_parameters or power_constant.")] = "chinchilla",
+    law: Annotated[
+        str,
+        typer.Option("--law", help="NAME of a compute law, such as average_parameters; an unknown name lists them."),
+    ] = "chinchilla",
     flops: Annotated[list[float] | None, typer.Option("--flops", help="Budgets to divide into N and D.")] = None,
     parameters: Annotated[
         float | None, typer.Option("--parameters", help="N of a run to predict; needs --tokens.")
@@ -42,7 +45,7 @@ def compute_command(
         table.add_row(name, f"{value:.5g}", low_high)
     console.print(table)
     if flops:
-        if "B" not in law_fit.values:
+        if not isinstance(law_fit.law, TwoPowersConfig):
             raise UserError(f"--flops: the {law_fit.law.name} law gives no division into N and D; use --law chinchilla")
         budgets = Table("FLOPs", "parameters", "tokens", "tokens a parameter", "predicted loss")
         for budget in flops:

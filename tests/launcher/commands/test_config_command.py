@@ -86,6 +86,11 @@ def test_a_word_is_searched_for_in_names_and_descriptions() -> None:
     )
 
 
+def test_a_method_is_found_by_its_name_alone() -> None:
+    assert find(parts(), "conda") == find(parts(), "optim.conda")
+    assert "model.norm.eps: number" in text(find(parts(), "rmsnorm"), width=None)
+
+
 def test_what_is_unknown_has_the_nearest() -> None:
     with pytest.raises(UserError, match=r'"train\.stepps"; did you mean "train\.steps"\?'):
         find(parts(), "train.stepps")

@@ -15,7 +15,7 @@ import pytest
 from processes import run_ranks, start_lehr
 
 from launcher.processes.signals import defer_signals
-from train.safety.preemption import StopListener
+from train.safety.stop_listener import StopListener
 from train.safety.stop_signals import STOP_SIGNALS
 
 # The commands that must be equal: the module and the entry point.

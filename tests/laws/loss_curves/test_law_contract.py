@@ -122,6 +122,7 @@ def test_compute_laws_come_back(name: str) -> None:
     law = COMPUTE_LAWS.parse(name)
     parameters, tokens = np.repeat([4e7, 2e8, 1e9, 4e9], 4), np.tile([1e9, 5e9, 3e10, 1e11], 4)
     runs = Runs(parameters, tokens, np.ones(16))
+    law.check(runs)
     features = law.features(runs)
     shape = np.full(len(law.shapes()), 0.3)
     phi, _ = law.terms(shape[None], features)

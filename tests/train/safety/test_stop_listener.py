@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from train.safety.preemption import StopListener
+from train.safety.stop_listener import StopListener
 
 
 def answers_with(*, limit: float | None = 100.0, before: float = 0.0, save: float = 0.0) -> list[bool]:
@@ -32,7 +32,7 @@ def test_a_step_a_save_and_the_margin_must_fit() -> None:
 
 LISTENS = """
 import time
-from train.safety.preemption import StopListener
+from train.safety.stop_listener import StopListener
 StopListener().listen()
 print("ready", flush=True)
 while True: time.sleep(0.05)

@@ -33,7 +33,7 @@ class NormalConfig(InitConfig):
 
 @INITS.register
 class ScaledConfig(InitConfig):
-    """As normal, but std / sqrt(2 · num_layers) for the matrices whose output is added to the residual (GPT-2)."""
+    """Normal, but with std / sqrt(2 · num_layers) for the matrices whose output is added to the residual (GPT-2)."""
 
     name: Literal["scaled"] = "scaled"
 

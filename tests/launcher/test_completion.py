@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -83,14 +84,22 @@ def test_values(words: list[str], offered: list[str]) -> None:
 
 
 def test_it_is_quick() -> None:
-    """By its computing time, which on a machine at rest is the time that a user waits."""
-    seconds = []
-    for _ in range(5):
+    """Its computing time is a few times that of importing typer, which every command has to do.
+
+    A limit in seconds would depend on what else the machine does: sharing a core makes caches cold.
+    """
+
+    def computing_seconds(run: Callable[[], object]) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        complete("train", "c.yaml", "optim.name=co")
+        run()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    assert min(seconds) < 0.3, seconds
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    ratios = []
+    for _ in range(5):
+        bare = computing_seconds(lambda: subprocess.run([sys.executable, "-c", "import typer"], check=True))
+        ratios.append(computing_seconds(lambda: complete("train", "c.yaml", "optim.name=co")) / bare)
+    assert min(ratios) < 4, ratios
 
 
 def test_bash_installs_the_script_that_asks_for_this() -> None:

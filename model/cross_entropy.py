@@ -75,7 +75,8 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns total, nll, and the wanted gradients of the total (the head's summed over chunks in fp32)."""
     wide = torch.promote_types(x_ND.dtype, torch.float32)
-    total, nll = x_ND.new_zeros((), dtype=wide), x_ND.new_zeros((), dtype=wide)
+    # In float64: of thousands of chunks, fp32 would round the last ones away.
+    total, nll = (x_ND.new_zeros((), dtype=torch.float64) for _ in range(2))
     grad_x_ND = torch.empty_like(x_ND) if want_x else None
     grad_head_vD = torch.zeros_like(head_vD, dtype=wide) if want_head else None
     # One buffer for all chunks: the allocator would get new memory of this size from the system each time.
@@ -94,8 +95,8 @@ def _run(
         denominator_n, aim_n = plan.layers.sum(torch.stack((exp_nv.sum(1), aim_n)))
         lse_n = highest_n + denominator_n.log()
         nll_n = lse_n - aim_n
-        total += (weights_n * (nll_n + plan.z_loss * lse_n.square())).sum()
-        nll += torch.where(weights_n > 0, nll_n, 0.0).sum()
+        total += (weights_n * (nll_n + plan.z_loss * lse_n.square())).sum(dtype=torch.float64)
+        nll += torch.where(weights_n > 0, nll_n, 0.0).sum(dtype=torch.float64)
         if grad_x_ND is None and grad_head_vD is None:
             continue
         # d total / d logit_j = weight · ((1 + 2 z lse) softmax_j - [j is the target])
@@ -107,4 +108,5 @@ def _run(
             torch.mm(grad_nv, head_vD, out=grad_x_ND[chunk])
         if grad_head_vD is not None:
             grad_head_vD.addmm_(grad_nv.mT, x_nD) if wide == x_ND.dtype else grad_head_vD.add_(grad_nv.mT @ x_nD)
-    return total, nll, grad_x_ND, None if grad_head_vD is None else grad_head_vD.to(head_vD.dtype)
+    grad_head_vD = None if grad_head_vD is None else grad_head_vD.to(head_vD.dtype)
+    return total.to(wide), nll.to(wide), grad_x_ND, grad_head_vD

@@ -25,6 +25,7 @@ from optim.chunks import bucket_by, chunk_slices, scratch_bytes
 from optim.groups import ADAMW_FOR_NON_MATRICES, ParamRule, rule_of
 from optim.mixed import MatrixOptimizerConfig
 from optim.optimizer import OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
+from optim.sums import squared_norms
 
 # a, b, c as published: they maximise the slope at zero, and bring singular values into about [0.7, 1.2].
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -133,8 +134,9 @@ def orthogonalise(x: Tensor, iterations: int) -> Tensor:
     The Newton-Schulz steps start from the matrix divided by its Frobenius norm.
     """
     tall = x.shape[1] > x.shape[2]
+    norm_b = squared_norms(x.flatten(1)).sqrt().to(x.dtype)
     x = x.mT if tall else x
-    x = x / torch.linalg.matrix_norm(x).clamp_min(_SMALLEST_NORM)[:, None, None]
+    x = x / norm_b.clamp_min(_SMALLEST_NORM)[:, None, None]
     # The loop writes into these buffers: fresh memory in each step would cost a tenth of the time.
     gram, following = x.new_empty(*x.shape[:2], x.shape[1]), torch.empty_like(x)
     polynomial = torch.empty_like(gram)

@@ -24,6 +24,7 @@ from torch import Tensor
 from optim.chunks import ScratchBuffers
 from optim.groups import ParamRule
 from optim.optimizer import Param, TensorRanks
+from optim.sums import dot, squared_norms
 
 View = Literal["row", "head", "layer"]
 _PRODUCT_BYTES = 1 << 20
@@ -132,11 +133,10 @@ def row_dots(a: Tensor, b: Tensor, scratch: ScratchBuffers) -> Tensor:
 
     It works in blocks of rows, so that a product as large as the weights is never stored.
     """
-    if len(a) == 1:
-        return torch.dot(a[0], b[0]).view(1)
     if a is b:
-        norms: Tensor = torch.linalg.vector_norm(a, dim=1)
-        return norms.square_()
+        return squared_norms(a).to(a.dtype)
+    if len(a) == 1:
+        return dot(a[0], b[0]).to(a.dtype).view(1)
     out = torch.empty(len(a), device=a.device, dtype=a.dtype)
     rows = max(_PRODUCT_BYTES // max(a[0].nbytes, 1), 1)
     for a_rows, b_rows, out_rows in zip(*(torch.split(x, rows) for x in (a, b, out)), strict=True):

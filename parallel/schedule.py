@@ -25,12 +25,12 @@ def run_micro_batches(
 ) -> Tensor:
     """Runs the forward (and backward) passes of all micro-batches; gradients accumulate in the parameters.
 
-    Returns the summed nll of this rank's unmasked tokens, a scalar, which is 0 on every stage but the last.
+    Returns the summed nll of this rank's unmasked tokens, a scalar in float64, which is 0 on every stage but the last.
     """
     rest = iter(micro_batches)
     first = next(rest)
     rows, sequence = first.tokens_BT.shape
-    nothing = first.weights_BT.new_zeros(())
+    nothing = first.weights_BT.new_zeros((), dtype=torch.float64)
     waiting = [deque([first]) for _ in chunks]
     del first  # its masks would live until the end of the step
     batches = [_micro_batches_of_a_chunk(queue, waiting, rest) for queue in waiting]
@@ -44,7 +44,7 @@ def run_micro_batches(
             micro_batch_size=rows,
             forward_only=not backward,
         )
-    return torch.stack(sums).sum() if sums else nothing
+    return torch.stack(sums).sum(dtype=torch.float64) if sums else nothing
 
 
 def _forward_step(

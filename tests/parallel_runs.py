@@ -28,6 +28,11 @@ from parallel.engines.engine import Slice
 from parallel.mesh import Mesh, make_mesh
 
 ROWS, SEQ_LENGTH, VOCABULARY, SEED = 8, 32, 256, 11
+# configs/demo.yaml's model, whose embedding has 1.6M elements.
+DEMO_MODEL: dict[str, Any] = {
+    **{"num_layers": 4, "hidden_size": 192, "num_heads": 6, "num_kv_heads": 2, "ffn_size": 512},
+    **{"vocab_size": 8192, "tied_embeddings": True, "qk_norm": False},
+}
 
 # Layouts of every kind. Each gives the same run.
 PARITY_LAYOUTS: dict[str, dict[str, Any]] = {
@@ -105,27 +110,38 @@ def global_batches(*, all_tokens: bool = False) -> Iterator[GlobalBatch]:
         yield GlobalBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mask, positions, documents)
 
 
-def oracle(trial: Trial) -> Trajectory:
-    """Trains with plain torch: full logits, torch's cross-entropy, clipping and AdamW; other methods by plain rules."""
+def oracle(trial: Trial, dtype: torch.dtype = torch.float32) -> Trajectory:
+    """Trains with plain torch: full logits, torch's cross-entropy, clipping and AdamW; other methods by plain rules.
+
+    The gradient norm is that of float64, whatever the dtype of weights and gradients.
+    """
     config = trial.model_config()
     model = Transformer(config, seq_length=SEQ_LENGTH, layers=TorchLayers(), attend=KERNELS["sdpa"])
     initialise(model.named_parameters(), config.init, num_layers=config.num_layers, seed=SEED)
+    model.to(dtype)
     parameters = dict(model.named_parameters())
     adamw = torch_adamw(parameters, trial.optimizer) if isinstance(trial.optimizer, AdamWConfig) else None
     optimizer = adamw or PlainOptimizer(parameters, trial)
     losses, norms = [], []
     for batch in itertools.islice(global_batches(all_tokens=trial.all_tokens), trial.steps):
-        attention_mask = AttentionMask.from_documents(batch.documents, kernel="sdpa", dtype=torch.float32)
+        attention_mask = AttentionMask.from_documents(batch.documents, kernel="sdpa", dtype=dtype)
         hidden_TBD = model(batch.tokens, attention_mask, batch.positions)
         logits_BTV = model.logits(hidden_TBD).transpose(0, 1)
         loss = nn.functional.cross_entropy(logits_BTV[batch.mask], batch.targets[batch.mask])
         loss.backward()
-        norms.append(nn.utils.clip_grad_norm_(parameters.values(), trial.optimizer.clip_grad_norm).item())
+        norm = torch.cat([gradient_of(parameter).flatten().double() for parameter in parameters.values()]).norm()
+        nn.utils.clip_grads_with_norm_(parameters.values(), trial.optimizer.clip_grad_norm, norm)
+        norms.append(norm.item())
         losses.append(loss.item())
         optimizer.step()
         model.zero_grad()
     weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     return Trajectory(losses, norms, weights, optimizer.diagnostics() if isinstance(optimizer, PlainOptimizer) else {})
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def torch_adamw(parameters: Mapping[str, nn.Parameter], config: AdamWConfig) -> torch.optim.AdamW:
@@ -149,8 +165,7 @@ class PlainOptimizer:
     @torch.no_grad()
     def step(self) -> None:
         for name, parameter in self._parameters.items():
-            assert parameter.grad is not None
-            weight, grad = self._weights[name], parameter.grad.double()
+            weight, grad = self._weights[name], gradient_of(parameter).double()
             self._weights[name] = self._rules[name].step(weight, grad, self._states[name], self._lr)
             parameter.copy_(self._weights[name])
 

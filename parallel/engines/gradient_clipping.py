@@ -4,9 +4,10 @@
 of which several ranks hold replicas is counted once (`is_counted`): tensor ranks hold replicas of what is not sharded,
 data ranks under ZeRO 0 of everything, and the last stage of a tied embedding.
 
-With ZeRO 0 and 1 the norm and the factor are computed here. With ZeRO 2 and 3 DeepSpeed computes both in its own step,
-since it frees the gradients there; its factor is min(1, max_norm / (|g| + 1e-6)). What the engine needs for that, the
-config key and the norm, is here too.
+With ZeRO 0 and 1 the engine adds up |g|^2 (optim.sums.sum_of_squares) over all ranks, and the factor is computed here.
+With ZeRO 2 and 3 DeepSpeed computes both in its own step, since it frees the gradients there: the norms of its tensors
+in float64, and the factor min(1, max_norm / (|g| + 1e-6)). What the engine needs for that, the config key and the norm,
+is here too.
 
 In both, `max_norm` = 0 turns clipping off, and a norm that is not finite skips the step (`is_finite`).
 """
@@ -14,10 +15,8 @@ In both, `max_norm` = 0 turns clipping off, and a norm that is not finite skips 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from parallel.mesh import Mesh
@@ -32,13 +31,6 @@ def is_counted(shard: ParameterShard, mesh: Mesh, *, sharded_over_data: bool) ->
     if shard.copy:
         return False
     return (shard.dim is not None or mesh.tensor.rank == 0) and (sharded_over_data or mesh.data.rank == 0)
-
-
-def squared_norm(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Returns the sum of squares of all elements as a scalar in float64. Its sum over all ranks is |g|^2."""
-    if not gradients:
-        return torch.zeros((), dtype=torch.float64, device=device)
-    return torch.stack(torch._foreach_norm(list(gradients))).double().square().sum()
 
 
 def norm_of(squared: float) -> float:

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optim.optimizer import Optimizer, Param
+from optim.sums import sum_of_squares
 from parallel.chunk import MicroBatch
 from parallel.engines import gradient_clipping
 from parallel.engines.diagnostics import Diagnostics
@@ -86,7 +87,7 @@ class ShardedOptimizerEngine:
         with span("reduction"):
             self._sum_partial_gradients()
             self._reduce_over_data()
-            squared_norm = gradient_clipping.squared_norm(self._counted, self._mesh.device)
+            squared_norm = sum_of_squares(self._counted, self._mesh.device)
             nll_sum, total_squared_norm = self._sum_over_world(nll, squared_norm)
         norm = gradient_clipping.norm_of(total_squared_norm)
         finite = gradient_clipping.is_finite(norm) and math.isfinite(nll_sum)

@@ -133,3 +133,14 @@ def test_all_logits_are_never_held(gradients: bool) -> None:
         cross_entropy(x, head, targets, weights, TorchLayers(), z_loss=0.0, chunk_tokens=chunk)
     held_by_all_logits = 4 * tokens * vocabulary
     assert memory.most < held_by_all_logits / 4
+
+
+def test_sums_over_thousands_of_chunks_lose_nothing() -> None:
+    """Each chunk of the same token adds the same number, so fp32 would round every one of them the same way."""
+    tokens, vocabulary, chunk = 50_000, 7, 10
+    x, head = torch.full((tokens, 1), 0.3), torch.arange(float(vocabulary))[:, None]
+    targets, weights = torch.full((tokens,), 2), torch.full((tokens,), 0.7)
+    total, nll = cross_entropy(x, head, targets, weights, TorchLayers(), z_loss=0.0, chunk_tokens=chunk)
+    wanted_total, wanted_nll = with_all_logits(x.double(), head.double(), targets, weights.double(), 0.0)
+    torch.testing.assert_close(total.double(), wanted_total, rtol=3e-7, atol=0)
+    torch.testing.assert_close(nll.double(), wanted_nll, rtol=3e-7, atol=0)

@@ -105,3 +105,19 @@ def test_a_row_of_zeros_is_finite(name: str) -> None:
     norm(x).sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("name", NORMS.names())
+@pytest.mark.parametrize("count", [16384, 262_144, 262_145])
+def test_gradients_of_gains_and_shifts_are_accurate_over_many_rows(name: str, count: int) -> None:
+    """QK-norm has a row for each head of each token. Added up one after the other, 262,144 rows are off by 1e-5."""
+    norm, x = built(name), rows(count).requires_grad_()
+    slope = rows(count, seed=4)
+    norm(x).backward(slope)
+    wide = built(name).double()
+    wide_x = x.detach().double().requires_grad_()
+    wide(wide_x).backward(slope.double())
+    for found, wanted in zip((x, *norm.parameters()), (wide_x, *wide.parameters()), strict=True):
+        assert found.grad is not None
+        assert wanted.grad is not None
+        assert (found.grad - wanted.grad).norm() < 3e-6 * wanted.grad.norm()

@@ -16,7 +16,9 @@ from optim_cases import Case
 from processes import run_ranks
 from torch import Tensor
 
+from optim.chunks import ScratchBuffers
 from optim.optimizer import OPTIMIZERS, OneRank, OptimizerConfig, Param
+from optim.scale_invariance import row_dots
 from settings import UserError
 
 NAME = "layers.0.mlp.up.weight"
@@ -276,3 +278,15 @@ def test_two_tensor_ranks_equal_full_matrices_in_every_view(view: str) -> None:
 def test_memory_is_adam_s_and_a_count() -> None:
     _, optimizer = cases.trained(config_of("adamp"), {NAME: Case((20, 8), 0)}, 1, lr=1e-3)
     assert sum(value.tensor.numel() for value in optimizer.state().values()) == 2 * 20 * 8 + 1
+
+
+@pytest.mark.parametrize("shape", [(1, 4_000_000), (2, 2_000_000), (1000, 4000), (4, 5001)])
+def test_dot_products_of_long_vectors_are_those_of_float64(shape: tuple[int, int]) -> None:
+    """Of a layer, of heads, of rows: the cosines of the test and the projection are made of them."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(shape, generator=generator)
+    update = 0.1 * w + torch.randn(shape, generator=generator)
+    for a, b in ((w, w), (w, update), (update, update)):
+        wanted = (a.double() * b.double()).sum(1)
+        scale = a.double().norm(dim=1) * b.double().norm(dim=1)
+        assert ((row_dots(a, b, ScratchBuffers()) - wanted).abs() < 1e-6 * scale).all()

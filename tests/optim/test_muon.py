@@ -106,3 +106,9 @@ def test_two_tensor_ranks_equal_full_matrices(dtype: torch.dtype, bound: float) 
 def test_memory_is_one_momentum() -> None:
     _, optimizer = cases.trained(config_of(), {"layers.0.tall.weight": Case((20, 8), 0)}, 1, lr=0.02)
     assert sum(value.tensor.numel() for value in optimizer.state().values()) == 20 * 8
+
+
+@pytest.mark.parametrize("shape", [(2, 1500, 3000), (2, 3000, 1500)])
+def test_the_iteration_starts_from_matrices_of_norm_one_also_if_they_are_large(shape: tuple[int, ...]) -> None:
+    x = orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0)), 0).double()
+    torch.testing.assert_close(x.square().sum((1, 2)), torch.ones(2, dtype=torch.float64), rtol=5e-7, atol=0)

@@ -1,17 +1,21 @@
 """Any layout, same run: every supported layout gives the losses, gradient norms and weights of plain torch.
 
+The demo's model is held to float64, also in its gradients.
+
 Bounds: losses 1e-5 relative, norms 1e-4, each weight tensor's difference 1e-4 of its norm, over 10 steps of AdamW with
 clipping that bites, document masks, and ranks that hold different numbers of unmasked tokens.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
+import torch
+from parallel_runs import DEMO_MODEL, Trajectory, Trial, merged, on_a_rank, oracle, ranks_of
 from parallel_runs import PARITY_LAYOUTS as LAYOUTS
-from parallel_runs import Trajectory, Trial, merged, on_a_rank, oracle
 from processes import run_ranks
 
 TIED_LAYOUTS = ("one", "tensor2", "pipeline2", "pipeline2-interleaved", "data2-zero3", "tensor2-pipeline2-sequence")
@@ -25,6 +29,10 @@ GPT2 = {
     "num_kv_heads": 4,
 }
 GPT2_LAYOUTS = ("tensor2-sequence", "pipeline2", "tensor2-pipeline2-data2-zero1")
+
+
+DEMO_LAYOUTS = ("one", "tensor2-sequence", "pipeline2-data2-zero1", "data2-zero2", "data2-zero3")
+DEMO = Trial(model=DEMO_MODEL, steps=3, all_tokens=True)
 
 
 @cache
@@ -76,3 +84,18 @@ def test_tied_embeddings(layout: str) -> None:
 @pytest.mark.parametrize("layout", GPT2_LAYOUTS)
 def test_gpt2_style(layout: str) -> None:
     assert_same_run(run(layout, **GPT2), expected(**GPT2))
+
+
+@cache
+def expected_of_the_demo() -> Trajectory:
+    return oracle(DEMO, torch.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", DEMO_LAYOUTS)
+def test_the_demos_losses_and_gradient_norms_are_those_of_float64(layout: str) -> None:
+    """Its embedding has 1.6M elements: a float32 norm that adds up one by one is off by more than the bound."""
+    found = merged(run_ranks(ranks_of(LAYOUTS[layout]), on_a_rank, replace(DEMO, parallel=LAYOUTS[layout])))
+    wanted = expected_of_the_demo()
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+    assert found.grad_norms == pytest.approx(wanted.grad_norms, rel=1e-4)

@@ -12,6 +12,7 @@ from parallel_runs import Trial, global_batches, local_micro_batches, start
 from processes import run_ranks
 from torch import nn
 
+from optim.sums import sum_of_squares
 from parallel.engines import gradient_clipping
 from parallel.mesh import Axis, Mesh
 from parallel.parameter_shards import ParameterShard
@@ -29,7 +30,7 @@ def test_norm_and_factor_are_torchs(max_norm: float) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.clone()
     expected = float(nn.utils.clip_grad_norm_(parameters, max_norm))
-    norm = gradient_clipping.norm_of(float(gradient_clipping.squared_norm(gradients, torch.device("cpu"))))
+    norm = gradient_clipping.norm_of(float(sum_of_squares(gradients, torch.device("cpu"))))
     assert norm == pytest.approx(expected, rel=1e-6)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         gradient_clipping.clip(gradient, norm, max_norm)
@@ -51,10 +52,6 @@ def test_a_norm_that_is_not_finite_is_told_apart(norm: float) -> None:
     assert gradient_clipping.is_finite(0.0)
     assert math.isnan(gradient_clipping.norm_of(math.nan))
     assert gradient_clipping.norm_of(0.0) == 0.0
-
-
-def test_a_rank_without_gradients_adds_zero() -> None:
-    assert float(gradient_clipping.squared_norm([], torch.device("cpu"))) == 0.0
 
 
 @pytest.mark.parametrize("sharded_over_data", [False, True])

@@ -93,9 +93,17 @@ def _as_bytes(column: Any) -> list[object]:
     import pyarrow as pa
 
     assert isinstance(column, pa.Array)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary())
+    for is_string, binary in (
+        (pa.types.is_string, pa.binary()),
+        (pa.types.is_large_string, pa.large_binary()),
+        (pa.types.is_string_view, pa.binary_view()),
+    ):
+        if is_string(column.type):
+            column = column.view(binary)
+            break
     values: list[object] = column.to_pylist()
     return values

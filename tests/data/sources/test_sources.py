@@ -97,6 +97,38 @@ def test_parquet_rows_that_are_not_documents(tmp_path: Path) -> None:
     assert texts(source) == ["a", "b"]
 
 
+PARQUET_STRINGS = {
+    "string": lambda values: pa.array(values, pa.string()),
+    "large_string": lambda values: pa.array(values, pa.large_string()),
+    "string_view": lambda values: pa.array(values, pa.string_view()),
+    "dictionary": lambda values: pa.array(values).dictionary_encode(),
+    "dictionary of large_string": lambda values: pa.array(values, pa.large_string()).dictionary_encode(),
+    "arrow.json": lambda values: pa.ExtensionArray.from_storage(pa.json_(), pa.array(values)),
+    "large arrow.json": lambda values: pa.ExtensionArray.from_storage(
+        pa.json_(pa.large_string()), pa.array(values, pa.large_string())
+    ),
+    "an opaque type": lambda values: pa.ExtensionArray.from_storage(
+        pa.opaque(pa.string(), "type", "vendor"), pa.array(values)
+    ),
+    "binary": lambda values: pa.array([value.encode() for value in values]),
+    "binary_view": lambda values: pa.array([value.encode() for value in values], pa.binary_view()),
+}
+
+
+@pytest.mark.parametrize("name", PARQUET_STRINGS)
+def test_every_parquet_type_of_strings_is_text(tmp_path: Path, name: str) -> None:
+    values = ["a b", "é", "longer than the twelve bytes that a view holds in place"]
+    pq.write_table(pa.table({"text": PARQUET_STRINGS[name](values)}), tmp_path / "x.parquet")
+    assert texts(SOURCES.parse({"name": "parquet", "paths": [str(tmp_path)]})) == values
+
+
+def test_a_view_of_strings_that_are_not_utf8(tmp_path: Path) -> None:
+    broken = pa.array([b"good", b"\xff\xfe", None], type=pa.binary_view()).view(pa.string_view())
+    pq.write_table(pa.table({"text": broken}), tmp_path / "x.parquet")
+    source = SOURCES.parse({"name": "parquet", "paths": [str(tmp_path)]})
+    assert reasons(source) == {"good": 1, "invalid_utf8": 1, "missing_field": 1}
+
+
 def test_text_files_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"GIF89a\0\0\1")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))

@@ -23,7 +23,7 @@ _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # The fields that decide how a build runs or how its shards are used, but not their bytes.
 _NOT_IN_RECIPE = frozenset(
     {"shards", "executor", "workers", "slurm", "mixture", "stages", "document_masking", "verify_hashes"}
-    | {"prefetch_batches"}
+    | {"prefetch_batches", "on_bad_file"}
 )
 
 
@@ -116,6 +116,12 @@ class DataConfig(Settings):
     )
     on_bad_document: Literal["skip", "fail"] = Field(
         "skip", description="What a document that cannot be read does: it is skipped and counted, or it ends the build."
+    )
+    on_bad_file: Literal["skip", "fail"] = Field(
+        "fail",
+        description="What a file does that cannot be read to its end: it ends the build, or only its documents before "
+        "the damage are taken (skip).",
+        json_schema_extra=may_change("it says whether a build ends, not what is in its shards"),
     )
     max_document_bytes: int = Field(
         16 * 2**20, ge=1, description="Bytes of the longest document that is taken; a longer one is a bad document."

@@ -20,8 +20,8 @@ _TWO_BYTES = 1 << 16
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load a tokenizer that encodes plain text as it is: nothing is added, truncated or padded.
 
-    encode_special_tokens makes it encode a special token's name as text. Without it, a document that quotes
-    "<|endoftext|>" would hold a real end of text. Raises UserError if the file is missing or is not a tokenizer.
+    Documents are encoded by `text_tokenizer`, which never gives a special token. Raises UserError if the file is
+    missing or is not a tokenizer.
     """
     from tokenizers import Tokenizer
 
@@ -40,17 +40,64 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def end_of_text_id(tokenizer: Tokenizer, name: str, path: Path) -> int:
     """Return the id of the end-of-text token: `name`, or if that is empty, the first of the usual names.
 
-    Raises UserError if the vocabulary has no such token.
+    Raises UserError if the vocabulary has no such token, or if the token is needed to encode ordinary text.
     """
     for candidate in (name,) if name else _KNOWN_ENDS:
         token_id = tokenizer.token_to_id(candidate)
         if token_id is not None:
+            if _is_ordinary(candidate, json.loads(tokenizer.to_str())["model"]):
+                raise UserError(
+                    f'tokenizer.end_of_text = "{candidate}" is a token of ordinary text in {path}: it would end '
+                    "documents in their middle; name a token that no text holds"
+                )
             return int(token_id)
     if name:
         raise UserError(f'tokenizer.end_of_text = "{name}" is not in the vocabulary of {path}; name one of its tokens')
     raise UserError(
         f"tokenizer.end_of_text: {path} has none of {', '.join(_KNOWN_ENDS)}; name the token that ends a document"
     )
+
+
+def text_tokenizer(tokenizer: Tokenizer, end_id: int) -> Tokenizer:
+    """Return a tokenizer of the same ids that takes all text for text: only its unknown token stays special.
+
+    The names of special tokens, of the end of text and of the unknown token get a zero byte in front, which no document
+    has, so that none of them matches text. The library's own setting, encode_special_tokens, is not enough: a special
+    token that is also in the model's vocabulary is still found by Unigram, WordLevel and WordPiece, and by BPE with
+    ignore_merges; and an end of text that is not marked as special is always found.
+    """
+    from tokenizers import Tokenizer
+
+    plain = json.loads(tokenizer.to_str())
+    model = plain["model"]
+    special = {token["content"] for token in plain["added_tokens"] if token["special"]}
+    special |= {tokenizer.id_to_token(end_id), model.get("unk_token")} - {None}
+    special -= {name for name in special if _is_ordinary(name, model)}
+    hidden = {name: f"\0{name}" for name in special}
+    for token in plain["added_tokens"]:
+        token["content"] = hidden.get(token["content"], token["content"])
+    if isinstance(model["vocab"], list):  # Unigram has a list of [token, score], and the index of the unknown token
+        unknown = model.get("unk_id")
+        for index, entry in enumerate(model["vocab"]):
+            entry[0] = f"\0{entry[0]}" if index == unknown else hidden.get(entry[0], entry[0])
+    else:
+        model["vocab"] = {hidden.get(name, name): id_ for name, id_ in model["vocab"].items()}
+    if "unk_token" in model:
+        model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
+    plain["post_processor"] = None  # it names special tokens, and adds nothing to the ids of plain text
+    text_only = Tokenizer.from_str(json.dumps(plain))
+    text_only.encode_special_tokens = True
+    return text_only
+
+
+def _is_ordinary(name: str, model: Mapping[str, Any]) -> bool:
+    """Return whether a model needs the token for ordinary text: it is a letter, or BPE merges pairs to or with it."""
+    from tokenizers import pre_tokenizers
+
+    if name in pre_tokenizers.ByteLevel.alphabet():
+        return True
+    prefix = model.get("continuing_subword_prefix") or ""
+    return any(name in (*pair, pair[0] + pair[1].removeprefix(prefix)) for pair in model.get("merges") or ())
 
 
 def vocab_size(tokenizer: Tokenizer) -> int:

@@ -118,7 +118,11 @@ def _describe(error: ValidationError, schema: type[BaseModel], prefix: tuple[str
             message = str(cause) if cause is not None else item["msg"][:1].lower() + item["msg"][1:]
             value = item["input"]
             shown = "" if isinstance(value, Mapping | BaseModel) else f" = {_shorten(repr(value))}"
-            if item["type"] == "string_type" and isinstance(value, int | float):
+            if item["type"] == "string_type" and isinstance(value, bool):
+                message += '; YAML reads no, off, yes and on as false or true, so quote the word, such as "no"'
+            elif item["type"] == "tuple_type" and isinstance(value, str):
+                message = f"input should be a list, such as [{_shorten(value)}]"
+            elif item["type"] == "string_type" and isinstance(value, int | float):
                 message += f"; quote it: '\"{value}\"'"
             lines.append(f"{key}{shown}: {message}")
     return lines

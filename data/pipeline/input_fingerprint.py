@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.config import DataConfig
 from data.pipeline.source_errors import naming_source
+from data.sources.files import printable
 
 _SAMPLE_BYTES = 4096
 
@@ -19,9 +20,8 @@ def fingerprint_input(config: DataConfig) -> dict[str, str]:
     fingerprints: dict[str, str] = {}
     for name, source in config.sources.items():
         with naming_source(name):
-            files = source.files()
-        for file in files:
-            fingerprints[str(file)] = _sampled_hash(file)
+            for file in source.files():
+                fingerprints[printable(str(file))] = _sampled_hash(file)
     return fingerprints
 
 

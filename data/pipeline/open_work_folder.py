@@ -16,7 +16,7 @@ from data.pipeline.plan import Plan
 from data.pipeline.work_folder import WorkFolder
 from settings import UserError
 
-_WORK_FORMAT = 2  # a change makes unfinished builds of older code start afresh
+_WORK_FORMAT = 3  # a change makes unfinished builds of older code start afresh
 _SECONDS_FOR_THE_LOCK = 5.0
 
 
@@ -51,7 +51,15 @@ def lock_work_folder(work: WorkFolder) -> Iterator[None]:
 
 
 def log_surprises(config: DataConfig, plan: Plan, work: WorkFolder, log: Callable[[str], None]) -> None:
-    """Log if the build continues an earlier one, if other unfinished builds exist, and if disk space is short."""
+    """Log what is not read, continued or removed, and if disk space is short.
+
+    That is: files in folders of the input that are not read, an earlier build that is continued, and other unfinished
+    builds.
+    """
+    for name, source in config.sources.items():
+        if unread := source.unread():
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in unread.items())
+            log(f"data.sources.{name}: {sum(unread.values()):,} files in its folders are not read: {reasons}")
     if (work.path / "logs").exists():
         log(f"continuing the unfinished build in {work.path}")
     prefix = f".{config.shards.absolute().name}.building-"

@@ -6,11 +6,20 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from data.shards.dataset_json import Split
 from settings import Settings, UserError, parse
 from settings.differences import ABSENT, Difference, differing_sections, show
 
 BUILD_FILE = "build.json"
+
+
+class BadFile(Settings):
+    """A file that could not be read to its end: its size, and why."""
+
+    bytes: int
+    detail: str
 
 
 class SourceReport(Settings):
@@ -19,6 +28,7 @@ class SourceReport(Settings):
     read: int
     read_bytes: int
     bad: dict[str, int]
+    bad_files: dict[str, BadFile] = Field({}, description="Files not read to their end, by path.")
     filtered: dict[str, int]
     duplicates: dict[str, int]
     documents: dict[Split, int]
@@ -39,6 +49,12 @@ class SourceReport(Settings):
                 details = ", ".join(f"{reason} {n:,}" for n, reason in largest[:4])
                 details += ", ..." if len(largest) > 4 else ""
                 parts.append(f"{sum(counts.values()):,} {kind} ({details})")
+        if self.bad_files:
+            size = sum(file.bytes for file in self.bad_files.values())
+            names = ", ".join(list(self.bad_files)[:3]) + (", ..." if len(self.bad_files) > 3 else "")
+            one = len(self.bad_files) == 1
+            files = "1 file" if one else f"{len(self.bad_files):,} files"
+            parts.append(f"{files} of {size:,} bytes not read to {'its' if one else 'their'} end ({names})")
         labels: dict[Split, str] = {"train": "to train on", "held_out": "held out"}
         for split, label in labels.items() if not self.is_empty else ():
             parts.append(f"{self.documents[split]:,} {label} ({self.tokens[split]:,} tokens)")

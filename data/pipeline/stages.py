@@ -40,6 +40,7 @@ def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[s
         plan.tasks,
         config.sources,
         on_bad_document=config.on_bad_document,
+        on_bad_file=config.on_bad_file,
         max_document_bytes=config.max_document_bytes,
     )
     sample_fraction = 0.0 if config.tokenizer.path else trained / max(size, 1)

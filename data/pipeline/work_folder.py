@@ -73,6 +73,11 @@ class WorkFolder:
         """The tokenizer.json that goes with the shards."""
         return self._in("shards", "tokenizer.json")
 
+    @property
+    def large_window_lock(self) -> Path:
+        """The lock that a task holds while it reads a file that needs much memory."""
+        return self._in("locks", "large_window")
+
     def _in(self, folder: str, name: str) -> Path:
         (self.path / folder).mkdir(parents=True, exist_ok=True)
         return self.path / folder / name

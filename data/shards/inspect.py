@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from data.shards.dataset_json import FILE_NAME, DatasetInfo, SplitInfo, read_dat
 from data.tokenizer import load_tokenizer
 from settings import UserError
 from settings.files import file_sha256
+
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # with which text can look like other text
 
 
 @dataclass(frozen=True)
@@ -86,4 +89,17 @@ def _sample(folder: Path, info: DatasetInfo, shards: Path, tokens: int) -> str:
     if not first.is_file():
         return ""
     ids = np.fromfile(first, dtype="<u2" if info.token_bytes == 2 else "<u4", count=tokens)
-    return str(load_tokenizer(path).decode(ids.tolist(), skip_special_tokens=False))
+    return without_controls(load_tokenizer(path).decode(ids.tolist(), skip_special_tokens=False))
+
+
+def without_controls(text: str) -> str:
+    r"""Return a text with control characters spelled like \x1b, so that a terminal does not obey them.
+
+    Characters that turn the direction of writing are spelled too. Line ends, tabs and all other text stay as they are.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if (unicodedata.category(character) == "Cc" and character not in "\n\t") or character in _DIRECTIONS
+        else character
+        for character in text
+    )

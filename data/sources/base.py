@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
@@ -27,6 +27,7 @@ class InputPart:
     bytes: int  # of text in this part, estimated without reading it
     index: int = 0
     count: int = 1
+    max_document_bytes: int = 16 * 2**20  # a longer document is a BadDocument, and is never held in memory as a whole
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class SourceConfig(Settings):
     def files(self) -> Sequence[Path]:
         """Return every input file, in a fixed order. Raises UserError if one is missing."""
         raise AssertionError(f"{type(self).__name__} has no files")
+
+    def unread(self) -> Mapping[str, int]:
+        """Count the files in the folders of the input that are not read, by reason; the build says so in one line."""
+        return {}
 
     def parts(self, part_bytes: int) -> Sequence[InputPart]:
         """Divide the input into parts of about `part_bytes` or less, as far as its files can be divided."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from data.drop_reasons import INVALID_UTF8, MISSING_FIELD, UNREADABLE_FILE
 from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
-from data.sources.files import find_input_files
+from data.sources.files import count_unread, find_input_files
 
 _ROWS_PER_BATCH = 1024
 _TEXT_PER_BYTE = 3  # an estimate: columns are compressed
@@ -26,6 +26,9 @@ class ParquetConfig(SourceConfig):
 
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, (".parquet",), key="paths")
+
+    def unread(self) -> Mapping[str, int]:
+        return count_unread(self.paths, (".parquet",), key="paths")
 
     def parts(self, part_bytes: int) -> Sequence[InputPart]:
         """Deal row groups out in turn; a file of one row group is one part."""
@@ -51,7 +54,9 @@ class ParquetConfig(SourceConfig):
         try:
             with pq.ParquetFile(part.path) as file:
                 if self.text_field not in file.schema_arrow.names:
-                    yield BadDocument(MISSING_FIELD, str(part.path), f'no column "{self.text_field}"')
+                    columns = ", ".join(file.schema_arrow.names[:10])
+                    detail = f'no column "{self.text_field}", but {columns or "none"} (text_field names the column)'
+                    yield BadDocument(UNREADABLE_FILE, str(part.path), detail)
                     return
                 for group in range(file.num_row_groups):
                     if group % part.count != part.index:
@@ -93,9 +98,17 @@ def _as_bytes(column: Any) -> list[object]:
     import pyarrow as pa
 
     assert isinstance(column, pa.Array)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.view(pa.binary() if pa.types.is_string(column.type) else pa.large_binary())
+    for is_string, binary in (
+        (pa.types.is_string, pa.binary()),
+        (pa.types.is_large_string, pa.large_binary()),
+        (pa.types.is_string_view, pa.binary_view()),
+    ):
+        if is_string(column.type):
+            column = column.view(binary)
+            break
     values: list[object] = column.to_pylist()
     return values

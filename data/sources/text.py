@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field
 
-from data.drop_reasons import BINARY, INVALID_UTF8, UNREADABLE_FILE
+from data.drop_reasons import BINARY, INVALID_UTF8, TOO_LONG, UNREADABLE_FILE
 from data.sources.base import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
-from data.sources.files import UNREADABLE, find_input_files, open_binary, text_bytes
+from data.sources.files import UNREADABLE, count_unread, find_input_files, open_binary, text_bytes
+
+_BYTE_ORDER_MARK_BYTES = 3
 
 
 def decode_text(content: bytes, where: str) -> RawDocument | BadDocument:
@@ -24,18 +26,22 @@ def decode_text(content: bytes, where: str) -> RawDocument | BadDocument:
         return BadDocument(INVALID_UTF8, where, str(error))
 
 
-def read_text_file(path: Path, where: str) -> RawDocument | BadDocument:
-    """Read one file as one document."""
+def read_text_file(part: InputPart) -> RawDocument | BadDocument:
+    """Read the file of a part as one document, but no more of it than the longest document has."""
+    where = str(part.path)
     try:
-        with open_binary(path) as file:
-            return decode_text(file.read(), where)
+        with open_binary(part.path) as file:
+            content = file.read(part.max_document_bytes + _BYTE_ORDER_MARK_BYTES + 1)
+        if len(content) > part.max_document_bytes + _BYTE_ORDER_MARK_BYTES:
+            return BadDocument(TOO_LONG, where, f"more than data.max_document_bytes = {part.max_document_bytes:,}")
+        return decode_text(content, where)
     except UNREADABLE as error:
         return BadDocument(UNREADABLE_FILE, where, str(error))
 
 
 @SOURCES.register
 class TextFilesConfig(SourceConfig):
-    """Text files, plain, .gz or .zst: a file is a document."""
+    """Text files, plain or compressed: a file is a document."""
 
     name: Literal["text"] = "text"
     paths: tuple[str, ...] = Field(min_length=1, description="Files, folders or glob patterns.")
@@ -46,12 +52,15 @@ class TextFilesConfig(SourceConfig):
     def files(self) -> Sequence[Path]:
         return find_input_files(self.paths, self.suffixes, key="paths")
 
+    def unread(self) -> Mapping[str, int]:
+        return count_unread(self.paths, self.suffixes, key="paths")
+
     def parts(self, part_bytes: int) -> Sequence[InputPart]:
         """Return one part per file."""
         return [InputPart(file, text_bytes(file)) for file in self.files()]
 
     def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
-        yield read_text_file(part.path, str(part.path))
+        yield read_text_file(part)
 
     @classmethod
     def example(cls, folder: Path, documents: Sequence[str]) -> Self:

@@ -42,14 +42,14 @@ class WikiIntroductionsConfig(SourceConfig):
             with zipfile.ZipFile(part.path) as archive:
                 member = next((name for name in archive.namelist() if name.endswith(_MEMBERS[self.language])), None)
                 if member is None:
-                    yield BadDocument(MISSING_FIELD, str(part.path), f"no member {_MEMBERS[self.language]}")
+                    yield BadDocument(UNREADABLE_FILE, str(part.path), f"no member {_MEMBERS[self.language]}")
                     return
                 articles = json.loads(archive.read(member))
         except (*UNREADABLE, zipfile.BadZipFile, ValueError) as error:
             yield BadDocument(UNREADABLE_FILE, str(part.path), str(error))
             return
         if not isinstance(articles, dict):
-            yield BadDocument(MISSING_FIELD, f"{part.path}, {member}", "not a mapping of titles")
+            yield BadDocument(UNREADABLE_FILE, str(part.path), f"{member} is not a mapping of titles")
             return
         for title, article in articles.items():
             where = f"{part.path}, {title}"

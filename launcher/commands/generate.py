@@ -24,7 +24,7 @@ def generate_text(
 ) -> None:
     """Continue a text with tokens sampled from a run's newest checkpoint."""
     from data.shards.index import open_shards
-    from data.tokenizer import load_tokenizer
+    from data.tokenizer import load_tokenizer, text_tokenizer
     from launcher.run.saved_run import open_saved_run
     from settings import UserError
     from train.sampling import generate
@@ -32,7 +32,8 @@ def generate_text(
     saved = open_saved_run(run, data_shards=shards)
     shard_set = open_shards(saved.config.data)
     info, tokenizer = shard_set.tokenizer, load_tokenizer(shard_set.tokenizer_file())
-    encoded = tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else [info.eos_id]
+    encoder = text_tokenizer(tokenizer, info.eos_id)  # a prompt is encoded as a document is
+    encoded = encoder.encode(prompt, add_special_tokens=False).ids if prompt else [info.eos_id]
     if not encoded:
         raise UserError(f"the prompt {prompt!r} has no tokens")
     generated = list(

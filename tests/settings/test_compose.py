@@ -168,6 +168,7 @@ def test_later_overrides_win_and_see_earlier_ones(tmp_path: Path) -> None:
         (BASE, ["run.steps=true"], "run: steps = true must be a number"),
         (BASE, ["run.steps=0"], "run.steps = 0: input should be greater than or equal to 1"),
         (BASE, ["run.name=12"], "run.name = 12: input should be a valid string; quote it: '\"12\"'"),
+        (BASE, ["run.name=no"], 'so quote the word, such as "no"'),
         (BASE, ["run.name="], "run.name = None: input should be a valid string"),
         (BASE + "optim: plain", ["optim.eps=.nan"], "optim.eps = nan: input should be a finite number"),
         (BASE, ["run.limit=5"], "run.limit = 5 must be at least run.steps = 10"),

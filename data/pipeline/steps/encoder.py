@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.tokenizer import load_tokenizer, token_bytes, vocab_size
+from data.tokenizer import end_of_text_id, load_tokenizer, text_tokenizer, token_bytes, vocab_size
+from settings import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -56,10 +57,15 @@ _is_fast = re.compile("[" + "".join(rf"\u{first:04x}-\u{last:04x}" for first, la
 
 
 class Encoder:
-    """Encodes batches of texts, each to its tokens as little-endian bytes without an end token."""
+    """Encodes batches of texts, each to its tokens as little-endian bytes without an end token.
 
-    def __init__(self, path: Path) -> None:
+    `end_of_text` names the end token; empty means the tokenizer's usual one. Its id, `end_id`, never occurs in a text.
+    """
+
+    def __init__(self, path: Path, end_of_text: str = "") -> None:
         self.tokenizer = load_tokenizer(path)
+        self.end_id = end_of_text_id(self.tokenizer, end_of_text, path)
+        self._text_tokenizer = text_tokenizer(self.tokenizer, self.end_id)
         self.vocab_size = vocab_size(self.tokenizer)
         self.token_bytes = token_bytes(self.vocab_size)
         self._letter = {2: "H", 4: "I"}[self.token_bytes]
@@ -67,7 +73,7 @@ class Encoder:
         self._cache: dict[str, bytes] = {}
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
-        """Return the tokens of each text."""
+        """Return the tokens of each text. Raises UserError if one of them is the end token."""
         if not self._caches_words:
             return self._encode_uncached(texts)
         fast = [text.isascii() or _is_fast(text) is not None for text in texts]
@@ -95,8 +101,22 @@ class Encoder:
     def _encode_uncached(self, texts: Sequence[str]) -> list[bytes]:
         if not texts:
             return []
-        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self.pack(encoding.ids) for encoding in encodings]
+        encodings = self._text_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ids_of = [encoding.ids for encoding in encodings]
+        for text, ids in zip(texts, ids_of, strict=True):
+            if self.end_id in ids:
+                raise UserError(self._end_within(text))
+        return [self.pack(ids) for ids in ids_of]
+
+    def _end_within(self, text: str) -> str:
+        """Return the message for a text that holds the end token, as it does if that is also the unknown token."""
+        name = self.tokenizer.id_to_token(self.end_id)
+        found = self._text_tokenizer.encode(text, add_special_tokens=False)
+        begin, end = found.offsets[found.ids.index(self.end_id)]
+        return (
+            f'tokenizer.end_of_text = "{name}": the tokenizer gives this token for {text[begin:end][:40]!r} within a '
+            "document, which it would end there; name another token"
+        )
 
 
 def _is_gpt2_style(tokenizer: Tokenizer) -> bool:

@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data.config import DataConfig
 from data.pipeline.plan import Plan
-from data.pipeline.report import BUILD_FILE, BuildFile, SourceReport
+from data.pipeline.report import BUILD_FILE, BadFile, BuildFile, SourceReport
 from data.pipeline.work_folder import WorkFolder, read_report
 from data.shards.dataset_json import FILE_NAME, SPLITS, DatasetInfo, ShardFile, SplitInfo, TokenizerInfo
 from data.tokenizer import end_of_text_id, load_tokenizer, token_bytes, vocab_size
@@ -58,6 +58,11 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             read=self._sum("read", ranks)["documents"],
             read_bytes=self._sum("read", ranks)["bytes"],
             bad=self._sum("bad", ranks),
+            bad_files={  # a file that several tasks read is one
+                path: BadFile(**file)
+                for rank in ranks
+                for path, file in read_report(self.work.report("bad_files", rank)).items()
+            },
             filtered=self._sum("filtered", ranks),
             duplicates=self._sum("duplicates", ranks) if self.config.deduplicate.any else {},
             documents={split: splits[split].documents for split in SPLITS},

@@ -20,7 +20,7 @@ from data.pipeline.steps.hashing import is_held_out
 from data.pipeline.task_progress import TaskProgress
 from data.pipeline.work_folder import WorkFolder, write_report
 from data.shards.dataset_json import SPLITS, ShardFile, Split
-from data.tokenizer import end_of_text_id, train_tokenizer
+from data.tokenizer import train_tokenizer
 from settings.files import file_sha256
 
 STAGE = "tokens"
@@ -131,10 +131,12 @@ class TokenizeDocuments(PipelineStep):  # type: ignore[misc]
         """Write the shards; yield nothing."""
         os.putenv("TOKENIZERS_PARALLELISM", "false")  # the tasks run in parallel instead
         task = self.tasks[rank]
-        encoder = Encoder(self.work.tokenizer)
-        end = end_of_text_id(encoder.tokenizer, self.config.tokenizer.end_of_text, self.work.tokenizer)
+        encoder = Encoder(self.work.tokenizer, self.config.tokenizer.end_of_text)
         folder = self.work.shards / task.source
-        shards = {split: _ShardWriter(folder / split, task.number, encoder, encoder.pack([end])) for split in SPLITS}
+        shards = {
+            split: _ShardWriter(folder / split, task.number, encoder, encoder.pack([encoder.end_id]))
+            for split in SPLITS
+        }
         fraction = self.config.held_out_fraction_of(task.source)
         progress = TaskProgress(self.work.progress(STAGE, rank))
         for batch in batched(data, _DOCUMENTS_PER_BATCH):

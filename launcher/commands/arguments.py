@@ -15,3 +15,6 @@ OptionalRunConfigArgument = Annotated[
 MovedShardsOption = Annotated[
     Path | None, typer.Option("--shards", help="The folder of the run's shards, if they were moved.")
 ]
+CheckpointStepOption = Annotated[
+    int | None, typer.Option("--step", min=0, help="The step of the checkpoint; the newest if not given.")
+]

@@ -1,4 +1,4 @@
-"""`lehr eval`: evaluates a run's newest checkpoint on the held-out documents."""
+"""`lehr eval`: evaluates a run's checkpoint on the held-out documents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.commands.arguments import MovedShardsOption, RunFolderArgument
+from launcher.commands.arguments import CheckpointStepOption, MovedShardsOption, RunFolderArgument
 from launcher.exit_codes import user_errors
 
 
@@ -16,9 +16,10 @@ def evaluate_run(
     windows: Annotated[
         int | None, typer.Option(min=1, help="Sequences of each source; by default evaluate.max_windows of the run.")
     ] = None,
+    step: CheckpointStepOption = None,
     shards: MovedShardsOption = None,
 ) -> None:
-    """Compute the held-out loss of a run's newest checkpoint for each source, in nats per token and in bits per byte.
+    """Compute the held-out loss of a run's checkpoint for each source, in nats per token and in bits per byte.
 
     The unigram loss is that of a model that knows only the frequency of each token in the source's training split.
     """
@@ -31,7 +32,7 @@ def evaluate_run(
     from settings import UserError
     from train.evaluate import evaluate
 
-    saved = open_saved_run(run, data_shards=shards)
+    saved = open_saved_run(run, step=step, data_shards=shards)
     config = saved.config
     held_out = HeldOutLoader(config.data, seq_length=config.train.seq_length)
     if not held_out.sources:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from launcher.commands.arguments import MovedShardsOption, RunFolderArgument
+from launcher.commands.arguments import CheckpointStepOption, MovedShardsOption, RunFolderArgument
 from launcher.exit_codes import user_errors
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def export_run(
     run: RunFolderArgument,
     folder: Annotated[Path, typer.Argument(help="a new or empty folder", show_default=False)],
-    step: Annotated[
-        int | None, typer.Option(min=0, help="The step of the checkpoint; the newest if not given.")
-    ] = None,
+    step: CheckpointStepOption = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="The type of the exported weights.")
     ] = "float32",
@@ -38,26 +36,21 @@ def export_run(
     appears complete or not at all.
     """
     from launcher.huggingface.tokenizer import tokenizer_files
-    from launcher.run.saved_run import chosen_checkpoint, read_run_config
-    from model.config import ModelConfig
+    from launcher.run.saved_run import open_checkpoint
     from model.huggingface import ARCHITECTURES, architecture_of
     from model.parameter import specs_of
     from model.transformer import without_values
-    from settings import parse
     from settings.files import new_folder, write_json
-    from train.checkpoint.manifest import read_manifest
     from train.checkpoint.weights_only import Weights
 
-    run_folder, config = read_run_config(run, data_shards=shards)
-    checkpoint = chosen_checkpoint(run_folder, step)
-    manifest = read_manifest(checkpoint)
-    model = parse(ModelConfig, manifest.model, source=str(checkpoint / "manifest.json"))
+    saved = open_checkpoint(run, step=step, data_shards=shards)
+    manifest, model = saved.manifest, saved.model
     architecture = architecture_of(model, ARCHITECTURES)
-    seq_length = config.train.seq_length
-    tokenizer = tokenizer_files(config.data, longest=seq_length)
+    seq_length = saved.config.train.seq_length
+    tokenizer = tokenizer_files(saved.config.data, longest=seq_length)
     specs = specs_of(without_values(model, seq_length=seq_length))
     with new_folder(folder) as staging:
-        weights = Weights(checkpoint, manifest)
+        weights = Weights(saved.path, manifest)
         entries = architecture.entries(weights.shapes)
         parameters = _write_weights(staging, weights, entries, specs, dtype=dtype, max_file_bytes=max_file_bytes)
         end_tokens = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
@@ -82,13 +75,18 @@ def _write_weights(
     import torch
 
     from model.fold import fold_scales
+    from settings import UserError
     from settings.files import write_json
     from train.checkpoint.safetensors_file import write_safetensors
 
     torch_dtype: torch.dtype = getattr(torch, dtype)
 
     def read_entry(entry: Entry) -> torch.Tensor:
-        return entry.to_huggingface(fold_scales({name: weights.read(name) for name, _ in entry.parts}, specs))
+        tensor = entry.to_huggingface(fold_scales({name: weights.read(name) for name, _ in entry.parts}, specs))
+        tensor = tensor.to(torch_dtype)
+        if not tensor.isfinite().all():
+            raise UserError(f"{entry.name} has values that are NaN or infinite in {dtype}; export another --step")
+        return tensor
 
     groups = split_by_size(entries, max_file_bytes, item_bytes=torch_dtype.itemsize)
     weight_map: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""`lehr generate`: continues a text with a run's newest checkpoint."""
+"""`lehr generate`: continues a text with a run's checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.commands.arguments import MovedShardsOption, RunFolderArgument
+from launcher.commands.arguments import CheckpointStepOption, MovedShardsOption, RunFolderArgument
 from launcher.exit_codes import user_errors
 
 
@@ -20,16 +20,17 @@ def generate_text(
         float, typer.Option(min=0.0, max=1.0, help="Sample among the most probable tokens that sum to it.")
     ] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    step: CheckpointStepOption = None,
     shards: MovedShardsOption = None,
 ) -> None:
-    """Continue a text with tokens sampled from a run's newest checkpoint."""
+    """Continue a text with tokens sampled from a run's checkpoint."""
     from data.shards.index import open_shards
     from data.tokenizer import load_tokenizer, text_tokenizer
     from launcher.run.saved_run import open_saved_run
     from settings import UserError
     from train.sampling import generate
 
-    saved = open_saved_run(run, data_shards=shards)
+    saved = open_saved_run(run, step=step, data_shards=shards)
     shard_set = open_shards(saved.config.data)
     info, tokenizer = shard_set.tokenizer, load_tokenizer(shard_set.tokenizer_file())
     encoder = text_tokenizer(tokenizer, info.eos_id)  # a prompt is encoded as a document is

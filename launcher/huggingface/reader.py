@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from model.huggingface import ARCHITECTURES, Architecture, Entry, architecture_called
 from settings import UserError
 from settings.files import read_json
 from train.checkpoint.resharding import TensorFiles
-from train.checkpoint.safetensors_file import Shape
+from train.checkpoint.safetensors_file import Shape, UnsupportedDtypeError
 
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SHOWN = 10
+_ROWS = 1024  # of the embedding and the head, which are compared at a time
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ def read_folder(path: Path) -> HuggingFaceFolder:
 def open_weights(folder: HuggingFaceFolder, entries: list[Entry], *, tied: bool) -> Iterator[tuple[str, Tensor]]:
     """Checks that the files hold these tensors, of these shapes, and no others. Yields lehr's tensors in order.
 
-    Raises UserError, before the first tensor is read, with the names of missing, misshapen and unexpected tensors.
+    Raises UserError with the names of missing, misshapen and unexpected tensors, and for a head that should be tied and
+    differs from the embedding, before it yields the first tensor; and for a value that is not finite when it reads it.
     """
-    files = TensorFiles(_weight_files(folder.path))
+    files = _open_files(folder)
     prefix = folder.architecture.prefix
     names: dict[str, str] = {}  # of an entry -> in the files
     problems = []
@@ -80,16 +82,62 @@ def open_weights(folder: HuggingFaceFolder, entries: list[Entry], *, tied: bool)
             problems.append(f"{entry.name} is {_by(files.shapes[found])}, and {_by(entry.shape)} by config.json")
         else:
             names[entry.name] = found
-    allowed = [*folder.architecture.not_weights, *(["lm_head.weight"] if tied else [])]
-    for name in sorted(set(files.shapes) - set(names.values())):
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed):
-            problems.append(f"{name} has no place in a {folder.architecture.name}")
+    unexpected = set(files.shapes) - set(names.values())
+    head = folder.architecture.tensor_of("head")
+    if tied and head in unexpected:
+        unexpected.remove(head)
+        embedding = names.get(folder.architecture.tensor_of("embedding"))
+        if embedding is not None and not _are_equal(files, head, embedding):
+            problems.append(
+                f"{head} differs from {embedding}, and tie_word_embeddings is true: one of the two would be lost "
+                "(if the model was trained with a head of its own, set tie_word_embeddings to false)"
+            )
+    problems += [f"{name} has no place in a {folder.architecture.name}" for name in sorted(unexpected)]
     if problems:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         raise UserError(
             "\n  ".join([f"the weights in {folder.path} do not fit its config.json:", *problems[:_SHOWN], *more])
         )
-    return (pair for entry in entries for pair in entry.to_lehr(files.read(names[entry.name]).float()))
+    return (
+        pair for entry in entries for pair in entry.to_lehr(_read_finite(files, names[entry.name], folder=folder.path))
+    )
+
+
+def _open_files(folder: HuggingFaceFolder) -> TensorFiles:
+    """Opens the files of the weights. Raises UserError for a tensor of a type that lehr does not read."""
+    try:
+        return TensorFiles(_weight_files(folder.path), skip=folder.architecture.not_weights)
+    except UnsupportedDtypeError as error:
+        raise UserError(
+            f"{error}; let transformers write the model in float32: "
+            "AutoModelForCausalLM.from_pretrained(..., dtype=torch.float32).save_pretrained(...)"
+        ) from None
+
+
+def _read_finite(files: TensorFiles, name: str, *, folder: Path) -> Tensor:
+    """Reads one tensor as float32. Raises UserError if one of its values is not finite."""
+    tensor = files.read(name).float()
+    wrong = tensor.numel() - int(tensor.isfinite().sum())
+    if wrong:
+        raise UserError(
+            f"the weights in {folder}: {wrong:,} of the {tensor.numel():,} values of {name} are NaN or infinite; "
+            "no run can begin with them"
+        )
+    return tensor
+
+
+def _are_equal(files: TensorFiles, one: str, other: str) -> bool:
+    """Compares two matrices as float32, a piece of rows at a time."""
+    if files.shapes[one] != files.shapes[other]:
+        return False
+    rows, *rest = files.shapes[one]
+    for start in range(0, rows, _ROWS):
+        pieces = [torch.empty(min(_ROWS, rows - start), *rest) for _ in range(2)]
+        for name, piece in zip((one, other), pieces, strict=True):
+            files.read_into(name, piece, (start, *(0 for _ in rest)))
+        if not torch.equal(*pieces):
+            return False
+    return True
 
 
 def _weight_files(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from parallel.engines.forward_engine import ForwardEngine
 from parallel.mesh import Mesh, make_mesh, start_processes
 from settings import UserError, compose, parse
 from settings.files import explained
-from train.checkpoint.discovery import latest_checkpoint, problems_of, step_folders, step_of
+from train.checkpoint.discovery import candidates, problems_of, read_latest, step_folders, step_of
 from train.checkpoint.manifest import IncompleteCheckpointError, Manifest, read_manifest
 from train.checkpoint.weights_only import Weights
 from train.run_folder.folder import RunFolder
@@ -54,18 +54,39 @@ def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[Run
     return folder, compose(RunConfig, folder.config, overrides)
 
 
-def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
-    """Returns the checkpoint of a step, or the newest complete one, after checking every byte of it.
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A run's config and one of its checkpoints, every byte of which was compared with its hash."""
 
-    Raises UserError if there is no checkpoint, or none of this step, or if the step's checkpoint is incomplete.
+    config: RunConfig
+    path: Path
+    manifest: Manifest
+    model: ModelConfig
+
+
+def open_checkpoint(path: Path, *, step: int | None = None, data_shards: Path | None = None) -> SavedCheckpoint:
+    """Returns a run's checkpoint of a step, or its newest one. `data_shards` replaces the folder of its shards.
+
+    Raises UserError if the path is no run folder, if the checkpoint is missing or incomplete, or if the shards have
+    another tokenizer than the one with which the model was trained.
+    """
+    folder, config = read_run_config(path, data_shards=data_shards)
+    checkpoint = chosen_checkpoint(folder, step)
+    manifest = read_manifest(checkpoint)
+    return SavedCheckpoint(config, checkpoint, manifest, _model_of(checkpoint, manifest, shard_tokenizer(config.data)))
+
+
+def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
+    """Returns the checkpoint of a step, or the newest one, after checking every byte of it.
+
+    Raises UserError if there is no checkpoint, or none of this step, or if the checkpoint is incomplete: an older one
+    is taken only if its step is given.
     """
     paths = {step_of(path): path for path in step_folders(folder.checkpoints)}
     if not paths:
         raise _no_checkpoint(folder)
     if step is None:
-        latest = latest_checkpoint(folder.checkpoints, warn=lambda text: print(f"warning: {text}", file=sys.stderr))
-        assert latest is not None, "a checkpoint was removed during the call"
-        return latest
+        return _newest_checkpoint(folder)
     if step not in paths:
         raise UserError(f"{folder.path} has no checkpoint of step {step}; it has {', '.join(map(str, paths))}")
     problems = problems_of(paths[step])
@@ -74,15 +95,31 @@ def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
     return paths[step]
 
 
-def open_saved_run(path: Path, *, data_shards: Path | None = None) -> SavedRun:
-    """Loads the weights of a run's newest complete checkpoint. Raises UserError if there is none, or no run.
+def _newest_checkpoint(folder: RunFolder) -> Path:
+    """Returns the checkpoint that `latest` names, or the one of the highest step if `latest` names none."""
+    (newest, *older), warnings = candidates(folder.checkpoints)
+    named = read_latest(folder.checkpoints)
+    problems = problems_of(newest)
+    if not problems and named in (None, "", newest.name):
+        for warning in warnings:
+            print(f"warning: {warning}; the newest is {newest.name}", file=sys.stderr)
+        return newest
+    lines = [str(IncompleteCheckpointError(newest, problems))] if problems else warnings
+    complete = next((path for path in (older if problems else [newest]) if not problems_of(path)), None)
+    if complete is None:
+        lines.append("no other checkpoint of this run is complete")
+    else:
+        lines.append(f"the newest complete one is of step {step_of(complete)}: give --step {step_of(complete)} for it")
+    raise UserError("\n".join(lines))
+
+
+def open_saved_run(path: Path, *, step: int | None = None, data_shards: Path | None = None) -> SavedRun:
+    """Loads the weights of a run's checkpoint of a step, or of its newest one. Raises what `open_checkpoint` raises.
 
     `data_shards` replaces the folder that the run recorded, if its shards were moved.
     """
-    folder, config = read_run_config(path, data_shards=data_shards)
-    checkpoint = chosen_checkpoint(folder)
-    manifest = read_manifest(checkpoint)
-    model = _model_of(checkpoint, manifest, shard_tokenizer(config.data))
+    saved = open_checkpoint(path, step=step, data_shards=data_shards)
+    config = saved.config
     prepare_process(SINGLE_PROCESS)
     timeout_seconds = config.train.timeout_seconds
     start_processes(
@@ -95,11 +132,13 @@ def open_saved_run(path: Path, *, data_shards: Path | None = None) -> SavedRun:
     parallel = ParallelConfig()
     mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
     compute = ComputeConfig(config.train.precision, config.train.attention)
-    local = build_local_model(model, parallel, mesh, compute=compute, seq_length=config.train.seq_length)
+    local = build_local_model(saved.model, parallel, mesh, compute=compute, seq_length=config.train.seq_length)
     (chunk,) = local.chunks
     with explained("reading a checkpoint"):
-        Weights(checkpoint, manifest).fill(chunk.transformer, compute.dtype)
-    return SavedRun(config, manifest.step, mesh, chunk.transformer, ForwardEngine(chunk), local.build_attention_mask)
+        Weights(saved.path, saved.manifest).fill(chunk.transformer, compute.dtype)
+    return SavedRun(
+        config, saved.manifest.step, mesh, chunk.transformer, ForwardEngine(chunk), local.build_attention_mask
+    )
 
 
 def _model_of(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:

@@ -6,12 +6,12 @@ in its files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from model.config import ModelConfig
+from model.huggingface.config_keys import NEUTRAL, ROPE_NEUTRAL, shown, unknown_keys, without_rope_sections
 from model.huggingface.entry import Entry, Shape
 from settings import UserError
 
@@ -35,6 +35,12 @@ class Architecture:
     always_bias: frozenset[str] = frozenset()  # modules of transformers that always have a bias
     prefix: str = "model."  # of all names but the head; older files leave it out
     not_weights: tuple[str, ...] = ()  # patterns of names: buffers in older files
+    harmless: frozenset[str] = frozenset()  # further keys of transformers that change no logits
+    neutral: Mapping[str, object] = field(default_factory=dict)  # as `fixed`, but not exported; null is allowed
+
+    def tensor_of(self, module: str) -> str:
+        """Returns the name of the tensor of transformers that holds the weight of one module of lehr alone."""
+        return next(f"{name}.weight" for name, parts in self.modules.items() if list(parts) == [module])
 
     def obstacles(self, config: ModelConfig) -> list[str]:
         """Returns why it cannot hold a model of this config: the key, the value that it needs, the value there."""
@@ -42,7 +48,7 @@ class Architecture:
         for key, needed in self.needs.items():
             value = lookup(config, key)
             if value != needed:
-                found.append(f"model.{key.removesuffix('.name')} = {_shown(needed)}, not {_shown(value)}")
+                found.append(f"model.{key.removesuffix('.name')} = {shown(needed)}, not {shown(value)}")
         if not self.grouped_queries and config.kv_heads != config.num_heads:
             found.append(f"model.num_kv_heads = {config.num_heads} (as many as num_heads), not {config.kv_heads}")
         return found
@@ -90,9 +96,17 @@ class Architecture:
 
         Raises UserError with every key that describes something lehr's model does not have; `source` names the file.
         """
-        plain = {**self.defaults, **_without_rope_parameters(config_json)}
-        wrong = [
-            f"{key} = {_shown(plain[key])}, and lehr has only {_shown(only)}"
+        neutral = {**NEUTRAL, **self.neutral, "model_type": self.model_type}
+        plain = dict(config_json)
+        wrong: list[str] = []
+        if self.needs["position.name"] == "rope":
+            plain, wrong = without_rope_sections(config_json)
+            neutral |= ROPE_NEUTRAL
+        plain = {**self.defaults, **plain}
+        known = {*self.keys, *self.fixed, *self.harmless, self.positions, "head_dim", "layer_types"}
+        wrong += unknown_keys(plain, known=known, neutral=neutral)
+        wrong += [
+            f"{key} = {shown(plain[key])}, and lehr has only {shown(only)}"
             for key, only in self.fixed.items()
             if plain.get(key, only) != only
         ]
@@ -105,8 +119,8 @@ class Architecture:
             if plain.get(key) is None:
                 wrong.append(f"{key} is missing")
             elif lehr_key in decided_by and plain[key] != values[lehr_key]:
-                same = f"{decided_by[lehr_key]} = {_shown(values[lehr_key])}"
-                wrong.append(f"{key} = {_shown(plain[key])} and {same} must be the same")
+                same = f"{decided_by[lehr_key]} = {shown(values[lehr_key])}"
+                wrong.append(f"{key} = {shown(plain[key])} and {same} must be the same")
             else:
                 values[lehr_key], decided_by[lehr_key] = plain[key], key
         if not self.grouped_queries:
@@ -153,30 +167,15 @@ def _nested(values: Mapping[str, object]) -> dict[str, Any]:
     return plain
 
 
-def _without_rope_parameters(config_json: Mapping[str, Any]) -> dict[str, Any]:
-    """Moves RoPE's numbers, which newer files keep in a section of their own, to where older files have them."""
-    plain = dict(config_json)
-    rope = plain.pop("rope_parameters", None)
-    if isinstance(rope, Mapping):
-        plain["rope_theta"] = rope.get("rope_theta", plain.get("rope_theta"))
-        if rope.get("rope_type", "default") != "default":
-            plain["rope_scaling"] = dict(rope)
-    return plain
-
-
 def _heads_and_layers_not_in_lehr(plain: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """Returns what else lehr does not have: heads of an independent size, layers that attend to some tokens."""
     wrong = []
     hidden, heads, size = values.get("hidden_size"), values.get("num_heads"), plain.get("head_dim")
     if isinstance(hidden, int) and isinstance(heads, int) and size is not None and size * heads != hidden:
         wrong.append(
-            f"head_dim = {_shown(size)}, and lehr has only hidden_size / num_attention_heads = {hidden}/{heads}"
+            f"head_dim = {shown(size)}, and lehr has only hidden_size / num_attention_heads = {hidden}/{heads}"
         )
     kinds = plain.get("layer_types") or ()
     if any(kind != "full_attention" for kind in kinds):
-        wrong.append(f"layer_types = {_shown(sorted(set(map(str, kinds))))}, and lehr has only full_attention")
+        wrong.append(f"layer_types = {shown(sorted(set(map(str, kinds))))}, and lehr has only full_attention")
     return wrong
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, default=str)

@@ -53,5 +53,6 @@ GPT2 = Architecture(
     grouped_queries=False,
     always_bias=frozenset({*_LINEAR, *_NORMS}),
     prefix="transformer.",
+    harmless=frozenset({"n_ctx"}),  # of older files: the same as n_positions
     not_weights=("*.attn.bias", "*.attn.masked_bias"),
 )

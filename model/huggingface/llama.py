@@ -47,5 +47,6 @@ LLAMA = Architecture(
         "mlp_bias": False,
     },
     if_null={"num_key_value_heads": ("num_attention_heads", 1)},
+    neutral={"sliding_window": None, "use_sliding_window": False},
     not_weights=("*.rotary_emb.inv_freq",),
 )

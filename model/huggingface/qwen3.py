@@ -25,6 +25,7 @@ QWEN3 = Architecture(
         "head_dim": 128,
         "num_key_value_heads": 32,
     },
+    harmless=frozenset({"max_window_layers", "sliding_window"}),  # they have no effect without use_sliding_window
     if_null=LLAMA.if_null,
     not_weights=LLAMA.not_weights,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -17,10 +18,17 @@ from typer.testing import CliRunner
 
 from data.tokenizer import train_tokenizer
 from launcher.cli import make_app
+from launcher.run.config import RunConfig
+from launcher.run.input_hashes import inputs_of
+from launcher.run.preflight import model_with_vocabulary, parameter_shapes
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.layers import TorchLayers
 from model.transformer import Transformer
+from settings import compose
+from train.checkpoint.weights_only import write_first_checkpoint
+from train.run_folder.folder import RunFolder
+from train.run_folder.open_run import open_run
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 from made_shards import write_source
@@ -76,6 +84,24 @@ def write_config(folder: Path, shards: Path, **sections: dict[str, Any]) -> Path
     path = folder / "config.yaml"
     path.write_text(json.dumps(plain))
     return path
+
+
+def write_random_run(folder: Path, shards: Path, *, model: dict[str, Any], std: float = 0.02) -> tuple[RunFolder, int]:
+    """Writes a run with random weights, of this standard deviation, and no step. Returns it and its weights' bytes."""
+    config = compose(RunConfig, write_config(folder, shards, model=model))
+    full_model = model_with_vocabulary(config)
+    shapes = parameter_shapes(full_model, config.train.seq_length)
+    run = RunFolder(config.run.path)
+    open_run(run.path, config, world_size=1, inputs=inputs_of(config)).release()
+    generator = torch.Generator().manual_seed(0)
+    write_first_checkpoint(
+        run.checkpoints,
+        shapes,
+        (std * torch.randn(shape, generator=generator) for shape in shapes.values()),
+        model=full_model.to_plain(),
+        tokenizer=inputs_of(config).tokenizer,
+    )
+    return run, 4 * sum(map(math.prod, shapes.values()))
 
 
 def done(*arguments: str | Path) -> str:

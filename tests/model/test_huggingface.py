@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from model.attention import KERNELS
 from model.config import ModelConfig
@@ -157,7 +158,29 @@ NOT_IN_LEHR: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "gelu"}, "hidden_act"),
     "heads of their own size": ({"head_dim": 32}, "head_dim = 32"),
     "scaled rope": ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
-    "scaled rope, newer": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_scaling"),
+    "scaled rope, older": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 'rope_scaling.type = "linear"'),
+    "scaled rope, newer": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters.rope_type"),
+    "scaled rope, mixed": ({"rope_parameters": {"type": "linear", "factor": 2.0}}, "rope_parameters.type"),
+    "a factor alone": ({"rope_parameters": {"rope_theta": 1e4, "factor": 2.0}}, "rope_parameters.factor = 2.0"),
+    "a factor of no effect on its own": ({"rope_parameters": {"attention_factor": 2.0}}, "attention_factor"),
+    "two values of theta": (
+        {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
+        "rope_parameters.rope_theta = 500000.0 and rope_theta = 10000.0 must be the same",
+    ),
+    "rope by layers": ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters.full_attention"),
+    "rope that is no mapping": ({"rope_scaling": 2.0}, "rope_scaling = 2.0"),
+    "partial rope": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+    "partial rope, newer": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
+    "rope over neighbours": ({"rope_interleaved": True}, "rope_interleaved = true"),
+    "sliding window": ({"sliding_window": 4096}, "sliding_window = 4096"),
+    "capped logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is unknown to lehr"),
+    "capped scores": ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+    "scaled scores": ({"attention_multiplier": 0.1}, "attention_multiplier"),
+    "scaled embeddings": ({"embedding_multiplier": 12.0}, "embedding_multiplier"),
+    "scaled logits": ({"logits_scaling": 8.0}, "logits_scaling"),
+    "experts": ({"num_local_experts": 8}, "num_local_experts"),
+    "pruned heads": ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
+    "another type": ({"model_type": "mistral"}, 'model_type = "mistral", and lehr has only "llama"'),
     "some biases": ({"attention_bias": True}, "mlp_bias = false and attention_bias = true must be the same"),
     "a window": ({"layer_types": ["sliding_attention"] * 3}, "layer_types"),
     "no size": ({"hidden_size": None}, "hidden_size is missing"),
@@ -171,3 +194,35 @@ def test_what_lehr_does_not_have_is_refused_by_its_key(kind: str) -> None:
     llama.model_section(LLAMA_JSON, source="config.json")
     with pytest.raises(UserError, match=re.escape(message)):
         llama.model_section({**LLAMA_JSON, **changed}, source="config.json")
+
+
+def test_a_key_of_another_architecture_is_refused() -> None:
+    gpt2 = next(each for each in ARCHITECTURES if each.name == "GPT2LMHeadModel")
+    plain = {"vocab_size": 128, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_ctx": 24, "n_positions": 24}
+    gpt2.model_section(plain, source="config.json")
+    for key, value in {"rope_scaling": {"type": "linear"}, "num_key_value_heads": 2, "hidden_act": "silu"}.items():
+        with pytest.raises(UserError, match=f"{key} = .* is unknown to lehr"):
+            gpt2.model_section({**plain, key: value}, source="config.json")
+
+
+PLAIN_ROPE: dict[str, dict[str, Any]] = {
+    "absent": {},
+    "older": {"rope_theta": 300.0, "rope_scaling": None},
+    "newer": {"rope_parameters": {"rope_theta": 300.0, "rope_type": "default"}},
+    "newer, without a type": {"rope_parameters": {"rope_theta": 300.0}},
+    "newer, without theta": {"rope_parameters": {"rope_type": "default"}},
+    "theta outside": {"rope_parameters": {"rope_type": "default"}, "rope_theta": 300.0},
+    "a scaling of no effect": {"rope_scaling": {"type": "default"}, "rope_theta": 300.0},
+    "theta in the scaling": {"rope_scaling": {"rope_type": "default", "rope_theta": 300.0, "factor": None}},
+    "keys of no effect": {"partial_rotary_factor": 1.0, "use_cache": True, "logits_scaling": None, "pretraining_tp": 2},
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN_ROPE)
+def test_every_spelling_of_plain_rope_has_the_theta_of_transformers(kind: str) -> None:
+    llama = next(each for each in ARCHITECTURES if each.name == "LlamaForCausalLM")
+    section = llama.model_section({**LLAMA_JSON, **PLAIN_ROPE[kind]}, source="config.json")
+    theirs = LlamaConfig(**LLAMA_JSON, **PLAIN_ROPE[kind])
+    frequencies = LlamaRotaryEmbedding(theirs).inv_freq
+    theta = section["position"]["theta"]
+    assert torch.allclose(frequencies, theta ** (-torch.arange(0, 16, 2) / 16), rtol=1e-6)

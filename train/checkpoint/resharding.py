@@ -18,7 +18,7 @@ from torch import Tensor
 
 from settings import UserError
 from settings.files import naming
-from train.checkpoint.safetensors_file import Shape, SliceInfo, bytes_of, read_header
+from train.checkpoint.safetensors_file import Shape, SliceInfo, UnsupportedDtypeError, bytes_of, read_header
 
 _CHUNK_BYTES = 8 * 2**20  # of one read, or of the rows that are read one by one
 _LEAP_BYTES = 16 * 2**10  # a smaller gap between the wanted parts of two rows is read over: it is quicker
@@ -26,12 +26,15 @@ Box = tuple[slice, ...]  # a range of every dim
 
 
 class TensorFiles:
-    """The tensors of several safetensors files, by name. Raises UserError for a file that is not of the format."""
+    """The tensors of several safetensors files, by name. Raises UserError for a file that is not of the format.
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    `skip`: patterns of the names of tensors that are not wanted; these may be of any type.
+    """
+
+    def __init__(self, paths: Iterable[Path], *, skip: Sequence[str] = ()) -> None:
         self._slices: dict[str, list[tuple[Path, SliceInfo]]] = {}
         for path in paths:
-            for name, part in _header_of(path).items():
+            for name, part in _header_of(path, skip).items():
                 self._slices.setdefault(name, []).append((path, part))
         self.shapes = {name: _full_shape(name, slices) for name, slices in self._slices.items()}
 
@@ -101,9 +104,11 @@ def _common(one: Box, other: Box) -> Box | None:
     return None if any(each.start >= each.stop for each in both) else both
 
 
-def _header_of(path: Path) -> dict[str, SliceInfo]:
+def _header_of(path: Path, skip: Sequence[str]) -> dict[str, SliceInfo]:
     try:
-        return read_header(path)
+        return read_header(path, skip=skip)
+    except UnsupportedDtypeError as error:
+        raise UnsupportedDtypeError(f"{path.parent}: {error}") from None
     except UserError as error:
         raise UserError(f"{path.parent}: {error}; copy it again") from None
     except OSError as error:

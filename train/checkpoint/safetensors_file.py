@@ -9,6 +9,7 @@ hashed on the way.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import math
@@ -31,6 +32,10 @@ _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _CHUNK_BYTES = 8 * 2**20  # of one write: small enough that a step's own reads and writes get their turn
 
 Shape = tuple[int, ...]
+
+
+class UnsupportedDtypeError(UserError):
+    """A file has a tensor of a type that lehr does not read."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,11 @@ def write_safetensors(
     return size, digest.hexdigest()
 
 
-def read_header(path: Path) -> dict[str, SliceInfo]:
-    """Reads the slices in a file, by name; checks every number against the file's size. Raises UserError, OSError."""
+def read_header(path: Path, *, skip: Sequence[str] = ()) -> dict[str, SliceInfo]:
+    """Returns the slices of a file by tensor name, after checking every number against the file's size.
+
+    `skip`: patterns of names that are left out, whatever their type. Raises UserError, OSError.
+    """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
@@ -84,8 +92,11 @@ def read_header(path: Path) -> dict[str, SliceInfo]:
         slices = {
             name: _slice_of(name, entry, None if places is None else places[name][_OFFSETS_KEY], values_start)
             for name, entry in header.items()
+            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in skip)
         }
         spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
+    except UnsupportedDtypeError as error:
+        raise UnsupportedDtypeError(f"{path.name}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path.name} is no safetensors file: {type(error).__name__}: {error}") from None
     end = 0
@@ -138,7 +149,7 @@ def _slice_of(name: str, entry: Any, offsets: Any, values_start: int) -> SliceIn
     if set(entry) != {"dtype", "shape", "data_offsets"} or type(first) is not int or type(last) is not int:
         raise ValueError(f"{name}: an entry has other keys or values than the format's")
     if entry["dtype"] not in DTYPES:
-        raise ValueError(f"{name} is of type {entry['dtype']}; lehr reads {', '.join(DTYPES)}")
+        raise UnsupportedDtypeError(f"{name} is of type {entry['dtype']}; lehr reads {', '.join(DTYPES)}")
     dtype = DTYPES[entry["dtype"]]
     if last - first != dtype.itemsize * math.prod(shape):
         raise ValueError(f"{name}: a slice has more or fewer bytes than its shape")

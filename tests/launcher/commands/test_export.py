@@ -21,6 +21,7 @@ from huggingface_runs import (
     refused,
     some_tokens,
     write_config,
+    write_random_run,
 )
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -114,6 +115,15 @@ def test_mistakes_are_one_message_and_write_nothing(trained: Path, tmp_path: Pat
     assert sorted(each.name for each in tmp_path.iterdir()) == ["altered", "full"]
     target.mkdir()  # an empty folder is accepted
     done("export", trained, target)
+
+
+@pytest.mark.parametrize("std", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_exported(std: float, tmp_path: Path, text_shards: Path) -> None:
+    run, _ = write_random_run(tmp_path, text_shards, model=LLAMA, std=std)
+    assert "model.embed_tokens.weight has values that are NaN or infinite" in refused(
+        "export", run.path, tmp_path / "hf"
+    )
+    assert not (tmp_path / "hf").exists()
 
 
 def test_a_model_that_no_architecture_has_is_refused(tmp_path: Path, text_shards: Path) -> None:

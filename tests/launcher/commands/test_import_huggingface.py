@@ -183,6 +183,68 @@ def test_weights_that_do_not_fit(tmp_path: Path, text_shards: Path) -> None:
     assert not any((tmp_path / "runs").glob("*"))
 
 
+def alter_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
+    """Replaces, adds or removes tensors of model.safetensors, whose names have "__" for "."."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in changes.items():
+        tensors.pop(name.replace("__", "."), None)
+        if tensor is not None:
+            tensors[name.replace("__", ".")] = tensor
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def weights_file(folder: Path, name: str) -> bytes:
+    return next((folder / "runs" / name / "checkpoints/step-00000000").glob("*.safetensors")).read_bytes()
+
+
+def test_a_tied_head_must_equal_the_embedding(tmp_path: Path, text_shards: Path) -> None:
+    """transformers computes the logits with a head that is in the file, also if config.json ties it."""
+    from safetensors.torch import load_file
+
+    folder = transformers_folder(tmp_path / "hf", text_shards, "qwen3")
+    config = write_config(tmp_path, text_shards)
+    done("import", folder, config, "run.name=without")
+    embedding = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    alter_tensors(folder, lm_head__weight=embedding.clone())
+    done("import", folder, config, "run.name=equal")
+    assert weights_file(tmp_path, "equal") == weights_file(tmp_path, "without")
+    other = embedding.clone()
+    other[-1, -1] += 1e-6
+    for head in (other, embedding[:-1].clone()):
+        alter_tensors(folder, lm_head__weight=head)
+        message = refused("import", folder, config)
+        assert "lm_head.weight differs from model.embed_tokens.weight, and tie_word_embeddings is true" in message
+    alter_json(folder / "config.json", tie_word_embeddings=False)
+    alter_tensors(folder, lm_head__weight=other)
+    done("import", folder, config, "run.name=untied")
+    assert not (tmp_path / "runs/try").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path, text_shards: Path) -> None:
+    folder = transformers_folder(tmp_path / "hf", text_shards)
+    weight = torch.ones(32)
+    weight[5] = value
+    alter_tensors(folder, model__layers__2__input_layernorm__weight=weight.bfloat16())
+    message = refused("import", folder, write_config(tmp_path, text_shards))
+    assert "1 of the 32 values of model.layers.2.input_layernorm.weight are NaN or infinite" in message
+    assert not any((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.float64, "F64"), (torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.float8_e5m2, "F8_E5M2")],
+)
+def test_other_types_are_refused_by_name(dtype: torch.dtype, name: str, tmp_path: Path, text_shards: Path) -> None:
+    folder = transformers_folder(tmp_path / "hf", text_shards)
+    alter_tensors(folder, model__norm__weight=torch.ones(32).to(dtype))
+    message = refused("import", folder, write_config(tmp_path, text_shards))
+    assert f"model.norm.weight is of type {name}; lehr reads F32, F16, BF16; let transformers write" in message
+    assert "no safetensors file" not in message
+
+
 class Trap:
     """Makes a file if it is unpickled."""
 
@@ -214,7 +276,7 @@ def test_no_code_of_the_folder_is_run(tmp_path: Path, text_shards: Path) -> None
 
 
 def test_older_files_of_gpt2(tmp_path: Path, text_shards: Path) -> None:
-    """They have names without "transformer.", and the causal mask among the tensors."""
+    """They have names without "transformer.", and the causal mask, of bytes in some, among the tensors."""
     from safetensors.torch import load_file, save_file
 
     folder = transformers_folder(tmp_path / "hf", text_shards, "gpt2")
@@ -223,10 +285,7 @@ def test_older_files_of_gpt2(tmp_path: Path, text_shards: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     older["h.0.attn.bias"] = torch.ones(1, 1, SEQ_LENGTH, SEQ_LENGTH).tril()
+    older["h.1.attn.bias"] = torch.ones(1, 1, SEQ_LENGTH, SEQ_LENGTH).tril().to(torch.uint8)
     save_file(older, folder / "model.safetensors", metadata={"format": "pt"})
     done("import", folder, config, "run.name=old")
-    files = [
-        next((tmp_path / "runs" / name / "checkpoints/step-00000000").glob("*.safetensors")).read_bytes()
-        for name in ("new", "old")
-    ]
-    assert files[0] == files[1]
+    assert weights_file(tmp_path, "new") == weights_file(tmp_path, "old")

@@ -66,7 +66,8 @@ def build(
         return BuildResult(config.shards, found, already_built=True, seconds=time.monotonic() - start)
     if config.tokenizer.path:
         end_of_text_id(load_tokenizer(config.tokenizer.path), config.tokenizer.end_of_text, config.tokenizer.path)
-    plan, inputs = make_plan(config), fingerprint_input(config)
+    inputs = fingerprint_input(config)  # first, so that each task finds out what changed since the plan was made
+    plan = make_plan(config)
     work = work_folder_of(config, inputs)
     try:
         with lock_work_folder(work):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from data.config import DataConfig
-from data.pipeline.input_fingerprint import fingerprint_input
+from data.pipeline.input_fingerprint import changed_files, fingerprint_input
 from data.pipeline.report import SourceReport, differences, read_build_file
 from data.shards.dataset_json import FILE_NAME, check_hash, read_dataset
 from settings import UserError
@@ -39,8 +39,7 @@ def find_finished_build(config: DataConfig, log: Callable[[str], None]) -> dict[
     except UserError as error:
         log(f"the input of {shards} is no longer there: {error}")
         return record.sources
-    if record.inputs != inputs:
-        files = [file for file in {**record.inputs, **inputs} if record.inputs.get(file) != inputs.get(file)]
+    if files := changed_files(record.inputs, inputs):
         raise UserError(f"{shards} was built from other input: {_list_some(files)} changed; {remedy}")
     return record.sources
 

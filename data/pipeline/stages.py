@@ -39,6 +39,7 @@ def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[s
         work,
         plan.tasks,
         config.sources,
+        inputs,
         on_bad_document=config.on_bad_document,
         max_document_bytes=config.max_document_bytes,
     )

@@ -27,6 +27,7 @@ class InputPart:
     bytes: int  # of text in this part, estimated without reading it
     index: int = 0
     count: int = 1
+    file_bytes: int | None = None  # the file's size when it was divided; None means that no size decides the part
 
 
 @dataclass(frozen=True)

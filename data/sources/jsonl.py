@@ -40,7 +40,8 @@ class JsonLinesConfig(SourceConfig):
             count = max(1, round(size / part_bytes))
             if is_compressed(file):
                 count = min(count, _MAX_PARTS)
-            parts += [InputPart(file, size // count, index, count) for index in range(count)]
+            planned = None if is_compressed(file) else size
+            parts += [InputPart(file, size // count, index, count, file_bytes=planned) for index in range(count)]
         return parts
 
     def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
@@ -92,7 +93,11 @@ def _diagnose(line: bytes, where: str, detail: str) -> BadDocument:
 
 def _byte_range(file: BinaryIO, part: InputPart) -> Iterator[tuple[str, bytes]]:
     """Yield the lines that begin within the part's range of bytes, with their offsets."""
-    size = part.path.stat().st_size
+    size = (
+        part.file_bytes
+    )  # fixed in the plan: with a size taken anew, a file that grows would lose lines between parts
+    if size is None:
+        size = part.path.stat().st_size
     start, stop = size * part.index // part.count, size * (part.index + 1) // part.count
     offset = start
     if start:

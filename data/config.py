@@ -182,6 +182,11 @@ class DataConfig(Settings):
         own = self.sources[source].held_out_fraction
         return self.held_out_fraction if own is None else own
 
+    @property
+    def compares_documents(self) -> bool:
+        """Whether documents are dropped for what other documents are: duplicates, and copies of held-out texts."""
+        return self.deduplicate.any or len(set(map(self.held_out_fraction_of, self.sources))) > 1
+
     def recipe(self) -> dict[str, Any]:
         """Return the fields that decide the bytes of the shards: two configs of one recipe build the same shards."""
         return {key: value for key, value in self.to_plain().items() if key not in _NOT_IN_RECIPE}

@@ -16,7 +16,7 @@ from data.pipeline.plan import Plan
 from data.pipeline.work_folder import WorkFolder
 from settings import UserError
 
-_WORK_FORMAT = 2  # a change makes unfinished builds of older code start afresh
+_WORK_FORMAT = 3  # a change makes unfinished builds of older code start afresh
 _SECONDS_FOR_THE_LOCK = 5.0
 
 

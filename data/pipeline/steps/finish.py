@@ -59,7 +59,7 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             read_bytes=self._sum("read", ranks)["bytes"],
             bad=self._sum("bad", ranks),
             filtered=self._sum("filtered", ranks),
-            duplicates=self._sum("duplicates", ranks) if self.config.deduplicate.any else {},
+            duplicates=self._sum("duplicates", ranks) if self.config.compares_documents else {},
             documents={split: splits[split].documents for split in SPLITS},
             tokens={split: splits[split].tokens for split in SPLITS},
         )

@@ -58,8 +58,8 @@ def keep(texts: list[str], config: DeduplicateConfig, folder: Path, find_tasks: 
         assert passed_on == part
     for rank in range(find_tasks):
         list(FindDuplicates(work, config, tasks=TASKS).run(None, rank, find_tasks))
-    list(ClusterDuplicates(work, config, tasks=TASKS).run(None, 0, 1))
-    duplicates = [work.read_duplicates(rank) for rank in range(TASKS)]
+    list(ClusterDuplicates(work, config, fractions=[0.0] * TASKS).run(None, 0, 1))
+    duplicates = [work.read_dropped(rank) for rank in range(TASKS)]
     return [
         [text for number, text in enumerate(part) if number not in duplicates[rank]] for rank, part in enumerate(parts)
     ]

@@ -7,11 +7,12 @@ an edit between the samples is unseen if it keeps the size and sets the time bac
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from data.config import DataConfig
+from data.pipeline.build_output import BuildOutput
 from data.pipeline.source_errors import naming_source
 from settings import UserError
 
@@ -19,15 +20,30 @@ _SAMPLE_BYTES = 4096
 _MAX_BYTES_READ_WHOLE = 2**20
 
 
-def fingerprint_input(config: DataConfig) -> dict[str, str]:
+def fingerprint_input(config: DataConfig, log: Callable[[str], None] = lambda message: None) -> dict[str, str]:
     """Return each input file's fingerprint, by path.
 
-    Raises UserError if an input file is missing or cannot be read.
+    Files that builds wrote are no input; `log` receives a line about them. Raises UserError if a source has no other
+    files, or if an input file is missing or cannot be read.
     """
     fingerprints: dict[str, str] = {}
+    output = BuildOutput()
     for name, source in config.sources.items():
         with naming_source(name):
-            fingerprints |= {str(file): _fingerprint(file) for file in source.files()}
+            files = source.files()
+        written = [file for file in files if file in output]
+        if written and len(written) == len(files):
+            raise UserError(
+                f"data.sources.{name}: every file of it, such as {written[0]}, was written by `lehr data build`; "
+                "name the files of text"
+            )
+        if written:
+            count = (
+                "1 file of earlier builds is" if len(written) == 1 else f"{len(written):,} files of earlier builds are"
+            )
+            log(f"data.sources.{name}: {count} not read, such as {written[0]}")
+        with naming_source(name):
+            fingerprints |= {str(file): _fingerprint(file) for file in files if file not in output}
     return fingerprints
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 from data.config import DataConfig
+from data.pipeline.build_output import work_folder_name
 from data.pipeline.plan import Plan
 from data.pipeline.work_folder import WorkFolder
 from settings import UserError
@@ -27,7 +29,7 @@ def work_folder_of(config: DataConfig, inputs: dict[str, str]) -> WorkFolder:
     identity = [config.recipe(), inputs, versions, hashlib.sha256(tokenizer).hexdigest()]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     shards = config.shards.absolute()
-    return WorkFolder(shards.with_name(f".{shards.name}.building-{digest}"))
+    return WorkFolder(shards.with_name(work_folder_name(shards.name, digest)))
 
 
 @contextmanager
@@ -54,8 +56,8 @@ def log_surprises(config: DataConfig, plan: Plan, work: WorkFolder, log: Callabl
     """Log if the build continues an earlier one, if other unfinished builds exist, and if disk space is short."""
     if (work.path / "logs").exists():
         log(f"continuing the unfinished build in {work.path}")
-    prefix = f".{config.shards.absolute().name}.building-"
-    for other in sorted(work.path.parent.glob(prefix + "*")):
+    pattern = work_folder_name(glob.escape(config.shards.absolute().name), "*")
+    for other in sorted(work.path.parent.glob(pattern)):
         if other != work.path:
             log(f"{other} holds an unfinished build of another config or input; remove it if it is not wanted")
     free = shutil.disk_usage(work.path).free

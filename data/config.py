@@ -54,6 +54,12 @@ class DeduplicateConfig(Settings):
 
     exact: bool = Field(True, description="Whether documents of the same text are dropped but for the first.")
     minhash: bool = Field(False, description="Whether near duplicates are dropped but for the first, found by MinHash.")
+    text: Literal["simplified", "raw"] = Field(
+        "simplified",
+        description="What MinHash compares: simplified ignores case, punctuation and accents and takes every number "
+        "for 0, so that documents which differ in nothing else, such as sums, tables or code, are near duplicates; raw "
+        "compares the words as they stand.",
+    )
     ngram_words: int = Field(5, ge=1, description="Words of an n-gram; MinHash compares sets of n-grams.")
     buckets: int = Field(
         14, ge=1, description="Buckets of hashes; documents that agree in all hashes of a bucket are near duplicates."
@@ -62,7 +68,7 @@ class DeduplicateConfig(Settings):
 
     @property
     def any(self) -> bool:
-        """Whether duplicates are dropped at all."""
+        """Whether duplicates are dropped at all, of the sources that take part."""
         return self.exact or self.minhash
 
 
@@ -183,9 +189,14 @@ class DataConfig(Settings):
         return self.held_out_fraction if own is None else own
 
     @property
+    def drops_duplicates(self) -> bool:
+        """Whether duplicates are dropped, of any source."""
+        return self.deduplicate.any and any(source.deduplicate for source in self.sources.values())
+
+    @property
     def compares_documents(self) -> bool:
         """Whether documents are dropped for what other documents are: duplicates, and copies of held-out texts."""
-        return self.deduplicate.any or len(set(map(self.held_out_fraction_of, self.sources))) > 1
+        return self.drops_duplicates or len(set(map(self.held_out_fraction_of, self.sources))) > 1
 
     def recipe(self) -> dict[str, Any]:
         """Return the fields that decide the bytes of the shards: two configs of one recipe build the same shards."""

@@ -61,6 +61,9 @@ class SourceConfig(Settings):
     filters: tuple[Annotated[FilterConfig, FILTERS.field], ...] | None = Field(
         None, description="Filters of this source; null means those of data.filters, [] keeps every document."
     )
+    deduplicate: bool = Field(
+        True, description="Whether this source takes part in data.deduplicate; false keeps all its documents."
+    )
     held_out_fraction: float | None = Field(
         None,
         ge=0,

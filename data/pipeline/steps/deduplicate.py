@@ -10,7 +10,7 @@ held-out one stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 
 from data.config import DeduplicateConfig
 from data.drop_reasons import EXACT_DUPLICATE, HELD_OUT_ELSEWHERE, NEAR_DUPLICATE
+from data.filters.blocks.words import add_cjk_spaces
 from data.pipeline.steps.held_out_copies import copies_of_held_out
 from data.pipeline.steps.simplify import WhitespaceTokenizer, simplify_text
 from data.pipeline.work_folder import Counts, WorkFolder
@@ -42,17 +43,18 @@ def buckets(config: DeduplicateConfig) -> list[int]:
 
 
 class MinHash(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's MinHash signatures, bit for bit, several times as fast."""
+    """datatrove's MinHash signatures, bit for bit if the text is simplified, several times as fast."""
 
     def __init__(self, config: DeduplicateConfig) -> None:
         minhash = MinhashConfig(
             n_grams=config.ngram_words, num_buckets=config.buckets, hashes_per_bucket=config.hashes_per_bucket
         )
         super().__init__(output_folder=".", config=minhash, language=WhitespaceTokenizer())
+        self.simplifies = config.text == "simplified"
 
     def get_shingles(self, text: str) -> Hashes:
-        """Return the hash of every n-gram of the simplified text's words, [n-grams, 1]."""
-        content = simplify_text(text).encode()
+        """Return the hash of every n-gram of the words of the text, simplified or as it is, [n-grams, 1]."""
+        content = (simplify_text(text) if self.simplifies else " ".join(add_cjk_spaces(text).split())).encode()
         spaces = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord(" "))
         starts = np.concatenate(([0], spaces + 1)).tolist() if content else []
         ends = np.concatenate((spaces, [len(content)])).tolist()
@@ -81,14 +83,15 @@ class MinHash(MinhashDedupSignature):  # type: ignore[misc]
 
 
 class ComputeSignatures(PipelineStep):  # type: ignore[misc]
-    """Passes documents on, and writes their hashes in each bucket."""
+    """Passes documents on, and writes their hashes in each bucket; in the first alone if they are not deduplicated."""
 
     type = "dedup"
     name = "signatures"
 
-    def __init__(self, work: WorkFolder, config: DeduplicateConfig) -> None:
+    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: Collection[int]) -> None:
+        """Take the ranks of the tasks whose documents are deduplicated."""
         super().__init__()
-        self.work, self.config = work, config
+        self.work, self.config, self.tasks = work, config, tasks
         self.minhash = MinHash(config) if config.minhash else None
         # The hashes of a bucket are combined to one by a random linear form with odd coefficients.
         coefficients = np.random.default_rng(0).integers(1, 1 << 63, size=config.hashes_per_bucket, dtype=np.uint64)
@@ -96,19 +99,20 @@ class ComputeSignatures(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield every document."""
+        minhash = self.minhash if rank in self.tasks else None
         exact: list[int] = []
         signed: list[int] = []
         signatures: list[Hashes] = []
         for number, document in enumerate(data):
             exact.append(document.metadata["hash"])
-            if self.minhash:
-                signature = self.minhash.signature(document.text)
+            if minhash:
+                signature = minhash.signature(document.text)
                 if signature.size:
                     signed.append(number)
                     signatures.append((signature.reshape(self.config.buckets, -1) * self.coefficients).sum(axis=1))
             yield document
         self._write(EXACT_BUCKET, rank, np.array(exact, dtype=np.uint64), np.arange(len(exact)))
-        if self.minhash:
+        if minhash:
             hashes = np.array(signatures, dtype=np.uint64).reshape(-1, self.config.buckets)
             for column in range(self.config.buckets):
                 self._write(1 + column, rank, hashes[:, column], np.array(signed, dtype=np.int64))
@@ -126,14 +130,15 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
     type = "dedup"
     name = "pairs"
 
-    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: int) -> None:
+    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: Sequence[int]) -> None:
+        """Take the ranks of the tasks whose documents are deduplicated."""
         super().__init__()
         self.work, self.buckets, self.tasks = work, buckets(config), tasks
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Write the pairs of each bucket; yield nothing. One bucket takes 16 bytes of memory for each document."""
         for bucket in self.buckets[rank::world_size]:
-            records = np.concatenate([np.load(self.work.signatures(bucket, task)) for task in range(self.tasks)])
+            records = np.concatenate([np.load(self.work.signatures(bucket, task)) for task in self.tasks])
             order = np.argsort(records["hash"], kind="stable")  # stable: documents of one hash stay in input order
             hashes, documents = records["hash"][order], records["document"][order]
             starts = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1]))[: len(hashes)])
@@ -152,10 +157,10 @@ class ClusterDuplicates(PipelineStep):  # type: ignore[misc]
     type = "dedup"
     name = "clusters"
 
-    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, fractions: Sequence[float]) -> None:
-        """Take the held-out fraction of each task's source."""
+    def __init__(self, work: WorkFolder, buckets: Sequence[int], *, fractions: Sequence[float]) -> None:
+        """Take the buckets whose pairs were found, and the held-out fraction of each task's source."""
         super().__init__()
-        self.work, self.buckets, self.fractions = work, buckets(config), fractions
+        self.work, self.buckets, self.fractions = work, buckets, fractions
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Write the numbers and the counts of each task's dropped documents; yield nothing."""

@@ -265,7 +265,7 @@ def test_shards_of_a_version_with_fewer_keys_are_found_and_another_value_is_stil
     del plain["recipe"]["deduplicate"]["text"], plain["recipe"]["sources"]["made"]["deduplicate"]
     record.write_text(json.dumps(plain))
     assert build(config).already_built
-    with pytest.raises(UserError, match=r"data\.deduplicate\.text: was "simplified", now "raw""):
+    with pytest.raises(UserError, match=r"data\.deduplicate\.text: was .simplified., now .raw."):
         build(make_config(folder, deduplicate={"minhash": True, "text": "raw"}))
 
 

@@ -18,6 +18,9 @@ from data.sources import SOURCES, SourceConfig
 from settings import Settings, may_change, may_move
 
 _HOW_BUILT = "it says how shards are built, not what is in them"
+BAD_DOCUMENTS = ".bad_documents.jsonl"  # the list of a source's bad documents is SHARDS/SOURCE.bad_documents.jsonl
+_FILES_OF_SHARDS = frozenset({"build.json", "tokenizer.json"})
+_MAX_NAME_LENGTH = 255 - len(BAD_DOCUMENTS)
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 # The fields that decide how a build runs or how its shards are used, but not their bytes.
@@ -169,6 +172,11 @@ class DataConfig(Settings):
                 raise ValueError(
                     f'sources: "{name}" cannot be a folder\'s name; use letters, digits, "_", "-", "." '
                     "and begin with a letter or digit"
+                )
+            if name in _FILES_OF_SHARDS or name.endswith(BAD_DOCUMENTS) or len(name) > _MAX_NAME_LENGTH:
+                raise ValueError(
+                    f'sources: "{name}" cannot be a folder of shards: a name has at most {_MAX_NAME_LENGTH} characters '
+                    f"and is not that of a file there ({', '.join(sorted(_FILES_OF_SHARDS))}, *{BAD_DOCUMENTS})"
                 )
         for key, mixture in self.mixtures().items():
             if any(weight < 0 for weight in mixture.values()) or (mixture and not sum(mixture.values()) > 0):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from data.pipeline.report import BUILD_FILE
 
+_MAX_NAME_BYTES = 200
 _WORK_FOLDER = re.compile(r"\..+\.building-[0-9a-f]{12}")
 
 
 def work_folder_name(shards: str, digest: str) -> str:
-    """Return the name of a work folder beside shards of this name; `digest` is 12 hexadecimal digits."""
-    return f".{shards}.building-{digest}"
+    """Return the name of a work folder beside shards of this name; `digest` is 12 hexadecimal digits.
+
+    A very long name is truncated, since file systems take 255 bytes.
+    """
+    return f".{os.fsencode(shards)[:_MAX_NAME_BYTES].decode(errors='ignore')}.building-{digest}"
 
 
 class BuildOutput:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 from data.config import DataConfig
 from data.pipeline.build_output import work_folder_name
@@ -28,7 +29,7 @@ def work_folder_of(config: DataConfig, inputs: dict[str, str]) -> WorkFolder:
     tokenizer = config.tokenizer.path.read_bytes() if config.tokenizer.path else b""
     identity = [config.recipe(), inputs, versions, hashlib.sha256(tokenizer).hexdigest()]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    shards = config.shards.absolute()
+    shards = config.shards.resolve()  # a link stays a link: the shards are built where it leads
     return WorkFolder(shards.with_name(work_folder_name(shards.name, digest)))
 
 
@@ -52,13 +53,40 @@ def lock_work_folder(work: WorkFolder) -> Iterator[None]:
         yield
 
 
+def unfinished_builds(config: DataConfig) -> list[Path]:
+    """Return the work folders beside the shards, of any config and input."""
+    shards = config.shards.resolve()
+    return sorted(shards.parent.glob(glob.escape(work_folder_name(shards.name, "")) + "*"))
+
+
+def remove_leftovers(work: WorkFolder) -> None:
+    """Remove the work folder of shards that are finished, which stays if the build was killed while it cleaned up."""
+    if work.path.is_dir() and not _is_locked(work.path):
+        shutil.rmtree(work.path, ignore_errors=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Return whether a build is at work in a work folder."""
+    try:
+        with (folder / "lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def log_surprises(config: DataConfig, plan: Plan, work: WorkFolder, log: Callable[[str], None]) -> None:
     """Log if the build continues an earlier one, if other unfinished builds exist, and if disk space is short."""
     if (work.path / "logs").exists():
         log(f"continuing the unfinished build in {work.path}")
-    pattern = work_folder_name(glob.escape(config.shards.absolute().name), "*")
-    for other in sorted(work.path.parent.glob(pattern)):
-        if other != work.path:
+    for other in unfinished_builds(config):
+        if other == work.path:
+            continue
+        if _is_locked(other):
+            log(f"another build of {config.shards} is running, of another config or input; it works in {other}")
+        else:
             log(f"{other} holds an unfinished build of another config or input; remove it if it is not wanted")
     free = shutil.disk_usage(work.path).free
     if free < plan.bytes:

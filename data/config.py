@@ -18,6 +18,9 @@ from data.sources import SOURCES, SourceConfig
 from settings import Settings, may_change, may_move
 
 _HOW_BUILT = "it says how shards are built, not what is in them"
+BAD_DOCUMENTS = ".bad_documents.jsonl"  # the list of a source's bad documents is SHARDS/SOURCE.bad_documents.jsonl
+_FILES_OF_SHARDS = frozenset({"build.json", "tokenizer.json"})
+_MAX_NAME_LENGTH = 255 - len(BAD_DOCUMENTS)
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 # The fields that decide how a build runs or how its shards are used, but not their bytes.
@@ -54,6 +57,12 @@ class DeduplicateConfig(Settings):
 
     exact: bool = Field(True, description="Whether documents of the same text are dropped but for the first.")
     minhash: bool = Field(False, description="Whether near duplicates are dropped but for the first, found by MinHash.")
+    text: Literal["simplified", "raw"] = Field(
+        "simplified",
+        description="What MinHash compares: simplified ignores case, punctuation and accents and takes every number "
+        "for 0, so that documents which differ in nothing else, such as sums, tables or code, are near duplicates; raw "
+        "compares the words as they stand.",
+    )
     ngram_words: int = Field(5, ge=1, description="Words of an n-gram; MinHash compares sets of n-grams.")
     buckets: int = Field(
         14, ge=1, description="Buckets of hashes; documents that agree in all hashes of a bucket are near duplicates."
@@ -62,7 +71,7 @@ class DeduplicateConfig(Settings):
 
     @property
     def any(self) -> bool:
-        """Whether duplicates are dropped at all."""
+        """Whether duplicates are dropped at all, of the sources that take part."""
         return self.exact or self.minhash
 
 
@@ -170,6 +179,11 @@ class DataConfig(Settings):
                     f'sources: "{name}" cannot be a folder\'s name; use letters, digits, "_", "-", "." '
                     "and begin with a letter or digit"
                 )
+            if name in _FILES_OF_SHARDS or name.endswith(BAD_DOCUMENTS) or len(name) > _MAX_NAME_LENGTH:
+                raise ValueError(
+                    f'sources: "{name}" cannot be a folder of shards: a name has at most {_MAX_NAME_LENGTH} characters '
+                    f"and is not that of a file there ({', '.join(sorted(_FILES_OF_SHARDS))}, *{BAD_DOCUMENTS})"
+                )
         for key, mixture in self.mixtures().items():
             if any(weight < 0 for weight in mixture.values()) or (mixture and not sum(mixture.values()) > 0):
                 raise ValueError(f"{key.removeprefix('data.')} = {mixture}: weights must be at least 0 and not all 0")
@@ -187,6 +201,16 @@ class DataConfig(Settings):
         """Return the source's own held-out fraction, or the one for all sources."""
         own = self.sources[source].held_out_fraction
         return self.held_out_fraction if own is None else own
+
+    @property
+    def drops_duplicates(self) -> bool:
+        """Whether duplicates are dropped, of any source."""
+        return self.deduplicate.any and any(source.deduplicate for source in self.sources.values())
+
+    @property
+    def compares_documents(self) -> bool:
+        """Whether documents are dropped for what other documents are: duplicates, and copies of held-out texts."""
+        return self.drops_duplicates or len(set(map(self.held_out_fraction_of, self.sources))) > 1
 
     def recipe(self) -> dict[str, Any]:
         """Return the fields that decide the bytes of the shards: two configs of one recipe build the same shards."""

@@ -4,7 +4,7 @@
 |---------------------|-------------------------------------------------------------------------|-------------------|
 | `bad`               | data/sources/NAME.py and data/pipeline/steps/read_source.py             | the list below    |
 | `filtered`          | data/filters/blocks/NAME.py, counted in steps/filter_documents.py       | the filter's own  |
-| `duplicates`        | data/pipeline/steps/deduplicate.py, left out by steps/document_files.py | `exact`, `near`   |
+| `duplicates`        | data/pipeline/steps/deduplicate.py, left out by steps/document_files.py | the last three    |
 
 A source may count a reason of its own: any single word.
 """
@@ -23,3 +23,4 @@ UNREADABLE_FILE: Final = "unreadable_file"  # damaged, truncated, or not of the 
 
 EXACT_DUPLICATE: Final = "exact"
 NEAR_DUPLICATE: Final = "near"
+HELD_OUT_ELSEWHERE: Final = "held_out_elsewhere"  # another source holds out the same text

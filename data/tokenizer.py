@@ -34,6 +34,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None  # BPE dropout draws at random, so two builds would differ
     return tokenizer
 
 

@@ -7,6 +7,7 @@ killed continues after its last complete tasks, and a build of another recipe or
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -18,7 +19,13 @@ from pathlib import Path
 from data.config import DataConfig
 from data.pipeline.finished_build import find_finished_build
 from data.pipeline.input_fingerprint import fingerprint_input
-from data.pipeline.open_work_folder import lock_work_folder, log_surprises, work_folder_of
+from data.pipeline.open_work_folder import (
+    lock_work_folder,
+    log_surprises,
+    remove_leftovers,
+    unfinished_builds,
+    work_folder_of,
+)
 from data.pipeline.plan import Plan, make_plan
 from data.pipeline.progress import Progress, ProgressMonitor
 from data.pipeline.publish import publish
@@ -63,10 +70,14 @@ def build(
     """
     start = time.monotonic()
     if found := find_finished_build(config, log):
+        if unfinished_builds(config):
+            with contextlib.suppress(UserError, OSError):  # the input or the tokenizer may be gone
+                remove_leftovers(work_folder_of(config, fingerprint_input(config)))
         return BuildResult(config.shards, found, already_built=True, seconds=time.monotonic() - start)
     if config.tokenizer.path:
         end_of_text_id(load_tokenizer(config.tokenizer.path), config.tokenizer.end_of_text, config.tokenizer.path)
-    plan, inputs = make_plan(config), fingerprint_input(config)
+    inputs = fingerprint_input(config, log)  # first, so that each task finds out what changed since the plan was made
+    plan = make_plan(config)
     work = work_folder_of(config, inputs)
     try:
         with lock_work_folder(work):

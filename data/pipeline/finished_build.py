@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from data.config import DataConfig
-from data.pipeline.input_fingerprint import fingerprint_input
-from data.pipeline.report import SourceReport, differences, read_build_file
+from data.pipeline.input_fingerprint import changed_files, fingerprint_input
+from data.pipeline.report import BUILD_FILE, SourceReport, differences, read_build_file
 from data.shards.dataset_json import FILE_NAME, check_hash, read_dataset
-from settings import UserError
+from settings import UserError, parse
 from settings.files import file_sha256
 
 
@@ -30,7 +31,7 @@ def find_finished_build(config: DataConfig, log: Callable[[str], None]) -> dict[
             )
         return {}
     remedy = f"build into another folder (data.shards=...), or remove {shards} to build it anew"
-    if changed := differences(record.recipe, json.loads(json.dumps(config.recipe()))):
+    if changed := differences(_complete(record.recipe), json.loads(json.dumps(config.recipe()))):
         listed = "\n  ".join(changed[:10])
         raise UserError(f"{shards} holds shards of another config:\n  {listed}\n{remedy}")
     _check_tokenizer(config, remedy)
@@ -39,10 +40,19 @@ def find_finished_build(config: DataConfig, log: Callable[[str], None]) -> dict[
     except UserError as error:
         log(f"the input of {shards} is no longer there: {error}")
         return record.sources
-    if record.inputs != inputs:
-        files = [file for file in {**record.inputs, **inputs} if record.inputs.get(file) != inputs.get(file)]
+    if files := changed_files(record.inputs, inputs):
         raise UserError(f"{shards} was built from other input: {_list_some(files)} changed; {remedy}")
     return record.sources
+
+
+def _complete(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded recipe with the defaults of the keys that did not exist when it was recorded."""
+    try:
+        config = parse(DataConfig, {"shards": ".", **recipe}, source=BUILD_FILE)
+    except UserError:  # a key that no longer exists, or a source that is not registered now
+        return recipe
+    completed: dict[str, Any] = json.loads(json.dumps(config.recipe()))
+    return completed
 
 
 def _check_tokenizer(config: DataConfig, remedy: str) -> None:

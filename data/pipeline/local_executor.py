@@ -12,8 +12,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
@@ -21,7 +22,7 @@ from datatrove.pipeline.base import PipelineStep
 from data.config import DataConfig
 from data.pipeline.progress import ProgressMonitor, StoppedError
 from data.pipeline.stages import BuildStage
-from data.pipeline.task_errors import TaskErrorMixin, read_task_error
+from data.pipeline.task_errors import error_record, task_error
 from data.pipeline.work_folder import WorkFolder
 from settings.processes import die_with_parent
 
@@ -29,7 +30,7 @@ _SECONDS_BETWEEN_POLLS = 0.1
 _SECONDS_TO_END = 5.0
 
 
-class LocalExecutor(TaskErrorMixin, LocalPipelineExecutor):  # type: ignore[misc]
+class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
     """Runs a stage's tasks on this machine, `workers` at a time."""
 
     def __init__(
@@ -37,6 +38,7 @@ class LocalExecutor(TaskErrorMixin, LocalPipelineExecutor):  # type: ignore[misc
     ) -> None:
         super().__init__(list(pipeline), tasks=tasks, workers=workers, logging_dir=str(work.logs(stage)))
         self.work, self.stage = work, stage
+        self._errors: dict[int, Connection] = {}
 
     def run(self, poll: Callable[[Sequence[int]], bool] = lambda running: False) -> None:
         """Run the tasks that are not complete.
@@ -58,18 +60,29 @@ class LocalExecutor(TaskErrorMixin, LocalPipelineExecutor):  # type: ignore[misc
                     process = running.pop(rank)
                     process.join()
                     if process.exitcode:
-                        raise read_task_error(self.work, self.stage, rank, f"exit code {process.exitcode}")
+                        record = _receive(self._errors[rank])
+                        raise task_error(record, self.work, self.stage, rank, f"exit code {process.exitcode}")
+                    self._errors.pop(rank).close()
         finally:
             _end(running.values())
 
     def _start(self, rank: int) -> BaseProcess:
-        self.work.error(self.stage, rank).unlink(missing_ok=True)
-        process = multiprocessing.get_context("fork").Process(target=self._task, args=(rank, os.getpid()))
+        context = multiprocessing.get_context("fork")
+        self._errors[rank], sender = context.Pipe(duplex=False)
+        process = context.Process(target=self._task, args=(rank, os.getpid(), sender))
         process.start()
+        sender.close()
         return process
 
-    def _task(self, rank: int, parent: int) -> None:
-        """Run one task in its own process."""
+    def _task(self, rank: int, parent: int, errors: Connection) -> None:
+        """Run one task in its own process, and send its error through a pipe, which no full disk can stop."""
+        try:
+            self._run_in_process(rank, parent)
+        except BaseException as error:
+            errors.send(error_record(error))
+            raise
+
+    def _run_in_process(self, rank: int, parent: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -80,6 +93,15 @@ class LocalExecutor(TaskErrorMixin, LocalPipelineExecutor):  # type: ignore[misc
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         self._run_for_rank(rank, local_rank=1)  # 0 would log to the console too
+
+
+def _receive(errors: Connection) -> dict[str, Any] | None:
+    """Return the error record that a task sent before it ended, or None if it was killed."""
+    try:
+        record: dict[str, Any] = errors.recv()
+    except EOFError:
+        return None
+    return record
 
 
 def _end(processes: Iterable[BaseProcess]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import shutil
@@ -10,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 from data.config import DataConfig
+from data.pipeline.build_output import work_folder_name
 from data.pipeline.plan import Plan
 from data.pipeline.work_folder import WorkFolder
 from settings import UserError
@@ -26,8 +29,8 @@ def work_folder_of(config: DataConfig, inputs: dict[str, str]) -> WorkFolder:
     tokenizer = config.tokenizer.path.read_bytes() if config.tokenizer.path else b""
     identity = [config.recipe(), inputs, versions, hashlib.sha256(tokenizer).hexdigest()]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    shards = config.shards.absolute()
-    return WorkFolder(shards.with_name(f".{shards.name}.building-{digest}"))
+    shards = config.shards.resolve()  # a link stays a link: the shards are built where it leads
+    return WorkFolder(shards.with_name(work_folder_name(shards.name, digest)))
 
 
 @contextmanager
@@ -50,6 +53,30 @@ def lock_work_folder(work: WorkFolder) -> Iterator[None]:
         yield
 
 
+def unfinished_builds(config: DataConfig) -> list[Path]:
+    """Return the work folders beside the shards, of any config and input."""
+    shards = config.shards.resolve()
+    return sorted(shards.parent.glob(glob.escape(work_folder_name(shards.name, "")) + "*"))
+
+
+def remove_leftovers(work: WorkFolder) -> None:
+    """Remove the work folder of shards that are finished, which stays if the build was killed while it cleaned up."""
+    if work.path.is_dir() and not _is_locked(work.path):
+        shutil.rmtree(work.path, ignore_errors=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Return whether a build is at work in a work folder."""
+    try:
+        with (folder / "lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def log_surprises(config: DataConfig, plan: Plan, work: WorkFolder, log: Callable[[str], None]) -> None:
     """Log what is not read, continued or removed, and if disk space is short.
 
@@ -62,9 +89,12 @@ def log_surprises(config: DataConfig, plan: Plan, work: WorkFolder, log: Callabl
             log(f"data.sources.{name}: {sum(unread.values()):,} files in its folders are not read: {reasons}")
     if (work.path / "logs").exists():
         log(f"continuing the unfinished build in {work.path}")
-    prefix = f".{config.shards.absolute().name}.building-"
-    for other in sorted(work.path.parent.glob(prefix + "*")):
-        if other != work.path:
+    for other in unfinished_builds(config):
+        if other == work.path:
+            continue
+        if _is_locked(other):
+            log(f"another build of {config.shards} is running, of another config or input; it works in {other}")
+        else:
             log(f"{other} holds an unfinished build of another config or input; remove it if it is not wanted")
     free = shutil.disk_usage(work.path).free
     if free < plan.bytes:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from data.config import DataConfig
+from data.pipeline.build_output import BuildOutput
 from data.pipeline.source_errors import naming_source
 from data.sources import InputPart
 from settings import UserError
@@ -54,16 +55,16 @@ def make_plan(config: DataConfig) -> Plan:
     """List the input and divide it into tasks. Raises UserError if a path is wrong or there is no source."""
     if not config.sources:
         raise UserError("data.sources is empty: name at least one source to build shards from")
-    total = 0
+    total, output = 0, BuildOutput()
     for name, source in config.sources.items():
         with naming_source(name):
-            size = sum(part.bytes for part in source.parts(_MAX_TASK_BYTES))
+            size = sum(part.bytes for part in source.parts(_MAX_TASK_BYTES) if part.path not in output)
         total += min(size, source.max_bytes) if source.max_bytes else size
     task_bytes = config.task_bytes or min(max(total // _TASKS, _MIN_TASK_BYTES), _MAX_TASK_BYTES)
     tasks: list[Task] = []
     for name, source in config.sources.items():
         with naming_source(name):
-            grouped = _group(source.parts(task_bytes), task_bytes)
+            grouped = _group((part for part in source.parts(task_bytes) if part.path not in output), task_bytes)
             own = [Task(name, number, parts) for number, parts in enumerate(grouped)]
         size = sum(task.bytes for task in own)
         if 0 < source.max_bytes < size:  # every task takes the same share, so that all parts of the input are read

@@ -28,7 +28,7 @@ def publish(config: DataConfig, work: WorkFolder) -> dict[str, SourceReport]:
                 f"data.sources.{name} has no document left ({source.line(name)}); fix or remove it, "
                 "or leave it out of the shards with data.on_bad_document=skip"
             )
-    shards = config.shards.absolute()
+    shards = config.shards.resolve()
     try:
         work.shards.rename(shards)
     except OSError as error:

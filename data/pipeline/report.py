@@ -66,7 +66,7 @@ class BuildFile(Settings):
 
     format: Literal[1] = 1
     recipe: dict[str, Any]
-    inputs: dict[str, str]  # size and sampled hash of each input file
+    inputs: dict[str, str]  # the fingerprint of each input file
     sources: dict[str, SourceReport]
 
 

@@ -39,26 +39,31 @@ def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[s
         work,
         plan.tasks,
         config.sources,
+        inputs,
         on_bad_document=config.on_bad_document,
         on_bad_file=config.on_bad_file,
         max_document_bytes=config.max_document_bytes,
     )
     sample_fraction = 0.0 if config.tokenizer.path else trained / max(size, 1)
     write = WriteDocuments(work, plan.tasks, config, sample_fraction=sample_fraction)
-    sign = (ComputeSignatures(work, config.deduplicate),) if config.deduplicate.any else ()
+    deduplicated = [rank for rank, task in enumerate(plan.tasks) if config.sources[task.source].deduplicate]
+    sign = (ComputeSignatures(work, config.deduplicate, tasks=deduplicated),) * config.compares_documents
     filter_ = FilterDocuments(work, plan.tasks, filters)
     cost = 0.02 + 0.1 * max(map(len, filters.values())) + 0.15 * config.deduplicate.minhash
     stages = [BuildStage("documents", "reading and filtering", tasks, size, cost, (read, filter_, *sign, write))]
-    if config.deduplicate.any:
+    if config.drops_duplicates:
         finders = len(buckets(config.deduplicate)) if size > _ONE_TASK_BYTES else 1
-        find = FindDuplicates(work, config.deduplicate, tasks=tasks)
-        cluster = ClusterDuplicates(work, config.deduplicate, tasks=tasks)
+        find = FindDuplicates(work, config.deduplicate, tasks=deduplicated)
         stages.append(BuildStage("pairs", "finding duplicates", finders, size, 0.003, (find,)))
+    if config.compares_documents:
+        compared = buckets(config.deduplicate) if config.drops_duplicates else []
+        fractions = [config.held_out_fraction_of(task.source) for task in plan.tasks]
+        cluster = ClusterDuplicates(work, compared, fractions=fractions)
         stages.append(BuildStage("clusters", "clustering duplicates", 1, size, 0.001, (cluster,)))
     if not config.tokenizer.path:
         train = TrainTokenizer(work, config, tasks=tasks)
         stages.append(BuildStage("tokenizer", "training the tokenizer", 1, trained, 0.3, (train,)))
-    encode = (ReadDocuments(work, deduplicated=config.deduplicate.any), TokenizeDocuments(work, config, plan.tasks))
+    encode = (ReadDocuments(work, compared=config.compares_documents), TokenizeDocuments(work, config, plan.tasks))
     stages.append(BuildStage("tokens", "writing shards", tasks, size, 0.15, encode))
     stages.append(
         BuildStage("finish", "describing shards", 1, size, 0.001, (DescribeShards(work, config, plan, inputs),))

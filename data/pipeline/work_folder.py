@@ -39,13 +39,13 @@ class WorkFolder:
         """Return the path of the pairs of documents that share a hash in one bucket."""
         return self._in("pairs", f"{bucket:03d}.npy")
 
-    def duplicates(self, rank: int) -> Path:
-        """Return the path of the numbers of a task's documents that are duplicates."""
-        return self._in("duplicates", f"{rank:05d}.npy")
+    def dropped(self, rank: int) -> Path:
+        """Return the path of the numbers of a task's documents that are duplicates or held out in another source."""
+        return self._in("dropped", f"{rank:05d}.npy")
 
-    def read_duplicates(self, rank: int) -> frozenset[int]:
-        """Read the numbers of a task's documents that are duplicates."""
-        return frozenset(np.load(self.duplicates(rank)).tolist())
+    def read_dropped(self, rank: int) -> frozenset[int]:
+        """Read the numbers of a task's documents that are duplicates or held out in another source."""
+        return frozenset(np.load(self.dropped(rank)).tolist())
 
     def report(self, stage: str, rank: int) -> Path:
         """Return the path of a task's counts; `stage` may also be a kind of count, such as "filtered"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from data.config import DataConfig
 from data.shards.dataset_json import check_hash
 from data.shards.index import Shards, open_shards
 from settings import Settings, parse
-from settings.files import explained, write_json
+from settings.files import write_json
 
 # Where the file system's clock is coarse, a file this young may be written to again without a change of its times.
 _SECONDS_TO_SETTLE = 2
@@ -56,7 +57,7 @@ def verify_shards(config: DataConfig, cache: Path) -> None:
         for split in dataset.splits:
             shards.stream(name, split).check_documents()
     if verified:
-        with explained("noting which shards are verified"):
+        with contextlib.suppress(OSError):  # without the cache, as in a run folder of somebody else, all is read again
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_json(cache, _Cache(files=verified).to_plain())
 

@@ -27,6 +27,7 @@ class InputPart:
     bytes: int  # of text in this part, estimated without reading it
     index: int = 0
     count: int = 1
+    file_bytes: int | None = None  # the file's size when it was divided; None means that no size decides the part
     max_document_bytes: int = 16 * 2**20  # a longer document is a BadDocument, and is never held in memory as a whole
 
 
@@ -60,6 +61,9 @@ class SourceConfig(Settings):
     )
     filters: tuple[Annotated[FilterConfig, FILTERS.field], ...] | None = Field(
         None, description="Filters of this source; null means those of data.filters, [] keeps every document."
+    )
+    deduplicate: bool = Field(
+        True, description="Whether this source takes part in data.deduplicate; false keeps all its documents."
     )
     held_out_fraction: float | None = Field(
         None,

@@ -59,7 +59,8 @@ class JsonLinesConfig(SourceConfig):
             count = max(1, round(size / part_bytes))
             if is_compressed(file):
                 count = min(count, _MAX_PARTS)
-            parts += [InputPart(file, size // count, index, count) for index in range(count)]
+            planned = None if is_compressed(file) else size
+            parts += [InputPart(file, size // count, index, count, file_bytes=planned) for index in range(count)]
         return parts
 
     def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
@@ -141,7 +142,8 @@ def _byte_range(file: BinaryIO, part: InputPart) -> Iterator[tuple[str, bytes | 
 
     A line that is too long is None.
     """
-    size = part.path.stat().st_size
+    # The size is fixed in the plan: with a size taken anew, a file that grows would lose lines between parts.
+    size = part.path.stat().st_size if part.file_bytes is None else part.file_bytes
     start, stop = size * part.index // part.count, size * (part.index + 1) // part.count
     offset = start
     if start:

@@ -21,6 +21,7 @@ def evaluate_run(
 ) -> None:
     """Compute the held-out loss of a run's checkpoint for each source, in nats per token and in bits per byte.
 
+    The shards are compared with their hashes first, as before training, unless `data.verify_hashes` is off.
     The unigram loss is that of a model that knows only the frequency of each token in the source's training split.
     """
     from rich.console import Console
@@ -28,12 +29,15 @@ def evaluate_run(
 
     from data.batches.held_out import HeldOutLoader
     from data.shards.unigram import unigram_loss
+    from data.shards.verify import verify_shards
     from launcher.run.saved_run import open_saved_run
     from settings import UserError
     from train.evaluate import evaluate
+    from train.run_folder.folder import RunFolder
 
     saved = open_saved_run(run, step=step, data_shards=shards)
     config = saved.config
+    verify_shards(config.data, RunFolder(run).verified_shards)
     held_out = HeldOutLoader(config.data, seq_length=config.train.seq_length)
     if not held_out.sources:
         raise UserError(

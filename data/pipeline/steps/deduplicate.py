@@ -4,12 +4,13 @@ Every document gets one 64-bit hash in each bucket: in bucket 0 that of its text
 MinHash signature (Broder 1997; buckets as in Leskovec et al., Mining of Massive Datasets, section 3.4). Documents that
 share a hash in any bucket are duplicates, and a cluster is everything that such pairs connect. Exact and near
 duplicates are clustered together: in separate clusterings, each could keep a document that the other drops, and no
-document of a cluster would be left.
+document of a cluster would be left. A copy of a text that another source holds out is dropped beforehand, so that the
+held-out one stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data.config import DeduplicateConfig
-from data.drop_reasons import EXACT_DUPLICATE, NEAR_DUPLICATE
+from data.drop_reasons import EXACT_DUPLICATE, HELD_OUT_ELSEWHERE, NEAR_DUPLICATE
+from data.filters.blocks.words import add_cjk_spaces
+from data.pipeline.steps.held_out_copies import copies_of_held_out
 from data.pipeline.steps.simplify import WhitespaceTokenizer, simplify_text
 from data.pipeline.work_folder import Counts, WorkFolder
 
@@ -40,17 +43,18 @@ def buckets(config: DeduplicateConfig) -> list[int]:
 
 
 class MinHash(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's MinHash signatures, bit for bit, several times as fast."""
+    """datatrove's MinHash signatures, bit for bit if the text is simplified, several times as fast."""
 
     def __init__(self, config: DeduplicateConfig) -> None:
         minhash = MinhashConfig(
             n_grams=config.ngram_words, num_buckets=config.buckets, hashes_per_bucket=config.hashes_per_bucket
         )
         super().__init__(output_folder=".", config=minhash, language=WhitespaceTokenizer())
+        self.simplifies = config.text == "simplified"
 
     def get_shingles(self, text: str) -> Hashes:
-        """Return the hash of every n-gram of the simplified text's words, [n-grams, 1]."""
-        content = simplify_text(text).encode()
+        """Return the hash of every n-gram of the words of the text, simplified or as it is, [n-grams, 1]."""
+        content = (simplify_text(text) if self.simplifies else " ".join(add_cjk_spaces(text).split())).encode()
         spaces = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord(" "))
         starts = np.concatenate(([0], spaces + 1)).tolist() if content else []
         ends = np.concatenate((spaces, [len(content)])).tolist()
@@ -79,14 +83,15 @@ class MinHash(MinhashDedupSignature):  # type: ignore[misc]
 
 
 class ComputeSignatures(PipelineStep):  # type: ignore[misc]
-    """Passes documents on, and writes their hashes in each bucket."""
+    """Passes documents on, and writes their hashes in each bucket; in the first alone if they are not deduplicated."""
 
     type = "dedup"
     name = "signatures"
 
-    def __init__(self, work: WorkFolder, config: DeduplicateConfig) -> None:
+    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: Collection[int]) -> None:
+        """Take the ranks of the tasks whose documents are deduplicated."""
         super().__init__()
-        self.work, self.config = work, config
+        self.work, self.config, self.tasks = work, config, tasks
         self.minhash = MinHash(config) if config.minhash else None
         # The hashes of a bucket are combined to one by a random linear form with odd coefficients.
         coefficients = np.random.default_rng(0).integers(1, 1 << 63, size=config.hashes_per_bucket, dtype=np.uint64)
@@ -94,20 +99,20 @@ class ComputeSignatures(PipelineStep):  # type: ignore[misc]
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield every document."""
+        minhash = self.minhash if rank in self.tasks else None
         exact: list[int] = []
         signed: list[int] = []
         signatures: list[Hashes] = []
         for number, document in enumerate(data):
             exact.append(document.metadata["hash"])
-            if self.minhash:
-                signature = self.minhash.signature(document.text)
+            if minhash:
+                signature = minhash.signature(document.text)
                 if signature.size:
                     signed.append(number)
                     signatures.append((signature.reshape(self.config.buckets, -1) * self.coefficients).sum(axis=1))
             yield document
-        if self.config.exact:
-            self._write(EXACT_BUCKET, rank, np.array(exact, dtype=np.uint64), np.arange(len(exact)))
-        if self.minhash:
+        self._write(EXACT_BUCKET, rank, np.array(exact, dtype=np.uint64), np.arange(len(exact)))
+        if minhash:
             hashes = np.array(signatures, dtype=np.uint64).reshape(-1, self.config.buckets)
             for column in range(self.config.buckets):
                 self._write(1 + column, rank, hashes[:, column], np.array(signed, dtype=np.int64))
@@ -115,7 +120,7 @@ class ComputeSignatures(PipelineStep):  # type: ignore[misc]
     def _write(self, bucket: int, rank: int, hashes: Hashes, numbers: npt.NDArray[np.int64]) -> None:
         records = np.empty(len(hashes), dtype=_RECORD)
         records["hash"] = hashes
-        records["document"] = numbers.astype(np.uint64) + np.uint64(rank << _TASK_SHIFT)
+        records["document"] = _global_numbers(numbers, rank)
         np.save(self.work.signatures(bucket, rank), records)
 
 
@@ -125,14 +130,15 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
     type = "dedup"
     name = "pairs"
 
-    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: int) -> None:
+    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: Sequence[int]) -> None:
+        """Take the ranks of the tasks whose documents are deduplicated."""
         super().__init__()
         self.work, self.buckets, self.tasks = work, buckets(config), tasks
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Write the pairs of each bucket; yield nothing. One bucket takes 16 bytes of memory for each document."""
         for bucket in self.buckets[rank::world_size]:
-            records = np.concatenate([np.load(self.work.signatures(bucket, task)) for task in range(self.tasks)])
+            records = np.concatenate([np.load(self.work.signatures(bucket, task)) for task in self.tasks])
             order = np.argsort(records["hash"], kind="stable")  # stable: documents of one hash stay in input order
             hashes, documents = records["hash"][order], records["document"][order]
             starts = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1]))[: len(hashes)])
@@ -143,38 +149,68 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
 
 
 class ClusterDuplicates(PipelineStep):  # type: ignore[misc]
-    """Joins the pairs of all buckets to clusters, and lists all documents but the first of each, by task."""
+    """Joins the pairs of all buckets to clusters, and lists each task's documents that are dropped.
+
+    These are the documents that are not first in their cluster, and those to train on that another source holds out.
+    """
 
     type = "dedup"
     name = "clusters"
 
-    def __init__(self, work: WorkFolder, config: DeduplicateConfig, *, tasks: int) -> None:
+    def __init__(self, work: WorkFolder, buckets: Sequence[int], *, fractions: Sequence[float]) -> None:
+        """Take the buckets whose pairs were found, and the held-out fraction of each task's source."""
         super().__init__()
-        self.work, self.buckets, self.tasks = work, buckets(config), tasks
+        self.work, self.buckets, self.fractions = work, buckets, fractions
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Write the numbers and the counts of each task's duplicates; yield nothing."""
+        """Write the numbers and the counts of each task's dropped documents; yield nothing."""
         assert world_size == 1, "clusters span all tasks"
-        duplicates = _duplicates(np.concatenate([np.load(self.work.pairs(bucket)) for bucket in self.buckets]))
+        copies = self._copies_of_held_out()
+        excluded = np.concatenate([_global_numbers(own, task) for task, own in enumerate(copies)])
+        pairs = [np.load(self.work.pairs(bucket)) for bucket in self.buckets]
+        duplicates = _duplicates(np.concatenate([np.empty((0, 2), dtype=np.uint64), *pairs]), excluded)
         has_exact = EXACT_BUCKET in self.buckets
         exact = set(np.load(self.work.pairs(EXACT_BUCKET))[:, 1].tolist()) if has_exact else set[int]()
         tasks = duplicates >> np.uint64(_TASK_SHIFT)
-        for task in range(self.tasks):
+        for task, held_out in enumerate(copies):
             own = duplicates[tasks == task]
-            np.save(self.work.duplicates(task), (own & np.uint64((1 << _TASK_SHIFT) - 1)).astype(np.uint32))
+            numbers = own & np.uint64((1 << _TASK_SHIFT) - 1)
+            np.save(self.work.dropped(task), np.concatenate((numbers, held_out)).astype(np.uint32))
             equal = len(exact.intersection(own.tolist()))
-            counts = Counts({EXACT_DUPLICATE: equal, NEAR_DUPLICATE: len(own) - equal})
+            counts = Counts({EXACT_DUPLICATE: equal, NEAR_DUPLICATE: len(own) - equal} if self.buckets else {})
+            if self._fractions_differ:
+                counts[HELD_OUT_ELSEWHERE] = len(held_out)
             counts.write(self.work.report("duplicates", task))
         yield from ()
 
+    @property
+    def _fractions_differ(self) -> bool:
+        return len(set(self.fractions)) > 1
 
-def _duplicates(pairs: Hashes) -> Hashes:
-    """Return every document but the earliest of each cluster that the pairs connect, sorted."""
+    def _copies_of_held_out(self) -> list[npt.NDArray[np.int64]]:
+        if not self._fractions_differ:
+            return [np.empty(0, dtype=np.int64) for _ in self.fractions]
+        records = (np.load(self.work.signatures(EXACT_BUCKET, task)) for task in range(len(self.fractions)))
+        return copies_of_held_out([own["hash"] for own in records], self.fractions)
+
+
+def _global_numbers(numbers: npt.NDArray[np.int64], task: int) -> Hashes:
+    """Return the numbers by which a task's documents are known among those of all tasks."""
+    return numbers.astype(np.uint64) + np.uint64(task << _TASK_SHIFT)
+
+
+def _duplicates(pairs: Hashes, excluded: Hashes) -> Hashes:
+    """Return every document but the earliest of each cluster that the pairs connect, sorted.
+
+    Excluded documents connect others, but are neither first nor returned.
+    """
     documents, ends = np.unique(pairs, return_inverse=True)
     if not documents.size:
         return documents
     ends = ends.reshape(-1, 2)
     links = coo_array((np.ones(len(ends), dtype=np.int8), (ends[:, 0], ends[:, 1])), shape=(len(documents),) * 2)
     _, cluster = connected_components(links, directed=False)
-    _, firsts = np.unique(cluster, return_index=True)  # documents are sorted, so the first index is the earliest
+    stays = ~np.isin(documents, excluded)
+    documents = documents[stays]
+    _, firsts = np.unique(cluster[stays], return_index=True)  # documents are sorted, so the first index is the earliest
     return np.delete(documents, firsts)

@@ -52,30 +52,30 @@ class WriteDocuments(PipelineStep):  # type: ignore[misc]
 
 
 class ReadDocuments(PipelineStep):  # type: ignore[misc]
-    """Reads a task's documents back, without the duplicates."""
+    """Reads a task's documents back, without those that the comparison of documents dropped."""
 
     type = "reader"
     name = "documents"
 
-    def __init__(self, work: WorkFolder, *, deduplicated: bool) -> None:
+    def __init__(self, work: WorkFolder, *, compared: bool) -> None:
         super().__init__()
-        self.work, self.deduplicated = work, deduplicated
+        self.work, self.compared = work, compared
 
     def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield documents with the `hash` of their text in the metadata."""
-        duplicates = self.work.read_duplicates(rank) if self.deduplicated else frozenset()
+        dropped = self.work.read_dropped(rank) if self.compared else frozenset()
         with open_binary(self.work.documents(rank)) as lines:
             for number, line in enumerate(lines):
-                if number not in duplicates:
+                if number not in dropped:
                     hash_, text = orjson.loads(line)
                     yield Document(text, str(number), metadata={"hash": hash_})
 
 
-def read_sample(work: WorkFolder, rank: int, *, deduplicated: bool) -> Iterator[str]:
-    """Yield a task's texts on which the tokenizer is trained, without duplicates."""
-    duplicates = work.read_duplicates(rank) if deduplicated else frozenset()
+def read_sample(work: WorkFolder, rank: int, *, compared: bool) -> Iterator[str]:
+    """Yield a task's texts on which the tokenizer is trained, without those that the comparison dropped."""
+    dropped = work.read_dropped(rank) if compared else frozenset()
     with open_binary(work.sample(rank)) as lines:
         for line in lines:
             number, text = orjson.loads(line)
-            if number not in duplicates:
+            if number not in dropped:
                 yield text

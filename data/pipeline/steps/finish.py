@@ -10,7 +10,7 @@ from typing import Any
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from data.config import DataConfig
+from data.config import BAD_DOCUMENTS, DataConfig
 from data.pipeline.plan import Plan
 from data.pipeline.report import BUILD_FILE, BadFile, BuildFile, SourceReport
 from data.pipeline.work_folder import WorkFolder, read_report
@@ -19,7 +19,6 @@ from data.tokenizer import end_of_text_id, load_tokenizer, token_bytes, vocab_si
 from settings.files import file_sha256, write_json
 
 STAGE = "finish"
-BAD_DOCUMENTS = "bad_documents.jsonl"
 
 
 class DescribeShards(PipelineStep):  # type: ignore[misc]
@@ -64,12 +63,12 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
                 for path, file in read_report(self.work.report("bad_files", rank)).items()
             },
             filtered=self._sum("filtered", ranks),
-            duplicates=self._sum("duplicates", ranks) if self.config.deduplicate.any else {},
+            duplicates=self._sum("duplicates", ranks) if self.config.compares_documents else {},
             documents={split: splits[split].documents for split in SPLITS},
             tokens={split: splits[split].tokens for split in SPLITS},
         )
         if report.bad:
-            with (self.work.shards / f"{source}.{BAD_DOCUMENTS}").open("wb") as bad_documents:
+            with (self.work.shards / f"{source}{BAD_DOCUMENTS}").open("wb") as bad_documents:
                 for rank in ranks:
                     with self.work.bad_documents(rank).open("rb") as bad_documents_of_task:
                         shutil.copyfileobj(bad_documents_of_task, bad_documents)

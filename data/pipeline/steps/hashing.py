@@ -13,12 +13,17 @@ def text_hash(content: bytes) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
+def held_out_limit(fraction: float) -> int:
+    """Return the hash below which documents are held out."""
+    return int(fraction * _RANGE)
+
+
 def is_held_out(hash_: int, fraction: float) -> bool:
     """Return whether a document is held out: its hash lies in the first `fraction` of the range.
 
     A larger fraction holds out the same documents and more. Equal documents are in the same split.
     """
-    return hash_ < int(fraction * _RANGE)
+    return hash_ < held_out_limit(fraction)
 
 
 def is_sampled(hash_: int, fraction: float) -> bool:

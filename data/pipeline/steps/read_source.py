@@ -17,6 +17,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data.drop_reasons import BINARY, EMPTY, INVALID_UTF8, TOO_LONG, UNREADABLE_FILE
+from data.pipeline.input_fingerprint import check_unchanged
 from data.pipeline.plan import Task
 from data.pipeline.report import BadFile
 from data.pipeline.steps.document_files import STAGE
@@ -46,18 +47,22 @@ class ReadSource(PipelineStep):  # type: ignore[misc]
         work: WorkFolder,
         tasks: tuple[Task, ...],
         sources: dict[str, SourceConfig],
+        inputs: dict[str, str],
         *,
         on_bad_document: Literal["skip", "fail"],
         on_bad_file: Literal["skip", "fail"],
         max_document_bytes: int,
     ) -> None:
         super().__init__()
-        self.work, self.tasks, self.sources = work, tasks, sources
+        self.work, self.tasks, self.sources, self.inputs = work, tasks, sources, inputs
         self.on_bad_document, self.on_bad_file = on_bad_document, on_bad_file
         self.max_document_bytes = max_document_bytes
 
     def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield documents with `bytes` and `hash` of their text in the metadata."""
+        """Yield documents with `bytes` and `hash` of their text in the metadata.
+
+        Raises UserError if a file is no longer what it was when the build began.
+        """
         task = self.tasks[rank]
         counts = Counts()
         bad_files: dict[str, BadFile] = {}
@@ -85,6 +90,7 @@ class ReadSource(PipelineStep):  # type: ignore[misc]
                 )
                 if progress.add(len(content)) >= task.max_bytes > 0:
                     break
+        check_unchanged(task.source, dict.fromkeys(part.path for part in task.parts), self.inputs)
         progress.write()
         Counts(documents=progress.documents, bytes=progress.bytes).write(self.work.report("read", rank))
         counts.write(self.work.report("bad", rank))

@@ -68,7 +68,7 @@ class TrainTokenizer(PipelineStep):  # type: ignore[misc]
                 yield content.decode(errors="ignore")  # the last one may end within a character
 
     def _sample(self, task: int) -> Iterator[str]:
-        return read_sample(self.work, task, deduplicated=self.config.deduplicate.any)
+        return read_sample(self.work, task, compared=self.config.compares_documents)
 
 
 class _ShardWriter:

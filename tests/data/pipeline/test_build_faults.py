@@ -242,6 +242,33 @@ def test_a_source_may_have_filters_of_its_own(folder: Path) -> None:
     assert sum(result.sources["free"].documents.values()) == 400
 
 
+def test_a_source_may_be_left_out_of_deduplication(folder: Path) -> None:
+    """Its documents stay, and those of other sources are not compared with them."""
+    texts = [*(make_text(seed) for seed in range(40)), make_text(7)]
+    for name in ("web", "more", "sums"):
+        write_jsonl(folder / f"{name}.jsonl", texts)
+    sources = {name: {"name": "jsonl", "paths": [str(folder / f"{name}.jsonl")]} for name in ("sums", "web", "more")}
+    without = {**sources, "sums": {**sources["sums"], "deduplicate": False}}
+    result = build(make_config(folder, sources=without))
+    kept = {name: sum(source.documents.values()) for name, source in result.sources.items()}
+    assert kept == {"sums": 41, "web": 40, "more": 0}
+    none = {name: {**source, "deduplicate": False} for name, source in sources.items()}
+    result = build(make_config(folder, "none", sources=none))
+    assert [sum(source.documents.values()) for source in result.sources.values()] == [41, 41, 41]
+
+
+def test_shards_of_a_version_with_fewer_keys_are_found_and_another_value_is_still_refused(folder: Path) -> None:
+    config = make_config(folder)
+    build(config)
+    record = folder / "shards/build.json"
+    plain = json.loads(record.read_text())
+    del plain["recipe"]["deduplicate"]["text"], plain["recipe"]["sources"]["made"]["deduplicate"]
+    record.write_text(json.dumps(plain))
+    assert build(config).already_built
+    with pytest.raises(UserError, match=r"data\.deduplicate\.text: was .simplified., now .raw."):
+        build(make_config(folder, deduplicate={"minhash": True, "text": "raw"}))
+
+
 def test_a_tokenizer_replaced_in_place_is_not_taken_for_the_old_one(folder: Path) -> None:
     """The config is unchanged, but the file at its path is another tokenizer."""
     build(make_config(folder, "other", tokenizer={"vocab_size": 280}))

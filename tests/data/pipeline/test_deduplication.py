@@ -54,12 +54,15 @@ def keep(texts: list[str], config: DeduplicateConfig, folder: Path, find_tasks: 
     work = WorkFolder(folder)
     parts = [texts[rank::TASKS] for rank in range(TASKS)]
     for rank, part in enumerate(parts):
-        passed_on = [document.text for document in ComputeSignatures(work, config).run(documents(part), rank, TASKS)]
+        passed_on = [
+            document.text
+            for document in ComputeSignatures(work, config, tasks=range(TASKS)).run(documents(part), rank, TASKS)
+        ]
         assert passed_on == part
     for rank in range(find_tasks):
-        list(FindDuplicates(work, config, tasks=TASKS).run(None, rank, find_tasks))
-    list(ClusterDuplicates(work, config, tasks=TASKS).run(None, 0, 1))
-    duplicates = [work.read_duplicates(rank) for rank in range(TASKS)]
+        list(FindDuplicates(work, config, tasks=range(TASKS)).run(None, rank, find_tasks))
+    list(ClusterDuplicates(work, buckets(config), fractions=[0.0] * TASKS).run(None, 0, 1))
+    duplicates = [work.read_dropped(rank) for rank in range(TASKS)]
     return [
         [text for number, text in enumerate(part) if number not in duplicates[rank]] for rank, part in enumerate(parts)
     ]
@@ -114,6 +117,37 @@ def test_exact_deduplication(tmp_path: Path) -> None:
     parts = keep(texts, DeduplicateConfig(exact=True), tmp_path)
     assert sorted(text for part in parts for text in part) == sorted(set(texts))
     assert parts[0] == ["a", "c", "d"]  # documents of the first task stay
+
+
+SUMS = [f"Add the numbers.\n{a} + {a + 7} = {2 * a + 7}\n{a + 9} - {a} = 9" for a in range(200)]
+TABLES = ["id,price,count\n" + "\n".join(f"{row},{row * k}.5,{k}" for row in range(40)) for k in range(1, 51)]
+CODE = [f"def f(x):\n    y = x {sign} {n}\n    return [y, y, y]" for n in range(10) for sign in ("+", "-", "*", "//")]
+
+
+@pytest.mark.parametrize("texts", [SUMS, TABLES, CODE], ids=["sums", "tables", "code"])
+def test_what_differs_in_digits_and_punctuation_alone(tmp_path: Path, texts: list[str]) -> None:
+    """Simplified texts are equal; the words as they stand are not."""
+    simplified = keep(texts, DeduplicateConfig(minhash=True), tmp_path / "simplified")
+    assert sum(map(len, simplified)) == 1
+    raw = keep([*texts, texts[0] + "\n"], DeduplicateConfig(minhash=True, text="raw"), tmp_path / "raw")
+    assert sum(map(len, raw)) > 0.9 * len(texts)
+    assert texts[0] + "\n" not in {text for part in raw for text in part}  # white space alone still does not count
+
+
+def test_raw_texts_have_the_signatures_of_datatrove_without_its_simplification() -> None:
+    config = DeduplicateConfig(text="raw")
+    plain = MinhashConfig()
+    plain.norm_config = datatrove_text.TextNormConfig(
+        lowercase=False,
+        norm_whitespace=True,
+        remove_punctuation=False,
+        norm_unicode_diacritics=False,
+        norm_numbers=False,
+    )
+    datatrove = MinhashDedupSignature(".", plain, language=WhitespaceTokenizer())
+    for text in (SUMS[3], TABLES[2], CODE[1], "É e\u0301 日本語です don't, 3.14"):
+        wanted = list(chain(*datatrove.get_signature(datatrove.get_shingles(text))))
+        assert MinHash(config).signature(text).tolist() == wanted
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:

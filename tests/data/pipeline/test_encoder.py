@@ -21,6 +21,18 @@ from settings import UserError
 SPECIAL = "<|endoftext|>"
 
 
+def test_bpe_dropout_is_off_so_that_one_text_always_has_the_same_tokens(path: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.model.dropout = 0.5
+    tokenizer.save(str(tmp_path / "dropout.json"))
+    text = "sampling functions return different segmentations, 日本"
+    assert len({tuple(tokenizer.encode(text).ids) for _ in range(20)}) > 1
+    plain = Tokenizer.from_file(str(path)).encode(text).ids
+    assert load_tokenizer(tmp_path / "dropout.json").encode(text).ids == plain
+    with_dropout = Encoder(tmp_path / "dropout.json")
+    assert {with_dropout.encode([text])[0] for _ in range(20)} == {with_dropout.pack(plain)}
+
+
 def library_texts(step: int) -> list[str]:
     source = SOURCES.parse("standard_library")
     read = [document for part in source.parts(1)[::step] for document in source.read(part)]

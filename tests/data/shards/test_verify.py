@@ -118,6 +118,15 @@ def test_a_file_written_a_moment_ago_is_not_cached(folder: Path, cache: Path) ->
     assert Path("long/train/00000.ds") not in cached
 
 
+def test_a_cache_that_cannot_be_written_is_no_obstacle(folder: Path, tmp_path: Path) -> None:
+    age(folder)
+    (tmp_path / "run").write_text("a file")  # no folder can be made here
+    verify_shards(DataConfig(shards=folder), tmp_path / "run/verified_shards.json")
+    flip(folder / "english/train/00000.ds")
+    with pytest.raises(UserError, match=r"00000.ds was altered"):
+        verify_shards(DataConfig(shards=folder), tmp_path / "run/verified_shards.json")
+
+
 def test_an_index_that_does_not_ascend(folder: Path, cache: Path) -> None:
     """Its hash fits, as after a builder's mistake."""
     import hashlib

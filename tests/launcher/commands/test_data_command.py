@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,18 @@ def test_build_and_inspect(built: Path) -> None:
     assert {row[-1] for row in rows.values()} == {"ok"}
     assert "CC0-1.0" in inspected.stdout
     assert "kiln" in inspected.stdout  # the sample
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_matter(built: Path, tmp_path: Path, closed: str) -> None:
+    """A file that is opened next would take the descriptor, and with it what is printed."""
+    command = f"exec {Path(sys.executable).parent / 'lehr'} data build {write_config(tmp_path)} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for path in (built / "shards/made").rglob("*.ds*"):
+        assert path.read_bytes() == (tmp_path / "shards" / path.relative_to(built / "shards")).read_bytes()
 
 
 def flip_a_bit(path: Path) -> None:

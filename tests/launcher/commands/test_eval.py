@@ -63,6 +63,19 @@ def test_the_loss_is_that_of_plain_torch(trained: Path, text_shards: Path) -> No
     assert float(found_bits) == pytest.approx(bits_per_byte, abs=6e-5)
 
 
+def test_altered_held_out_shards_are_refused(trained: Path, text_shards: Path) -> None:
+    path = text_shards / "readme/held_out/00000.ds"
+    before = path.read_bytes()
+    path.write_bytes(before[:10] + bytes([before[10] ^ 1]) + before[11:])
+    try:
+        process = lehr("eval", trained)
+    finally:
+        path.write_bytes(before)
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert "held_out/00000.ds was altered since the shards were built" in process.stderr
+    assert lehr("eval", trained).returncode == 0
+
+
 def test_a_path_that_is_no_run() -> None:
     process = lehr("eval", "/nowhere/run")
     assert process.returncode == 2

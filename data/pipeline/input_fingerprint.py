@@ -65,8 +65,8 @@ def check_unchanged(source: str, files: Iterable[Path], inputs: dict[str, str]) 
             unchanged = False
         if not unchanged:
             raise UserError(
-                f"data.sources.{source}: {printable(str(file))} changed while the build read it: its size, content or modification "
-                "time is another than when the build began; run the build again when nothing writes to it"
+                f"data.sources.{source}: {printable(str(file))} changed while the build read it: its size, content or "
+                "modification time is another than when the build began; run the build again when nothing writes to it"
             )
 
 

@@ -63,7 +63,7 @@ class SourceConfig(Settings):
         None, description="Filters of this source; null means those of data.filters, [] keeps every document."
     )
     deduplicate: bool = Field(
-        True, description="Whether this source takes part in data.deduplicate; false keeps all its documents."
+        True, description="Whether this source takes part in data.deduplicate; false keeps its duplicates."
     )
     held_out_fraction: float | None = Field(
         None,

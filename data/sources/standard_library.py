@@ -42,7 +42,7 @@ class StandardLibraryConfig(SourceConfig):
         return [InputPart(file, file.stat().st_size) for file in self.files()]
 
     def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
-        yield read_text_file(part)
+        yield read_text_file(part.path, str(part.path), max_bytes=part.max_document_bytes)
 
     @classmethod
     def example(cls, folder: Path, documents: Sequence[str]) -> Self:

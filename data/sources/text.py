@@ -26,14 +26,14 @@ def decode_text(content: bytes, where: str) -> RawDocument | BadDocument:
         return BadDocument(INVALID_UTF8, where, str(error))
 
 
-def read_text_file(part: InputPart) -> RawDocument | BadDocument:
-    """Read the file of a part as one document, but no more of it than the longest document has."""
-    where = str(part.path)
+def read_text_file(path: Path, where: str, *, max_bytes: int | None = None) -> RawDocument | BadDocument:
+    """Read one file as one document, which is bad if it has more than `max_bytes`; no more than that is read."""
+    limit = -1 if max_bytes is None else max_bytes + _BYTE_ORDER_MARK_BYTES
     try:
-        with open_binary(part.path) as file:
-            content = file.read(part.max_document_bytes + _BYTE_ORDER_MARK_BYTES + 1)
-        if len(content) > part.max_document_bytes + _BYTE_ORDER_MARK_BYTES:
-            return BadDocument(TOO_LONG, where, f"more than data.max_document_bytes = {part.max_document_bytes:,}")
+        with open_binary(path) as file:
+            content = file.read(limit + 1 if limit >= 0 else -1)
+        if 0 <= limit < len(content):
+            return BadDocument(TOO_LONG, where, f"more than data.max_document_bytes = {max_bytes:,}")
         return decode_text(content, where)
     except UNREADABLE as error:
         return BadDocument(UNREADABLE_FILE, where, str(error))
@@ -60,7 +60,7 @@ class TextFilesConfig(SourceConfig):
         return [InputPart(file, text_bytes(file)) for file in self.files()]
 
     def read(self, part: InputPart) -> Iterator[RawDocument | BadDocument]:
-        yield read_text_file(part)
+        yield read_text_file(part.path, str(part.path), max_bytes=part.max_document_bytes)
 
     @classmethod
     def example(cls, folder: Path, documents: Sequence[str]) -> Self:

@@ -31,7 +31,6 @@ def resampled_parameters(
     lengths: Sequence[int],
     count: int,
     seed: int = 0,
-    most_rounds: int = 10,
 ) -> Floats:
     """Returns `count` parameter sets [count, p], each refined from the best one with the losses weighted anew.
 
@@ -49,7 +48,7 @@ def resampled_parameters(
         weights_mn = np.concatenate([_block_weights(length, block, size, rng) for length, block in blocks], axis=1)
         problem = Problem(repeated, features, np.log(loss_n), weights_mn=weights_mn)
         problem.redraw_priors(rng, size)
-        theta_mp, _ = problem.refine(np.repeat(theta_p[None], size, axis=0), most_rounds=most_rounds)
+        theta_mp, _ = problem.refine(np.repeat(theta_p[None], size, axis=0))
         found.append(theta_mp)
     return np.concatenate(found) if found else np.empty((0, theta_p.size))
 

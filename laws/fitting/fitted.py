@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from laws.curve import EvaluationPoints, Floats, LossCurve
 from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
+from laws.fitting.law_error import law_error_growth, lr_shape
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
 from settings import Settings, UserError, parse
@@ -32,6 +33,7 @@ class FittedCurve(Settings):
     last_lr: float
     warmup_steps: int
     mean_error: float = Field(description="relative, of the fit on this curve")
+    lr_shape: tuple[float, ...] = Field((), description="lr over its peak, at even shares of the steps; () if unknown")
     origin: dict[str, Any] = Field({}, description="keys of the run's config: what the loss is of, where known")
 
 
@@ -67,10 +69,16 @@ class Fit(Settings):
     def band(self, points: EvaluationPoints, *, level: float = LEVEL) -> tuple[Floats, Floats]:
         """Returns the band that should hold a run's own losses at each point: (low [k], high [k]).
 
-        It adds the spreads of the parameters, of single losses and of the law itself (`law_error`) as independent.
+        It adds the spreads of the parameters, of single losses and of the law itself (`law_error`, which grows beyond
+        the runs of the fit) as independent.
         """
         predicted_k = self.predict(points)
-        lean = np.sqrt(self.noise**2 + self.law_error**2) * normal_quantile(level)
+        growth_k = law_error_growth(
+            points,
+            fitted_steps=[curve.steps for curve in self.curves],
+            fitted_shapes=[curve.lr_shape for curve in self.curves],
+        )
+        lean = np.hypot(self.noise, self.law_error * growth_k) * normal_quantile(level)
         if not self.samples:
             return predicted_k * np.exp(-lean), predicted_k * np.exp(lean)
         features = self.law.features([points])
@@ -142,6 +150,7 @@ def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200
                 last_lr=float(curve.schedule.lr[curve.steps[-1] - 1]),
                 warmup_steps=curve.schedule.warmup_steps,
                 mean_error=float(part.mean()),
+                lr_shape=tuple(lr_shape(curve.schedule, int(curve.steps[-1])).tolist()),
                 origin=dict(curve.provenance),
             )
             for curve, part in zip(used, parts, strict=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from laws.curve import Floats
+from laws.curve import Floats, Ints
 from laws.law import SMALLEST_LOSS, LawConfig
 
 HUBER_DELTA = 1e-3
@@ -93,30 +94,33 @@ class Problem:
         return theta_mp[order[:STARTS_REFINED]]
 
     def refine(self, theta_mp: Floats, *, most_rounds: int = _MOST_ROUNDS) -> tuple[Floats, Floats]:
-        """Descends from every start until it no longer moves; returns (parameters [m, p], objective [m])."""
-        search_mp = np.clip(self._to_search(theta_mp), self._lower_p, self._upper_p)
-        value_m, gradient_mp, curvature_mpp = self._expand(search_mp)
-        damping_m = np.full(value_m.size, 1e-3)
-        quiet_m = np.zeros(value_m.size, dtype=np.int64)
-        for _ in range(most_rounds):
-            step_mp = self._step(search_mp, gradient_mp, curvature_mpp, damping_m)
-            tried_mp = np.clip(search_mp + step_mp, self._lower_p, self._upper_p)
-            tried_m, tried_gradient, tried_curvature = self._expand(tried_mp)
-            better = tried_m < value_m
-            # A step that overshot is tried again, shorter: it is no sign of convergence.
-            still = np.abs(value_m - tried_m) < 1e-9 * np.abs(value_m)
-            quiet_m = np.where(still, quiet_m + 1, np.where(better, 0, quiet_m))
-            search_mp[better] = tried_mp[better]
-            value_m = np.where(better, tried_m, value_m)
-            gradient_mp = np.where(better[:, None], tried_gradient, gradient_mp)
-            curvature_mpp = np.where(better[:, None, None], tried_curvature, curvature_mpp)
-            damping_m = np.clip(np.where(better, damping_m / 4, damping_m * 5), 1e-12, 1e8)
-            if np.all((quiet_m >= 5) | (damping_m >= 1e8)):
-                break
-        return self._from_search(search_mp), value_m
+        """Descends from every start until it no longer moves; returns (parameters [m, p], objective [m]).
 
-    def _expand(self, search_mp: Floats) -> tuple[Floats, Floats, Floats]:
-        """Returns the objective [m], its gradient [m, p] and a positive model of its curvature [m, p, p]."""
+        Converged starts leave the rounds when they are the half, so that a slow one costs little more than its own.
+        """
+        found_mp = np.clip(self._to_search(theta_mp), self._lower_p, self._upper_p)
+        found_m = np.empty(found_mp.shape[0])
+        rest_m = np.arange(found_m.size)
+        state = _Descent.begin(found_mp, *self._expand(found_mp, rest_m))
+        for _ in range(most_rounds):
+            tried_mp = np.clip(state.search_mp + self._step(state), self._lower_p, self._upper_p)
+            state.take(tried_mp, *self._expand(tried_mp, rest_m))
+            done_m = state.done_m()
+            if done_m.all():
+                break
+            # At least two go on together: a law may interpolate between several sets where it is exact for one.
+            if 2 * done_m.sum() >= done_m.size and (~done_m).sum() >= 2:
+                found_mp[rest_m[done_m]], found_m[rest_m[done_m]] = state.search_mp[done_m], state.value_m[done_m]
+                rest_m, state = rest_m[~done_m], state.only(~done_m)
+        found_mp[rest_m], found_m[rest_m] = state.search_mp, state.value_m
+        return self._from_search(found_mp), found_m
+
+    def _expand(self, search_mp: Floats, row_m: Ints) -> tuple[Floats, Floats, Floats]:
+        """Returns the objective [m], its gradient [m, p] and a positive model of its curvature [m, p, p].
+
+        `row_m`: which of the problem's weights and priors belong to each parameter set.
+        """
+        weights_mn, centre_mp = _rows(self.weights_mn, row_m), _rows(self._centre_p, row_m)
         theta_mp = self._from_search(search_mp)
         loss_mn, slope_mnp = self.law.evaluate(theta_mp, self.features)
         inside_mn = loss_mn > SMALLEST_LOSS
@@ -125,26 +129,27 @@ class Problem:
         scale_mp = np.where(self._log_p, theta_mp, 1.0)
         slope_mnp = slope_mnp * (inside_mn / held_mn)[:, :, None] * scale_mp[:, None, :]
         size_mn = np.abs(residual_mn)
-        pull_mn = np.clip(residual_mn, -HUBER_DELTA, HUBER_DELTA) * self.weights_mn
+        pull_mn = np.clip(residual_mn, -HUBER_DELTA, HUBER_DELTA) * weights_mn
         # Huber's own curvature is 0 outside delta; a part of the majorising weight keeps the model definite there.
         weight_mn = np.where(size_mn <= HUBER_DELTA, 1.0, 0.1 * HUBER_DELTA / np.maximum(size_mn, HUBER_DELTA))
-        weight_mn = weight_mn * self.weights_mn
-        off_mp = search_mp - self._centre_p
-        value_m = (huber(residual_mn) * self.weights_mn).sum(axis=1) + 0.5 * (self._weight_p * off_mp**2).sum(axis=1)
+        weight_mn = weight_mn * weights_mn
+        off_mp = search_mp - centre_mp
+        value_m = (huber(residual_mn) * weights_mn).sum(axis=1) + 0.5 * (self._weight_p * off_mp**2).sum(axis=1)
         gradient_mp = np.einsum("mnp,mn->mp", slope_mnp, pull_mn) + self._weight_p * off_mp
         curvature_mpp = np.matmul((slope_mnp * weight_mn[:, :, None]).swapaxes(1, 2), slope_mnp)
         curvature_mpp += np.diag(self._weight_p)
         return np.where(np.isfinite(value_m), value_m, np.inf), gradient_mp, curvature_mpp
 
-    def _step(self, search_mp: Floats, gradient_mp: Floats, curvature_mpp: Floats, damping_m: Floats) -> Floats:
+    def _step(self, state: _Descent) -> Floats:
         """Returns the damped Newton step [m, p] of the parameters that are free: not held by a bound."""
+        search_mp, gradient_mp, curvature_mpp = state.search_mp, state.gradient_mp, state.curvature_mpp
         held = ((search_mp <= self._lower_p) & (gradient_mp > 0)) | ((search_mp >= self._upper_p) & (gradient_mp < 0))
         diagonal_mp = np.einsum("mpp->mp", curvature_mpp)
         # In units where the diagonal is 1: solved whatever the parameters' scales.
         unit_mp = np.where(held, 0.0, 1 / np.sqrt(np.maximum(diagonal_mp, 1e-200)))
         scaled = curvature_mpp * unit_mp[:, :, None] * unit_mp[:, None, :]
         identity = np.eye(search_mp.shape[1])
-        system = scaled + identity * np.where(held, 1.0, damping_m[:, None] + 1e-14)[:, None, :]
+        system = scaled + identity * np.where(held, 1.0, state.damping_m[:, None] + 1e-14)[:, None, :]
         step_mp = np.linalg.solve(system, (gradient_mp * unit_mp)[:, :, None])[:, :, 0]
         return np.asarray(-step_mp * unit_mp, dtype=np.float64)
 
@@ -153,6 +158,50 @@ class Problem:
 
     def _from_search(self, search_mp: Floats) -> Floats:
         return np.where(self._log_p, np.exp(np.where(self._log_p, search_mp, 0.0)), search_mp)
+
+
+@dataclass
+class _Descent:
+    """The parameter sets that are still on their way, with the objective there, its slopes and the damping of each."""
+
+    search_mp: Floats
+    value_m: Floats
+    gradient_mp: Floats
+    curvature_mpp: Floats
+    damping_m: Floats
+    quiet_m: Ints  # rounds in a row in which the objective hardly changed
+
+    @classmethod
+    def begin(cls, search_mp: Floats, value_m: Floats, gradient_mp: Floats, curvature_mpp: Floats) -> _Descent:
+        """Returns the state before the first step."""
+        size = value_m.size
+        return cls(search_mp, value_m, gradient_mp, curvature_mpp, np.full(size, 1e-3), np.zeros(size, dtype=np.int64))
+
+    def take(self, search_mp: Floats, value_m: Floats, gradient_mp: Floats, curvature_mpp: Floats) -> None:
+        """Moves each parameter set to the point that was tried if it is better there, and adapts the damping."""
+        better = value_m < self.value_m
+        # A step that overshot is tried again, shorter: it is no sign of convergence.
+        still = np.abs(self.value_m - value_m) < 1e-9 * np.abs(self.value_m)
+        self.quiet_m = np.where(still, self.quiet_m + 1, np.where(better, 0, self.quiet_m))
+        self.search_mp = np.where(better[:, None], search_mp, self.search_mp)
+        self.value_m = np.where(better, value_m, self.value_m)
+        self.gradient_mp = np.where(better[:, None], gradient_mp, self.gradient_mp)
+        self.curvature_mpp = np.where(better[:, None, None], curvature_mpp, self.curvature_mpp)
+        self.damping_m = np.clip(np.where(better, self.damping_m / 4, self.damping_m * 5), 1e-12, 1e8)
+
+    def done_m(self) -> NDArray[np.bool_]:
+        """Returns which parameter sets have converged: five quiet rounds, or no step that helps."""
+        done: NDArray[np.bool_] = (self.quiet_m >= 5) | (self.damping_m >= 1e8)
+        return done
+
+    def only(self, keep_m: NDArray[np.bool_]) -> _Descent:
+        """Returns the state of some of the parameter sets."""
+        return _Descent(**{name: value[keep_m] for name, value in vars(self).items()})
+
+
+def _rows(values: Floats, row_m: Ints) -> Floats:
+    """Returns the rows of an array that has one for each parameter set, or the array if one row serves all."""
+    return values[row_m] if values.ndim == 2 and values.shape[0] > 1 else values
 
 
 def huber(residual: Floats) -> Floats:

@@ -103,11 +103,12 @@ def test_the_gradient_of_the_objective() -> None:
     weights = np.random.default_rng(2).exponential(size=(1, loss.size))
     problem = Problem(law, features, np.log(loss), weights_mn=weights)
     at = np.array([[2.75, 0.62, 0.4, 0.5, np.log(2e-3)]])
-    _, gradient, _ = problem._expand(at)
+    one = np.arange(1)
+    _, gradient, _ = problem._expand(at, one)
     for index in range(5):
         step = np.zeros((1, 5))
         step[0, index] = 1e-6
-        numeric = (problem._expand(at + step)[0] - problem._expand(at - step)[0]) / 2e-6
+        numeric = (problem._expand(at + step, one)[0] - problem._expand(at - step, one)[0]) / 2e-6
         assert gradient[0, index] == pytest.approx(numeric[0], rel=1e-4)
 
 

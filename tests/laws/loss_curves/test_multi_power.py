@@ -10,13 +10,30 @@ from public_curves import FITTED, HELD_OUT, held_out_errors, public_curve
 
 from laws.curve import EvaluationPoints, LrCurve, every_step, planned_lr_curve
 from laws.fitting.fitted import fit_curves
+from laws.fitting.solver import huber
 from laws.loss_curves.lr_drops import group_lr_drops
 from laws.loss_curves.multi_power import MultiPowerConfig
 from schedules.base import SCHEDULES
 
-# Published for 25M and 100M parameters (arXiv 2503.12811, the authors' repository).
-PUBLISHED = {"L0": 3.040, "A": 0.525, "B": 363.8, "alpha": 0.508, "beta": 0.583, "gamma": 0.641, "C": 2.066}
-PUBLISHED_100M = {"L0": 2.651, "A": 0.601, "B": 437.9, "alpha": 0.453, "beta": 0.598, "gamma": 0.655, "C": 2.132}
+# The authors' fits for 25M and 100M parameters, in full precision (arXiv 2503.12811, the authors' repository).
+PUBLISHED = {
+    "L0": 3.04045406,
+    "A": 0.52468604,
+    "B": 363.78751622,
+    "alpha": 0.50786857,
+    "beta": 0.58279013,
+    "gamma": 0.64142257,
+    "C": 2.06560812,
+}
+PUBLISHED_100M = {
+    "L0": 2.6514477,
+    "A": 0.60115152,
+    "B": 437.9464276,
+    "alpha": 0.45295811,
+    "beta": 0.59785199,
+    "gamma": 0.65523644,
+    "C": 2.13245612,
+}
 
 
 def double_sum(values: dict[str, float], schedule: LrCurve, steps: np.ndarray) -> np.ndarray:
@@ -77,26 +94,30 @@ def test_long_schedules_have_few_groups(loss_curves: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "published", "reported", "pooled"),
-    [("25M", PUBLISHED, 0.00110, 0.0012), ("100M", PUBLISHED_100M, 0.00142, 0.0017)],
+    ("size", "published", "reported", "pooled", "objective"),
+    [("25M", PUBLISHED, 0.00110, 0.00123, 2.90e-4), ("100M", PUBLISHED_100M, 0.00142, 0.00171, 2.79e-4)],
 )
 def test_published_parameters_give_the_published_error(
-    loss_curves: Path, size: str, published: dict[str, float], reported: float, pooled: float
+    loss_curves: Path, size: str, published: dict[str, float], reported: float, pooled: float, objective: float
 ) -> None:
-    """Mean of the nine curves' mean errors as their authors report it, and over all nine curves' losses."""
-    errors = []
-    for name in (*FITTED, *HELD_OUT):
-        curve = public_curve(loss_curves, size, name)
-        errors.append(np.abs(MultiPowerConfig().predict(published, curve) / curve.loss - 1))
-    assert np.mean([error.mean() for error in errors]) == pytest.approx(reported, rel=0.03)
-    assert round(np.concatenate(errors).mean(), 4) == pooled
+    """The mean of the six held-out curves' mean errors, as the authors report it, and that over all their losses."""
+    curves = {name: public_curve(loss_curves, size, name) for name in (*FITTED, *HELD_OUT)}
+    log_errors = {
+        name: np.log(MultiPowerConfig().predict(published, curve) / curve.loss) for name, curve in curves.items()
+    }
+    errors = [np.abs(np.expm1(log_errors[name])) for name in HELD_OUT]
+    assert np.mean([error.mean() for error in errors]) == pytest.approx(reported, abs=5e-6)
+    assert np.concatenate(errors).mean() == pytest.approx(pooled, abs=5e-6)
+    assert sum(huber(log_errors[name]).sum() for name in FITTED) == pytest.approx(objective, rel=2e-3)
 
 
-@pytest.mark.parametrize(("size", "most"), [("25M", 0.0017), ("100M", 0.0018)])
-def test_public_curves_not_fitted_on(loss_curves: Path, size: str, most: float) -> None:
-    """As measured; the published parameters have 0.128% and 0.187% on the same six curves (docs/laws.md)."""
+@pytest.mark.parametrize(("size", "most", "average"), [("25M", 0.0017, 0.00122), ("100M", 0.0018, 0.00127)])
+def test_public_curves_not_fitted_on(loss_curves: Path, size: str, most: float, average: float) -> None:
+    """As measured, over all losses and as the average of curves; the published parameters are in docs/laws.md."""
     fit = fit_curves(MultiPowerConfig(), [public_curve(loss_curves, size, name) for name in FITTED], samples=0)
     assert held_out_errors(fit, loss_curves, size).mean() <= most
+    curves = [public_curve(loss_curves, size, name) for name in HELD_OUT]
+    assert np.mean([np.abs(fit.predict(curve) / curve.loss - 1).mean() for curve in curves]) <= average
 
 
 @settings(max_examples=40, deadline=None)

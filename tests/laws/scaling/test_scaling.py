@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from laws.fitting.bootstrap import _block_weights, resampled_parameters
+from laws.fitting.solver import Problem, fit_points
 from laws.scaling.critical_batch import BatchRun, batch_over_loss, critical_batch
 from laws.scaling.fit import fit_runs, read_runs
 from laws.scaling.hyperparameters import non_embedding_parameters, singular_value_scale, step_law, transfer_width
@@ -186,3 +188,19 @@ def test_the_critical_batch_over_the_loss() -> None:
     assert batch_over_loss(points) == pytest.approx((3e8, 0.2))
     with pytest.raises(UserError, match="at least 2 losses"):
         batch_over_loss(points[:1])
+
+
+def test_every_repeat_of_the_bootstrap_is_a_minimum() -> None:
+    """Repeats that are refined once more with the same weights do not move: E and B move far along a flat valley."""
+    law, rng = ChinchillaConfig(), np.random.default_rng(0)
+    flops = 10 ** rng.uniform(18, 22, size=240)
+    parameters = np.clip(np.sqrt(flops / 120) * 10 ** rng.normal(scale=0.35, size=240), 4e7, 1.6e10)
+    features = law.features(Runs(parameters, flops / 6 / parameters, np.ones(240)))
+    truth = np.array([1.8172, 482.0, 2085.0, 0.3478, 0.3658])
+    loss = law.evaluate(truth[None], features)[0][0] * np.exp(0.006 * rng.standard_t(3, size=240))
+    best = fit_points(law, features, loss).theta_p
+    sampled = resampled_parameters(law, features, loss, best, lengths=[1] * 240, count=50, seed=1)
+    again_rng = np.random.default_rng(1)
+    weights = np.concatenate([_block_weights(1, 1, 50, again_rng) for _ in range(240)], axis=1)
+    again, _ = Problem(law, features, np.log(loss), weights_mn=weights).refine(sampled)
+    assert np.all(np.abs(again - sampled).max(axis=0) < 0.01 * sampled.std(axis=0))

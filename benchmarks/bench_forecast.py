@@ -20,9 +20,9 @@ import numpy as np
 
 from laws.curve import LossCurve, LrCurve, every_step, planned_lr_curve
 from laws.fitting.fitted import fit_curves
-from laws.forecasting.fitted_forecast import FittedForecast
-from laws.forecasting.own_forecast import OwnForecast
+from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import Forecaster, RunProgress
+from laws.forecasting.refitted_forecast import RefittedForecast
 from laws.law import DEFAULT_LAW, LAWS
 from schedules.base import SCHEDULES
 
@@ -58,13 +58,13 @@ def forecasts() -> None:
         points = every_step(planned, most=2 * losses)
         noise = np.random.default_rng(losses).normal(scale=1e-3, size=points.steps.size)
         run = LossCurve(planned, points.steps, loss=law.predict(VALUES, points) * np.exp(noise))
-        fitted = FittedForecast(fit_curves(law, [run], samples=200))
+        fitted = FixedFitForecast(fit_curves(law, [run], samples=200))
         last = int(run.steps[losses - 1])
         seen = LossCurve(LrCurve(planned.lr[:last], 100), run.steps[:losses], loss=run.loss[:losses])
         progress = RunProgress(planned, seen)
 
         by_fit = seconds_of(lambda at=(fitted, progress, last): predict_next_and_final(*at), repeats=9)
-        auto = seconds_of(lambda at=(progress, last): predict_next_and_final(OwnForecast(law), *at), repeats=9)
+        auto = seconds_of(lambda at=(progress, last): predict_next_and_final(RefittedForecast(law), *at), repeats=9)
         print(f"| {losses} | {1e3 * by_fit:.0f} ms | {1e3 * auto:.0f} ms |")
 
 

@@ -10,9 +10,9 @@ from launcher.run.fit_scope import schedule_warnings
 from launcher.run.provenance import compare, config_provenance, list_differences
 from laws.curve import planned_lr_curve
 from laws.fitting.fitted import Fit, load_fit
-from laws.forecasting.fitted_forecast import FittedForecast
-from laws.forecasting.own_forecast import OwnForecast
+from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import RunProgress
+from laws.forecasting.refitted_forecast import RefittedForecast
 from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
 from model.size import parameters
@@ -50,16 +50,16 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
     schedule = config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
     auto = wanted == "auto"
     return RunForecast(
-        OwnForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted_forecast(config, model, load_fit(Path(wanted))),
+        RefittedForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted_forecast(config, model, load_fit(Path(wanted))),
         from_other_runs=not auto,
         planned_lr_n=schedule.every_step(),
         warmup_steps=config.schedule.stated_warmup(),
     )
 
 
-def _fitted_forecast(config: RunConfig, model: ModelConfig, fit: Fit) -> FittedForecast:
+def _fitted_forecast(config: RunConfig, model: ModelConfig, fit: Fit) -> FixedFitForecast:
     size = parameters(model, seq_length=config.train.seq_length) if fit.law.spans_sizes else None
-    return FittedForecast(fit, parameters=size)
+    return FixedFitForecast(fit, parameters=size)
 
 
 def _provenance_warnings(config: RunConfig, fit: Fit) -> list[str]:
@@ -85,7 +85,7 @@ def _too_few_evaluations(config: RunConfig) -> list[str]:
     """Returns a warning if the run will not be evaluated often enough for a forecast."""
     steps, every = config.train.steps, config.evaluate.every_steps
     after = steps - (config.schedule.stated_warmup() or 0)
-    least = OwnForecast(LAWS.parse(DEFAULT_LAW)).least_losses
+    least = RefittedForecast(LAWS.parse(DEFAULT_LAW)).least_losses
     if every and after // every > least:
         return []
     advice = max(after // (3 * least), 1)

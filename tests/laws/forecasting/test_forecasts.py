@@ -7,9 +7,9 @@ import pytest
 
 from laws.curve import LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import Fit, fit_curves
-from laws.forecasting.fitted_forecast import FittedForecast
-from laws.forecasting.own_forecast import OwnForecast
+from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import Prediction, RunProgress
+from laws.forecasting.refitted_forecast import RefittedForecast
 from laws.law import DEFAULT_LAW, LAWS, CurveLaw
 from laws.loss_curves.annealing import AnnealingConfig
 from schedules.base import SCHEDULES
@@ -57,7 +57,7 @@ def fit() -> Fit:
 
 def test_a_fitted_forecast_is_the_fits_prediction_and_band(fit: Fit) -> None:
     planned = schedule({"name": "wsd", "decay_steps": 1000})
-    prediction = FittedForecast(fit).predict_loss(RunProgress(planned, None), 6000)
+    prediction = FixedFitForecast(fit).predict_loss(RunProgress(planned, None), 6000)
     assert isinstance(prediction, Prediction)
     low, high = fit.band(last_step(planned))
     assert (prediction.loss, prediction.low, prediction.high) == (
@@ -66,7 +66,7 @@ def test_a_fitted_forecast_is_the_fits_prediction_and_band(fit: Fit) -> None:
         high[0],
     )
     assert prediction.low < prediction.loss < prediction.high
-    assert FittedForecast(fit).predict_loss(RunProgress(planned, None), 50) == "no law holds in the warm-up"
+    assert FixedFitForecast(fit).predict_loss(RunProgress(planned, None), 50) == "no law holds in the warm-up"
 
 
 def test_a_fits_band_holds_single_losses_at_its_rate() -> None:
@@ -80,7 +80,7 @@ def test_a_fits_band_holds_single_losses_at_its_rate() -> None:
             noisy_run(law, ANNEALING, schedule({"name": name}), 2e-3, 10 * seed + number)
             for number, name in enumerate(("cosine", "constant"))
         ]
-        forecast = FittedForecast(fit_curves(law, runs, samples=100).model_copy(update={"law_error": 0.0}))
+        forecast = FixedFitForecast(fit_curves(law, runs, samples=100).model_copy(update={"law_error": 0.0}))
         predictions = [forecast.predict_loss(RunProgress(planned, None), step) for step in points.steps.tolist()[1:]]
         for fresh in range(20):
             facts = noisy_run(law, ANNEALING, planned, 2e-3, 1000 + 100 * seed + fresh, losses=30).loss.tolist()[1:]
@@ -110,7 +110,7 @@ def test_a_run_forecasts_its_own_end_and_its_next_loss(section: dict[str, object
         planned = schedule(section)
         run = noisy_run(law, values, planned, 1e-3, seed, losses=40)
         truth = float(law.predict(values, last_step(planned))[0])
-        forecast = OwnForecast(law)
+        forecast = RefittedForecast(law)
         shares = []
         for losses in range(8, run.steps.size, 2):
             now = progress(run, losses)
@@ -134,7 +134,7 @@ def test_there_is_no_forecast_where_the_losses_do_not_suffice() -> None:
     planned = schedule({"name": "wsd", "decay_steps": 1200})
     run = noisy_run(law, RELAXATION, planned, 1e-3, 0)
     constant = int(np.searchsorted(run.steps, 4800))
-    forecast = OwnForecast(law)
+    forecast = RefittedForecast(law)
     assert forecast.predict_loss(progress(run, 0), 6000) == "no held-out loss after the warm-up yet"
     assert forecast.predict_loss(progress(run, 5), 6000) == "5 of 8 held-out losses"
     assert forecast.predict_loss(progress(run, constant), 6000) == "the lr has not fallen yet"
@@ -142,16 +142,16 @@ def test_there_is_no_forecast_where_the_losses_do_not_suffice() -> None:
         forecast.predict_loss(progress(run, constant), 4800), Prediction
     )  # while it stays constant it can tell
     early = noisy_run(law, RELAXATION, schedule({"name": "cosine"}), 5e-3, 0)
-    assert "interval would be" in str(OwnForecast(law).predict_loss(progress(early, 14), 6000))
+    assert "interval would be" in str(RefittedForecast(law).predict_loss(progress(early, 14), 6000))
 
 
 def test_an_own_forecast_depends_on_the_losses_before_it_alone() -> None:
     law = LAWS.parse(DEFAULT_LAW)
     run = noisy_run(law, RELAXATION, schedule({"name": "cosine"}), 1e-3, 3, losses=24)
-    running = OwnForecast(law)
+    running = RefittedForecast(law)
     for losses in range(1, run.steps.size):
         prediction = running.predict_loss(progress(run, losses), int(run.steps[losses]))
-        assert prediction == OwnForecast(law).predict_loss(progress(run, losses), int(run.steps[losses]))
-        assert running.predict_loss(progress(run, losses), 6000) == OwnForecast(law).predict_loss(
+        assert prediction == RefittedForecast(law).predict_loss(progress(run, losses), int(run.steps[losses]))
+        assert running.predict_loss(progress(run, losses), 6000) == RefittedForecast(law).predict_loss(
             progress(run, losses), 6000
         )

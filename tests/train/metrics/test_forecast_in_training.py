@@ -14,9 +14,9 @@ from rich.console import Console
 
 from laws.curve import EvaluationPoints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import Fit, fit_curves
-from laws.forecasting.fitted_forecast import FittedForecast
-from laws.forecasting.own_forecast import OwnForecast
+from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import Forecaster, Prediction
+from laws.forecasting.refitted_forecast import RefittedForecast
 from laws.law import DEFAULT_LAW, LAWS
 from parallel.engines.engine import StepResult
 from schedules.base import SCHEDULES
@@ -61,7 +61,7 @@ class Run:
         self.lr = schedule.lr
         forecast = RunForecast(
             forecaster,
-            from_other_runs=isinstance(forecaster, FittedForecast),
+            from_other_runs=isinstance(forecaster, FixedFitForecast),
             planned_lr_n=self.lr,
             warmup_steps=20,
         )
@@ -89,7 +89,7 @@ class Run:
 
 
 def forecaster(kind: str, fit: Fit) -> Forecaster:
-    return FittedForecast(fit) if kind == "fit" else OwnForecast(LAW)
+    return FixedFitForecast(fit) if kind == "fit" else RefittedForecast(LAW)
 
 
 KINDS = pytest.mark.parametrize("kind", ["fit", "auto"])
@@ -155,7 +155,7 @@ def test_a_run_that_goes_on_says_what_it_would_have_said(kind: str, cut: int, fi
 
 def test_leaving_the_band_is_told_once_with_step_and_size(fit: Fit, tmp_path: Path) -> None:
     factor = dict.fromkeys(range(200, 260, EVERY), 1.03)
-    run = Run(tmp_path / "run", FittedForecast(fit)).go(STEPS, factor=factor)
+    run = Run(tmp_path / "run", FixedFitForecast(fit)).go(STEPS, factor=factor)
     rows = {row["step"]: row for row in run.end()}
     assert [step for step, row in rows.items() if "forecast/left_band" in row] == [200]
     assert rows[200]["forecast/left_band"] == rows[200]["forecast/error"] == pytest.approx(0.03, abs=0.005)
@@ -171,7 +171,7 @@ def test_leaving_the_band_is_told_once_with_step_and_size(fit: Fit, tmp_path: Pa
 
 
 def test_a_loss_that_is_not_finite_is_flagged_and_enters_no_refit(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", OwnForecast(LAW)).go(STEPS, factor={300: math.nan})
+    run = Run(tmp_path / "run", RefittedForecast(LAW)).go(STEPS, factor={300: math.nan})
     rows = {row["step"]: row for row in run.end()}
     assert math.isnan(rows[300]["forecast/left_band"])
     assert "not finite" in run.out.getvalue()
@@ -183,7 +183,7 @@ def test_a_loss_that_is_not_finite_is_flagged_and_enters_no_refit(tmp_path: Path
 def test_a_skipped_step_does_not_count(fit: Fit, tmp_path: Path) -> None:
     """The law counts applied steps: after 5 skipped ones the forecast is that of 5 steps before, on the lr applied."""
     skip = tuple(range(101, 106))
-    run = Run(tmp_path / "run", FittedForecast(fit)).go(200, skip=skip)
+    run = Run(tmp_path / "run", FixedFitForecast(fit)).go(200, skip=skip)
     rows = {row["step"]: row for row in run.end()}
     applied = np.delete(PLANNED.lr, np.array(skip) - 1)
     expected = fit.predict(EvaluationPoints(LrCurve(applied, 20), np.array([195])))[0]
@@ -213,8 +213,8 @@ def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit)
 
 def test_a_longer_run_is_forecast_to_its_new_end(fit: Fit, tmp_path: Path) -> None:
     """train.steps may change when a run goes on: the lr that was applied stays, the rest is the new plan."""
-    Run(tmp_path / "run", FittedForecast(fit)).go(200).metrics.close()
-    longer = Run(tmp_path / "run", FittedForecast(fit), from_step=200, steps=800)
+    Run(tmp_path / "run", FixedFitForecast(fit)).go(200).metrics.close()
+    longer = Run(tmp_path / "run", FixedFitForecast(fit), from_step=200, steps=800)
     rows = {row["step"]: row for row in longer.go(210).end()}
     lr = np.concatenate([PLANNED.lr[:200], longer.lr[200:]])
     assert rows[210]["forecast/final_step"] == 800
@@ -224,7 +224,7 @@ def test_a_longer_run_is_forecast_to_its_new_end(fit: Fit, tmp_path: Path) -> No
 def test_tensorboard_has_forecast_and_fact_in_one_chart(fit: Fit, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    Run(tmp_path / "run", FittedForecast(fit)).go(100).end()
+    Run(tmp_path / "run", FixedFitForecast(fit)).go(100).end()
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     tags = board.Tags()
@@ -235,13 +235,13 @@ def test_tensorboard_has_forecast_and_fact_in_one_chart(fit: Fit, tmp_path: Path
 
 
 def test_without_lines_of_the_past_the_plan_stands_in(fit: Fit, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", FittedForecast(fit), from_step=200)
+    run = Run(tmp_path / "run", FixedFitForecast(fit), from_step=200)
     rows = {row["step"]: row for row in run.go(210).end()}
     assert rows[210]["forecast/loss"] == float(fit.predict(EvaluationPoints(PLANNED, np.array([210])))[0])
 
 
 def test_a_run_that_could_not_be_forecast_says_so_in_the_end(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", OwnForecast(LAW), steps=60).go(60)
+    run = Run(tmp_path / "run", RefittedForecast(LAW), steps=60).go(60)
     run.end()
     assert run.closing_line is not None
     assert run.closing_line.endswith("there was no forecast of it: 4 of 8 held-out losses")

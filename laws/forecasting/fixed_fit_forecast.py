@@ -6,7 +6,7 @@ from laws.fitting.fitted import Fit
 from laws.forecasting.prediction import Prediction, RunProgress
 
 
-class FittedForecast:
+class FixedFitForecast:
     """Forecasts a run by a fit file: a promise made before the run, which never looks at the run's own losses."""
 
     def __init__(self, fit: Fit, *, parameters: float | None = None) -> None:

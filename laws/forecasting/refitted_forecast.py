@@ -27,7 +27,7 @@ OWN_LAW_ERROR = 0.005  # relative: how far a law misses the end of a run of whic
 OWN_SPREAD = 1.5  # the linearised spread of parameters is too small by about this
 
 
-class OwnForecast:
+class RefittedForecast:
     """Forecasts a run by a law refitted on its own losses.
 
     The interval follows from the curvature of the fit, not from a bootstrap.

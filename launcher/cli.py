@@ -135,7 +135,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version and end.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """The options of `lehr` itself. The app has the help text."""
+    """Returns the options of `lehr` itself. The app has the help text."""
 
 
 def _stub() -> None:

@@ -17,7 +17,7 @@ _OVERRIDES = "KEY=VALUE"  # in the usage of an argument that takes overrides
 
 
 def command_index() -> dict[str, Entry]:
-    """The content of the file, from the commands themselves. It imports them all."""
+    """Returns the content of the file, from the commands themselves. It imports them all."""
     apps = {command.name: typer.main.get_command(make_app([command.name])) for command in COMMANDS}
     helps = {command.name: command.help for command in COMMANDS}  # as in `lehr --help`
     return {name: {**_entry(app.commands[name]), "help": helps[name]} for name, app in apps.items()}  # type: ignore[attr-defined]

@@ -40,7 +40,7 @@ def _add(app: typer.Typer, entries: Mapping[str, Entry]) -> None:
 
 
 def _function(parameters: list[Entry]) -> Callable[..., None]:
-    """A function with these parameters, as typer reads them: it has their annotations and does nothing."""
+    """Returns a function with these parameters, as typer reads them: it has their annotations and does nothing."""
 
     def command(**values: object) -> None:
         raise AssertionError("a command that only completes was run")

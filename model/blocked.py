@@ -142,7 +142,7 @@ def _laid_out_as_TNK(like_NTK: Tensor) -> Tensor:
 
 
 def _for_each_query(x_MTK: Tensor, heads: int) -> Tensor:
-    """Key-value heads [M, T, K] as often as query heads share them: [N, T, K]."""
+    """Repeats key-value heads [M, T, K] as often as query heads share them: [N, T, K]."""
     groups = heads // len(x_MTK)
     return x_MTK if groups == 1 else x_MTK.transpose(0, 1).repeat_interleave(groups, dim=1).transpose(0, 1)
 

@@ -67,11 +67,11 @@ class Layers(Protocol):
         ...
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over the tensor ranks, without a gradient."""
+        """Returns the sum over the tensor ranks, without a gradient."""
         ...
 
     def max(self, x: Tensor) -> Tensor:
-        """The maximum over the tensor ranks, without a gradient."""
+        """Returns the maximum over the tensor ranks, without a gradient."""
         ...
 
 

@@ -22,17 +22,17 @@ MAY_MOVE = "may_move"
 
 
 def may_change(reason: str) -> JsonDict:
-    """For `json_schema_extra`: the value may change when a run goes on, because of `reason`."""
+    """Declares, as `json_schema_extra`, that the value may change when a run goes on, because of `reason`."""
     return {MAY_CHANGE: reason}
 
 
 def may_move(reason: str) -> JsonDict:
-    """For `json_schema_extra`: the value is a path that may change where the hashes of what it names are compared."""
+    """Declares, as `json_schema_extra`, a path that may change where the hashes of what it names are compared."""
     return {MAY_MOVE: reason}
 
 
 def declared(schema: type[BaseModel], key: str, plain: object, *declarations: str) -> str | None:
-    """The reason with which the dotted `key`, or a section around it, makes one of `declarations`; None if none does.
+    """Returns the reason that the dotted `key`, or a section around it, declares under one of `declarations`, or None.
 
     `plain` is a config as plain values: it names the methods, each of which declares its own keys.
     """
@@ -70,7 +70,7 @@ def _unwrapped(field: FieldInfo) -> tuple[Any, Sequence[Any]]:
 
 
 def _section(annotation: Any, metadata: Sequence[Any], plain: object) -> type[BaseModel] | None:
-    """The class of a section, or of the method that `plain` names; None for any other kind of value."""
+    """Returns the class of a section, or of the method that `plain` names; None for any other kind of value."""
     for item in metadata:
         if isinstance(item, MethodField):
             return _method(item.registry, plain) or annotation
@@ -93,7 +93,7 @@ def _method(registry: Registry[Any], plain: object) -> type[BaseModel] | None:
 
 
 def _item(annotation: Any) -> tuple[Any, Sequence[Any]]:
-    """The type of the items of a list or of the values of a mapping; also where either is optional."""
+    """Returns the type of the items of a list or of the values of a mapping; also where either is optional."""
     if get_origin(annotation) in (tuple, list, dict):
         inner = [argument for argument in get_args(annotation) if argument is not Ellipsis]
         return (inner[-1] if inner else None), ()

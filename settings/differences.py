@@ -26,7 +26,7 @@ class Difference(NamedTuple):
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys: `{"a": [{"b": 1}]}` becomes `{"a.0.b": 1}`. Empty ones are values."""
+    """Flattens mappings and lists to dotted keys: `{"a": [{"b": 1}]}` becomes `{"a.0.b": 1}`. Empty ones are values."""
     items: list[tuple[str, object]]
     if isinstance(value, Mapping) and value:
         items = [(str(key), inner) for key, inner in value.items()]
@@ -41,7 +41,7 @@ def flatten(value: object, prefix: str = "") -> dict[str, Any]:
 
 
 def differing(old: object, new: object) -> dict[str, Difference]:
-    """The flattened keys whose values differ: those of `new` in its order, then those that only `old` has."""
+    """Returns the flattened keys whose values differ: those of `new` in its order, then those that only `old` has."""
     before, after = flatten(old), flatten(new)
     pairs = {key: Difference(before.get(key, ABSENT), after.get(key, ABSENT)) for key in [*after, *before]}
     return {key: pair for key, pair in pairs.items() if ABSENT in pair or pair.old != pair.new}
@@ -59,12 +59,12 @@ def differing_sections(old: object, new: object, key: str = "") -> dict[str, Dif
 
 
 def show(value: object) -> str:
-    """A value as JSON for a message, or `absent`."""
+    """Returns a value as JSON for a message, or `absent`."""
     return "absent" if value is ABSENT else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def listed(lines: Sequence[str], *, most: int, more: str = "more") -> str:
-    """The first `most` lines, each indented by two spaces, then `and N more`."""
+    """Returns the first `most` lines, each indented by two spaces, then `and N more`."""
     shown = [f"  {line}" for line in lines[:most]]
     if len(lines) > most:
         shown.append(f"  and {len(lines) - most} {more}")

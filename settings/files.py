@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, *, missing: str | None = None) -> Any:
-    """The value that a JSON file holds.
+    """Returns the value that a JSON file holds.
 
     Raises UserError where the file cannot be read or is not JSON; where there is none, with the text `missing`.
     """

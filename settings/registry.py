@@ -129,7 +129,7 @@ class MethodField:
         return core_schema.no_info_before_validator_function(self.registry.parse, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The name of a method, or a mapping with the name and further keys of the method."""
+        """Returns the name of a method, or a mapping with the name and further keys of the method."""
         names = self.registry.names()
         methods = [handler(self.registry[name].__pydantic_core_schema__) for name in names]
         return {"anyOf": [{"enum": list(names)}, *({**method, "required": ["name"]} for method in methods)]}

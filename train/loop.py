@@ -153,7 +153,7 @@ def _evaluate_if_due(run: Run) -> bool:
 
 
 def _is_evaluation_due(run: Run) -> bool:
-    """Every `evaluate.every_steps` steps and after the last one, unless the loss is known or nothing is held out."""
+    """Returns whether it is time: every `evaluate.every_steps` steps and at the last one, if the loss is unknown."""
     step = run.state.step
     due = _is_due(run.config.evaluate.every_steps, step) or step == run.config.train.steps
     return due and run.state.evaluated_step != step and bool(run.held_out.sources)

@@ -89,7 +89,7 @@ def read_build_file(shards: Path) -> BuildFile | None:
 
 
 def differences(old: object, new: object) -> list[str]:
-    """Where two recipes differ, as `data.KEY: was OLD, now NEW`; a list counts as one value."""
+    """Returns where two recipes differ, as `data.KEY: was OLD, now NEW`; a list counts as one value."""
     return [_line(key, pair) for key, pair in differing_sections(old, new, "data").items()]
 
 

@@ -95,7 +95,7 @@ def compare_configs(
 
 
 def _config_file(path: Path) -> Path:
-    """The config itself, or that of a run folder. Raises UserError where a folder has none."""
+    """Returns the config itself, or that of a run folder. Raises UserError where a folder has none."""
     if not path.is_dir():
         return path
     if not (path / "config.yaml").is_file():

@@ -59,7 +59,7 @@ def _short(path: str) -> str:
 
 
 def text(parts: Iterable[Section | Methods], *, width: int | None) -> str:
-    """For a terminal of `width` columns; None: lines are not broken, for a pipe."""
+    """Returns the listing for a terminal of `width` columns; None means that no line is broken, for a pipe."""
     lines: list[str] = []
     for part in parts:
         lines += ["", *_wrapped(_heading(part), "", width), *_wrapped(_paragraphs(part.description), "  ", width)]
@@ -99,7 +99,7 @@ def _method_note(part: Methods) -> str:
 
 
 def _paragraphs(description: str) -> str:
-    """A docstring without its line breaks."""
+    """Returns a docstring without its line breaks."""
     return " ".join(description.split())
 
 
@@ -119,7 +119,7 @@ def _wrapped(words: str, indent: str, width: int | None, hanging: str = "") -> l
 
 
 def page(parts: Iterable[Section | Methods]) -> str:
-    """The page docs/config.md."""
+    """Returns the page docs/config.md."""
     lines = [
         "# The keys of a run config",
         "",

@@ -36,7 +36,7 @@ def complete_override(ctx: typer.Context, incomplete: str) -> list[tuple[str, st
 
 
 def _keys(schema: Schema, key: str) -> Iterator[tuple[str, str]]:
-    """The keys of the section that is typed so far: `optim.` and all that `optim` has."""
+    """Returns the keys of the section that is typed so far: `optim.` and all that `optim` has."""
     section, dot, beginning = key.rpartition(".")
     found: dict[str, str] = {}
     for node in _nodes(schema, section):
@@ -54,7 +54,7 @@ def _keys(schema: Schema, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _values(schema: Schema, key: str, beginning: str) -> Iterator[tuple[str, str]]:
-    """The values of a key where they are known: registered names, choices, true and false, or the default."""
+    """Returns the values of a key where they are known: registered names, choices, true and false, or the default."""
     parent, _, last = key.rpartition(".")
     found: dict[str, str] = {}
     for node in _nodes(schema, key):

@@ -24,29 +24,29 @@ class Schema:
 
     @classmethod
     def read(cls) -> Schema:
-        """The schema in the file."""
+        """Returns the schema in the file."""
         return cls(json.loads(FILE.read_text(encoding="utf-8")))
 
     def text(self) -> str:
-        """The file's content."""
+        """Returns the file's content."""
         return json.dumps(self.plain, indent=1, ensure_ascii=False) + "\n"
 
     def follow(self, node: Node) -> Node:
-        """The definition that a node refers to; what stands beside the reference takes precedence."""
+        """Returns the definition that a node refers to; what stands beside the reference takes precedence."""
         if "$ref" not in node:
             return node
         definition = self.plain["$defs"][node["$ref"].rpartition("/")[2]]
         return {**definition, **{key: value for key, value in node.items() if key != "$ref"}}
 
     def alternatives(self, node: Node) -> list[Node]:
-        """The kinds of value that a node takes: several for an optional value, and for a method."""
+        """Returns the kinds of value that a node takes: several for an optional value, and for a method."""
         node = self.follow(node)
         if "anyOf" not in node:
             return [node]
         return [alternative for inner in node["anyOf"] for alternative in self.alternatives(inner)]
 
     def methods(self, node: Node) -> dict[str, Node]:
-        """The methods that a node takes, by name; none where it takes no method."""
+        """Returns the methods that a node takes, by name; none where it takes no method."""
         return {name: kind for kind in self.alternatives(node) if (name := method_name(kind)) is not None}
 
     def inside(self, node: Node, part: str, plain: object = None) -> Iterator[Node]:
@@ -64,7 +64,7 @@ class Schema:
                 yield items
 
     def declared(self, key: str, plain: object, declaration: str) -> str | None:
-        """The reason with which a dotted key, or a section around it, makes a declaration; None if none does.
+        """Returns the reason with which a dotted key, or a section around it, makes a declaration; None if none does.
 
         The same as `settings.declarations.declared`, for what cannot wait until the classes are imported.
         """
@@ -79,7 +79,7 @@ class Schema:
 
 
 def method_name(kind: Node) -> str | None:
-    """The name of the method whose keys these are; None for any other kind of value."""
+    """Returns the name of the method whose keys these are; None for any other kind of value."""
     name = kind.get("properties", {}).get("name", {}).get("const")
     return name if isinstance(name, str) else None
 

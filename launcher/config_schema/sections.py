@@ -51,7 +51,7 @@ class Methods:
 
 
 def sections(schema: Schema) -> list[Section | Methods]:
-    """Everything, section by section. A section that several methods share stands once, as do methods of two places."""
+    """Returns all sections. A section that several methods share stands once, as do methods of two places."""
     walked = list(_walk(schema, schema.plain, "", {}, "", ()))
     home: dict[tuple[str, ...], str] = {}  # the shortest path at which methods stand
     for part in walked:
@@ -77,7 +77,7 @@ def sections(schema: Schema) -> list[Section | Methods]:
 def _walk(
     schema: Schema, node: Node, path: str, default: object, may_change: str, of: tuple[str, ...], about: str = ""
 ) -> Iterator[Section | Methods]:
-    """A section with what is in it.
+    """Returns a section with what is in it.
 
     `default`: the section's own, which precedes the defaults of its class. `about`: the description of the key.
     """
@@ -109,7 +109,7 @@ def _walk(
 
 
 def _places(schema: Schema, node: Node, where: str) -> Iterator[tuple[str, Node]]:
-    """Where sections stand at or within a key: itself, the items of a list, the values of a mapping."""
+    """Returns where sections stand at or within a key: itself, the items of a list, the values of a mapping."""
     if any("properties" in kind for kind in schema.alternatives(node)):
         yield where, node
     for kind in schema.alternatives(node):
@@ -136,7 +136,7 @@ def _reason(schema: Schema, node: Node, around: str) -> str:
 
 
 def _type(schema: Schema, node: Node) -> str:
-    """`integer or null`, `list of text`, `one of "none", "full"`."""
+    """Returns the type in words: `integer or null`, `list of text`, `one of "none", "full"`."""
     if methods := schema.methods(node):
         optional = " or null" if any(kind.get("type") == "null" for kind in schema.alternatives(node)) else ""
         return f"a method, one of {', '.join(methods)}{optional}"
@@ -166,7 +166,7 @@ def _plural(words: str) -> str:
 
 
 def _rule(kind: Node) -> str:
-    """`at least 1`, `between 0 and 0.5`, `above 0`."""
+    """Returns the rule in words: `at least 1`, `between 0 and 0.5`, `above 0`."""
     low, high = kind.get("minimum"), kind.get("maximum")
     parts = [f"between {low:g} and {high:,}"] if low is not None and high is not None else []
     if not parts:
@@ -180,5 +180,5 @@ def _rule(kind: Node) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    """The first paragraph of a docstring, in one line."""
+    """Returns the first paragraph of a docstring, in one line."""
     return " ".join(text.partition("\n\n")[0].split())

@@ -9,7 +9,7 @@ from launcher.run.config import RunConfig
 
 
 def build_schema() -> Schema:
-    """The schema of all sections and registered methods, for editors and for `lehr config`."""
+    """Returns the schema of all sections and registered methods, for editors and for `lehr config`."""
     plain = _without_titles(RunConfig.model_json_schema())
     assert isinstance(plain, dict)
     return Schema({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lehr run config", **plain})

@@ -19,7 +19,7 @@ import torch
 
 @contextmanager
 def without_torch_compile() -> Iterator[None]:
-    """Context in which torch.compile returns functions unchanged."""
+    """Returns context in which torch.compile returns functions unchanged."""
     original = torch.compile
 
     def unchanged(function: Callable[..., Any] | None = None, **options: Any) -> Any:

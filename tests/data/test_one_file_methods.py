@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from drop_in import copy_rooms, run_contracts
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow  # each starts pytest, which imports datatrove
 
 FILTER = '''
@@ -82,22 +78,6 @@ class FormFeedConfig(SourceConfig):
 '''
 
 
-@pytest.fixture
-def rooms(tmp_path: Path) -> Path:
-    """A copy of the rooms that data needs, and of its tests."""
-    for room in ("data", "settings", "tests/data"):
-        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
-    return tmp_path
-
-
-def run_contract_tests(rooms: Path, path: str, keyword: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", path, "-k", keyword]
-    environment = {**os.environ, "PYTHONPATH": str(rooms)}
-    run = subprocess.run(command, cwd=rooms, env=environment, capture_output=True, text=True, check=False)
-    return run.returncode, run.stdout + run.stderr
-
-
 @pytest.mark.parametrize(
     ("file", "content", "tests", "name", "broken", "failing"),
     [
@@ -120,16 +100,16 @@ def run_contract_tests(rooms: Path, path: str, keyword: str) -> tuple[int, str]:
     ],
 )
 def test_a_new_file_is_found_and_tested(
-    rooms: Path, file: str, content: str, tests: str, name: str, broken: tuple[str, str], failing: str
+    tmp_path: Path, file: str, content: str, tests: str, name: str, broken: tuple[str, str], failing: str
 ) -> None:
-    (rooms / file).write_text(content)
-    code, output = run_contract_tests(rooms, tests, name)
+    rooms = copy_rooms(tmp_path, "data", "settings", "tests/data", files={file: content})
+    code, found, output = run_contracts(rooms, [tests], keyword=name)
     assert code == 0, output
-    assert output.count(f"[{name}") >= 5, "the contract tests did not run over the new file"
+    assert len(found["PASSED"]) >= 5, "the contract tests did not run over the new file"
+    assert all(f"[{name}" in test for test in found["PASSED"]), output
     assert broken[0] in content
     (rooms / file).write_text(content.replace(*broken))
-    code, output = run_contract_tests(rooms, tests, name)
+    code, found, output = run_contracts(rooms, [tests], keyword=name)
     assert code == 1, output
-    failures = [line for line in output.splitlines() if line.startswith("FAILED")]
-    assert any(failing in line for line in failures), output
-    assert all(f"[{name}" in line for line in failures), output
+    assert any(failing in test for test in found["FAILED"]), output
+    assert all(f"[{name}" in test for test in found["FAILED"]), output

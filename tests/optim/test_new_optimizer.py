@@ -5,15 +5,11 @@ One example is element-wise (Adagrad), the other needs full matrices and has the
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from drop_in import copy_rooms, run_contracts
 
-ROOT = Path(__file__).parents[2]
 ROOMS = ("optim", "settings", "model", "parallel")
 TESTS = ("tests/optim", "tests/parallel")
 
@@ -122,20 +118,15 @@ NEW = {"adagrad": ADAGRAD, "normalised": NORMALISED}
 
 @pytest.mark.slow
 def test_a_file_in_optim_is_all_that_a_new_optimizer_takes(tmp_path: Path) -> None:
-    for folder in (*ROOMS, *TESTS):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in [*(ROOT / "tests").glob("*.py"), ROOT / "pyproject.toml"]:
-        shutil.copy(path, tmp_path / path.relative_to(ROOT))
-    for name, code in NEW.items():
-        (tmp_path / "optim" / f"{name}.py").write_text(code.lstrip(), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", "-k", " or ".join(NEW)]
+    files = {f"optim/{name}.py": code for name, code in NEW.items()}
+    folder = copy_rooms(tmp_path, *ROOMS, *TESTS, files=files)
     tests = ["tests/optim/test_optimizer_contracts.py", "tests/parallel/engines", "tests/parallel/test_layout.py"]
-    done = subprocess.run([*command, "-vv", *tests], cwd=tmp_path, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout
-    passed = re.findall(r"::(test_\w+)\[(.+?)\] PASSED", done.stdout)
+    code, found, output = run_contracts(folder, tests, keyword=" or ".join(NEW))
+    assert code == 0, output
+    passed = [test.partition("[")[::2] for test in found["PASSED"]]
     for name in NEW:
         contracts = {test for test, ids in passed if name in ids}
-        assert "test_the_same_run_in_any_layout" in contracts, done.stdout
-        assert "test_tensor_ranks_do_what_one_process_does" in contracts, done.stdout
+        assert "test_the_same_run_in_any_layout" in contracts, output
+        assert "test_tensor_ranks_do_what_one_process_does" in contracts, output
         assert len(contracts) >= 15, contracts
-    assert any(test.startswith("test_an_elementwise_optimizer") for test, _ in passed), done.stdout
+    assert any(test.startswith("test_an_elementwise_optimizer") for test, _ in passed), output

@@ -32,7 +32,7 @@ MAY = {
     *(f"train.spikes.{key}" for key in ("sigma", "window_steps", "max_rollbacks", "skip_batches")),
     *("model.objective.chunk_tokens", "evaluate.every_steps", "evaluate.max_windows"),
     *(f"checkpoint.{key}" for key in ("every_steps", "keep_last", "keep_every_steps", "keep_best")),
-    *(f"data.{key}" for key in ("verify_hashes", "prefetch_batches", "executor", "workers")),
+    *(f"data.{key}" for key in ("verify_hashes", "prefetch_batches", "executor", "workers", "on_bad_file")),
     *(f"data.slurm.{key}" for key in ("partition", "time", "qos", "cpus_per_task", "mem_per_cpu_gb", "sbatch")),
     *(f"data.slurm.{key}" for key in ("max_array_size", "env_command", "poll_seconds")),
 }

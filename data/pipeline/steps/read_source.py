@@ -73,6 +73,7 @@ class ReadSource(PipelineStep):  # type: ignore[misc]
                 if isinstance(content, BadDocument):
                     content = replace(content, where=printable(content.where), detail=printable(content.detail))
                     if content.reason == UNREADABLE_FILE:
+                        check_unchanged(task.source, [path], self.inputs)  # such as a file that was removed meanwhile
                         file = BadFile(bytes=path.stat().st_size, detail=content.detail)
                         if self.on_bad_file == "fail":
                             raise UserError(_bad_file_message(task.source, path, file))

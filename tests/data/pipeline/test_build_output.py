@@ -37,7 +37,7 @@ def test_a_second_build_does_not_read_the_first(corpus: Path, kind: str) -> None
     other = build(config.model_copy(update={"shards": corpus / "other"}), log=lines.append)
     assert other.sources == first.sources
     assert hashes(corpus / "other/made") == hashes(corpus / "shards/made")
-    assert any("1 file of earlier builds is not read" in line for line in lines)
+    assert any("of earlier builds" in line and "not read" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class DeduplicateConfig(Settings):
 
     @property
     def any(self) -> bool:
-        """Whether duplicates are dropped at all, of the sources that take part."""
+        """True if duplicates are dropped from the sources that take part."""
         return self.exact or self.minhash
 
 
@@ -204,12 +204,12 @@ class DataConfig(Settings):
 
     @property
     def drops_duplicates(self) -> bool:
-        """Whether duplicates are dropped, of any source."""
+        """True if duplicates are dropped from any source."""
         return self.deduplicate.any and any(source.deduplicate for source in self.sources.values())
 
     @property
     def compares_documents(self) -> bool:
-        """Whether documents are dropped for what other documents are: duplicates, and copies of held-out texts."""
+        """True if duplicates or copies of held-out texts are dropped, which takes a comparison of documents."""
         return self.drops_duplicates or len(set(map(self.held_out_fraction_of, self.sources))) > 1
 
     def recipe(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class BadFile(Settings):
 
 
 class SourceReport(Settings):
-    """How many documents of a source were read, dropped by reason (data/drop_reasons.py), and kept."""
+    """The counts of a source: documents read, dropped by reason (data/drop_reasons.py), and kept."""
 
     read: int
     read_bytes: int

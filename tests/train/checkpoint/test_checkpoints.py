@@ -101,7 +101,7 @@ def tell_later_on_a_rank(folder: Path) -> None:
 
 
 def save_on_a_slow_disk(folder: Path) -> tuple[list[str], list[str]]:
-    """Returns the complete checkpoints after each of two saves, where the disk flushes nothing until the second save."""
+    """Returns the complete checkpoints after each of two saves. The disk flushes nothing until the second save."""
     mesh, parts = start(SMALL)
     flush, second_save_begins = os.fsync, threading.Event()
 

@@ -61,7 +61,7 @@ def make_model(args: argparse.Namespace) -> ModelConfig:
 def make_parts(args: argparse.Namespace) -> tuple[Mesh, TrainableModel]:
     """Builds one rank with its engine."""
     store = dist.HashStore()  # type: ignore[attr-defined]
-    start_processes(rank=0, world_size=1, local_rank=0, timeout_seconds=600, store=store)
+    start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=600, store=store)
     parallel = ParallelConfig()
     mesh = make_mesh(parallel, timeout_seconds=600)
     parts = build(

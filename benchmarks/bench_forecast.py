@@ -86,7 +86,7 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     config = compose(RunConfig, path, ["parallel={}", *overrides])
     prepare_process(SINGLE_PROCESS)
     start_processes(
-        rank=0, world_size=1, local_rank=0, timeout_seconds=600, store=open_store(SINGLE_PROCESS, timeout_seconds=600)
+        rank=0, world_size=1, gpu=0, timeout_seconds=600, store=open_store(SINGLE_PROCESS, timeout_seconds=600)
     )
     mesh = make_mesh(config.parallel, timeout_seconds=600)
     with tempfile.TemporaryDirectory() as folder:

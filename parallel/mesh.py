@@ -43,10 +43,13 @@ class Mesh:
         return self.pipeline.rank == self.pipeline.size - 1
 
 
-def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seconds: float, store: Store) -> None:
-    """Joins the process group: NCCL if there is CUDA, else gloo. Every group made later has the same timeout."""
+def start_processes(*, rank: int, world_size: int, gpu: int, timeout_seconds: float, store: Store) -> None:
+    """Joins the process group: NCCL if there is CUDA, else gloo. Every group made later has the same timeout.
+
+    `gpu`: the number of this rank's GPU among those it sees; without CUDA it is not read.
+    """
     if torch.cuda.is_available():
-        torch.cuda.set_device(device_of(local_rank, torch.cuda.device_count()))
+        torch.cuda.set_device(gpu)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         rank=rank,
@@ -54,11 +57,6 @@ def start_processes(*, rank: int, world_size: int, local_rank: int, timeout_seco
         timeout=timedelta(seconds=timeout_seconds),
         store=store,
     )
-
-
-def device_of(local_rank: int, visible_devices: int) -> int:
-    """Returns the number of a rank's CUDA device among those it sees: all of its node, or only its own (srun)."""
-    return local_rank % visible_devices
 
 
 def make_mesh(config: ParallelConfig, *, timeout_seconds: float) -> Mesh:

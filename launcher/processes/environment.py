@@ -61,12 +61,14 @@ def one_openmp_thread() -> Iterator[None]:
 def prepare_process(rank_info: RankInfo) -> None:
     """Sets what the libraries read when they are imported, and the number of torch's threads.
 
-    Each rank gets its share of the cores unless OMP_NUM_THREADS is set.
+    Each rank gets its share of the cores unless OMP_NUM_THREADS is set. LOCAL_RANK becomes the number of the rank's
+    GPU, because DeepSpeed takes it for that, and demands it of a single process and of srun's ranks too.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // rank_info.local_world_size)))
     prepare_imports()
     import torch
 
+    os.environ["LOCAL_RANK"] = str(rank_info.gpu(torch.cuda.device_count()))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
 
 

@@ -44,6 +44,13 @@ class RankInfo:
             raise UserError(f"local rank {self.local_rank} is not below the {self.local_world_size} ranks of this node")
         return self
 
+    def gpu(self, visible: int) -> int:
+        """Returns the number of this rank's GPU among those it sees: all of its node, or only its own (srun can do so).
+
+        `visible`: the number of GPUs that it sees. Without any, the number is 0.
+        """
+        return self.local_rank % visible if visible else 0
+
 
 SINGLE_PROCESS = RankInfo(0, 0, 1, 1, 0, "127.0.0.1", 0, "none")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+import torch
 import torch.distributed as dist
 
 from launcher.exit_codes import DONE, STOPPED_EARLY
@@ -68,7 +69,7 @@ def _connect(config: RunConfig, rank_info: RankInfo) -> dist.Store:  # type: ign
     start_processes(
         rank=rank_info.rank,
         world_size=rank_info.world_size,
-        local_rank=rank_info.local_rank,
+        gpu=rank_info.gpu(torch.cuda.device_count()),
         timeout_seconds=timeout_seconds,
         store=store,
     )

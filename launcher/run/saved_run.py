@@ -125,7 +125,7 @@ def open_saved_run(path: Path, *, step: int | None = None, data_shards: Path | N
     start_processes(
         rank=0,
         world_size=1,
-        local_rank=0,
+        gpu=0,
         timeout_seconds=timeout_seconds,
         store=open_store(SINGLE_PROCESS, timeout_seconds=timeout_seconds),
     )

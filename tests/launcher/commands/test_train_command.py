@@ -51,6 +51,17 @@ def test_layouts_agree_and_the_run_folder_holds_all(config: Path) -> None:
     assert "alpha" in evaluated.stdout
 
 
+@pytest.mark.slow
+def test_zero_2_and_3_train_in_one_process_as_in_plain_training(config: Path) -> None:
+    for zero in (0, 2, 3):
+        run = lehr("train", config, f"run.name=zero{zero}", f"parallel.zero={zero}", "train.steps=3")
+        assert run.returncode == 0, run.stderr
+    plain, zero2, zero3 = (losses(config.parent / "runs" / f"zero{zero}") for zero in (0, 2, 3))
+    assert len(plain) == 3
+    assert zero2 == pytest.approx(plain, rel=1e-5)
+    assert zero3 == pytest.approx(plain, rel=1e-5)
+
+
 @pytest.fixture
 def users_packages(tmp_path: Path) -> Path:
     """A user's folder with packages that have the names of lehr's."""

@@ -96,16 +96,26 @@ def test_a_rank_takes_its_share_of_the_cores_unless_omp_num_threads_is_set() -> 
         "from launcher.processes.rank_info import RankInfo\n"
         "prepare_process(RankInfo(0, 0, 1, 1, 0, '', 0, 'torchrun'))\n"
         "import os, torch; print(os.environ['OMP_NUM_THREADS'], torch.get_num_threads(), torch.cuda.is_available(), "
-        "os.environ.get('DS_ACCELERATOR'))"
+        "os.environ['LOCAL_RANK'], os.environ.get('DS_ACCELERATOR'))"
     )
     environ = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "DS_ACCELERATOR")}
-    omp_threads, threads, cuda, accelerator = run_python(code, environ).split()
+    omp_threads, threads, cuda, gpu, accelerator = run_python(code, environ).split()
+    assert gpu == "0"
     assert (int(omp_threads), int(threads)) == (available_cores(), available_cores())
     assert (accelerator == "cpu") == (cuda == "False")
     omp_threads, threads, *_ = run_python(code, {**environ, "OMP_NUM_THREADS": "1"}).split()
     assert (omp_threads, threads) == ("1", "1")
     shared = code.replace("0, 1, 1, 0", "0, 99, 99, 0")
     assert run_python(shared, environ).split()[:2] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "visible", "gpu"),
+    [(0, 0, 0), (3, 0, 0), (0, 1, 0), (3, 8, 3), (1, 1, 0), (5, 1, 0), (5, 4, 1)],
+)
+def test_a_rank_takes_a_gpu_that_it_sees(local_rank: int, visible: int, gpu: int) -> None:
+    """None is there; all GPUs of the node are visible; only the rank's own is; two ranks share one."""
+    assert RankInfo(local_rank, local_rank, 8, 8, 0, "", 0, "srun").gpu(visible) == gpu
 
 
 @pytest.mark.slow

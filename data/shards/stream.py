@@ -157,7 +157,15 @@ def _check_sizes(folder: Path, file: ShardFile, token_bytes: int) -> None:
 
 
 def _map(path: Path, dtype: np.dtype[Any]) -> Array:
-    """Map a file as a plain array, because slices of np.memmap cost a microsecond each."""
-    if os.stat(path).st_size == 0:
+    """Maps a file as a read-only array, without a file descriptor (np.memmap holds one for each file).
+
+    A corpus can have more shards than a process may open files, and a shuffled order soon touches all of them.
+    """
+    import torch  # late, since it takes seconds
+
+    size = os.stat(path).st_size
+    if size == 0:
         return np.empty(0, dtype=dtype)
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+    mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy().view(dtype)
+    mapped.flags.writeable = False
+    return mapped

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.doctor.finding import Finding
-from launcher.doctor.machine import check_compiler, check_devices, check_machine, check_slurm
+from launcher.doctor.machine import check_compiler, check_devices, check_machine, check_network, check_slurm
 from launcher.doctor.packages import check_packages, check_python
 from launcher.exit_codes import DONE, FAILED
 from launcher.processes.environment import prepare_process
@@ -21,6 +21,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_devices,
     check_compiler,
     check_machine,
+    check_network,
     check_slurm,
 )
 

@@ -6,11 +6,12 @@ import importlib.util
 import os
 import resource
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.doctor.finding import Finding
-from launcher.processes.environment import available_cores
+from launcher.processes.environment import available_cores, gloo_interface
 from launcher.run.machine import GIB, free_bytes, read_machine
 from settings.packages import installed_version
 
@@ -65,8 +66,8 @@ def check_machine() -> Iterator[Finding]:
     yield Finding("memory", "note" if low else "ok", f"{memory:.1f} GiB free", fix)
     yield from _check_shared_memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES
-    fix = "" if enough else f"ulimit -n {_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)}"
+    enough = soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES  # lehr has raised it as far as it may
+    fix = "" if enough else f"ask the administrator for a hard limit (ulimit -Hn) of {_OPEN_FILES}; it is {hard}"
     yield Finding("open files", "ok" if enough else "note", f"at most {soft}; lehr needs {_OPEN_FILES}", fix)
     free = shutil.disk_usage(Path.cwd()).free / GIB
     low = free < _FREE_DISK_GIB
@@ -85,6 +86,16 @@ def _check_shared_memory() -> Iterator[Finding]:
     low = size < _SHARED_MEMORY_GIB  # 64 MiB in a container by default; NCCL needs more between 8 GPUs
     fix = "start the container with --shm-size=8g, or mount -o remount,size=8G /dev/shm" if low else ""
     yield Finding("shared memory", "note" if low else "ok", f"{size:.1f} GiB in /dev/shm", fix)
+
+
+def check_network() -> Iterator[Finding]:
+    """Checks over which network interface gloo would reach other nodes."""
+    interface = gloo_interface(socket.gethostname(), across_nodes=True)
+    if interface is not None:
+        yield Finding("network", "ok", f"{interface} between nodes (GLOO_SOCKET_IFNAME chooses another)")
+    else:
+        fix = "GLOO_SOCKET_IFNAME=INTERFACE for runs of several nodes"
+        yield Finding("network", "note", "no route to other machines: gloo's interface between nodes is unknown", fix)
 
 
 def check_slurm() -> Iterator[Finding]:

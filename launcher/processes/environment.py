@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
+from launcher.processes.network_interface import interface_to
 from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_torchrun_variables, torchrun_variables
 from launcher.processes.slurm import is_srun_rank, read_job_end_time, read_slurm_variables
 
@@ -36,8 +37,6 @@ def export_rank_info(rank_info: RankInfo, *, console_columns: int | None = None)
     """
     os.environ.update(torchrun_variables(rank_info))
     os.environ["PYTHONUNBUFFERED"] = "1"
-    if Path("/sys/class/net/lo").exists():  # all ranks are on this machine, whatever its name resolves to
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if console_columns is not None:
         os.environ.update({"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(console_columns)})
 
@@ -59,17 +58,33 @@ def one_openmp_thread() -> Iterator[None]:
 
 
 def prepare_process(rank_info: RankInfo) -> None:
-    """Sets what the libraries read when they are imported, and the number of torch's threads.
+    """Sets what the libraries read when they are imported, the number of torch's threads, and the limit of open files.
 
     Each rank gets its share of the cores unless OMP_NUM_THREADS is set. LOCAL_RANK becomes the number of the rank's
     GPU, because DeepSpeed takes it for that, and demands it of a single process and of srun's ranks too.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // rank_info.local_world_size)))
+    across_nodes = rank_info.local_world_size < rank_info.world_size
+    if rank_info.world_size > 1 and (interface := gloo_interface(rank_info.master_addr, across_nodes=across_nodes)):
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
+    _raise_open_files_limit()
     prepare_imports()
     import torch
 
     os.environ["LOCAL_RANK"] = str(rank_info.gpu(torch.cuda.device_count()))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
+
+
+def gloo_interface(master_addr: str, *, across_nodes: bool) -> str | None:
+    """Returns the network interface for gloo: GLOO_SOCKET_IFNAME, or that of the route to the first node; else None."""
+    return os.environ.get("GLOO_SOCKET_IFNAME") or interface_to(master_addr, across_nodes=across_nodes)
+
+
+def _raise_open_files_limit() -> None:
+    """Raises the limit of open files to what the system allows: gloo opens sockets to every other rank of a group."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def prepare_imports() -> None:

@@ -21,7 +21,7 @@ def test_this_machine_can_train() -> None:
     findings = {finding.name: finding for finding in run_checks()}
     for package in ("python", "torch", "megatron-core", "deepspeed", "datatrove", "safetensors"):
         assert findings[package].state == "ok", findings[package]
-    assert {"cores", "memory", "shared memory", "open files", "disk", "slurm", "compiler"} <= set(findings)
+    assert {"cores", "memory", "shared memory", "open files", "disk", "network", "slurm", "compiler"} <= set(findings)
     assert all(finding.state != "missing" for finding in findings.values())
 
 

@@ -118,6 +118,20 @@ def test_a_rank_takes_a_gpu_that_it_sees(local_rank: int, visible: int, gpu: int
     assert RankInfo(local_rank, local_rank, 8, 8, 0, "", 0, "srun").gpu(visible) == gpu
 
 
+def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:
+    code = (
+        "import resource\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
+        "from launcher.processes.environment import prepare_process\n"
+        "from launcher.processes.rank_info import SINGLE_PROCESS\n"
+        "prepare_process(SINGLE_PROCESS)\n"
+        "print(hard, *resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    hard, *limits = run_python(code, dict(os.environ)).split()
+    assert limits == [hard, hard]
+
+
 @pytest.mark.slow
 def test_ranks_of_torchrun_meet(tmp_path: Path) -> None:
     program = tmp_path / "program.py"

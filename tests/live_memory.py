@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive: what a forward pass keeps for its backward pass, seen from outside autograd."""
+"""Counts the bytes of live tensors: what a forward pass saves for its backward pass, seen from outside autograd."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LiveMemory(TorchDispatchMode):
 
 
 def bytes_kept(forward: Callable[[], Tensor]) -> int:
-    """What autograd keeps after `forward`, its output included."""
+    """Returns the bytes that autograd saves after `forward`, its output included."""
     with LiveMemory() as memory:
         output = forward()
     assert output.requires_grad

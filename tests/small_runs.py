@@ -61,7 +61,7 @@ _TIMES = ("tokens_per_second", "mfu", "memory_bytes", "seconds_per_step")
 
 
 def trajectory(run: Path) -> list[dict[str, Any]]:
-    """What each step gave, evaluations too, without times."""
+    """Returns the results of each step and of evaluations, without times."""
     return [{k: v for k, v in line.items() if k not in _TIMES} for line in read_metrics(run / "metrics.jsonl")]
 
 
@@ -74,7 +74,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 120.0, pause_s
 
 
 def steps_taken(run: Path) -> int:
-    """By the lines of metrics.jsonl; 0 where there is none yet."""
+    """Returns the last step in metrics.jsonl; 0 if there is none yet."""
     try:
         return len(read_metrics(run / "metrics.jsonl"))
     except FileNotFoundError:

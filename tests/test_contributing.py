@@ -45,7 +45,7 @@ def test_the_worked_example_is_all_that_a_new_schedule_takes(tmp_path: Path) -> 
 
 
 def test_the_worked_example_is_forecast_and_searched_too(tmp_path: Path) -> None:
-    """With its own keys, and without torch, which would take seconds."""
+    """The completion offers the method's own keys, without importing torch, which would take seconds."""
     drop_in(tmp_path, "launcher", "train", "laws", "schedules", "settings")
     law, values = AnnealingConfig(), {"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}
     Fit(law=law, values=values, objective=0.0, noise=1e-3).save(tmp_path / "fit.json")

@@ -119,7 +119,7 @@ def build(folder: Path) -> dict[str, str]:
 
 
 def train(folder: Path, name: str) -> list[dict[str, Any]]:
-    """What a run writes of each step that does not depend on time."""
+    """Returns what a run writes of each step, but for what depends on time."""
     run = f"run-{list(RUNS).index(name)}"
     done = lehr("train", folder / "config.yaml", f"run.name={run}", *RUNS[name])
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ def within_seconds() -> Iterator[None]:
 
 
 def survives(action: Callable[[], Any], *, seed: int, damage: object) -> bool:
-    """Whether it did its work. A refusal must be one short message; anything else fails the test."""
+    """Returns whether the command did its work. A refusal must be one short message; anything else fails the test."""
     try:
         with within_seconds():
             action()

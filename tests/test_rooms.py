@@ -107,7 +107,7 @@ def part_of(module: str) -> str:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """What cannot be put in an order in which every arrow leads down."""
+    """Returns the modules that cannot be put in an order in which every arrow leads down."""
     try:
         list(TopologicalSorter(arrows).static_order())
     except CycleError as error:

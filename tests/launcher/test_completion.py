@@ -27,7 +27,7 @@ main()
 
 
 def complete(*words: str) -> list[str]:
-    """What is offered for the last of the words, which is being typed."""
+    """Returns what is offered for the last of the words, which is being typed."""
     line = {"COMP_WORDS": "\n".join(("lehr", *words)), "COMP_CWORD": str(len(words)), "_LEHR_COMPLETE": "complete_bash"}
     done = subprocess.run(
         [sys.executable, "-c", CODE], env={**os.environ, **line}, capture_output=True, text=True, timeout=60

@@ -84,7 +84,7 @@ def test_blocks_of_few_heads_give_what_blocks_of_many_give(several: bool, monkey
 # torch 2.14's own opcheck reads .grad of tensors that are no leaves.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_blocked_is_a_valid_operator() -> None:
-    """For torch.compile its shapes without values are right, its gradient is registered, and it changes no input."""
+    """The operator is lawful for torch.compile: right shapes without values, a gradient, unchanged inputs."""
     q, k, v = (each.flatten(0, 1).detach().requires_grad_() for each in qkv((2, 4, 2, 70, 8)))
     torch.library.opcheck(model.blocked._attend, (q, k, v, None, None))
     attention_mask = AttentionMask.from_documents(document_numbers(2, 70), kernel="blocked", dtype=torch.float32)

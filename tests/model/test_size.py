@@ -47,7 +47,7 @@ def test_flops_are_six_times_the_matrices_plus_attention() -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_parameters_of_a_chunk_on_one_of_two_tensor_ranks(tied: bool) -> None:
-    """By the formula: matrices and tables are halved, norms and the biases of rows are not."""
+    """The formula halves matrices and tables, but not norms and the biases of rows."""
     config = ModelConfig.model_validate(
         {**SMALL, "norm": "layernorm", "mlp": "gelu", "position": "learned", "bias": True, "tied_embeddings": tied}
     )

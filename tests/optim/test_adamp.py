@@ -282,7 +282,7 @@ def test_memory_is_adam_s_and_a_count() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4_000_000), (2, 2_000_000), (1000, 4000), (4, 5001)])
 def test_dot_products_of_long_vectors_are_those_of_float64(shape: tuple[int, int]) -> None:
-    """Of a layer, of heads, of rows: the cosines of the test and the projection are made of them."""
+    """Checks the norms of a layer, of heads and of rows, from which the test's cosines and the projection are made."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(shape, generator=generator)
     update = 0.1 * w + torch.randn(shape, generator=generator)

@@ -205,7 +205,7 @@ def test_decay_order() -> None:
 @pytest.mark.parametrize("choice", ["keep", "rotate"])
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9)])
 def test_the_second_moment_is_kept_or_rotated_with_the_basis(shape: tuple[int, int], choice: str) -> None:
-    """With `rotate`, v becomes the second moment of independent gradients of second moment v in the new basis."""
+    """`rotate` turns v into the second moment of independent gradients of second moment v in the new basis."""
     config = config_of(refresh_interval=2, second_moment=choice, beta2=0.9)
     params, optimizer = cases.trained(config, {NAME: Case(shape, 0)}, 2, lr=0.01, dtype=torch.float64)
     old = {key: value.tensor.clone() for key, value in optimizer.state().items()}

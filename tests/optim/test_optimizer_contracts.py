@@ -176,7 +176,7 @@ def test_chunks_of_any_size_give_the_same_weights(config: OptimizerConfig, monke
 
 @pytest.mark.parametrize("config", [pytest.param(c, id=i) for i, c in EXAMPLES.items() if c.elementwise])
 def test_an_elementwise_optimizer_updates_flat_shards_as_it_does_full_parameters(config: OptimizerConfig) -> None:
-    """As under ZeRO 2 and 3, whose flat shards begin and end anywhere in a parameter."""
+    """ZeRO 2 and 3 have flat shards that begin and end anywhere in a parameter."""
     full, _ = cases.trained(config, MODEL, 3, lr=LR)
     for param in full:
         size = math.prod(param.shape)

@@ -24,7 +24,7 @@ def exact(x: Tensor) -> Tensor:
 
 
 def test_torchs_norm_and_dot_of_one_tensor_fail_at_this_size() -> None:
-    """If torch adds up better one day, optim/sums.py can go."""
+    """torch still adds up naively. If this test fails one day, optim/sums.py can go."""
     x = draw(MANY)
     assert abs(float(torch.linalg.vector_norm(x)) / math.sqrt(float(exact(x))) - 1) > 5e-5
     assert abs(float(torch.dot(x, x)) / float(exact(x)) - 1) > 5e-6

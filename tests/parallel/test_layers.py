@@ -44,7 +44,7 @@ def test_no_copies_of_weights_are_kept() -> None:
 
 
 def _both(sequence: bool, bias: bool, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """On a rank: outputs and gradients of three columns, as lehr and as Megatron's public function compute them."""
+    """Returns outputs and gradients of three columns, as lehr and as Megatron's public function compute them."""
     parallel = ParallelConfig(tensor=2, sequence=sequence)
     mesh = make_mesh(parallel, timeout_seconds=60)
     model = ModelConfig(num_layers=1, hidden_size=32, num_heads=4, ffn_size=48)

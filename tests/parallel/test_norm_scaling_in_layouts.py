@@ -71,7 +71,7 @@ layouts = pytest.mark.parametrize(
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Of one rank: the factors of its chunks, by chunk; its data rank's logits [T, B, V], if any; its gradients."""
+    """Returns a rank's factors by chunk, its data rank's logits [T, B, V] if it has any, and its gradients."""
 
     chunks: list[dict[str, tuple[float, float]]]
     data_rank: int

@@ -90,7 +90,7 @@ class UndeclaredConfig(GainedConfig):
 
 
 def train_and_save(folder: Path, parallel: dict[str, Any], mlp: str) -> list[float]:
-    """On a rank: losses of a few steps, and a checkpoint after them."""
+    """Returns a rank's losses of a few steps, and saves a checkpoint after them."""
     for config_class in (GainedConfig, UndeclaredConfig):
         MLPS.register(config_class)
     trial = Trial(model={"mlp": mlp, "bias": True}, parallel=parallel, steps=STEPS)

@@ -37,7 +37,7 @@ def embedding(parts: TrainableModel) -> Tensor | None:
 
 
 def embeddings(parallel: dict[str, Any], precision: str) -> dict[str, list[Tensor | None]]:
-    """By optimizer, this rank's embedding after 10 steps, and after a load of what it had three steps before them."""
+    """Returns this rank's embedding by optimizer: after 10 steps, and after a load of that of three steps earlier."""
     mesh = make_mesh(ParallelConfig(**parallel), timeout_seconds=60)
     found: dict[str, list[Tensor | None]] = {}
     for name in NAMES:

@@ -1,4 +1,4 @@
-"""What every registered schedule does, whatever its file."""
+"""The contract of every registered schedule."""
 
 from __future__ import annotations
 

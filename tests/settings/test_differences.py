@@ -1,4 +1,4 @@
-"""Where two values differ, and how the differences are listed."""
+"""The differences of two nested values, and how they are listed."""
 
 from __future__ import annotations
 

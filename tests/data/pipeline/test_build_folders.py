@@ -83,7 +83,7 @@ def test_a_running_build_is_not_offered_for_removal(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_needs_no_room_to_be_reported(folder: Path) -> None:
-    """Neither the log of the task nor a file with its error can be written."""
+    """The task can write neither its log nor a file with its error."""
     config = make_config(folder)
     work = work_folder_of(config, fingerprint_input(config))
     logs = work.logs("documents")

@@ -24,7 +24,7 @@ def texts(letter: str, number: int) -> list[str]:
 
 @pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
 def test_max_bytes_limits_all_files_of_a_source_together_in_utf8(tmp_path: Path, escaped: bool) -> None:
-    """With `escaped` the file is ASCII, where a character of text takes up to twelve bytes."""
+    """`escaped` makes the file ASCII, where a character of text takes up to twelve bytes."""
     made = [texts(letter, 40) for letter in CHARACTERS]
     for number, some in enumerate(made):
         path = tmp_path / f"{number}.jsonl"

@@ -108,7 +108,7 @@ def test_a_change_after_that_is_noticed(folder: Path, cache: Path) -> None:
 
 
 def test_a_file_written_a_moment_ago_is_not_cached(folder: Path, cache: Path) -> None:
-    """It could change again within the same tick of the file system's clock."""
+    """The file could change again within the same tick of the file system's clock."""
     age(folder)
     ahead = time.time() + 60  # a server's clock may differ
     os.utime(folder / "long/train/00000.ds", (ahead, ahead))

@@ -15,7 +15,7 @@ DOCUMENTS = [f"document {number}\né{'x' * (number * 7 % 90)}" for number in ran
 
 
 def reads_folder(source: SourceConfig, folder: Path) -> bool:
-    """Whether the source reads what its example wrote, and not an input that is always there."""
+    """Returns whether the source reads what its example wrote, and not an input that is always there."""
     return all(path.is_relative_to(folder) for path in source.files())
 
 

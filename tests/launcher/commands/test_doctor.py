@@ -65,7 +65,7 @@ def test_a_small_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_lehr_itself_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It can be run from its folder: the large packages are checked all the same."""
+    """lehr can be run from its folder; the large packages are checked all the same."""
     real = packages.installed_version
 
     def requires(name: str) -> list[str]:

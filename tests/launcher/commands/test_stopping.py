@@ -69,7 +69,7 @@ def test_in_start_up(config: Path, number: signal.Signals) -> None:
 
 @pytest.mark.slow
 def test_in_evaluation_which_the_next_start_repeats(config: Path) -> None:
-    """It is the final evaluation: the run is not done without it."""
+    """The evaluation is the final one: the run is not done without it."""
     overrides = ("train.steps=3", "train.seq_length=8", "train.micro_batch_size=1", "evaluate.max_windows=300", *TWO)
     uninterrupted = lehr("train", config, "run.name=uninterrupted", *overrides)
     assert uninterrupted.returncode == 0, uninterrupted.stderr

@@ -35,7 +35,7 @@ def schema() -> Schema:
 
 
 def mistakes(value: Any, node: Mapping[str, Any], at: str = "config") -> list[str]:
-    """What a validator of JSON schemas says, as far as this schema uses the language. An oracle of its own."""
+    """Returns what a validator of JSON schemas says, as far as this schema uses the language: an independent oracle."""
     found: list[str] = []
     if "$ref" in node:
         found += mistakes(value, schema().plain["$defs"][node["$ref"].removeprefix("#/$defs/")], at)

@@ -91,7 +91,7 @@ def nothing_saved(number: signal.Signals) -> str:
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 @pytest.mark.parametrize("command", [MODULE, ENTRY_POINT], ids=["module", "entry point"])
 def test_in_the_first_instant(endless_config: Path, command: list[str], number: signal.Signals) -> None:
-    """As soon as the handlers are set, which is before the imports of the command line."""
+    """The signal comes as soon as the handlers are set, before the command line is imported."""
     process = subprocess.Popen(
         [*command, "train", "config.yaml"],
         cwd=endless_config.parent,

@@ -44,7 +44,7 @@ def test_correlated_noise_raises_few_alarms() -> None:
 
 @pytest.mark.parametrize(("jump", "within"), [(0.03, 1), (0.012, 4)])
 def test_a_break_is_found_when_it_comes(jump: float, within: int) -> None:
-    """Of runs with noise of a third of the band, jumped up or down after 50 losses."""
+    """The runs have noise of a third of the band, and jump up or down after 50 losses."""
     rng = np.random.default_rng(7)
     found = 0
     for run in range(400):

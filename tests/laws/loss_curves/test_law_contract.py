@@ -1,4 +1,4 @@
-"""What every registered law must keep: slopes that are slopes, parameters that come back, schedules it can price."""
+"""The contract of every registered law: true slopes, parameters that a fit recovers, and schedules that it can rate."""
 
 from collections.abc import Iterator
 

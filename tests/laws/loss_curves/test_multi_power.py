@@ -113,7 +113,7 @@ def test_published_parameters_give_the_published_error(
 
 @pytest.mark.parametrize(("size", "most", "average"), [("25M", 0.0017, 0.00122), ("100M", 0.0018, 0.00127)])
 def test_public_curves_not_fitted_on(loss_curves: Path, size: str, most: float, average: float) -> None:
-    """As measured, over all losses and as the average of curves; the published parameters are in docs/laws.md."""
+    """The bounds are as measured, over all losses and as means over curves; docs/laws.md has the published ones."""
     fit = fit_curves(MultiPowerConfig(), [public_curve(loss_curves, size, name) for name in FITTED], samples=0)
     assert held_out_errors(fit, loss_curves, size).mean() <= most
     curves = [public_curve(loss_curves, size, name) for name in HELD_OUT]

@@ -52,7 +52,7 @@ def test_the_heaviest_owner_is_within_graham_s_bound_of_the_best(costs: list[flo
 @pytest.mark.parametrize("owners", [2, 4, 8])
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_owners_of_a_llama_have_equal_work(name: str, owners: int) -> None:
-    """With default settings, the heaviest owner does at most 5% more than the mean, unless one parameter is more."""
+    """The heaviest owner does at most 5% more than the mean, unless one parameter alone does more."""
     costs = [OPTIMIZERS[name].model_validate({"lr": 1e-3}).cost(shape, key) for key, shape in LLAMA.items()]
     mean = sum(costs) / owners
     assert max(loads(costs, owners)) <= max(1.05 * mean, max(costs))

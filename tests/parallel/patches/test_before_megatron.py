@@ -1,4 +1,4 @@
-"""What importing Megatron imports besides."""
+"""The packages that importing Megatron does and does not bring along."""
 
 import subprocess
 import sys

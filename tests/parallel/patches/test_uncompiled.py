@@ -80,7 +80,7 @@ def test_a_step_imports_no_compiler() -> None:
 
 @pytest.mark.slow
 def test_megatron_and_deepspeed_still_decorate_functions_with_torch_compile() -> None:
-    """If this fails, the patch may not be needed any more."""
+    """The packages still decorate at import. If this fails, the patch may not be needed any more."""
     found = json.loads(output_of(DECORATIONS).splitlines()[-1])
     for package, count in found.items():
         assert count > 0, f"{package} decorates no function: try to remove its use of patches/uncompiled.py"
@@ -89,7 +89,7 @@ def test_megatron_and_deepspeed_still_decorate_functions_with_torch_compile() ->
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++")
 def test_a_model_can_still_be_compiled() -> None:
-    """With `compile` the losses are the same, and torch's compiler has compiled frames."""
+    """`compile` gives the same losses, and torch's compiler has compiled frames."""
     trial = Trial(model={"num_layers": 1}, parallel={"zero": 2}, steps=3)
     (plain,) = run_ranks(1, on_a_rank, trial)
     compiled = replace(trial, compute={"compile": True})

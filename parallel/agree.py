@@ -11,7 +11,7 @@ from parallel.gather import gather_json
 from settings import RunError, UserError
 
 
-def agree(action: Callable[[], Any], group: dist.ProcessGroup) -> list[Any]:
+def agree(action: Callable[[], Any], group: dist.ProcessGroup | None = None) -> list[Any]:
     """Runs the action on every rank and returns every rank's result, by rank. A collective.
 
     If it raises on one rank, it raises on all: no rank waits for one that has failed.

@@ -104,7 +104,9 @@ def run_ranks(
                 connection.close()
 
 
-def lehr(*arguments: str | Path, timeout: float = 120.0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def lehr(
+    *arguments: str | Path, timeout: float = 120.0, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs `lehr ARGUMENTS` to its end, as a process of its own in a process group of its own.
 
     After the timeout it kills the process and all that it started, and raises subprocess.TimeoutExpired.
@@ -112,7 +114,7 @@ def lehr(*arguments: str | Path, timeout: float = 120.0, cwd: Path | None = None
     command = ["lehr", *map(str, arguments)]
     with tempfile.TemporaryDirectory(prefix="lehr-") as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        place = (str(out), str(err), str(cwd or Path.cwd()), dict(os.environ))
+        place = (str(out), str(err), str(cwd or Path.cwd()), {**os.environ, **(env or {})})
         process = _context.Process(target=_run_lehr, args=(command[1:], *place))
         process.start()
         process.join(timeout)

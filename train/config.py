@@ -112,6 +112,13 @@ class TrainConfig(Settings):
         description="Seconds after which a collective that does not end fails.",
         json_schema_extra=may_change("it is a guard"),
     )
+    rendezvous_seconds: float = Field(
+        300,
+        gt=0,
+        description="Seconds for which the ranks wait for each other when they start, before the run fails and names "
+        "those that have not come.",
+        json_schema_extra=may_change("it is a guard"),
+    )
     forecast: Literal["auto"] | Path | None = Field(
         None,
         description="Forecast of the held-out loss during the run: the path of a fit file of `lehr law fit`, or auto "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -13,8 +14,8 @@ from launcher.exit_codes import user_errors
 from launcher.processes.environment import one_openmp_thread, prepare_process, read_rank_info
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
-from launcher.processes.rank_exit import exit_failed, exit_hung, exit_process
-from launcher.processes.rank_info import RankInfo
+from launcher.processes.rank_exit import exit_failed, exit_hung, exit_process, exit_without_store
+from launcher.processes.rank_info import AddressError, RankInfo
 from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
@@ -24,6 +25,8 @@ from settings.processes import die_with_parent
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch._C._distributed_c10d import Store
 
     from launcher.run.config import RunConfig
 
@@ -41,7 +44,12 @@ def train(
     a checkpoint, and the same command continues it. 128 + the number of a signal: the signal ended the run before there
     was anything to save. Any other: the run failed, and the message names the rank and the reason.
     """
-    rank_info = read_rank_info()
+    try:
+        rank_info = read_rank_info()
+    except AddressError as error:
+        exit_without_store(error)
+    if rank_info.has_agent:
+        die_with_parent(os.getppid())
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
     if rank_info.launcher == "none":
@@ -56,13 +64,47 @@ def train(
             )
             raise SystemExit(run_ranks(start, count=count, log_folder=run_config.run.path / "logs"))
         _run_rank(rank_info, run_config)
-    if rank_info.parent is not None:
-        die_with_parent(rank_info.parent.pid)
+    if rank_info.parent is None:
+        _run_rank(rank_info, *_meet(rank_info, config, overrides or []))
+    die_with_parent(rank_info.parent.pid)
     try:
         run_config = _load_config(config, overrides or [], rank_info)
     except UserError as error:
         exit_failed(rank_info, error, sys.stderr)
     _run_rank(rank_info, run_config)
+
+
+def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunConfig, Store]:
+    """Reads the config as a rank of torchrun or srun, and meets the others. Returns when all of them agree to train.
+
+    A mistake of any rank ends this process, as it does all others.
+    """
+    found: dict[str, Any] | UserError
+    try:
+        run_config = _load_config(path, overrides, rank_info)
+        from launcher.run.fingerprint import fingerprint_of
+
+        found, limit_seconds = fingerprint_of(run_config, rank_info), run_config.train.rendezvous_seconds
+    except UserError as error:
+        from train.config import TrainConfig
+
+        found, limit_seconds = error, TrainConfig.model_fields["rendezvous_seconds"].default
+    from launcher.processes.meeting import meet
+    from launcher.processes.rendezvous import open_store
+    from launcher.run.verify_shards import verify_run_shards
+
+    try:
+        store = open_store(rank_info, timeout_seconds=limit_seconds)
+    except AddressError as error:
+        exit_without_store(error)
+    store = meet(
+        store,
+        rank_info,
+        found,
+        limit_seconds=limit_seconds,
+        last_check=lambda: verify_run_shards(run_config),  # it comes last because it takes longest
+    )
+    return run_config, store
 
 
 def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -> RunConfig:
@@ -97,8 +139,8 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     return run_config
 
 
-def _run_rank(rank_info: RankInfo, run_config: RunConfig) -> NoReturn:
-    """Trains as one rank in this process, and ends the process."""
+def _run_rank(rank_info: RankInfo, run_config: RunConfig, store: Store | None = None) -> NoReturn:
+    """Trains as one rank in this process, and ends the process. `store`: where ranks have met, if they have."""
     prepare_process(rank_info)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
     from launcher.run.rank_main import run_rank  # the import takes seconds; nothing is written before
@@ -106,8 +148,8 @@ def _run_rank(rank_info: RankInfo, run_config: RunConfig) -> NoReturn:
     with redirect_output(rank_info, run_config.run.path / "logs") as console:
         try:
             code = run_rank(
-                run_config, rank_info, on_hang=lambda hang, store: exit_hung(rank_info, hang, store, console)
+                run_config, rank_info, store, on_hang=lambda hang, store: exit_hung(rank_info, hang, store, console)
             )
         except Exception as error:
-            exit_failed(rank_info, error, console)
+            exit_failed(rank_info, error, console, store)
     exit_process(code, sys.stdout, sys.stderr)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from launcher.exit_codes import FAILED, USER_MISTAKE
 from launcher.processes.failure_reports import FailureReport, send_report
-from launcher.processes.rank_info import RankInfo
+from launcher.processes.rank_info import AddressError, RankInfo
+from train.safety.stop_signals import set_stop_handlers
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -20,22 +22,63 @@ if TYPE_CHECKING:
 # A rank that hangs keeps its connections for this long, so that the ranks that wait for it report a hang as well, and
 # not a lost connection.
 _HANG_REPORT_SECONDS = 3.0
+_RANK_0_FIRST_SECONDS = 10.0
+_LEAD_SECONDS = 2.0
+_MISTAKE_OF = "mistake of"  # the store's key for the rank that prints a mistake
 
 
-def exit_failed(rank_info: RankInfo, error: Exception, console: TextIO) -> NoReturn:
-    """Reports the error to the parent, the console or the log, and ends without waiting for the other ranks."""
+def exit_failed(rank_info: RankInfo, error: Exception, console: TextIO, store: Store | None = None) -> NoReturn:
+    """Reports the error to the parent, the console or the log, and ends.
+
+    `store`: that of the ranks of torchrun or srun, by which only one of them prints a mistake that all of them have.
+    """
     report = FailureReport.from_error(error)
+    mistake = report.kind == "user"
     if rank_info.parent is not None:
         send_report(report, rank_info.parent.report_fd)
-    elif report.kind == "failure":
+    elif mistake:
+        if store is None or _prints_mistake(store, rank_info):
+            print(f"error: {report.message}", file=sys.stderr if rank_info.rank == 0 else console)
+    elif mistake := store is not None and _others_mistake(store):
+        print(f"{report.traceback}another rank has a mistake, which it prints", file=sys.stderr)
+    else:
         if report.traceback:
             print(report.traceback, file=sys.stderr)
         print(f"rank {rank_info.rank} failed: {report.message}", file=console)
-    elif rank_info.rank == 0:
-        print(f"error: {report.message}", file=sys.stderr)
-    elif rank_info.local_rank == 0:  # another node may lack what rank 0's node has; rank 0 prints the details
-        print(f"error on node {rank_info.node_rank}: {report.message.splitlines()[0]}", file=console)
-    exit_process(USER_MISTAKE if report.kind == "user" else FAILED, sys.stdout, sys.stderr, console)
+    exit_process(USER_MISTAKE if mistake else FAILED, sys.stdout, sys.stderr, console)
+
+
+def exit_without_store(error: AddressError) -> NoReturn:
+    """Prints the message and ends, if the ranks cannot meet: rank 0 at once, because the others have the same mistake.
+
+    If the launcher has not ended them 10 s later, the others end too; one of each further node prints the message.
+    """
+    set_stop_handlers(lambda number, frame: os._exit(USER_MISTAKE))
+    if error.rank > 0:
+        time.sleep(_RANK_0_FIRST_SECONDS)
+    if error.local_rank == 0:
+        prefix = f"rank {error.rank} on {socket.gethostname()}: " if error.rank else ""
+        print(f"error: {prefix}{error}", file=sys.stderr)
+    exit_process(USER_MISTAKE, sys.stdout, sys.stderr)
+
+
+def _prints_mistake(store: Store, rank_info: RankInfo) -> bool:
+    """Returns whether this rank prints its mistake: the first one that has a mistake does, and rank 0 has a lead."""
+    deadline = time.monotonic() + _LEAD_SECONDS
+    try:
+        while rank_info.rank > 0 and time.monotonic() < deadline and not store.check([_MISTAKE_OF]):
+            time.sleep(0.05)
+        return int(store.compare_set(_MISTAKE_OF, "", str(rank_info.rank))) == rank_info.rank
+    except RuntimeError:  # rank 0 served the store, and has ended: it had the mistake too
+        return False
+
+
+def _others_mistake(store: Store) -> bool:
+    """Returns whether this failure is the consequence of a mistake that ended another rank."""
+    try:
+        return store.check([_MISTAKE_OF])
+    except RuntimeError:
+        return False
 
 
 def exit_hung(rank_info: RankInfo, hang: Hang, store: Store, console: TextIO) -> NoReturn:
@@ -48,7 +91,7 @@ def exit_hung(rank_info: RankInfo, hang: Hang, store: Store, console: TextIO) ->
         os._exit(FAILED)
     if rank_info.rank > 0:  # rank 0's standard error is the console
         print(f"{line}\n{hang.main_stack}", file=console, flush=True)
-    from launcher.processes.rendezvous import name_unresponsive_ranks  # imports torch
+    from launcher.processes.unresponsive_ranks import name_unresponsive_ranks  # imports torch
 
     if unresponsive := name_unresponsive_ranks(store, rank_info, seconds=_HANG_REPORT_SECONDS):
         print(f"the run hangs: {unresponsive}", file=console, flush=True)

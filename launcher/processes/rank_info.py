@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ from settings import UserError
 
 # The variables by which a rank of lehr's own launcher finds its parent.
 PARENT_PID, REPORT_FD, STORE_FD = "LEHR_PARENT_PID", "LEHR_REPORT_FD", "LEHR_STORE_FD"
+_MOST_NAMED = 10
 _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -35,6 +36,8 @@ class RankInfo:
     master_port: int
     launcher: Literal["lehr", "torchrun", "srun", "none"]  # which program started the ranks
     parent: ParentHandles | None = None  # if lehr started them
+    has_agent: bool = False  # torchrun's agent is the parent process; else the variables may be set by any program
+    agent_serves_store: bool = False  # at the master port; else rank 0 does
 
     def check(self) -> RankInfo:
         """Returns itself. Raises UserError if a rank is not below its world size."""
@@ -52,16 +55,31 @@ class RankInfo:
         return self.local_rank % visible if visible else 0
 
 
+class AddressError(UserError):
+    """The address at which the ranks meet is missing or wrong, so that no rank can tell the others of it."""
+
+    def __init__(self, message: str, *, rank: int, local_rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.local_rank = local_rank
+
+
 SINGLE_PROCESS = RankInfo(0, 0, 1, 1, 0, "127.0.0.1", 0, "none")
 
 
 def read_torchrun_variables(environ: Mapping[str, str]) -> RankInfo:
-    """Reads torchrun's variables, which lehr's own launcher sets too. Raises UserError if one is missing or wrong."""
+    """Reads torchrun's variables, which lehr's own launcher sets too. Raises UserError if one is missing or wrong.
+
+    The error is an AddressError if the rank itself is known.
+    """
+    rank = read_int(environ, "RANK")
     missing = [name for name in _REQUIRED if name not in environ]
     if missing:
-        raise UserError(
+        raise AddressError(
             f"RANK and WORLD_SIZE are set but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: "
-            "start the ranks with torchrun or srun, or unset RANK and WORLD_SIZE to let lehr start its own"
+            "start the ranks with torchrun or srun, or unset RANK and WORLD_SIZE to let lehr start its own",
+            rank=rank,
+            local_rank=read_int(environ, "LOCAL_RANK", str(rank)),
         )
     parent = None
     if PARENT_PID in environ:
@@ -70,16 +88,19 @@ def read_torchrun_variables(environ: Mapping[str, str]) -> RankInfo:
             report_fd=read_int(environ, REPORT_FD),
             store_fd=read_int(environ, STORE_FD) if STORE_FD in environ else None,
         )
+    local_rank = read_int(environ, "LOCAL_RANK")
     return RankInfo(
-        rank=read_int(environ, "RANK"),
-        local_rank=read_int(environ, "LOCAL_RANK"),
+        rank=rank,
+        local_rank=local_rank,
         world_size=read_int(environ, "WORLD_SIZE"),
         local_world_size=read_int(environ, "LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]),
         node_rank=read_int(environ, "GROUP_RANK", "0"),
         master_addr=environ["MASTER_ADDR"],
-        master_port=read_int(environ, "MASTER_PORT"),
+        master_port=read_port(environ, rank=rank, local_rank=local_rank),
         launcher="torchrun" if parent is None else "lehr",
         parent=parent,
+        has_agent="TORCHELASTIC_RUN_ID" in environ and parent is None,
+        agent_serves_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and parent is None,
     ).check()
 
 
@@ -101,6 +122,12 @@ def torchrun_variables(rank_info: RankInfo) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
+def name_ranks(ranks: Sequence[int]) -> str:
+    """Returns `rank 3`, `ranks 0, 1`, or the first ten and how many more there are."""
+    more = f" and {len(ranks) - _MOST_NAMED} more" if len(ranks) > _MOST_NAMED else ""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:_MOST_NAMED]))}{more}"
+
+
 def read_int(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
     """Reads a whole number from a variable. Raises UserError if it is not set or no whole number."""
     text = environ.get(name, default)
@@ -110,3 +137,16 @@ def read_int(environ: Mapping[str, str], name: str, default: str | None = None) 
         return int(text)
     except ValueError:
         raise UserError(f"{name} = {text!r} must be a whole number") from None
+
+
+def read_port(environ: Mapping[str, str], *, rank: int, local_rank: int, default: int | None = None) -> int:
+    """Reads MASTER_PORT. Raises AddressError if it is not set without a `default`, and if it is no port."""
+    text = environ.get("MASTER_PORT") or str(default)
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 16):
+        raise AddressError(
+            f"MASTER_PORT = {environ.get('MASTER_PORT')!r} must be a whole number from 1 to 65535: "
+            "set it to a port that is free on the first node",
+            rank=rank,
+            local_rank=local_rank,
+        )
+    return int(text)

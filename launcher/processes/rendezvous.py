@@ -1,63 +1,125 @@
-"""The key-value store at which the ranks of a run meet, and through which they name the ranks that hang."""
+"""The key-value store at which the ranks of a run meet: opened within a limit, with a word on what is waited for."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import socket
+import sys
 import threading
+import time
 from datetime import timedelta
 
-import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
+from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
-from launcher.processes.rank_info import RankInfo
+from launcher.processes.rank_info import AddressError, RankInfo
+from settings import RunError
 
-_MOST_NAMED = 10
+_RETRY_SECONDS = 0.2
+_CONNECT_SECONDS = 10.0  # for one try
+_ANSWER_SECONDS = 30.0  # of a store that serves thousands of ranks
+_FIRST_NOTICE_SECONDS = 5.0
 
 
-def open_store(rank_info: RankInfo, *, timeout_seconds: float) -> dist.Store:  # type: ignore[name-defined]
+class Patience:
+    """A wait with a limit: a line on the console after 5, 10, 20 ... seconds, and an error in the end."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
+        self._began = time.monotonic()
+        self._notice_at = _FIRST_NOTICE_SECONDS
+
+    def check(self, waits_for: str, *, prints: bool) -> None:
+        """Prints a line if it is due, such as `rank 0 waits for rank 1 (5 s)`. Raises RunError after the limit."""
+        waited = time.monotonic() - self._began
+        if waited > self._limit_seconds:
+            raise RunError(
+                f"{waits_for}, and train.rendezvous_seconds = {self._limit_seconds:g} are over: check that every node "
+                "starts the same command with the same MASTER_ADDR and MASTER_PORT, and see the output of the others"
+            )
+        if prints and waited >= self._notice_at:
+            print(f"{waits_for} ({waited:.0f} s)", file=sys.stderr, flush=True)
+            self._notice_at *= 2
+
+
+def open_store(rank_info: RankInfo, *, timeout_seconds: float) -> Store:
     """Opens the store of this run. Rank 0 serves it, except under torchrun, whose agent may.
 
-    Returns when all ranks have connected. Raises torch's DistStoreError after `timeout_seconds`.
+    When it returns, all of lehr's own ranks have connected; others meet there (processes/meeting.py). Raises RunError
+    if the store is not reached within `timeout_seconds`, and AddressError if its port is taken.
     """
     timeout = timedelta(seconds=timeout_seconds)
     if rank_info.launcher == "none":
-        return dist.HashStore()  # type: ignore[attr-defined]
-    if rank_info.launcher == "torchrun":  # torch reads torchrun's variables: the agent's store, prefixes of restarts
-        store, _, _ = next(rendezvous("env://", rank_info.rank, rank_info.world_size, timeout=timeout))
-        return store
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        rank_info.master_addr,
-        rank_info.master_port,
-        rank_info.world_size,
-        is_master=rank_info.rank == 0,
-        timeout=timeout,
-        master_listen_fd=rank_info.parent.store_fd if rank_info.parent else None,
-    )
+        return HashStore()
+    if rank_info.parent is not None:
+        return TCPStore(
+            rank_info.master_addr,
+            rank_info.master_port,
+            rank_info.world_size,
+            is_master=rank_info.rank == 0,
+            timeout=timeout,
+            master_listen_fd=rank_info.parent.store_fd,
+        )
+    if rank_info.rank == 0 and not rank_info.agent_serves_store:
+        return _serve(rank_info, timeout)
+    return _connect(rank_info, timeout)
 
 
-def name_unresponsive_ranks(store: dist.Store, rank_info: RankInfo, *, seconds: float) -> str:  # type: ignore[name-defined]
-    """Announces to the other ranks that this one hangs, waits, and returns a line on those that announced nothing.
+def _serve(rank_info: RankInfo, timeout: timedelta) -> Store:
+    try:  # the server's own client takes the shortest way, also if MASTER_ADDR should not lead here
+        return TCPStore("127.0.0.1", rank_info.master_port, is_master=True, wait_for_workers=False, timeout=timeout)
+    except RuntimeError as error:
+        reason = next((name for name in ("EADDRINUSE", "EACCES") if name in str(error)), None)
+        if reason is None:
+            raise
+        text = "another process has it" if reason == "EADDRINUSE" else "this user may not listen at it"
+        raise AddressError(
+            f"MASTER_PORT = {rank_info.master_port} on {socket.gethostname()}: {text}; "
+            "set it to a port that is free on the first node",
+            rank=rank_info.rank,
+            local_rank=rank_info.local_rank,
+        ) from None
 
-    Returns "" if a lower rank writes the line. Call it from another thread than the one that hangs. The store itself
-    may not answer: the call takes at most 2 x `seconds`.
+
+def _connect(rank_info: RankInfo, timeout: timedelta) -> Store:
+    """Connects to the store as soon as it is served. It is tried by a plain socket first, which says what is wrong."""
+    address = (rank_info.master_addr, rank_info.master_port)
+    patience = Patience(timeout.total_seconds())
+    while True:
+        try:
+            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
+            break
+        except OSError as error:
+            reason = "nobody listens there yet" if error.errno == errno.ECONNREFUSED else str(error.strerror or error)
+        server = "the agent of node 0" if rank_info.agent_serves_store else "rank 0"
+        patience.check(
+            f"rank {rank_info.rank} on {socket.gethostname()} waits for {server} at MASTER_ADDR = {address[0]}, "
+            f"MASTER_PORT = {address[1]}: {reason}",
+            prints=rank_info.local_rank == 0,
+        )
+        time.sleep(_RETRY_SECONDS)
+    if (store := _store_client(address, timeout)) is None:
+        raise AddressError(
+            f"what answers at MASTER_ADDR = {address[0]}, MASTER_PORT = {address[1]} is no store of torch: another "
+            "program has the port; set MASTER_PORT to one that is free on the first node",
+            rank=rank_info.rank,
+            local_rank=rank_info.local_rank,
+        )
+    return store
+
+
+def _store_client(address: tuple[str, int], timeout: timedelta) -> Store | None:
+    """Returns None if what answers at the address is no store.
+
+    torch waits for ever for a server that accepts and stays silent: another thread waits, and is left behind.
     """
-    lines: list[str] = []
-    thread = threading.Thread(target=lambda: lines.append(_exchange_hangs(store, rank_info, seconds)), daemon=True)
+    stores: list[Store] = []
+
+    def connect() -> None:
+        with contextlib.suppress(RuntimeError):
+            stores.append(TCPStore(*address, is_master=False, wait_for_workers=False, timeout=timeout))
+
+    thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(2 * seconds)
-    return lines[0] if lines else "the store of the ranks does not answer: see the rank or the agent that serves it"
-
-
-def _exchange_hangs(store: dist.Store, rank_info: RankInfo, seconds: float) -> str:  # type: ignore[name-defined]
-    store.set(f"hangs/{rank_info.rank}", "yes")
-    threading.Event().wait(seconds)
-    unresponsive = []
-    for rank in range(rank_info.world_size):
-        if not store.check([f"hangs/{rank}"]):
-            unresponsive.append(rank)
-        elif rank < rank_info.rank:
-            return ""  # that rank writes the line
-    if not unresponsive:
-        return "all ranks hang"
-    more = f" and {len(unresponsive) - _MOST_NAMED} more" if len(unresponsive) > _MOST_NAMED else ""
-    names = ", ".join(map(str, unresponsive[:_MOST_NAMED]))
-    return f"no answer from rank{'s' if len(unresponsive) > 1 else ''} {names}{more}: stopped, or out of reach"
+    thread.join(_ANSWER_SECONDS)
+    return stores[0] if stores else None

@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 
-from launcher.processes.rank_info import RankInfo, read_int
+from launcher.processes.rank_info import AddressError, RankInfo, read_int, read_port
 from settings import UserError
 
 # Below the ephemeral ports of Linux (32768 and up), so that no outgoing connection holds the port by chance.
@@ -33,8 +33,9 @@ def is_srun_rank(environ: Mapping[str, str]) -> bool:
 def read_slurm_variables(environ: Mapping[str, str]) -> RankInfo:
     """Reads the place of a task of srun. MASTER_ADDR and MASTER_PORT are the user's if set, else derived.
 
-    Raises UserError if a variable is missing or wrong, or if the first node's name does not resolve.
+    Raises UserError if a variable is missing or wrong; AddressError if the address or the port is.
     """
+    rank, local_rank = read_int(environ, "SLURM_PROCID"), read_int(environ, "SLURM_LOCALID")
     node_rank = read_int(environ, "SLURM_NODEID", "0")
     world_size = read_int(environ, "SLURM_STEP_NUM_TASKS")
     job, step = read_int(environ, "SLURM_JOB_ID"), read_int(environ, "SLURM_STEP_ID")
@@ -42,13 +43,13 @@ def read_slurm_variables(environ: Mapping[str, str]) -> RankInfo:
     restarts = read_int(environ, "SLURM_RESTART_COUNT", "0")
     derived_port = _FIRST_PORT + (job * 101 + step * 11 + restarts) % _PORTS
     return RankInfo(
-        rank=read_int(environ, "SLURM_PROCID"),
-        local_rank=read_int(environ, "SLURM_LOCALID"),
+        rank=rank,
+        local_rank=local_rank,
         world_size=world_size,
         local_world_size=_tasks_on_node(environ, node_rank, world_size),
         node_rank=node_rank,
-        master_addr=environ.get("MASTER_ADDR") or _first_node_address(environ),
-        master_port=read_int(environ, "MASTER_PORT", str(derived_port)),
+        master_addr=environ.get("MASTER_ADDR") or _first_node_address(environ, rank=rank, local_rank=local_rank),
+        master_port=read_port(environ, rank=rank, local_rank=local_rank, default=derived_port),
         launcher="srun",
     ).check()
 
@@ -59,13 +60,12 @@ def read_job_end_time(environ: Mapping[str, str]) -> float | None:
 
 
 def first_host(node_list: str) -> str:
-    """Returns the first host of a Slurm node list: n01 of `n[01-03,7],gpu2`, rack1n3 of `rack[1-2]n[3-4]`."""
+    """Returns the first host of a Slurm node list: n01 of `n[01-03,7],gpu2`, rack1n3 of `rack[1-2]n[3-4]`.
+
+    Returns "" if it names no host.
+    """
     first = re.match(r"(?:[^,\[\]]|\[[^\]]*\])+", node_list.strip())
-    if first is None:
-        raise UserError(
-            f"SLURM_STEP_NODELIST = {node_list!r} names no host; set MASTER_ADDR to the first node's address"
-        )
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group())
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group()) if first else ""
 
 
 def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int) -> int:
@@ -79,8 +79,12 @@ def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int) 
     return counts[node_rank] if node_rank < len(counts) else counts[-1]
 
 
-def _first_node_address(environ: Mapping[str, str]) -> str:
-    host = first_host(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "")
+def _first_node_address(environ: Mapping[str, str], *, rank: int, local_rank: int) -> str:
+    node_list = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or ""
+    host = first_host(node_list)
+    if not host:
+        reason = f"SLURM_STEP_NODELIST = {node_list!r} names no host; set MASTER_ADDR to the first node's address"
+        raise AddressError(reason, rank=rank, local_rank=local_rank)
     try:
         socket.getaddrinfo(host, None)
         return host
@@ -92,4 +96,5 @@ def _first_node_address(environ: Mapping[str, str]) -> str:
         address = re.search(r"\bNodeAddr=(\S+)", listing.stdout)
         if address:
             return address[1]
-    raise UserError(f"the first node {host!r} of the Slurm step does not resolve; set MASTER_ADDR to its address")
+    reason = f"the first node {host!r} of the Slurm step does not resolve; set MASTER_ADDR to its address"
+    raise AddressError(reason, rank=rank, local_rank=local_rank)

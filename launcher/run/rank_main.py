@@ -6,17 +6,19 @@ import sys
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from launcher.exit_codes import DONE, STOPPED_EARLY
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
-from launcher.processes.signals import defer_signals
+from launcher.processes.signals import defer_signals, exit_if_stuck
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
-from launcher.run.verify_shards import verify_on_rank_0
-from parallel.mesh import make_mesh, start_processes, stop_processes
+from parallel.agree import agree
+from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
+from train.checkpoint.writer_lease import WriterLease
+from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
@@ -24,26 +26,22 @@ from train.safety.watchdog import Hang, Watchdog
 
 
 def run_rank(
-    config: RunConfig,
-    rank_info: RankInfo,
-    *,
-    on_hang: Callable[[Hang, dist.Store], None],  # type: ignore[name-defined]
+    config: RunConfig, rank_info: RankInfo, store: Store | None, *, on_hang: Callable[[Hang, Store], None]
 ) -> int:
     """Trains as one of `rank_info.world_size` ranks. Returns the exit code: done, or stopped early with a checkpoint.
 
-    `on_hang` is called from another thread when training makes no progress, and should end the process.
+    `store`: the one at which the ranks have met; None if it is not open yet. `on_hang` is called from another thread
+    when training makes no progress, and should end the process.
     """
-    store = _connect(config, rank_info)
-    # A stop signal waits from here on, until the loop can save: before, it would end a rank that the others wait for.
+    # A stop signal waits from here on, until the loop can save: now it would end a rank that the others wait for.
     defer_signals()
-    mesh = make_mesh(config.parallel, timeout_seconds=config.train.timeout_seconds)
-    watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, store))
+    with exit_if_stuck():
+        met = store or open_store(rank_info, timeout_seconds=config.train.rendezvous_seconds)
+        mesh = _connect(config, rank_info, met, lambda hang: on_hang(hang, met))
+    watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    lease = None
-    if mesh.rank == 0:
-        lease = open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config))
-    dist.barrier()
+    lease = _open_run(config, mesh)
     run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog)
     try:
         done = train(run)
@@ -60,20 +58,33 @@ def run_rank(
     return DONE if done else STOPPED_EARLY
 
 
-def _connect(config: RunConfig, rank_info: RankInfo) -> dist.Store:  # type: ignore[name-defined]
-    """Connects this rank with the others and starts the process group. Returns the store at which they met."""
-    timeout_seconds = config.train.timeout_seconds
-    store = open_store(rank_info, timeout_seconds=timeout_seconds)
-    if rank_info.launcher in ("torchrun", "srun"):  # else it was done before the ranks were started
-        verify_on_rank_0(config, rank_info, store)
+def _connect(config: RunConfig, rank_info: RankInfo, store: Store, on_hang: Callable[[Hang], None]) -> Mesh:
+    """Makes the process groups. Every rank waits here for others, for `train.rendezvous_seconds` at most."""
+    watchdog = Watchdog(config.train.rendezvous_seconds / FIRST_TIME_FACTOR, on_hang)
+    watchdog.start()
+    watchdog.set_phase("making the process groups")
     start_processes(
         rank=rank_info.rank,
         world_size=rank_info.world_size,
         gpu=rank_info.gpu(torch.cuda.device_count()),
-        timeout_seconds=timeout_seconds,
+        timeout_seconds=config.train.timeout_seconds,
         store=store,
     )
-    return store
+    mesh = make_mesh(config.parallel, timeout_seconds=config.train.timeout_seconds)
+    watchdog.close()
+    return mesh
+
+
+def _open_run(config: RunConfig, mesh: Mesh) -> WriterLease | None:
+    """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
+    leases = []
+
+    def open_on_rank_0() -> None:
+        if mesh.rank == 0:
+            leases.append(open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config)))
+
+    agree(open_on_rank_0)
+    return leases[0] if leases else None
 
 
 def _print_outcome(run: Run, folder: RunFolder, done: bool) -> None:

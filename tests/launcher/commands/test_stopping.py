@@ -164,6 +164,17 @@ def test_a_stop_signal_to_torchrun(config: Path, number: signal.Signals, options
     assert continued.returncode == 0, continued.stderr
 
 
+@pytest.mark.slow
+def test_ranks_end_with_a_killed_agent_of_torchrun(config: Path) -> None:
+    process = torchrun(config, *ENDLESS)
+    wait_until(lambda: steps_taken(config.parent / "runs" / "try") > 1, process)
+    ranks = [rank for rank in psutil.Process(process.pid).children() if "launcher" in rank.cmdline()]
+    assert len(ranks) == 2
+    process.kill()
+    process.communicate(timeout=60)
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+
+
 HANGS = (*ENDLESS, "train.hang_seconds=5", "train.timeout_seconds=300")
 
 

@@ -1,4 +1,4 @@
-"""The place of a process in a run, from the variables of torchrun and of lehr's own launcher; and real torchrun."""
+"""The place of a process in a run, from the variables of torchrun and of lehr's own launcher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from launch_variables import SRUN, TORCHRUN
@@ -17,7 +16,7 @@ from launcher.processes.environment import (
     one_openmp_thread,
     read_rank_info,
 )
-from launcher.processes.rank_info import SINGLE_PROCESS, ParentHandles, RankInfo
+from launcher.processes.rank_info import SINGLE_PROCESS, AddressError, ParentHandles, RankInfo
 from settings import UserError
 
 
@@ -27,7 +26,7 @@ def test_a_process_on_its_own() -> None:
 
 
 def test_torchruns_variables() -> None:
-    assert read_rank_info(TORCHRUN) == RankInfo(5, 1, 8, 4, 1, "node-a", 29400, "torchrun")
+    assert read_rank_info(TORCHRUN) == RankInfo(5, 1, 8, 4, 1, "node-a", 29400, "torchrun", has_agent=True)
 
 
 def test_torchrun_under_srun_is_torchrun() -> None:
@@ -44,14 +43,38 @@ def test_torchrun_under_srun_is_torchrun() -> None:
         ({**TORCHRUN, "LOCAL_RANK": "4"}, "local rank 4 is not below the 4 ranks of this node"),
         ({**TORCHRUN, "RANK": "five"}, "RANK = 'five' must be a whole number"),
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "x"}, "SLURM_STEP_TASKS_PER_NODE"),
-        ({**SRUN, "SLURM_STEP_NODELIST": ""}, "names no host"),
-        ({**SRUN, "SLURM_STEP_NODELIST": "no-such-host.invalid"}, "does not resolve; set MASTER_ADDR"),
     ],
 )
 def test_contradictions_are_user_errors(environ: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         read_rank_info(environ)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, "MASTER_ADDR and MASTER_PORT are not"),
+        ({**TORCHRUN, "MASTER_PORT": "99999"}, "MASTER_PORT = '99999' must be a whole number from 1 to 65535"),
+        ({**SRUN, "MASTER_PORT": "soon"}, "MASTER_PORT = 'soon' must be a whole number from 1 to 65535"),
+        ({**SRUN, "SLURM_STEP_NODELIST": ""}, "names no host"),
+        ({**SRUN, "SLURM_STEP_NODELIST": "no-such-host.invalid"}, "does not resolve; set MASTER_ADDR"),
+    ],
+)
+def test_a_wrong_address_is_an_error_that_knows_the_rank(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(AddressError, match=message) as caught:
+        read_rank_info(environ)
+    assert (caught.value.rank, caught.value.local_rank) == (5, 1)
+
+
+def test_an_agent_of_torchrun_is_the_parent_and_may_serve_the_store() -> None:
+    by_hand = {name: value for name, value in TORCHRUN.items() if not name.startswith("TORCHELASTIC")}
+    environments = [by_hand] + [{**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": value} for value in ("False", "True")]
+    assert [(place.has_agent, place.agent_serves_store) for place in map(read_rank_info, environments)] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
 
 
 @pytest.fixture
@@ -64,7 +87,8 @@ def environment_is_restored() -> Iterator[None]:
 
 @pytest.mark.usefixtures("environment_is_restored")
 def test_a_child_reads_what_its_parent_wrote() -> None:
-    os.environ.update(SRUN)  # a launch within a Slurm job is lehr's own all the same
+    # A launch within a Slurm job, or by a rank of torchrun, is lehr's own all the same.
+    os.environ.update({**SRUN, "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True"})
     for store_fd in (8, None):
         place = RankInfo(
             2, 2, 4, 4, 0, "127.0.0.1", 1234, "lehr", ParentHandles(pid=77, report_fd=7, store_fd=store_fd)
@@ -130,27 +154,3 @@ def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:
     )
     hard, *limits = run_python(code, dict(os.environ)).split()
     assert limits == [hard, hard]
-
-
-@pytest.mark.slow
-def test_ranks_of_torchrun_meet(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "from pathlib import Path\n"
-        "from launcher.processes.environment import read_rank_info\n"
-        "from launcher.processes.rendezvous import open_store\n"
-        "import torch, torch.distributed as dist\n"
-        "rank_info = read_rank_info()\n"
-        "store = open_store(rank_info, timeout_seconds=30)\n"
-        "dist.init_process_group('gloo', rank=rank_info.rank, world_size=rank_info.world_size, store=store)\n"
-        "total = torch.tensor(1 + rank_info.rank)\n"
-        "dist.all_reduce(total)\n"
-        "line = f'{rank_info.launcher} {rank_info.local_world_size} {total}'\n"
-        f"Path({str(tmp_path)!r}, str(rank_info.rank)).write_text(line)\n"
-        "dist.barrier()\n"  # rank 0 holds the store: it goes last
-        "dist.destroy_process_group()\n"  # gloo's threads may not outlive the interpreter
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*command, str(program)], capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr
-    assert [(tmp_path / rank).read_text() for rank in "01"] == ["torchrun 2 3"] * 2

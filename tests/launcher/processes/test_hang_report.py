@@ -16,7 +16,7 @@ from processes import run_ranks
 from launcher.processes.failure_reports import FailureReport
 from launcher.processes.hang_report import STACKS_SIGNAL, explain_hang, request_stacks
 from launcher.processes.rank_info import SINGLE_PROCESS
-from launcher.processes.rendezvous import name_unresponsive_ranks
+from launcher.processes.unresponsive_ranks import name_unresponsive_ranks
 
 HANGS = f"""
 import faulthandler, sys, time

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from processes import run_ranks, start_lehr
 
-from launcher.processes.signals import defer_signals
+from launcher.processes.signals import defer_signals, exit_if_stuck
 from train.safety.stop_listener import StopListener
 from train.safety.stop_signals import STOP_SIGNALS
 
@@ -201,11 +202,12 @@ def test_a_rank_of_another_launcher_ends_silently(endless_config: Path, variable
 @pytest.mark.slow
 @pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
 def test_a_rank_that_waits_for_the_others_ends_too(config: Path, variables: dict[str, str]) -> None:
-    process = start_lehr("train", config, "parallel.data=2", env=variables)
-    wait_until((config.parent / "runs" / "try" / "logs" / "rank-00001.log").exists, process)
-    time.sleep(1)
+    process = start_lehr("train", config, "parallel.data=2", env={**variables, "LOCAL_RANK": "0", "SLURM_LOCALID": "0"})
+    assert process.stderr is not None
+    assert "waits for rank 0 at MASTER_ADDR" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == -signal.SIGTERM
+    assert not (config.parent / "runs").exists()
 
 
 def asked_before_and_after_listening(number: signal.Signals) -> list[bool]:
@@ -224,3 +226,40 @@ def asked_before_and_after_listening(number: signal.Signals) -> list[bool]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_deferred_signal_is_not_lost(number: signal.Signals) -> None:
     assert run_ranks(2, asked_before_and_after_listening, number) == [[False, True]] * 2
+
+
+STUCK = """
+import ctypes, os, signal
+from launcher.processes.signals import defer_signals, exit_if_stuck
+defer_signals()
+with exit_if_stuck(seconds=0.5):
+    print("waits", flush=True)
+    while True:
+        ctypes.CDLL(None).sleep(1000)  # as a collective does: in C, without Python's lock
+"""
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_deferred_signal_ends_a_rank_that_is_stuck(number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    process.send_signal(number)
+    assert ended(process) == (128 + number, "", f"ended by {number.name} while the ranks wait for each other\n")
+
+
+def asked_after_a_wait(number: signal.Signals) -> bool:
+    """Runs on a rank, which receives the signal while it waits for another one."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    listener = StopListener()
+    defer_signals()
+    with exit_if_stuck():
+        os.kill(os.getpid(), number)
+        dist.barrier()
+    listener.listen()
+    return listener.stop_requested()
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_while_ranks_wait_for_each_other_is_not_lost(number: signal.Signals) -> None:
+    assert run_ranks(2, asked_after_a_wait, number) == [True, True]

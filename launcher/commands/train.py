@@ -19,7 +19,7 @@ from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.machine import check_machine, memory_warnings, read_machine
-from settings import UserError, compose
+from settings import UserError
 from settings.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     """
     if rank_info is not None:
         prepare_process(rank_info)
-    from launcher.run.config import RunConfig
+    from launcher.run.config import load_run_config
     from launcher.run.input_hashes import inputs_of
     from launcher.run.preflight import check_config, model_with_vocabulary
     from launcher.run.schedule_change import schedule_change_warnings
     from launcher.run.verify_shards import verify_run_shards
     from train.run_folder.resume_check import check_run
 
-    run_config = compose(RunConfig, path, overrides)
+    run_config = load_run_config(path, overrides)
     if rank_info is not None and rank_info.parent is not None:
         return run_config  # the parent has checked it
     machine = read_machine()

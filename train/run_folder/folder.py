@@ -12,12 +12,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.checkpoint.writer_lease import FILE_NAME as LEASE_FILE_NAME
+
 
 @dataclass(frozen=True)
 class RunFolder:
     """The paths of one run."""
 
     path: Path
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here: its config lies beside what every start writes."""
+        return self.config.is_file() and (self.record.is_file() or (self.checkpoints / LEASE_FILE_NAME).is_file())
 
     @property
     def config(self) -> Path:

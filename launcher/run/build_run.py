@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,6 +17,7 @@ from launcher.run.preflight import model_with_vocabulary
 from model.config import ModelConfig
 from model.size import flops_per_token
 from parallel.build import ComputeConfig, TrainableModel, build
+from parallel.engines.engine import Engine
 from parallel.mesh import Mesh
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
@@ -24,6 +26,7 @@ from train.metrics.hardware import memory_bytes, peak_flops
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
+from train.run_folder.beginning import begin
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
 from train.safety.sample_numbers import sample_numbers
@@ -47,7 +50,7 @@ def build_run(
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints)
     parts = _build_engine(config, model, mesh)
-    state = checkpoints.load_latest(parts.engine) or TrainState()
+    state = _load_state(config, checkpoints, parts.engine, folder, lease)
     loader = _build_loader(config, mesh, state)
     return Run(
         config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
@@ -108,6 +111,20 @@ def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh) -> Trainabl
         micro_batches=train.global_batch_size // (train.micro_batch_size * mesh.data.size),
         seed=config.run.seed,
     )
+
+
+def _load_state(
+    config: RunConfig, checkpoints: CheckpointManager, engine: Engine, folder: RunFolder, lease: WriterLease | None
+) -> TrainState:
+    """Loads the newest complete checkpoint if there is one. Says at which step the run begins, and why."""
+    state = checkpoints.load_latest(engine)
+    if lease is not None:
+        lease.check()
+        line, warnings = begin(folder, state, total_steps=config.train.steps)
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        print(line, flush=True)
+    return state or TrainState()
 
 
 def _build_loader(config: RunConfig, mesh: Mesh, state: TrainState) -> Loader:

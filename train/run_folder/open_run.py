@@ -36,6 +36,8 @@ def open_run(
         start = describe_start(command or ("lehr", *sys.argv[1:]), world_size)
         made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
         # With relative paths, the config would be another run's in another current folder.
+        is_first = not folder.config.exists()
         write_text(folder.config, f"# {start['command']}\n# {made_by}\n{to_yaml(with_absolute_paths(config))}")
-        record_start(folder, inputs or Inputs(), start)
+        for warning in record_start(folder, inputs or Inputs(), start, is_first=is_first):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
     return lease

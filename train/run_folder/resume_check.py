@@ -9,7 +9,7 @@ from typing import Any
 from settings import Settings, UserError, parse, read_yaml
 from settings.differences import listed
 from settings.paths import with_absolute_paths
-from train.checkpoint.discovery import state_to_go_on_from
+from train.checkpoint.discovery import read_latest, state_to_go_on_from, step_folders
 from train.checkpoint.writer_lease import check_not_running
 from train.resume_rules import differences, past_of
 from train.run_folder.folder import RunFolder
@@ -29,7 +29,8 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
     check_writable(path)
     check_not_running(folder.checkpoints)
     if not folder.config.exists():
-        if folder.checkpoints.exists() or folder.metrics.exists():
+        # A start that was killed at once leaves an empty folder of checkpoints.
+        if step_folders(folder.checkpoints) or read_latest(folder.checkpoints) is not None or folder.metrics.exists():
             raise UserError(
                 f"run folder {path} holds a run without its config.yaml; choose another run.name or put it back"
             )

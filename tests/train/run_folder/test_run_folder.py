@@ -146,7 +146,7 @@ def test_a_key_that_is_known_no_more_is_named(tmp_path: Path) -> None:
         check_run(tmp_path / "try", make())
 
 
-@pytest.mark.parametrize("content", ["checkpoints", "metrics.jsonl"])
+@pytest.mark.parametrize("content", ["checkpoints/step-00000004", "checkpoints/latest", "metrics.jsonl"])
 def test_a_run_without_its_config_is_not_taken_over(tmp_path: Path, content: str) -> None:
     (tmp_path / "try" / content).mkdir(parents=True)
     with pytest.raises(UserError, match="without its config"):

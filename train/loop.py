@@ -138,15 +138,14 @@ def _evaluate_if_due(run: Run) -> bool:
             run.mesh,
             micro_batch_size=train.micro_batch_size,
             micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
-            max_windows=run.config.evaluate.max_windows,
             make_mask=run.make_mask,
             track_progress=run.watchdog.track_progress,
             stop_requested=run.stop_listener.stop_requested,
         )
         if evaluation is None:
             return False
+        run.state = run.state.with_held_out_loss(evaluation.loss, on=run.held_out.identity())
         run.metrics.evaluation(run.state, evaluation)
-    run.state = run.state.with_held_out_loss(evaluation.loss)
     if run.saved_step == run.state.step:  # saved before this evaluation, by a start that was stopped within it
         run.checkpoints.add_held_out_loss(run.state)
     return True

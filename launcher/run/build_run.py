@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from data.batches.held_out import HeldOutLoader
 from data.batches.loader import Loader
 from data.shards.index import shard_tokenizer
 from launcher.processes.environment import job_end_time
 from launcher.run.config import RunConfig
+from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
 from model.config import ModelConfig
 from model.size import flops_per_token
@@ -58,7 +58,7 @@ def build_run(
         engine=parts.engine,
         make_mask=parts.build_attention_mask,
         loader=loader,
-        held_out=HeldOutLoader(config.data, seq_length=config.train.seq_length),
+        held_out=held_out_loader(config),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         checkpoints=checkpoints,
         metrics=_build_metrics(config, model, mesh, folder, state, lease),
@@ -148,8 +148,7 @@ def _build_metrics(
     return MetricsLogger(
         folder,
         writes=writes,
-        from_step=state.step,
-        evaluated=state.evaluated_step == state.step,
+        state=state,
         total_steps=train.steps,
         flops_per_step=flops_per_token(model, train.seq_length) * tokens_per_step_global,
         # The rank that writes metrics measures the peak, for all ranks.

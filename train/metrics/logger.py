@@ -40,8 +40,7 @@ class MetricsLogger:
         folder: RunFolder,
         *,
         writes: bool,
-        from_step: int,
-        evaluated: bool = True,
+        state: TrainState,
         total_steps: int,
         flops_per_step: float,
         peak_flops: float,
@@ -51,8 +50,8 @@ class MetricsLogger:
         console: Console | None = None,
         lease: WriterLease | None = None,
     ) -> None:
-        """`from_step` steps are taken already; what a crashed run wrote past them is dropped. The evaluation after
-        the last of them is dropped too unless it is `evaluated`: it is made anew.
+        """The steps of `state` are taken already; what a crashed run wrote past them is dropped. The evaluation after
+        the last of them is dropped too if the state has none: it is made anew.
 
         `flops_per_step` counts forward and backward over a global batch, without recomputation. `peak_flops` is the sum
         over all ranks, so that mfu = flops_per_step / seconds / peak_flops.
@@ -65,12 +64,14 @@ class MetricsLogger:
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
         self._memory_bytes = memory_bytes
-        self._file = MetricsFile(folder.metrics, from_step=from_step, evaluated=evaluated, lease=lease)
-        self._board = _open_board(folder, from_step)
-        self._lines = ConsoleLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
+        self._file = MetricsFile(
+            folder.metrics, from_step=state.step, evaluated=state.evaluated_step == state.step, lease=lease
+        )
+        self._board = _open_board(folder, state.step)
+        self._lines = ConsoleLines(console or Console(), from_step=state.step, total=total_steps, every=log_every_steps)
         self._forecast = forecast
         if forecast is not None:
-            forecast.recall(read_metrics(folder.metrics), step=from_step)
+            forecast.recall(read_metrics(folder.metrics), state=state)
             self._board.add_custom_scalars(_FORECAST_CHARTS)
             self._lines.notice(forecast.opening_line())
 
@@ -106,7 +107,7 @@ class MetricsLogger:
         if self._file is None:
             return
         values = evaluation.metrics()
-        record = None if self._forecast is None else self._forecast.evaluation(state.step, evaluation.loss)
+        record = None if self._forecast is None else self._forecast.evaluation(state, evaluation.loss)
         self._write(state.step, {"step": state.step, **values, **(record.metrics() if record else {})})
         with explained("writing TensorBoard's file"):
             self._board.flush()

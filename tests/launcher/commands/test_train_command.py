@@ -181,6 +181,7 @@ def test_a_run_of_another_config_is_refused(config: Path) -> None:
     assert "optim.lr" in other.stderr
 
 
+@pytest.mark.slow
 def test_every_start_says_where_it_begins_and_keeps_what_was_logged(config: Path) -> None:
     run = config.parent / "runs/try"
     short = ("train.steps=4", "evaluate.every_steps=2", "checkpoint.every_steps=2")

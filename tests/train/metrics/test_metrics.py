@@ -29,7 +29,7 @@ from train.state import TrainState
 
 def open_metrics(folder: Path, console: Console | None = None, **options: Any) -> MetricsLogger:
     folder.mkdir(exist_ok=True)
-    options = {"writes": True, "from_step": 0, "total_steps": 10, **options}
+    options = {"writes": True, "state": TrainState(), "total_steps": 10, **options}
     return MetricsLogger(
         RunFolder(folder),
         flops_per_step=5e9,
@@ -120,7 +120,7 @@ def test_a_resume_drops_what_is_past_it_and_a_torn_line(tmp_path: Path) -> None:
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     kept = b"".join(whole.splitlines(keepends=True)[:3])
     (tmp_path / "metrics.jsonl").write_bytes(whole + b'{"step": 3, "lo')
-    metrics = open_metrics(tmp_path, from_step=3)
+    metrics = open_metrics(tmp_path, state=TrainState(step=3, evaluated_step=3))
     assert (tmp_path / "metrics.jsonl").read_bytes() == kept
     take_steps(metrics, 4, 6)
     metrics.close()
@@ -132,7 +132,7 @@ def test_tensorboard_shows_the_same_and_no_step_twice_after_a_resume(tmp_path: P
     take_steps(metrics, 1, 5)
     metrics.close()
     time.sleep(1.1)  # event files are named and ordered by the second
-    metrics = open_metrics(tmp_path, from_step=3)
+    metrics = open_metrics(tmp_path, state=TrainState(step=3, evaluated_step=3))
     take_steps(metrics, 4, 6)
     metrics.close()
     board = read_board(tmp_path)

@@ -80,6 +80,7 @@ def train(run: Run) -> bool:
         if not stopped and _is_due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
         run.profiler.end_step(run.watchdog, run.step_timer)
+    run.step_checks.finish(run.state)
     _save(run)
     run.watchdog.set_phase("save", "being finished", timeout_factor=SAVE_TIME_FACTOR)
     run.checkpoints.wait()
@@ -118,7 +119,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
     run.state = run.step_checks.after_step(
         run.state,
         result,
-        loss=result.nll / max(agreement.tokens_global, 1),
+        loss=result.nll / agreement.tokens_global if agreement.tokens_global else None,
         batch=batch,
         load_checkpoint=lambda: _load_last_checkpoint(run),
     )

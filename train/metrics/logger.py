@@ -80,14 +80,16 @@ class MetricsLogger:
     ) -> None:
         """Logs a training step, which `state` counts already; `tokens` (unmasked) and `seconds` are the step's own.
 
+        The loss of a step without tokens is not defined: it is null in the file, and not on TensorBoard's page.
+
         By `batch_hash`, the hash of the global batch, the lines of two runs show whether they trained on the same.
         """
         if self._file is None:
             return
+        loss = result.nll / tokens if tokens else None
         values: dict[str, float | int] = {
             "step": state.step,
             "tokens": state.tokens,
-            "loss": result.nll / max(tokens, 1),
             "lr": lr,
             "grad_norm": result.grad_norm,
             "tokens_per_second": tokens / seconds,
@@ -97,8 +99,10 @@ class MetricsLogger:
             "skipped_steps": state.skipped_steps,
         }
         values |= {f"optim/{name}": value for name, value in result.diagnostics.items()}
-        self._write(state.step, values, batch_hash=batch_hash)
-        self._lines.step(values)
+        self._write(
+            state.step, {"step": state.step, "tokens": state.tokens, "loss": loss, **values}, batch_hash=batch_hash
+        )
+        self._lines.step(values, loss)
         if self._forecast is not None:
             self._forecast.step(state.step, lr=lr, skipped=result.skipped)
 
@@ -134,12 +138,12 @@ class MetricsLogger:
                 self._board.close()
             self._lines.close()
 
-    def _write(self, step: int, values: Mapping[str, float | int], **texts: str) -> None:
+    def _write(self, step: int, values: Mapping[str, float | int | None], **texts: str) -> None:
         assert self._file is not None
         self._file.append({**values, **texts})
         with explained("writing TensorBoard's file"):
             for name, value in values.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self._board.add_scalar(name, value, step)
 
 

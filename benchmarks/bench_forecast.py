@@ -70,11 +70,13 @@ def forecasts() -> None:
 
 def evaluations(path: Path, overrides: list[str]) -> None:
     """Prints the seconds of a step and of evaluations of several sizes, and their share of a run."""
+    from data.batches.held_out import HeldOutLoader
     from launcher.processes.environment import prepare_process
     from launcher.processes.rank_info import SINGLE_PROCESS
     from launcher.processes.rendezvous import open_store
     from launcher.run.build_run import build_run
     from launcher.run.config import RunConfig
+    from launcher.run.held_out_sequences import held_out_loader
     from parallel.mesh import make_mesh, start_processes, stop_processes
     from settings import compose
     from train.evaluate import evaluate
@@ -106,14 +108,13 @@ def evaluations(path: Path, overrides: list[str]) -> None:
             )
             run.engine.train_step(batches, lr=1e-6)
 
-        def evaluate_windows(windows: int) -> None:
+        def evaluate_on(held_out: HeldOutLoader) -> None:
             evaluate(
                 run.engine,
-                run.held_out,
+                held_out,
                 mesh,
                 micro_batch_size=train.micro_batch_size,
                 micro_batches=train.global_batch_size // train.micro_batch_size,
-                max_windows=windows,
                 make_mask=run.make_mask,
             )
 
@@ -125,7 +126,8 @@ def evaluations(path: Path, overrides: list[str]) -> None:
         print("| max_windows | seconds | in steps |" + "".join(f" {every} steps |" for every in EVERY))
         print("|---|---|---|" + "---|" * len(EVERY))
         for windows in WINDOWS:
-            taken = seconds_of(lambda windows=windows: evaluate_windows(windows), repeats=3)
+            held_out = held_out_loader(config, max_windows=windows)
+            taken = seconds_of(lambda held_out=held_out: evaluate_on(held_out), repeats=3)
             shares = "".join(f" {100 * taken / (taken + every * a_step):.1f}% |" for every in EVERY)
             print(f"| {windows} | {taken:.2f} | {taken / a_step:.2f} |{shares}", flush=True)
         run.loader.close()

@@ -139,7 +139,7 @@ def use_shards(config: DataConfig) -> None:
             assert rows.tokens.shape == rows.targets.shape == (8, 32)
     finally:
         loader.close()
-    for _, rows in HeldOutLoader(config, seq_length=32).rounds(rows_per_round_global=8, max_sequences=8):
+    for _, rows in HeldOutLoader(config, seq_length=32, max_sequences=8).rounds(rows_per_round_global=8):
         assert rows.tokens.shape == (8, 32)
 
 

@@ -22,7 +22,7 @@ class SourceLoss:
     """The loss on one source's held-out sequences."""
 
     loss: float  # nats a token
-    bits_per_byte: float
+    bits_per_byte: float | None  # None if the shards do not say how many bytes of text they hold
     tokens: int
 
 
@@ -43,7 +43,8 @@ class Evaluation:
         named: dict[str, float] = {"held_out/loss": self.loss}
         for name, source in self.sources.items():
             named[f"held_out/{name}/loss"] = source.loss
-            named[f"held_out/{name}/bits_per_byte"] = source.bits_per_byte
+            if source.bits_per_byte is not None:
+                named[f"held_out/{name}/bits_per_byte"] = source.bits_per_byte
         return named
 
 
@@ -54,26 +55,24 @@ def evaluate(
     *,
     micro_batch_size: int,
     micro_batches: int,
-    max_windows: int,
     make_mask: Callable[[Tensor], AttentionMask | None],
     stop_requested: Callable[[], bool] = lambda: False,
     track_progress: Callable[[Sequence[MicroBatch]], Sequence[MicroBatch]] = lambda micro_batches: micro_batches,
 ) -> Evaluation | None:
-    """Evaluates the held-out loss over at most `max_windows` rows of each source. A collective of all ranks.
+    """Evaluates the loss of every source of `held_out`, which must have one at least. A collective of all ranks.
 
     Returns None if some rank was requested to stop meanwhile; `stop_requested` is this rank's own answer.
     `track_progress` wraps the micro-batches of a round, to see them being taken. A round has at most `micro_batches`
     micro-batches a data rank, as a training step has, so that a pipeline is filled.
     """
     sums: dict[str, tuple[float, int]] = {}
-    most_rows = max((min(held_out.num_sequences(source), max_windows) for source in held_out.sources), default=0)
+    most_rows = max(map(held_out.num_sequences, held_out.sources))
     micro_batch_rows = mesh.data.size * micro_batch_size
     rounds = held_out.rounds(
         rows_per_round_global=micro_batch_rows
         * micro_batches_per_round(-(-most_rows // micro_batch_rows), micro_batches, stages=mesh.pipeline.size),
         data_rank=mesh.data.rank,
         data_size=mesh.data.size,
-        max_sequences=max_windows,
     )
     for source, rows in rounds:
         agreement = agree_on_step(rows, mesh, stop_requested=stop_requested())
@@ -91,8 +90,9 @@ def evaluate(
         sums[source] = (total + nll, tokens + agreement.tokens_global)
     losses = {}
     for source, (nll, tokens) in sums.items():
-        loss = nll / tokens
-        losses[source] = SourceLoss(loss, loss / math.log(2) / held_out.bytes_per_token(source), tokens)
+        loss, bytes_per_token = nll / tokens, held_out.bytes_per_token(source)
+        bits_per_byte = loss / math.log(2) / bytes_per_token if bytes_per_token else None
+        losses[source] = SourceLoss(loss, bits_per_byte, tokens)
     return Evaluation(losses)
 
 

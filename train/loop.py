@@ -80,6 +80,7 @@ def train(run: Run) -> bool:
         if not stopped and _is_due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
         run.profiler.end_step(run.watchdog, run.step_timer)
+    run.step_checks.finish(run.state)
     _save(run)
     run.watchdog.set_phase("save", "being finished", timeout_factor=SAVE_TIME_FACTOR)
     run.checkpoints.wait()
@@ -118,7 +119,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
     run.state = run.step_checks.after_step(
         run.state,
         result,
-        loss=result.nll / max(agreement.tokens_global, 1),
+        loss=result.nll / agreement.tokens_global if agreement.tokens_global else None,
         batch=batch,
         load_checkpoint=lambda: _load_last_checkpoint(run),
     )
@@ -138,15 +139,14 @@ def _evaluate_if_due(run: Run) -> bool:
             run.mesh,
             micro_batch_size=train.micro_batch_size,
             micro_batches=train.global_batch_size // (train.micro_batch_size * run.mesh.data.size),
-            max_windows=run.config.evaluate.max_windows,
             make_mask=run.make_mask,
             track_progress=run.watchdog.track_progress,
             stop_requested=run.stop_listener.stop_requested,
         )
         if evaluation is None:
             return False
+        run.state = run.state.with_held_out_loss(evaluation.loss, on=run.held_out.identity())
         run.metrics.evaluation(run.state, evaluation)
-    run.state = run.state.with_held_out_loss(evaluation.loss)
     if run.saved_step == run.state.step:  # saved before this evaluation, by a start that was stopped within it
         run.checkpoints.add_held_out_loss(run.state)
     return True

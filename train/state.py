@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from pydantic import Field
 
@@ -27,6 +28,8 @@ class TrainState(Settings):
     rollbacks: int = Field(0, ge=0)
     recent_losses: tuple[float, ...] = Field((), description="losses that a spike is measured against; else empty")
     held_out_loss: float | None = Field(None, description="nats a token, if an evaluation fell on this very step")
+    held_out_on: dict[str, Any] = Field({}, description="identity of the held-out sequences of the last evaluation")
+    held_out_since: int = Field(0, ge=0, description="the first evaluation on these sequences was after this step")
 
     @property
     def batch(self) -> int:
@@ -49,10 +52,19 @@ class TrainState(Settings):
         }
         return self.model_copy(update=changes)
 
-    def with_held_out_loss(self, loss: float) -> TrainState:
-        """Returns the same state with its held-out loss known; the next step's state has none."""
-        finite = loss if math.isfinite(loss) else None
-        return self.model_copy(update={"evaluated_step": self.step, "held_out_loss": finite})
+    def with_held_out_loss(self, loss: float, *, on: dict[str, Any]) -> TrainState:
+        """Returns the same state with its held-out loss known; the next step's state has none.
+
+        `on` is the identity of the sequences: losses are compared only if it is equal.
+        """
+        return self.model_copy(
+            update={
+                "evaluated_step": self.step,
+                "held_out_loss": loss if math.isfinite(loss) else None,
+                "held_out_on": on,
+                "held_out_since": self.held_out_since if on == self.held_out_on else self.step,
+            }
+        )
 
 
 def with_batches_left_out(left_out: BatchRanges, first: int, last: int) -> BatchRanges:

@@ -66,7 +66,10 @@ def open_shards(config: DataConfig) -> Shards:
     """
     folder = config.shards
     if not is_folder(folder):
-        raise UserError(f"data.shards = {folder}: there is no such folder; build the shards with `lehr data build`")
+        raise UserError(
+            f"data.shards = {folder}: there is no such folder; build the shards with `lehr data build`, "
+            "or name the folder to which they were moved"
+        )
     available = sorted(path.parent.name for path in folder.glob(f"*/{FILE_NAME}"))
     if not available:
         raise UserError(f"data.shards = {folder}: it holds no source; build the shards with `lehr data build`")

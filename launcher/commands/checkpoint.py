@@ -39,7 +39,7 @@ def list_checkpoints(run: RunFolderArgument) -> None:
             manifests[path] = read_manifest(path)
         except IncompleteCheckpointError as error:
             broken[path] = "; ".join(error.problems)
-    reasons = kept({step_of(path): manifest.held_out_loss for path, manifest in manifests.items()}, _retention(run))
+    reasons = kept({step_of(path): manifest.measured for path, manifest in manifests.items()}, _retention(run))
     rows: list[tuple[str, ...]] = [("step", "tokens", "held-out loss", "size", "date", "layout", "kept as", "")]
     for path in paths:
         mark = "latest" if path.name == latest else ""

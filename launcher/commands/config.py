@@ -66,10 +66,10 @@ def show_config(
     ] = None,
 ) -> None:
     """Print the resolved config as YAML: every key with its value, defaults filled in. lehr reads it back."""
-    from launcher.run.config import RunConfig
-    from settings import compose, to_yaml
+    from launcher.run.config import load_run_config
+    from settings import to_yaml
 
-    print(to_yaml(compose(RunConfig, config, overrides or [])), end="")
+    print(to_yaml(load_run_config(config, overrides or [])), end="")
 
 
 @config_app.command("diff")

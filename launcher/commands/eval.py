@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -27,9 +28,9 @@ def evaluate_run(
     from rich.console import Console
     from rich.table import Table
 
-    from data.batches.held_out import HeldOutLoader
     from data.shards.unigram import unigram_loss
     from data.shards.verify import verify_shards
+    from launcher.run.held_out_sequences import held_out_loader, uncounted_warnings
     from launcher.run.saved_run import open_saved_run
     from settings import UserError
     from train.evaluate import evaluate
@@ -38,10 +39,13 @@ def evaluate_run(
     saved = open_saved_run(run, step=step, data_shards=shards)
     config = saved.config
     verify_shards(config.data, RunFolder(run).verified_shards)
-    held_out = HeldOutLoader(config.data, seq_length=config.train.seq_length)
+    held_out = held_out_loader(config, max_windows=windows)
+    for warning in uncounted_warnings(held_out):
+        print(f"warning: {warning}", file=sys.stderr)
     if not held_out.sources:
         raise UserError(
-            f"no source in {config.data.shards} has held-out documents; build shards with data.held_out_fraction > 0"
+            f"no source in {config.data.shards} has held-out tokens that count; "
+            "build shards with data.held_out_fraction > 0, or give more --windows"
         )
     evaluation = evaluate(
         saved.engine,
@@ -49,7 +53,6 @@ def evaluate_run(
         saved.mesh,
         micro_batch_size=config.train.micro_batch_size,
         micro_batches=1,
-        max_windows=windows or config.evaluate.max_windows,
         make_mask=saved.documents,
     )
     assert evaluation is not None
@@ -58,6 +61,7 @@ def evaluate_run(
     )
     for name, source in evaluation.sources.items():
         unigram = unigram_loss(held_out.shards, name)
-        table.add_row(name, f"{source.tokens:,}", f"{source.loss:.4f}", f"{unigram:.4f}", f"{source.bits_per_byte:.4f}")
+        bits = "" if source.bits_per_byte is None else f"{source.bits_per_byte:.4f}"
+        table.add_row(name, f"{source.tokens:,}", f"{source.loss:.4f}", f"{unigram:.4f}", bits)
     table.add_row("all", "", f"{evaluation.loss:.4f}", "", "")
     Console().print(table)

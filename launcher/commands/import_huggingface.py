@@ -80,13 +80,13 @@ def _print_section(source: HuggingFaceFolder) -> None:
 
 def _run_config(source: HuggingFaceFolder, path: Path, overrides: list[str]) -> RunConfig:
     """Returns the run config with its model section completed from the folder. Raises UserError if keys differ."""
-    from launcher.run.config import RunConfig
+    from launcher.run.config import RunConfig, place_overrides
     from model.config import ModelConfig
     from settings import UserError, parse, read_yaml
     from settings.differences import flatten
 
     folder_model = parse(ModelConfig, source.model, source=str(source.path / "config.json"))
-    plain = read_yaml(path, overrides)
+    plain = read_yaml(path, [*place_overrides(path), *overrides])
     section = plain.get("model") or {}
     if not isinstance(section, dict):
         raise UserError(f"config {path}: model must hold a mapping, not {type(section).__name__}")

@@ -20,7 +20,7 @@ from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.machine import check_machine, memory_warnings, read_machine
-from settings import UserError, compose
+from settings import UserError
 from settings.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -114,14 +114,15 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     """
     if rank_info is not None:
         prepare_process(rank_info)
-    from launcher.run.config import RunConfig
+    from launcher.run.config import load_run_config
+    from launcher.run.held_out_sequences import held_out_warnings
     from launcher.run.input_hashes import inputs_of
     from launcher.run.preflight import check_config, model_with_vocabulary
     from launcher.run.schedule_change import schedule_change_warnings
     from launcher.run.verify_shards import verify_run_shards
     from train.run_folder.resume_check import check_run
 
-    run_config = compose(RunConfig, path, overrides)
+    run_config = load_run_config(path, overrides)
     if rank_info is not None and rank_info.parent is not None:
         return run_config  # the parent has checked it
     machine = read_machine()
@@ -129,7 +130,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     world_size = run_config.parallel.ranks if rank_info is None else rank_info.world_size
     warnings += check_config(run_config, world_size=world_size)
     check_run(run_config.run.path, run_config, inputs_of(run_config))
-    warnings += schedule_change_warnings(run_config)
+    warnings += [*schedule_change_warnings(run_config), *held_out_warnings(run_config)]
     warnings += memory_warnings(run_config, model_with_vocabulary(run_config), machine, rank_info)
     if rank_info is None or rank_info.rank == 0:
         for warning in warnings:

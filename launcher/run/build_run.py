@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import psutil
 
-from data.batches.held_out import HeldOutLoader
 from data.batches.loader import Loader
 from data.shards.index import shard_tokenizer
 from launcher.processes.environment import job_end_time
 from launcher.run.config import RunConfig
+from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
 from model.config import ModelConfig
 from model.size import flops_per_token
 from parallel.build import ComputeConfig, TrainableModel, build
+from parallel.engines.engine import Engine
 from parallel.mesh import Mesh
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
@@ -24,6 +26,7 @@ from train.metrics.hardware import memory_bytes, peak_flops
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
+from train.run_folder.beginning import begin
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
 from train.safety.sample_numbers import sample_numbers
@@ -47,7 +50,7 @@ def build_run(
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints)
     parts = _build_engine(config, model, mesh)
-    state = checkpoints.load_latest(parts.engine) or TrainState()
+    state = _load_state(config, checkpoints, parts.engine, folder, lease)
     loader = _build_loader(config, mesh, state)
     return Run(
         config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
@@ -55,7 +58,7 @@ def build_run(
         engine=parts.engine,
         make_mask=parts.build_attention_mask,
         loader=loader,
-        held_out=HeldOutLoader(config.data, seq_length=config.train.seq_length),
+        held_out=held_out_loader(config),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         checkpoints=checkpoints,
         metrics=_build_metrics(config, model, mesh, folder, state, lease),
@@ -110,6 +113,20 @@ def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh) -> Trainabl
     )
 
 
+def _load_state(
+    config: RunConfig, checkpoints: CheckpointManager, engine: Engine, folder: RunFolder, lease: WriterLease | None
+) -> TrainState:
+    """Loads the newest complete checkpoint if there is one. Says at which step the run begins, and why."""
+    state = checkpoints.load_latest(engine)
+    if lease is not None:
+        lease.check()
+        line, warnings = begin(folder, state, total_steps=config.train.steps)
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        print(line, flush=True)
+    return state or TrainState()
+
+
 def _build_loader(config: RunConfig, mesh: Mesh, state: TrainState) -> Loader:
     return Loader(
         config.data,
@@ -131,8 +148,7 @@ def _build_metrics(
     return MetricsLogger(
         folder,
         writes=writes,
-        from_step=state.step,
-        evaluated=state.evaluated_step == state.step,
+        state=state,
         total_steps=train.steps,
         flops_per_step=flops_per_token(model, train.seq_length) * tokens_per_step_global,
         # The rank that writes metrics measures the peak, for all ranks.

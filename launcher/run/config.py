@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +14,9 @@ from model.config import ModelConfig
 from optim.optimizer import OPTIMIZERS, OptimizerConfig
 from parallel.config import ParallelConfig
 from schedules.base import SCHEDULES, ScheduleConfig
-from settings import Settings, may_change
+from settings import Settings, compose, may_change
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
+from train.run_folder.folder import RunFolder
 
 
 class RunSettings(Settings):
@@ -51,3 +54,23 @@ class RunConfig(Settings):
     train: TrainConfig = Field(description="Length, batch, arithmetic, guards.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="The held-out loss.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Saving and keeping checkpoints.")
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a run config, with overrides of the form `section.key=value`. Raises UserError as `compose` does.
+
+    The config.yaml of a run folder means the run that lies there, wherever it was started: see `place_overrides`.
+    """
+    return compose(RunConfig, path, [*place_overrides(path), *overrides])
+
+
+def place_overrides(path: Path) -> list[str]:
+    """Returns overrides that set run.folder and run.name to the run folder that a config lies in; none elsewhere.
+
+    A run folder may have been moved or renamed since it recorded its config.
+    """
+    if path.name != RunFolder(path.parent).config.name or not RunFolder(path.parent).holds_run:
+        return []
+    place = path.parent if path.parent.name not in ("", "..") else path.parent.resolve()
+    values = {"run.folder": str(place.parent), "run.name": place.name}
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]

@@ -12,7 +12,7 @@ from launcher.run.fit_scope import default_peak
 from laws.curve import LrCurve, planned_lr_curve
 from laws.fitting.fitted import Fit
 from schedules.base import SCHEDULES, ScheduleConfig
-from settings import Settings, compose, parse, read_yaml
+from settings import Settings, parse, read_yaml
 
 
 class _Optim(Settings):
@@ -41,9 +41,9 @@ def read_planned_schedule(words: Sequence[str], fit: Fit) -> LrCurve:
     overrides = words if config is None else words[1:]
     plain = read_yaml(config, overrides)
     if config is not None and not set(plain) <= set(_Fragment.model_fields):
-        from launcher.run.config import RunConfig  # imports torch
+        from launcher.run.config import load_run_config  # imports torch
 
-        run = compose(RunConfig, config, overrides)
+        run = load_run_config(config, overrides)
         return planned_lr_curve(run.schedule, peak_lr=run.optim.lr, total_steps=run.train.steps)
     for section in ("optim", "train"):
         plain.setdefault(section, {})

@@ -14,7 +14,7 @@ from data.shards.index import shard_tokenizer
 from launcher.processes.environment import prepare_process
 from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.processes.rendezvous import open_store
-from launcher.run.config import RunConfig
+from launcher.run.config import RunConfig, load_run_config
 from model.attention import AttentionMask
 from model.config import ModelConfig
 from model.transformer import Transformer
@@ -22,7 +22,7 @@ from parallel.build import ComputeConfig, build_local_model
 from parallel.config import ParallelConfig
 from parallel.engines.forward_engine import ForwardEngine
 from parallel.mesh import Mesh, make_mesh, start_processes
-from settings import UserError, compose, parse
+from settings import UserError, parse
 from settings.files import explained
 from train.checkpoint.discovery import candidates, problems_of, read_latest, step_folders, step_of
 from train.checkpoint.manifest import IncompleteCheckpointError, Manifest, read_manifest
@@ -51,7 +51,7 @@ def read_run_config(path: Path, *, data_shards: Path | None = None) -> tuple[Run
     if not folder.config.is_file():
         raise UserError(f"{path} is no run folder: it has no config.yaml; runs are in the folder that run.folder names")
     overrides = [] if data_shards is None else [f"data.shards={data_shards}"]
-    return folder, compose(RunConfig, folder.config, overrides)
+    return folder, load_run_config(folder.config, overrides)
 
 
 @dataclass(frozen=True)

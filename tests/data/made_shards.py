@@ -34,9 +34,10 @@ def write_source(
     token_bytes: int = 2,
     vocab_size: int = 1000,
     loss: Mapping[int, Sequence[Sequence[bool]]] | None = None,
+    held_out_loss: Mapping[int, Sequence[Sequence[bool]]] | None = None,
     tokenizer: str = "a tokenizer",
 ) -> None:
-    """Write SHARDS/NAME with a list of documents per file; `loss` has the loss masks of some train files' documents."""
+    """Write SHARDS/NAME with a list of documents per file; the others have the loss masks of some files' documents."""
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "tokenizer.json").write_text(tokenizer)
     splits = {}
@@ -44,7 +45,7 @@ def write_source(
         (folder / name / split).mkdir(parents=True)
         entries = []
         for number, file_documents in enumerate(files):
-            masks = (loss or {}).get(number) if split == "train" else None
+            masks = ((loss if split == "train" else held_out_loss) or {}).get(number)
             entries.append(_write_file(folder / name, f"{split}/{number:05d}.ds", file_documents, masks, token_bytes))
         tokens = sum(entry["tokens"] for entry in entries)
         splits[split] = {

@@ -39,14 +39,13 @@ class Counting:
 def evaluated(data: dict[str, Any], micro_batch_size: int, micro_batches: int, max_windows: int) -> tuple[Any, int]:
     mesh = make_mesh(ParallelConfig(), timeout_seconds=60)
     engine = Counting(mesh)
-    held_out = HeldOutLoader(DataConfig.model_validate(data), seq_length=SEQ_LENGTH)
+    held_out = HeldOutLoader(DataConfig.model_validate(data), seq_length=SEQ_LENGTH, max_sequences=max_windows)
     evaluation = evaluate(
         engine,  # type: ignore[arg-type]
         held_out,
         mesh,
         micro_batch_size=micro_batch_size,
         micro_batches=micro_batches,
-        max_windows=max_windows,
         make_mask=lambda documents_BT: None,
     )
     assert evaluation is not None

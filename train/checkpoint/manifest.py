@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,15 +43,31 @@ class Manifest(Settings):
     tokens: int = Field(0, ge=0)
     date: str = ""
     held_out_loss: float | None = None  # of an evaluation at this very step
+    held_out_on: dict[str, Any] = Field({}, description="the sequences of that evaluation; empty if not known")
     model: dict[str, Any]  # the model's config: weights of another model are refused by name
     tokenizer: str = ""  # its hash; "" if not known
     layout: dict[str, Any] = Field({}, description="the layout that wrote it; any other can read it")
     tensors: dict[str, tuple[int, ...]]  # full shapes, float32
     files: dict[str, FileRecord]
 
+    @property
+    def measured(self) -> MeasuredLoss | None:
+        """The held-out loss, to be compared with those of other checkpoints; None without an evaluation."""
+        if self.held_out_loss is None:
+            return None
+        return MeasuredLoss(self.held_out_loss, on=json.dumps(self.held_out_on, sort_keys=True))
+
     def tensor_files(self, path: Path) -> list[Path]:
         """Returns all files but the state, in the checkpoint's folder `path`."""
         return [path / name for name in sorted(self.files) if name != STATE_FILE_NAME]
+
+
+@dataclass(frozen=True)
+class MeasuredLoss:
+    """A held-out loss, which compares only with losses on the same sequences."""
+
+    loss: float
+    on: str
 
 
 class IncompleteCheckpointError(UserError):

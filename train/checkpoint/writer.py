@@ -28,6 +28,7 @@ from train.checkpoint.manifest import (
     FileRecord,
     IncompleteCheckpointError,
     Manifest,
+    MeasuredLoss,
     folder_name,
     read_manifest,
     write_manifest,
@@ -80,7 +81,7 @@ class CheckpointWriter:
         self._retention = retention
         self._provenance = provenance
         self._buffers: dict[str, Tensor] = {}
-        self._held_out: dict[int, float | None] = {}  # of the complete checkpoints seen so far, by step
+        self._held_out: dict[int, MeasuredLoss | None] = {}  # of the complete checkpoints seen so far, by step
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self.save_seconds = 0.0  # of the last save, from the copy until it was complete
@@ -204,7 +205,7 @@ class CheckpointWriter:
             step=state.step,
             tokens=state.tokens,
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            held_out_loss=state.held_out_loss,
+            **_evaluation(state),
             model=self._provenance.model,
             tokenizer=self._provenance.tokenizer,
             layout=self._provenance.layout,
@@ -227,7 +228,7 @@ class CheckpointWriter:
         self._lease.check()
         with contextlib.suppress(IncompleteCheckpointError):
             manifest = read_manifest(path)
-            write_manifest(self._lease.workspace, manifest.model_copy(update={"held_out_loss": state.held_out_loss}))
+            write_manifest(self._lease.workspace, manifest.model_copy(update=_evaluation(state)))
             self._lease.publish(self._lease.workspace / MANIFEST, path / MANIFEST)
             self._prune(state.step)
 
@@ -237,8 +238,15 @@ class CheckpointWriter:
         for step, path in older.items():
             if step not in self._held_out or step == newest:
                 with contextlib.suppress(IncompleteCheckpointError):
-                    self._held_out[step] = read_manifest(path).held_out_loss
+                    self._held_out[step] = read_manifest(path).measured
         reasons = kept({step: loss for step, loss in self._held_out.items() if step in older}, self._retention)
         for step, path in older.items():
             if step not in reasons:
                 self._lease.retire(path)
+
+
+def _evaluation(state: TrainState) -> dict[str, Any]:
+    """Returns the part of a manifest that the evaluation at the state's own step gave."""
+    if state.held_out_loss is None:
+        return {}
+    return {"held_out_loss": state.held_out_loss, "held_out_on": state.held_out_on}

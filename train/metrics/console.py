@@ -36,8 +36,8 @@ class ConsoleLines:
             self._task = self._progress.add_task("", total=total, completed=from_step, left="")
             self._progress.start()
 
-    def step(self, values: Mapping[str, float | int]) -> None:
-        """Prints the line of a step, given its values by their keys in metrics.jsonl."""
+    def step(self, values: Mapping[str, float | int], loss: float | None) -> None:
+        """Prints the line of a step: its loss, None if no token counts, and other values by their keys in the file."""
         step = int(values["step"])
         self._seconds.append(float(values["seconds_per_step"]))
         # The median: one slow step (a checkpoint's copy, a first compilation) says nothing of the rest.
@@ -48,7 +48,7 @@ class ConsoleLines:
             return
         parts = [
             f"step {step:>{len(str(self._total))}}/{self._total}",
-            f"loss {values['loss']:.4f}",
+            "no loss: no token counts" if loss is None else f"loss {loss:.4f}",
             f"lr {values['lr']:.2e}",
             f"grad {values['grad_norm']:.3f}",
             f"{format_count(values['tokens_per_second'])} tok/s",
@@ -56,7 +56,7 @@ class ConsoleLines:
             f"{format_count(values['memory_bytes'], base=1024)}B",
             f"{values['seconds_per_step']:.2f} s",
         ]
-        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
+        if (loss is not None and not math.isfinite(loss)) or not math.isfinite(values["grad_norm"]):
             parts.append("skipped: not finite")
         self._print("  ".join(parts if self._progress is not None else [*parts, left]))
 

@@ -7,7 +7,7 @@ so a resumed run forecasts what it would have forecast without the stop.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from laws.forecasting.drift import DriftDetector
 from laws.forecasting.prediction import Forecaster, Prediction, RunProgress
 from settings import UserError
 from train.metrics.evaluation_record import HELD_OUT_LOSS, EvaluationRecord, format_prediction, recalled_record
+from train.state import TrainState
 
 
 class RunForecast:
@@ -45,18 +46,21 @@ class RunForecast:
         self._history: list[EvaluationRecord] = []
         self._drift = DriftDetector()
 
-    def recall(self, rows: Sequence[Mapping[str, Any]], *, step: int) -> None:
-        """Restores the history from the rows of metrics.jsonl of the first `step` steps, in order."""
+    def recall(self, rows: Sequence[Mapping[str, Any]], *, state: TrainState) -> None:
+        """Restores the history from the rows of metrics.jsonl of the steps of `state`, in order.
+
+        Held-out losses on other sequences than those of its last evaluation are left out.
+        """
         skipped = 0
         for row in rows:
-            if row["step"] > step:
+            if row["step"] > state.step:
                 break
             if "lr" in row:
                 before, skipped = skipped, int(row.get("skipped_steps") or 0)
                 self.step(int(row["step"]), lr=float(row["lr"]), skipped=skipped > before)
-            if HELD_OUT_LOSS in row:
+            if HELD_OUT_LOSS in row and row["step"] >= state.held_out_since:
                 self._history.append(recalled_record(row, applied=self._applied))
-        self._fill(step)
+        self._fill(state.step)
         self._drift = _drift_after(self._history)
 
     def step(self, step: int, *, lr: float, skipped: bool) -> None:
@@ -64,15 +68,20 @@ class RunForecast:
         if step <= len(self._applied_by):
             del self._applied_by[step - 1 :]
             del self._applied_lr[self._applied :]
-            self._history = [record for record in self._history if record.step < step]
-            self._drift = _drift_after(self._history)
+            self._keep(lambda record: record.step < step)
         self._fill(step - 1)
         self._applied_lr += [] if skipped else [lr]
         self._applied_by.append(len(self._applied_lr))
 
-    def evaluation(self, step: int, loss: float) -> EvaluationRecord:
-        """Notes the held-out loss after a step: returns it with its forecast from before, and the new final one."""
+    def evaluation(self, state: TrainState, loss: float) -> EvaluationRecord:
+        """Notes the held-out loss of `state`: returns it with its forecast from before, and the new final one.
+
+        Earlier losses on other sequences are forgotten.
+        """
+        step = state.step
         self._fill(step)
+        if any(record.step < state.held_out_since for record in self._history):
+            self._keep(lambda record: record.step >= state.held_out_since)
         was_outside = self._drift.outside
         now = self._predict(self._applied)
         departure = self._drift.see(step, loss, now) if isinstance(now, Prediction) else None
@@ -109,6 +118,10 @@ class RunForecast:
         error = 100 * (last.loss / judged.final.loss - 1)
         forecast = f"forecast{when} {format_prediction(judged.final)}"
         return f"held-out loss: {forecast}, fact {last.loss:.4f}, error {error:+.2f}%"
+
+    def _keep(self, kept: Callable[[EvaluationRecord], bool]) -> None:
+        self._history = [record for record in self._history if kept(record)]
+        self._drift = _drift_after(self._history)
 
     @property
     def _applied(self) -> int:

@@ -37,7 +37,7 @@ class MetricsFile:
             drop_past(self._path, step=step, evaluated=evaluated)
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def append(self, values: Mapping[str, float | int | str]) -> None:
+    def append(self, values: Mapping[str, float | int | str | None]) -> None:
         """Appends one line. Floats are written in full and read back equal; what is not finite becomes null."""
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value

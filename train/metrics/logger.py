@@ -40,8 +40,7 @@ class MetricsLogger:
         folder: RunFolder,
         *,
         writes: bool,
-        from_step: int,
-        evaluated: bool = True,
+        state: TrainState,
         total_steps: int,
         flops_per_step: float,
         peak_flops: float,
@@ -51,8 +50,8 @@ class MetricsLogger:
         console: Console | None = None,
         lease: WriterLease | None = None,
     ) -> None:
-        """`from_step` steps are taken already; what a crashed run wrote past them is dropped. The evaluation after
-        the last of them is dropped too unless it is `evaluated`: it is made anew.
+        """The steps of `state` are taken already; what a crashed run wrote past them is dropped. The evaluation after
+        the last of them is dropped too if the state has none: it is made anew.
 
         `flops_per_step` counts forward and backward over a global batch, without recomputation. `peak_flops` is the sum
         over all ranks, so that mfu = flops_per_step / seconds / peak_flops.
@@ -65,12 +64,14 @@ class MetricsLogger:
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
         self._memory_bytes = memory_bytes
-        self._file = MetricsFile(folder.metrics, from_step=from_step, evaluated=evaluated, lease=lease)
-        self._board = _open_board(folder, from_step)
-        self._lines = ConsoleLines(console or Console(), from_step=from_step, total=total_steps, every=log_every_steps)
+        self._file = MetricsFile(
+            folder.metrics, from_step=state.step, evaluated=state.evaluated_step == state.step, lease=lease
+        )
+        self._board = _open_board(folder, state.step)
+        self._lines = ConsoleLines(console or Console(), from_step=state.step, total=total_steps, every=log_every_steps)
         self._forecast = forecast
         if forecast is not None:
-            forecast.recall(read_metrics(folder.metrics), step=from_step)
+            forecast.recall(read_metrics(folder.metrics), state=state)
             self._board.add_custom_scalars(_FORECAST_CHARTS)
             self._lines.notice(forecast.opening_line())
 
@@ -79,14 +80,16 @@ class MetricsLogger:
     ) -> None:
         """Logs a training step, which `state` counts already; `tokens` (unmasked) and `seconds` are the step's own.
 
+        The loss of a step without tokens is not defined: it is null in the file, and not on TensorBoard's page.
+
         By `batch_hash`, the hash of the global batch, the lines of two runs show whether they trained on the same.
         """
         if self._file is None:
             return
+        loss = result.nll / tokens if tokens else None
         values: dict[str, float | int] = {
             "step": state.step,
             "tokens": state.tokens,
-            "loss": result.nll / max(tokens, 1),
             "lr": lr,
             "grad_norm": result.grad_norm,
             "tokens_per_second": tokens / seconds,
@@ -96,8 +99,10 @@ class MetricsLogger:
             "skipped_steps": state.skipped_steps,
         }
         values |= {f"optim/{name}": value for name, value in result.diagnostics.items()}
-        self._write(state.step, values, batch_hash=batch_hash)
-        self._lines.step(values)
+        self._write(
+            state.step, {"step": state.step, "tokens": state.tokens, "loss": loss, **values}, batch_hash=batch_hash
+        )
+        self._lines.step(values, loss)
         if self._forecast is not None:
             self._forecast.step(state.step, lr=lr, skipped=result.skipped)
 
@@ -106,7 +111,7 @@ class MetricsLogger:
         if self._file is None:
             return
         values = evaluation.metrics()
-        record = None if self._forecast is None else self._forecast.evaluation(state.step, evaluation.loss)
+        record = None if self._forecast is None else self._forecast.evaluation(state, evaluation.loss)
         self._write(state.step, {"step": state.step, **values, **(record.metrics() if record else {})})
         with explained("writing TensorBoard's file"):
             self._board.flush()
@@ -133,12 +138,12 @@ class MetricsLogger:
                 self._board.close()
             self._lines.close()
 
-    def _write(self, step: int, values: Mapping[str, float | int], **texts: str) -> None:
+    def _write(self, step: int, values: Mapping[str, float | int | None], **texts: str) -> None:
         assert self._file is not None
         self._file.append({**values, **texts})
         with explained("writing TensorBoard's file"):
             for name, value in values.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self._board.add_scalar(name, value, step)
 
 

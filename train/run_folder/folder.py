@@ -5,6 +5,7 @@ runs/NAME/run.json        the hashes of what it reads; every start: command, ver
 runs/NAME/verified_shards.json   the shards whose hashes were checked
 runs/NAME/metrics.jsonl   runs/NAME/events.jsonl   runs/NAME/tensorboard/   runs/NAME/checkpoints/   runs/NAME/logs/
 runs/NAME/profile/        traces of profiled steps
+runs/NAME/metrics-1.jsonl, tensorboard-1/        what was logged before the checkpoints were lost
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.checkpoint.writer_lease import FILE_NAME as LEASE_FILE_NAME
+
 
 @dataclass(frozen=True)
 class RunFolder:
     """The paths of one run."""
 
     path: Path
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here: its config lies beside what every start writes."""
+        return self.config.is_file() and (self.record.is_file() or (self.checkpoints / LEASE_FILE_NAME).is_file())
 
     @property
     def config(self) -> Path:
@@ -34,6 +42,10 @@ class RunFolder:
         """One line a step."""
         return self.path / "metrics.jsonl"
 
+    def metrics_kept(self, number: int) -> Path:
+        """Returns the path to which metrics.jsonl is renamed for the `number`-th time."""
+        return self.metrics.with_name(f"metrics-{number}.jsonl")
+
     @property
     def events(self) -> Path:
         """Skipped steps, loss spikes, rollbacks."""
@@ -43,6 +55,10 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    def tensorboard_kept(self, number: int) -> Path:
+        """Returns the path to which TensorBoard's folder is renamed for the `number`-th time."""
+        return self.tensorboard.with_name(f"tensorboard-{number}")
 
     @property
     def checkpoints(self) -> Path:

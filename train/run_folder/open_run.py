@@ -8,6 +8,7 @@ from pathlib import Path
 
 from settings import Settings, to_yaml
 from settings.files import explained, write_text
+from settings.paths import with_absolute_paths
 from train.checkpoint.writer_lease import WriterLease
 from train.run_folder.input_hashes import Inputs
 from train.run_folder.resume_check import check_run
@@ -34,6 +35,9 @@ def open_run(
         lease = WriterLease.take(folder.checkpoints)
         start = describe_start(command or ("lehr", *sys.argv[1:]), world_size)
         made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
-        write_text(folder.config, f"# {start['command']}\n# {made_by}\n{to_yaml(config)}")
-        record_start(folder, inputs or Inputs(), start)
+        # With relative paths, the config would be another run's in another current folder.
+        is_first = not folder.config.exists()
+        write_text(folder.config, f"# {start['command']}\n# {made_by}\n{to_yaml(with_absolute_paths(config))}")
+        for warning in record_start(folder, inputs or Inputs(), start, is_first=is_first):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
     return lease

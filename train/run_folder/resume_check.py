@@ -8,7 +8,8 @@ from typing import Any
 
 from settings import Settings, UserError, parse, read_yaml
 from settings.differences import listed
-from train.checkpoint.discovery import state_to_go_on_from
+from settings.paths import with_absolute_paths
+from train.checkpoint.discovery import read_latest, state_to_go_on_from, step_folders
 from train.checkpoint.writer_lease import check_not_running
 from train.resume_rules import differences, past_of
 from train.run_folder.folder import RunFolder
@@ -28,7 +29,8 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
     check_writable(path)
     check_not_running(folder.checkpoints)
     if not folder.config.exists():
-        if folder.checkpoints.exists() or folder.metrics.exists():
+        # A start that was killed at once leaves an empty folder of checkpoints.
+        if step_folders(folder.checkpoints) or read_latest(folder.checkpoints) is not None or folder.metrics.exists():
             raise UserError(
                 f"run folder {path} holds a run without its config.yaml; choose another run.name or put it back"
             )
@@ -70,14 +72,14 @@ def check_writable(path: Path) -> None:
 
 def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the parts of the recorded config and of this one that decided the batches the run has taken."""
-    plain = read_yaml(folder.config)
+    plain, here = read_yaml(folder.config), with_absolute_paths(config).to_plain()
     try:  # with today's defaults for keys that were not known then
-        there = parse(type(config), plain, source=str(folder.config)).to_plain()
+        there = with_absolute_paths(parse(type(config), plain, source=str(folder.config))).to_plain()
     except UserError:
-        return plain, config.to_plain()  # of another version of the schema: the keys that differ say so
+        return plain, here  # of another version of the schema: the keys that differ say so
     state, sources = state_to_go_on_from(folder.checkpoints), there.get("data", {}).get("sources", {})
     batch = state.batch if state else 0
-    return past_of(there, batch=batch, sources=sources), past_of(config.to_plain(), batch=batch, sources=sources)
+    return past_of(there, batch=batch, sources=sources), past_of(here, batch=batch, sources=sources)
 
 
 def _refuse(headline: str, found: list[str], remedy: str) -> None:

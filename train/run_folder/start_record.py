@@ -48,15 +48,34 @@ def recorded_inputs(path: Path) -> Inputs:
         return Inputs()
 
 
-def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any]) -> None:
-    """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost."""
+def recorded_starts(path: Path) -> int:
+    """Returns how many starts the run in the folder `path` has recorded; 0 if there is no record."""
+    try:
+        return len(_read_record(RunFolder(path).record).starts)
+    except UserError:
+        return 0
+
+
+def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is_first: bool) -> list[str]:
+    """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
+
+    Returns a warning if the record of the starts before is lost.
+    """
+    lost = None if is_first or folder.record.exists() else "is missing"
     try:
         record = _read_record(folder.record)
     except UserError:
-        folder.record.rename(folder.record.with_suffix(".unreadable"))
-        record = Record()
-    record = Record(inputs=record.inputs.joined(inputs), starts=[*record.starts, start])
+        unreadable = folder.record.with_suffix(".unreadable")
+        folder.record.rename(unreadable)
+        record, lost = Record(), f"cannot be read and is kept as {unreadable.name}"
+    record = Record(inputs=inputs if is_first else record.inputs.joined(inputs), starts=[*record.starts, start])
     write_json(folder.record, record.to_plain())
+    if lost is None:
+        return []
+    return [
+        f"{folder.record} {lost}: nothing says with which data the run began, so they were not compared; "
+        "those of this start are recorded"
+    ]
 
 
 def describe_start(command: Sequence[str], world_size: int) -> dict[str, Any]:

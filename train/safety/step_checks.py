@@ -1,4 +1,7 @@
-"""The checks after every step: a gradient that is not finite, a loss spike. All ranks come to the same decision."""
+"""The checks after every step: a loss that is not defined, a gradient that is not finite, a loss spike.
+
+All ranks come to the same decision.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,26 @@ class StepChecks:
         self._spikes = config.spikes
         self._events = events
         self._samples_of = samples_of
+        self._steps_without_tokens = 0  # of this start
 
     def after_step(
         self,
         state: TrainState,
         result: StepResult,
         *,
-        loss: float,
+        loss: float | None,
         batch: int,
         load_checkpoint: Callable[[], TrainState | None],
     ) -> TrainState:
         """Returns the state that the run goes on with: `state`, which counts the step already, or a rolled-back one.
 
-        `batch` is the number of the batch that the step took. `load_checkpoint` loads the last checkpoint into the
-        engine, or returns None if there is none. Raises DivergedError.
+        `batch` is the number of the batch that the step took, and `loss` is None if its loss mask left out every token.
+        `load_checkpoint` loads the last checkpoint into the engine, or returns None if there is none. Raises
+        DivergedError.
         """
+        if loss is None:
+            self._record_step_without_tokens(state, batch)
+            return state
         if result.skipped:
             record_skipped_step(
                 state,
@@ -56,6 +64,30 @@ class StepChecks:
         after = rolled_back(state, checkpoint, self._spikes)
         self._record_spike(state, loss, batch, f"back to step {after.step}, on with batch {after.batch}", after)
         return after
+
+    def finish(self, state: TrainState) -> None:
+        """Records how many steps of this start had no token that counts, if there were any."""
+        if self._steps_without_tokens:
+            self._events.add(
+                "no_tokens_in_all",
+                f"warning: in {self._steps_without_tokens} steps of this start no token counted",
+                step=state.step,
+                steps=self._steps_without_tokens,
+            )
+
+    def _record_step_without_tokens(self, state: TrainState, batch: int) -> None:
+        """Counts the step, and warns of the first one."""
+        self._steps_without_tokens += 1
+        if self._steps_without_tokens > 1:
+            return
+        samples = self._samples_of(batch)
+        self._events.add(
+            "no_tokens",
+            "warning: the loss mask leaves out every token of this batch, so the step has no loss (null in "
+            f"metrics.jsonl) and no gradient; samples {format_samples(samples)}; later ones are counted at the end",
+            step=state.step,
+            samples=samples,
+        )
 
     def _record_spike(
         self, state: TrainState, loss: float, batch: int, what_now: str, after: TrainState | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -58,8 +60,8 @@ def test_every_token_is_a_target_once(folder: Path, rows: int, size: int) -> Non
 
 
 def test_max_sequences_limits_each_source(folder: Path) -> None:
-    held_out = HeldOutLoader(DataConfig(shards=folder), seq_length=32)
-    rounds = list(held_out.rounds(4, max_sequences=5))
+    held_out = HeldOutLoader(DataConfig(shards=folder), seq_length=32, max_sequences=5)
+    rounds = list(held_out.rounds(4))
     samples = [(source, rows.samples.tolist()) for source, rows in rounds]
     pad = PADDING
     assert samples == [
@@ -86,17 +88,42 @@ def test_documents_and_positions_restart(folder: Path) -> None:
 
 
 def test_loss_masks_of_shards_hold(tmp_path: Path) -> None:
-    """The shards are written as the train split, for which the writer takes masks, and then renamed."""
     rng = np.random.default_rng(1)
     made = documents(rng, tokens=100)
     masks = [[bool(rng.random() < 0.5) for _ in document] for document in made]
-    write_source(tmp_path, "a", train=[made], loss={0: masks})
-    info = (tmp_path / "a/dataset.json").read_text().replace('"held_out"', '"x"').replace('"train":', '"held_out":')
-    (tmp_path / "a/dataset.json").write_text(info.replace('"x"', '"train"'))
+    write_source(tmp_path, "a", train=[made], held_out=[made], held_out_loss={0: masks})
     rows = [rows for _, rows in HeldOutLoader(DataConfig(shards=tmp_path), seq_length=32).rounds(1)]
     flat = [value for mask in masks for value in mask]
     assert np.concatenate([row.loss_mask[0] for row in rows])[:99].tolist() == flat[1:]
     assert not np.concatenate([row.loss_mask[0] for row in rows])[99:].any()
+
+
+def test_a_source_without_a_counted_token_has_no_loss(tmp_path: Path) -> None:
+    """Only the targets of the sequences that are taken count: the first token of a source is no target."""
+    for name, counted in (("first", 0), ("none", None), ("second", 1), ("late", 40)):
+        tokens = list(range(1, 60))
+        mask = [position == counted for position in range(59)]
+        write_source(tmp_path, name, train=[[tokens]], held_out=[[tokens]], held_out_loss={0: [mask]})
+    few = HeldOutLoader(DataConfig(shards=tmp_path), seq_length=8, max_sequences=5)
+    assert (few.sources, few.uncounted_sources) == (("late", "second"), ("first", "none"))
+    fewer = HeldOutLoader(DataConfig(shards=tmp_path), seq_length=8, max_sequences=4)
+    assert (fewer.sources, fewer.uncounted_sources) == (("second",), ("first", "late", "none"))
+    for held_out in (few, fewer):
+        counted = {name for name, rows in held_out.rounds(2) if rows.loss_mask.any()}
+        assert counted == set(held_out.sources)
+
+
+def test_the_identity_is_that_of_what_decides_the_loss(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def identity(most: int | None = None, *, shards: Path = folder, masking: bool = True, length: int = 32) -> object:
+        config = DataConfig(shards=shards, document_masking=masking)
+        return HeldOutLoader(config, seq_length=length, max_sequences=most).identity()
+
+    copied = shutil.copytree(folder, tmp_path_factory.mktemp("copied"), dirs_exist_ok=True)
+    assert identity(100) == identity() == identity(shards=copied)  # no source has as many
+    different = [identity(5), identity(6), identity(masking=False), identity(length=16)]
+    write_source(copied, "more", train=[[[1, 0]]], held_out=[[[1, 2, 0]]])
+    different.append(identity(shards=copied))
+    assert len({json.dumps(plain) for plain in [identity(), *different]}) == 6
 
 
 def test_bits_per_byte_need_the_bytes(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,3 +190,24 @@ def test_a_run_of_another_config_is_refused(config: Path) -> None:
     other = lehr("train", config, "train.steps=2", "schedule.warmup_steps=1", "optim.lr=1e-3")
     assert other.returncode == 2
     assert "optim.lr" in other.stderr
+
+
+@pytest.mark.slow
+def test_every_start_says_where_it_begins_and_keeps_what_was_logged(config: Path) -> None:
+    run = config.parent / "runs/try"
+    short = ("train.steps=4", "evaluate.every_steps=2", "checkpoint.every_steps=2")
+    first = lehr("train", config, "run.folder=runs", *short, cwd=config.parent)
+    assert first.returncode == 0, first.stderr
+    assert "Starts at step 1: the run folder is new." in first.stdout
+    (run / "checkpoints/step-00000004/state.json").unlink()
+    second = lehr("train", run / "config.yaml")  # from another folder
+    assert second.returncode == 0, second.stderr
+    assert "Goes on from step 2: checkpoint step-00000002" in second.stdout
+    assert second.stdout.count("Steps 3 to 4 are taken again.") == 1
+    logged = (run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run / "checkpoints")
+    third = lehr("train", run / "config.yaml")
+    assert third.returncode == 0, third.stderr
+    assert "Starts at step 1: the run folder has no checkpoint." in third.stdout
+    assert (run / "metrics-1.jsonl").read_bytes() == logged
+    assert losses(run) == pytest.approx([line["loss"] for line in read_metrics(run / "metrics-1.jsonl")], rel=1e-5)

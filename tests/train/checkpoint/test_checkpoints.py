@@ -89,7 +89,7 @@ def tell_later_on_a_rank(folder: Path) -> None:
         retention=CheckpointConfig(keep_last=1, keep_best=1),
         lease=WriterLease.take(folder) if mesh.rank == 0 else None,
     )
-    checkpoints.save(parts.engine, TrainState(step=10, held_out_loss=2.0))
+    checkpoints.save(parts.engine, TrainState(step=10).with_held_out_loss(2.0, on={"sequences": 8}))
     stopped = TrainState(step=20)
     checkpoints.save(parts.engine, stopped)
     checkpoints.wait()
@@ -97,7 +97,7 @@ def tell_later_on_a_rank(folder: Path) -> None:
     if mesh.rank == 0:
         assert {path.name for path in folder.glob("step-*")} == {"step-00000010", "step-00000020"}
     dist.barrier()
-    checkpoints.add_held_out_loss(stopped.with_held_out_loss(1.5))
+    checkpoints.add_held_out_loss(stopped.with_held_out_loss(1.5, on={"sequences": 8}))
 
 
 def save_on_a_slow_disk(folder: Path) -> tuple[list[str], list[str]]:
@@ -320,7 +320,8 @@ def test_a_held_out_loss_that_comes_later_reaches_the_manifest_and_counts_for_wh
     run_ranks(2, tell_later_on_a_rank, tmp_path)
     (path,) = tmp_path.glob("step-*")
     assert path.name == "step-00000020"
-    assert read_manifest(path).held_out_loss == 1.5
+    manifest = read_manifest(path)
+    assert (manifest.held_out_loss, manifest.held_out_on) == (1.5, {"sequences": 8})
     assert problems_of(path) == []
 
 

@@ -55,6 +55,7 @@ class Run:
         folder.mkdir(exist_ok=True)
         self.folder, self.out = folder, io.StringIO()
         self.step, self.skipped = from_step, 0
+        state = TrainState(step=from_step, evaluated_step=from_step)
         schedule = planned_lr_curve(
             SCHEDULES.parse({"name": "cosine", "warmup_steps": 20, "min_lr": 3e-4}), peak_lr=PEAK, total_steps=steps
         )
@@ -66,7 +67,7 @@ class Run:
             warmup_steps=20,
         )
         self.metrics = MetricsLogger(
-            RunFolder(folder), writes=True, from_step=from_step, total_steps=steps, flops_per_step=1e9, peak_flops=1e10,
+            RunFolder(folder), writes=True, state=state, total_steps=steps, flops_per_step=1e9, peak_flops=1e10,
             memory_bytes=lambda: 1, log_every_steps=10**6, forecast=forecast, console=Console(file=self.out),
         )  # fmt: skip
 
@@ -200,15 +201,43 @@ def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit)
             for step in range(first, last + 1):
                 running.step(step, lr=float(PLANNED.lr[step - 1]), skipped=broken)
                 if step % EVERY == 0:
-                    running.evaluation(step, 1.05 * true_loss(step) if broken else true_loss(step))
+                    running.evaluation(TrainState(step=step), true_loss(step) * (1.05 if broken else 1))
 
         take(1, 300, broken=False)
         if repeated:
             take(301, 320, broken=True)
         take(301, 320, broken=False)
-        forecasts.append(running.evaluation(320, true_loss(320)))
+        forecasts.append(running.evaluation(TrainState(step=320), true_loss(320)))
     assert isinstance(forecasts[0].final, Prediction)
     assert forecasts[0] == forecasts[1]
+
+
+@KINDS
+def test_losses_on_other_sequences_are_forgotten(kind: str, fit: Fit) -> None:
+    """Also by a run that goes on, which reads them in metrics.jsonl."""
+    changed_at, last = 210, 340
+    losses = {step: true_loss(step) * (1 if step >= changed_at else 1.3) for step in range(EVERY, last, EVERY)}
+
+    def started() -> RunForecast:
+        return RunForecast(forecaster(kind, fit), from_other_runs=True, planned_lr_n=PLANNED.lr, warmup_steps=20)
+
+    def taken(evaluated_from: int) -> RunForecast:
+        running = started()
+        for step in range(1, last):
+            running.step(step, lr=float(PLANNED.lr[step - 1]), skipped=False)
+            if step in losses and step >= evaluated_from:
+                since = changed_at if step >= changed_at else EVERY
+                running.evaluation(TrainState(step=step, held_out_since=since), losses[step])
+        return running
+
+    rows = [{"step": step, "lr": float(PLANNED.lr[step - 1])} for step in range(1, last)]
+    rows = [row | ({"held_out/loss": losses[int(row["step"])]} if row["step"] in losses else {}) for row in rows]
+    resumed = started()
+    resumed.recall(rows, state=TrainState(step=last - 1, held_out_since=changed_at))
+    now = TrainState(step=last, held_out_since=changed_at)
+    finals = [running.evaluation(now, true_loss(last)).final for running in (taken(changed_at), taken(0), resumed)]
+    assert isinstance(finals[0], Prediction)
+    assert finals[1:] == [finals[0]] * 2
 
 
 def test_a_longer_run_is_forecast_to_its_new_end(fit: Fit, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from train.state import TrainState
 
 def open_metrics(folder: Path, console: Console | None = None, **options: Any) -> MetricsLogger:
     folder.mkdir(exist_ok=True)
-    options = {"writes": True, "from_step": 0, "total_steps": 10, **options}
+    options = {"writes": True, "state": TrainState(), "total_steps": 10, **options}
     return MetricsLogger(
         RunFolder(folder),
         flops_per_step=5e9,
@@ -80,6 +80,23 @@ def test_a_line_a_step_with_floats_in_full(tmp_path: Path) -> None:
     assert last["batch_hash"] == "0000000000000003"
 
 
+def test_a_step_without_tokens_has_no_loss(tmp_path: Path) -> None:
+    out = io.StringIO()
+    metrics = open_metrics(tmp_path, Console(file=out, width=200))
+    result = StepResult(nll=0.0, grad_norm=0.0, skipped=False, diagnostics={})
+    metrics.step(TrainState(step=1), result, lr=1e-3, tokens=0, seconds=2.0, batch_hash="")
+    take_steps(metrics, 2, 2)
+    metrics.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert list(lines[0]) == [key for key in lines[1] if not key.startswith("optim/")]
+    assert [line["loss"] for line in lines] == [None, 1.0]
+    assert read_board(tmp_path)["loss"] == [(2, 1.0)]
+    first, second = out.getvalue().splitlines()
+    assert "no loss: no token counts" in first
+    assert "skipped" not in first
+    assert "loss 1.0000" in second
+
+
 def test_lines_are_there_as_soon_as_the_step_is_over(tmp_path: Path) -> None:
     metrics = open_metrics(tmp_path)
     take_steps(metrics, 1, 1)
@@ -120,7 +137,7 @@ def test_a_resume_drops_what_is_past_it_and_a_torn_line(tmp_path: Path) -> None:
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     kept = b"".join(whole.splitlines(keepends=True)[:3])
     (tmp_path / "metrics.jsonl").write_bytes(whole + b'{"step": 3, "lo')
-    metrics = open_metrics(tmp_path, from_step=3)
+    metrics = open_metrics(tmp_path, state=TrainState(step=3, evaluated_step=3))
     assert (tmp_path / "metrics.jsonl").read_bytes() == kept
     take_steps(metrics, 4, 6)
     metrics.close()
@@ -132,7 +149,7 @@ def test_tensorboard_shows_the_same_and_no_step_twice_after_a_resume(tmp_path: P
     take_steps(metrics, 1, 5)
     metrics.close()
     time.sleep(1.1)  # event files are named and ordered by the second
-    metrics = open_metrics(tmp_path, from_step=3)
+    metrics = open_metrics(tmp_path, state=TrainState(step=3, evaluated_step=3))
     take_steps(metrics, 4, 6)
     metrics.close()
     board = read_board(tmp_path)

@@ -227,3 +227,21 @@ def test_no_more_rollbacks_than_allowed_and_none_without_a_checkpoint(plain: dic
     (state,) = run_ranks(1, run_on_a_rank, without, "spoilt", (7,), timeout=120)
     assert (state["step"], state["rollbacks"]) == (STEPS, 0)
     assert [event["event"] for event in events(without)] == ["spike"]
+
+
+def test_a_step_without_a_counted_token_has_no_loss(plain: dict[str, Any]) -> None:
+    """Three steps draw from a source whose loss mask leaves out all: no loss that the next ones would be a spike of."""
+    shards = Path(plain["data"]["shards"])
+    tokens = list(range(1, 20)) * 50
+    write_source(shards, "masked", train=[[tokens]], loss={0: [[False] * len(tokens)]}, vocab_size=VOCABULARY)
+    plain["data"] |= {"mixture": {"masked": 1}, "stages": [{"from_step": 3, "mixture": {"alpha": 1}}]}
+    plain["train"] |= {"steps": 8, "spikes": {"sigma": 3, "window_steps": 4}}
+    (state,) = run_ranks(1, run_on_a_rank, plain, "not finite", (), timeout=120)
+    path = Path(plain["run"]["folder"]) / plain["run"]["name"] / "metrics.jsonl"
+    lines = [line for line in map(json.loads, path.read_text().splitlines()) if "lr" in line]
+    assert [line["loss"] for line in lines[:3]] == [None] * 3
+    assert all(0 < line["loss"] < 10 for line in lines[3:])
+    assert list(state["recent_losses"]) == [line["loss"] for line in lines[4:]]
+    first, last = events(plain)
+    assert (first["event"], first["step"], set(first["samples"])) == ("no_tokens", 1, {"masked"})
+    assert (last["event"], last["step"], last["steps"]) == ("no_tokens_in_all", 8, 3)

@@ -1,0 +1,26 @@
+"""Paths in a config, made independent of the current folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from settings.base import Settings
+
+S = TypeVar("S", bound=Settings)
+
+
+def with_absolute_paths(settings: S) -> S:
+    """Returns the settings with every relative path joined to the current folder. Text that is a path stays text."""
+    return settings.model_copy(update={name: _absolute(value) for name, value in settings})
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.absolute()
+    if isinstance(value, Settings):
+        return with_absolute_paths(value)
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    return {key: _absolute(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,59 @@
+"""The config.yaml of a run folder means the run that lies there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from launcher.run.config import RunConfig, load_run_config
+from launcher.run.input_hashes import inputs_of
+from settings import UserError, compose
+from train.run_folder.open_run import open_run
+from train.run_folder.resume_check import check_run
+
+
+@pytest.fixture
+def run(config: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was started with relative paths in the folder `project`, below which it lies."""
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copytree(shards, project / "shards")
+    monkeypatch.chdir(project)
+    started = compose(RunConfig, config, ["run.folder=runs", "data.shards=shards"])
+    open_run(started.run.path, started, world_size=1, inputs=inputs_of(started)).release()
+    return project / "runs/try"
+
+
+def test_the_folder_that_the_config_lies_in_is_the_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "archive é/kept_1"
+    for place in (run, moved):
+        if place != run:
+            place.parent.mkdir()
+            run.rename(place)
+        for folder, spelled in ((tmp_path, place / "config.yaml"), (place, Path("config.yaml"))):
+            monkeypatch.chdir(folder)
+            config = load_run_config(spelled)
+            assert config.run.path.absolute() == place
+            assert config.data.shards.is_dir()
+            check_run(config.run.path, config, inputs_of(config))
+
+
+def test_overrides_and_copies_still_begin_other_runs(run: Path, tmp_path: Path) -> None:
+    assert load_run_config(run / "config.yaml", ["run.name=other"]).run.path == run.parent / "other"
+    assert load_run_config(run / "config.yaml", ["run.folder=/else"]).run.path == Path("/else/try")
+    copied = shutil.copy(run / "config.yaml", tmp_path / "config.yaml")
+    assert load_run_config(copied, ["run.name=copy"]).run.path == run.parent / "copy"
+
+
+def test_the_config_that_started_a_run_goes_on_with_it(run: Path, config: Path) -> None:
+    given = compose(RunConfig, config, ["run.folder=runs", "data.shards=shards"])
+    check_run(given.run.path, given, inputs_of(given))
+    (run / "run.json").unlink()  # without hashes, the paths are compared
+    check_run(given.run.path, given, inputs_of(given))
+    elsewhere = compose(RunConfig, config, ["run.folder=runs", "data.shards=others"])
+    with pytest.raises(UserError, match=r"data\.shards: .*/shards. there, .*/others. here"):
+        check_run(elsewhere.run.path, elsewhere)

@@ -1,0 +1,89 @@
+"""Where a start begins, and why. Metrics that no checkpoint replaces are kept aside, not erased."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from settings.files import explained
+from settings.jsonl import read_json_lines
+from train.checkpoint.manifest import folder_name
+from train.run_folder.folder import RunFolder
+from train.run_folder.start_record import recorded_starts
+from train.state import TrainState
+
+
+def begin(folder: RunFolder, state: TrainState | None, *, total_steps: int) -> tuple[str, list[str]]:
+    """Returns the line that says at which step this start begins and why, and warnings of what the folder lacks.
+
+    `state` is that of the loaded checkpoint, or None if there is none. Then what was logged before is renamed, since
+    the steps to come would overwrite it. A start calls this after it has recorded itself. Raises RunError.
+    """
+    with explained("reading the metrics of the run"):
+        steps, garbled = _logged_steps(folder.metrics)
+        warnings = []
+        if state is None and (steps or garbled):
+            return f"Starts at step 1: the run folder has no checkpoint. {_set_aside(folder, steps)}", []
+        if garbled:
+            kept = _free_place(folder)
+            shutil.copy(folder.metrics, folder.metrics_kept(kept))
+            warnings.append(
+                f"metrics.jsonl holds {garbled} garbled lines, which are dropped; "
+                f"the file as it was is kept as {folder.metrics_kept(kept).name}"
+            )
+    if state is None:
+        reason = "the run folder is new" if recorded_starts(folder.path) < 2 else "the run folder has no checkpoint yet"
+        return f"Starts at step 1: {reason}.", []
+    warnings += _gap_warnings(steps, state.step)
+    return _resume_line(state.step, later=max(steps, default=0), total_steps=total_steps), warnings
+
+
+def _resume_line(step: int, *, later: int, total_steps: int) -> str:
+    name = folder_name(step)
+    if step >= total_steps:
+        return f"All {total_steps} steps are taken: checkpoint {name} is of step {step}."
+    again = f" Steps {step + 1} to {later} are taken again." if later > step else ""
+    if step == 0:
+        return f"Starts at step 1 with the weights of checkpoint {name}.{again}"
+    return f"Goes on from step {step}: checkpoint {name} is the newest complete one.{again}"
+
+
+def _gap_warnings(steps: set[int], step: int) -> list[str]:
+    """Returns a warning if metrics.jsonl lacks the last of the `step` steps that the checkpoint has taken."""
+    last = max((logged for logged in steps if logged <= step), default=0)
+    if last == step:
+        return []
+    held = f"ends at step {last}" if last else "holds none of the steps so far"
+    return [f"metrics.jsonl {held}, and the checkpoint is of step {step}: the steps before that stay missing in it"]
+
+
+def _logged_steps(path: Path) -> tuple[set[int], int]:
+    """Returns the steps in metrics.jsonl, and how many lines are garbled besides a last one that was cut off."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return set(), 0
+    read = read_json_lines(path)
+    cut_off = bool(lines) and (not read or read[-1][0].encode() != lines[-1])
+    return {values["step"] for _, values in read}, max(len(lines) - len(read) - cut_off, 0)
+
+
+def _set_aside(folder: RunFolder, steps: set[int]) -> str:
+    """Renames metrics.jsonl and TensorBoard's files. Returns a sentence with their new names."""
+    number = _free_place(folder)
+    names = []
+    for path, kept in (
+        (folder.metrics, folder.metrics_kept(number)),
+        (folder.tensorboard, folder.tensorboard_kept(number)),
+    ):
+        if path.exists():
+            path.rename(kept)
+            names.append(kept.name)
+    return f"What an earlier start logged, up to step {max(steps, default=0)}, is kept as {' and '.join(names)}."
+
+
+def _free_place(folder: RunFolder) -> int:
+    number = 1
+    while folder.metrics_kept(number).exists() or folder.tensorboard_kept(number).exists():
+        number += 1
+    return number

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import psutil
+from torch._C._distributed_c10d import Store
 
 from data.batches.held_out import HeldOutLoader
 from data.batches.loader import Loader
@@ -26,6 +27,7 @@ from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
+from train.safety.long_step import LongStep
 from train.safety.sample_numbers import sample_numbers
 from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
@@ -37,11 +39,11 @@ if TYPE_CHECKING:
 
 
 def build_run(
-    config: RunConfig, mesh: Mesh, folder: RunFolder, *, lease: WriterLease | None, watchdog: Watchdog
+    config: RunConfig, mesh: Mesh, folder: RunFolder, *, lease: WriterLease | None, watchdog: Watchdog, store: Store
 ) -> Run:
     """Builds every part of a run, and loads the newest complete checkpoint if there is one.
 
-    `lease`: rank 0's right to write into the run folder; None on the other ranks.
+    `lease`: rank 0's right to write into the run folder; None on the other ranks. `store`: the store of all ranks.
     """
     model = model_with_vocabulary(config)
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
@@ -49,6 +51,7 @@ def build_run(
     parts = _build_engine(config, model, mesh)
     state = checkpoints.load_latest(parts.engine) or TrainState()
     loader = _build_loader(config, mesh, state)
+    metrics = _build_metrics(config, model, mesh, folder, state, lease)
     return Run(
         config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
         mesh=mesh,
@@ -58,11 +61,19 @@ def build_run(
         held_out=HeldOutLoader(config.data, seq_length=config.train.seq_length),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         checkpoints=checkpoints,
-        metrics=_build_metrics(config, model, mesh, folder, state, lease),
+        metrics=metrics,
         step_checks=StepChecks(
             config.train, Events(folder.events, writes=mesh.rank == 0), lambda batch: sample_numbers(loader, batch)
         ),
         stop_listener=stop_listener,
+        long_step=LongStep(
+            store,
+            stop_listener,
+            rank=mesh.rank,
+            world_size=mesh.world_size,
+            can_drop=config.parallel.can_drop_step,
+            notice=metrics.notice,
+        ),
         watchdog=watchdog,
         step_timer=StepTimer(mesh.device),
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),

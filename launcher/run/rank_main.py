@@ -43,7 +43,7 @@ def run_rank(
     if mesh.rank == 0:
         lease = open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config))
     dist.barrier()
-    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog)
+    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=store)
     try:
         done = train(run)
     finally:
@@ -87,4 +87,4 @@ def _print_outcome(run: Run, folder: RunFolder, done: bool) -> None:
             file=sys.stderr,
         )
     else:
-        print("stopped before the first step; the same command starts anew", file=sys.stderr)
+        print("stopped before the first step was complete; the same command starts anew", file=sys.stderr)

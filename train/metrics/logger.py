@@ -113,6 +113,11 @@ class MetricsLogger:
         self._lines.evaluation(state.step, values, forecast=record.line() if record else None)
         self._lines.notice(record.drift_notice() if record else None)
 
+    def notice(self, line: str) -> None:
+        """Prints a line on the console."""
+        if self._file is not None:
+            self._lines.notice(line)
+
     def closing_line(self) -> str | None:
         """Returns forecast, held-out loss and error of a run that has ended; None without an end or a forecast."""
         return None if self._file is None or self._forecast is None else self._forecast.closing_line()

@@ -29,6 +29,13 @@ def job_end_time(environ: Mapping[str, str] | None = None) -> float | None:
     return read_job_end_time(os.environ if environ is None else environ)
 
 
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Returns the folder in which lehr keeps what it can make again: `lehr` in XDG_CACHE_HOME, or in ~/.cache."""
+    base = (os.environ if environ is None else environ).get("XDG_CACHE_HOME", "")
+    # The specification has relative paths ignored: https://specifications.freedesktop.org/basedir-spec
+    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "lehr"
+
+
 def export_rank_info(rank_info: RankInfo, *, console_columns: int | None = None) -> None:
     """Sets the variables from which `read_rank_info` reads the rank's place, here or in a program that replaces this.
 

@@ -44,7 +44,7 @@ class MetricsLogger:
         evaluated: bool = True,
         total_steps: int,
         flops_per_step: float,
-        peak_flops: float,
+        peak_flops: float | None,
         memory_bytes: Callable[[], int],
         log_every_steps: int = 1,
         forecast: RunForecast | None = None,
@@ -55,7 +55,7 @@ class MetricsLogger:
         the last of them is dropped too unless it is `evaluated`: it is made anew.
 
         `flops_per_step` counts forward and backward over a global batch, without recomputation. `peak_flops` is the sum
-        over all ranks, so that mfu = flops_per_step / seconds / peak_flops.
+        over all ranks, so that mfu = flops_per_step / seconds / peak_flops; None if it is unknown, and mfu left out.
         """
         self._file: MetricsFile | None = None
         if not writes:
@@ -90,7 +90,7 @@ class MetricsLogger:
             "lr": lr,
             "grad_norm": result.grad_norm,
             "tokens_per_second": tokens / seconds,
-            "mfu": self._flops_per_step / seconds / self._peak_flops,
+            **({"mfu": self._flops_per_step / seconds / self._peak_flops} if self._peak_flops is not None else {}),
             "memory_bytes": self._memory_bytes(),
             "seconds_per_step": seconds,
             "skipped_steps": state.skipped_steps,

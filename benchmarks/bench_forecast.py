@@ -87,13 +87,12 @@ def evaluations(path: Path, overrides: list[str]) -> None:
 
     config = compose(RunConfig, path, ["parallel={}", *overrides])
     prepare_process(SINGLE_PROCESS)
-    start_processes(
-        rank=0, world_size=1, gpu=0, timeout_seconds=600, store=open_store(SINGLE_PROCESS, timeout_seconds=600)
-    )
+    store = open_store(SINGLE_PROCESS, timeout_seconds=600)
+    start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=600, store=store)
     mesh = make_mesh(config.parallel, timeout_seconds=600)
     with tempfile.TemporaryDirectory() as folder:
         watchdog = Watchdog(600, lambda hang: None)  # not started
-        run = build_run(config, mesh, RunFolder(Path(folder)), lease=None, watchdog=watchdog)
+        run = build_run(config, mesh, RunFolder(Path(folder)), lease=None, watchdog=watchdog, store=store)
         train = config.train
 
         def step() -> None:

@@ -52,3 +52,12 @@ class ParallelConfig(Settings):
     def ranks(self) -> int:
         """The number of processes that `lehr train` starts."""
         return self.tensor * self.pipeline * self.data
+
+    @property
+    def can_drop_step(self) -> bool:
+        """Whether a step can be dropped between two micro-batches.
+
+        Under a pipeline several micro-batches are always in flight. Under ZeRO 2 and 3 DeepSpeed reduces gradients in
+        every backward pass, and counts the micro-batches of a step.
+        """
+        return self.pipeline == 1 and self.zero < 2

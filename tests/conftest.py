@@ -6,6 +6,7 @@ not depend on the number of cores.
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
+# What lehr keeps between runs, such as the CPU's measured peak, is kept between test runs too, but not for the user.
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lehr-tests-{os.getuid()}")
 
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and every process that they start would too.

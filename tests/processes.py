@@ -30,7 +30,10 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 R = TypeVar("R")
 
@@ -102,6 +105,13 @@ def run_ranks(
                 process.kill()
                 process.join(10)
                 connection.close()
+
+
+def store_of_ranks() -> Store:
+    """Connects a rank of `run_ranks` to the store at which all of its ranks met."""
+    import torch.distributed as dist
+
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))  # type: ignore[attr-defined]
 
 
 def lehr(

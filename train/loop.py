@@ -21,6 +21,7 @@ from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
 from train.micro_batches import MicroBatches
 from train.profiling.step_profiler import StepProfiler
+from train.safety.long_step import LongStep, StepDroppedError
 from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
 from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
@@ -51,6 +52,7 @@ class Run:
     metrics: MetricsLogger
     step_checks: StepChecks
     stop_listener: StopListener
+    long_step: LongStep
     watchdog: Watchdog
     step_timer: StepTimer
     profiler: StepProfiler
@@ -59,7 +61,7 @@ class Run:
 
 
 def train(run: Run) -> bool:
-    """Trains to the last step, or until a rank is requested to stop; saves the last step either way.
+    """Trains to the last step, or until a rank is requested to stop; saves the last complete step either way.
 
     Returns True if the run is complete, False if it was stopped early.
     """
@@ -75,7 +77,10 @@ def train(run: Run) -> bool:
         agreement = agree_on_step(rows, run.mesh, stop_requested=run.stop_listener.stop_requested())
         if agreement.stop:
             break
-        _take_step(run, rows, agreement, lr=run.schedule(run.state.step))
+        try:
+            _take_step(run, rows, agreement, lr=run.schedule(run.state.step))
+        except StepDroppedError:
+            break
         stopped = not _evaluate_if_due(run)
         if not stopped and _is_due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
@@ -92,6 +97,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
 
     The engine goes forward and backward over the micro-batches (parallel/schedule.py), reduces the gradients, clips
     them to `optim.clip_grad_norm` (parallel/engines/gradient_clipping.py), and updates the weights.
+    Raises StepDroppedError if the run is requested to stop within a long step.
     """
     micro_batches = MicroBatches(
         rows,
@@ -101,7 +107,8 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
         device=run.mesh.device,
     )
     batch = run.state.batch
-    result = run.engine.train_step(run.watchdog.track_progress(micro_batches), lr=lr)
+    tracked = run.long_step.track(run.watchdog.track_progress(micro_batches), step=run.state.step + 1)
+    result = run.engine.train_step(tracked, lr=lr)
     run.state = run.state.after_step(
         tokens=agreement.tokens_global, skipped=result.skipped, optimizer_steps=run.engine.optimizer_steps
     )

@@ -25,6 +25,8 @@ Int32s: TypeAlias = NDArray[np.int32]
 Int64s: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
 
+_TOKEN_DTYPES = (np.int64, np.int64, np.int64, np.int32, np.bool_)  # as `_allocate` names them
+BYTES_PER_TOKEN = sum(np.dtype(dtype).itemsize for dtype in _TOKEN_DTYPES)  # of a batch
 PADDING = -1  # the sample number of a row that only fills up a batch
 
 
@@ -105,11 +107,10 @@ def _allocate(buffers: BufferPool, seq_length: int, *, sources: Int16s, samples:
     """Return a batch in one buffer; only `sources` and `samples` are filled in."""
     rows = len(samples)
     cells = rows * seq_length
-    dtypes = (np.int64, np.int64, np.int64, np.int32, np.bool_)
-    buffer = buffers.take(cells * sum(np.dtype(dtype).itemsize for dtype in dtypes))
+    buffer = buffers.take(cells * BYTES_PER_TOKEN)
     arrays: list[NDArray[Any]] = []
     begin = 0
-    for dtype in dtypes:
+    for dtype in _TOKEN_DTYPES:
         end = begin + cells * np.dtype(dtype).itemsize
         arrays.append(buffer[begin:end].view(dtype).reshape(rows, seq_length))
         begin = end

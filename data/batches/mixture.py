@@ -95,6 +95,19 @@ class Mixture:
             sources[in_stage], samples[in_stage] = self._table(int(number)).look_up(rows[in_stage])
         return sources, samples
 
+    def expected_rows(self, count: int) -> list[float]:
+        """Return for each source how many of the run's first `count` rows it is due; the real number is near it.
+
+        No table is made for it.
+        """
+        ends = [*(stage.first_row for stage in self._stages[1:]), count]
+        rows = [0.0] * len(self._stages[0].weights)
+        for stage, end in zip(self._stages, ends, strict=True):
+            length = max(min(end, count) - stage.first_row, 0)
+            for source, weight in enumerate(stage.weights):
+                rows[source] += length * weight / sum(stage.weights)
+        return rows
+
     def _table(self, number: int) -> _StageTable:
         with self._lock:
             while len(self._tables) <= number:

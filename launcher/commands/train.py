@@ -117,7 +117,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     from launcher.run.config import load_run_config
     from launcher.run.held_out_sequences import held_out_warnings
     from launcher.run.input_hashes import inputs_of
-    from launcher.run.preflight import check_config, model_with_vocabulary
+    from launcher.run.preflight import check_config, model_with_vocabulary, repeated_data
     from launcher.run.schedule_change import schedule_change_warnings
     from launcher.run.verify_shards import verify_run_shards
     from train.run_folder.resume_check import check_run
@@ -132,7 +132,11 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     check_run(run_config.run.path, run_config, inputs_of(run_config))
     warnings += [*schedule_change_warnings(run_config), *held_out_warnings(run_config)]
     warnings += memory_warnings(run_config, model_with_vocabulary(run_config), machine, rank_info)
+    notes, more_warnings = repeated_data(run_config)
+    warnings += more_warnings
     if rank_info is None or rank_info.rank == 0:
+        for note in notes:
+            print(note, flush=True)
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if rank_info is None:  # it comes last because it takes longest, and it records in the run folder what it read

@@ -7,6 +7,7 @@ import os
 import resource
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from launcher.processes.network_interface import interface_to
 from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_torchrun_variables, torchrun_variables
@@ -28,6 +29,13 @@ def read_rank_info(environ: Mapping[str, str] | None = None) -> RankInfo:
 def job_end_time(environ: Mapping[str, str] | None = None) -> float | None:
     """Reads when Slurm will end the job, on the clock of time.time(); None without a limit. Raises UserError."""
     return read_job_end_time(os.environ if environ is None else environ)
+
+
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Returns the folder in which lehr keeps what it can make again: `lehr` in XDG_CACHE_HOME, or in ~/.cache."""
+    base = (os.environ if environ is None else environ).get("XDG_CACHE_HOME", "")
+    # The specification has relative paths ignored: https://specifications.freedesktop.org/basedir-spec
+    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "lehr"
 
 
 def export_rank_info(rank_info: RankInfo, *, console_columns: int | None = None) -> None:

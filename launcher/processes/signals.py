@@ -11,8 +11,9 @@ A signal takes this way, by how far the process is when it arrives:
 5. run/rank_main.py calls `defer_signals` in every rank once all ranks are connected: a signal then waits. While they
    make their process groups, where one rank waits for another, it waits for 20 s at most (`exit_if_stuck`).
 6. train/safety/stop_listener.py (`StopListener`) unblocks the signals when the training loop is built, and its handler
-   notes the request. The ranks agree on it at the next step (train/step_agreement.py); the loop (train/loop.py) saves a
-   checkpoint and returns; the rank ends with exit code 75 (`exit_codes.STOPPED_EARLY`), and so does the launcher.
+   notes the request. The ranks agree on it at the next step (train/step_agreement.py), or between the micro-batches of
+   a long step, which they drop (train/safety/long_step.py). The loop (train/loop.py) saves a checkpoint and returns;
+   the rank ends with exit code 75 (`exit_codes.STOPPED_EARLY`), and so does the launcher.
 
 SIGHUP and SIGINT stay ignored if they were ignored when the process started: nohup and a shell's `&` rely on it
 (train/safety/stop_signals.py).

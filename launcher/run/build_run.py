@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import TYPE_CHECKING
 
 import psutil
+from torch._C._distributed_c10d import Store
 
 from data.batches.loader import Loader
 from data.shards.index import shard_tokenizer
-from launcher.processes.environment import job_end_time
+from launcher.processes.environment import cache_folder, job_end_time
 from launcher.run.config import RunConfig
+from launcher.run.estimate import estimate_lines, estimate_step, step_warnings
 from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
 from model.config import ModelConfig
-from model.size import flops_per_token
 from parallel.build import ComputeConfig, TrainableModel, build
 from parallel.engines.engine import Engine
 from parallel.mesh import Mesh
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
 from train.loop import LoopConfig, Run
-from train.metrics.hardware import memory_bytes, peak_flops
+from train.metrics.hardware import find_peak, memory_bytes
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.beginning import begin
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
+from train.safety.long_step import LongStep
 from train.safety.sample_numbers import sample_numbers
 from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
@@ -40,18 +41,20 @@ if TYPE_CHECKING:
 
 
 def build_run(
-    config: RunConfig, mesh: Mesh, folder: RunFolder, *, lease: WriterLease | None, watchdog: Watchdog
+    config: RunConfig, mesh: Mesh, folder: RunFolder, *, lease: WriterLease | None, watchdog: Watchdog, store: Store
 ) -> Run:
     """Builds every part of a run, and loads the newest complete checkpoint if there is one.
 
-    `lease`: rank 0's right to write into the run folder; None on the other ranks.
+    `lease`: rank 0's right to write into the run folder; None on the other ranks. `store`: the store of all ranks.
     """
     model = model_with_vocabulary(config)
+    peak_flops = _announce_step(config, model, mesh) if mesh.rank == 0 else None
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints)
     parts = _build_engine(config, model, mesh)
     state = _load_state(config, checkpoints, parts.engine, folder, lease)
     loader = _build_loader(config, mesh, state)
+    metrics = _build_metrics(config, model, mesh, folder, state, lease, peak_flops)
     return Run(
         config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
         mesh=mesh,
@@ -61,17 +64,39 @@ def build_run(
         held_out=held_out_loader(config),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         checkpoints=checkpoints,
-        metrics=_build_metrics(config, model, mesh, folder, state, lease),
+        metrics=metrics,
         step_checks=StepChecks(
             config.train, Events(folder.events, writes=mesh.rank == 0), lambda batch: sample_numbers(loader, batch)
         ),
         stop_listener=stop_listener,
+        long_step=LongStep(
+            store,
+            stop_listener,
+            rank=mesh.rank,
+            world_size=mesh.world_size,
+            can_drop=config.parallel.can_drop_step,
+            notice=metrics.notice,
+        ),
         watchdog=watchdog,
         step_timer=StepTimer(mesh.device),
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
         state=state,
         saved_step=state.step,
     )
+
+
+def _announce_step(config: RunConfig, model: ModelConfig, mesh: Mesh) -> float | None:
+    """Prints the estimate of a step, and returns the peak FLOP/s of all ranks, or None if it is not known.
+
+    One rank measures for all, before its own threads prepare batches.
+    """
+    peak = find_peak(mesh.device, config.train.precision, cache_folder())
+    step = estimate_step(config, model, world_size=mesh.world_size)
+    for line in estimate_lines(step, peak, world_size=mesh.world_size):
+        print(line)
+    for warning in step_warnings(config, step, peak, world_size=mesh.world_size):
+        print(f"warning: {warning}", file=sys.stderr)
+    return None if peak.flops is None else peak.flops * mesh.world_size
 
 
 def _build_checkpoints(
@@ -140,19 +165,23 @@ def _build_loader(config: RunConfig, mesh: Mesh, state: TrainState) -> Loader:
 
 
 def _build_metrics(
-    config: RunConfig, model: ModelConfig, mesh: Mesh, folder: RunFolder, state: TrainState, lease: WriterLease | None
+    config: RunConfig,
+    model: ModelConfig,
+    mesh: Mesh,
+    folder: RunFolder,
+    state: TrainState,
+    lease: WriterLease | None,
+    peak_flops: float | None,
 ) -> MetricsLogger:
     train = config.train
     writes = mesh.rank == 0
-    tokens_per_step_global = train.global_batch_size * train.seq_length
     return MetricsLogger(
         folder,
         writes=writes,
         state=state,
         total_steps=train.steps,
-        flops_per_step=flops_per_token(model, train.seq_length) * tokens_per_step_global,
-        # The rank that writes metrics measures the peak, for all ranks.
-        peak_flops=peak_flops(mesh.device, train.precision) * mesh.world_size if writes else math.nan,
+        flops_per_step=estimate_step(config, model, world_size=mesh.world_size).flops,
+        peak_flops=peak_flops,
         memory_bytes=lambda: memory_bytes(mesh.device),
         log_every_steps=train.log_every_steps,
         forecast=_build_forecast(config, model) if writes else None,

@@ -73,42 +73,34 @@ def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | Non
 def memory_warnings(config: RunConfig, model: ModelConfig, machine: Machine, rank_info: RankInfo | None) -> list[str]:
     """Returns a warning if the fullest rank is estimated to need more than its GPU has, or all ranks of this machine
     together more than its free memory."""
-    from model.memory import LayoutSizes, rank_bytes
+    from launcher.run.estimate import estimate_step  # imports torch
 
-    parallel, train = config.parallel, config.train
+    parallel = config.parallel
     world_size, local_world_size = (
         (parallel.ranks, parallel.ranks) if rank_info is None else (rank_info.world_size, rank_info.local_world_size)
     )
-    data = world_size // (parallel.tensor * parallel.pipeline)
-    rank = rank_bytes(
-        model,
-        LayoutSizes(
-            tensor=parallel.tensor,
-            pipeline=parallel.pipeline,
-            virtual_stages=parallel.virtual_stages,
-            data=data,
-            zero=parallel.zero,
-            sequence=parallel.sequence,
-            recompute=train.recompute,
-            bfloat16=train.precision == "bfloat16",
-        ),
-        seq_length=train.seq_length,
-        micro_batch_size=train.micro_batch_size,
-        micro_batches=train.global_batch_size // (train.micro_batch_size * data),
-    )
+    step = estimate_step(config, model, world_size=world_size)
+    rank, batches = step.rank, step.batch_bytes
     offloaded = rank.optimizer if parallel.offload == "optimizer" else 0
     gpu_needs, memory_needs = (rank.total - offloaded, offloaded) if machine.gpus else (0, rank.total)
+    smaller = "train.recompute=full or a smaller train.micro_batch_size need less"
+    if batches > memory_needs:
+        smaller = "a smaller train.global_batch_size, which counts rows and not tokens, needs less"
     checks = (
-        (gpu_needs, machine.gpu_bytes, "the fullest rank needs about {} GiB, and a GPU has {}; more ranks, "),
         (
-            local_world_size * memory_needs,
+            gpu_needs,
+            machine.gpu_bytes,
+            "the fullest rank needs about {} GiB, and a GPU has {}; more ranks, "
+            "train.recompute=full or a smaller train.micro_batch_size need less",
+        ),
+        (
+            local_world_size * (memory_needs + batches),
             machine.free_bytes,
-            "the ranks on this machine need about {} GiB of memory, and {} are free; ",
+            "the ranks on this machine need about {} GiB of memory, and {} are free; " + smaller,
         ),
     )
     return [
-        text.format(f"{needed / GIB:.1f}", f"{available / GIB:.1f}")
-        + "train.recompute=full or a smaller train.micro_batch_size need less (by arithmetic, for two moments a weight)"
+        text.format(f"{needed / GIB:.1f}", f"{available / GIB:.1f}") + " (by arithmetic, for two moments a weight)"
         for needed, available, text in checks
         if needed > available
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from data.batches.check_training_data import check_training_data
-from data.shards.index import shard_tokenizer
+from data.batches.epochs import epochs_by_source
+from data.shards.index import open_shards, shard_tokenizer
 from launcher.run.config import RunConfig
 from model.config import ModelConfig
 from model.transformer import without_values
@@ -33,6 +34,31 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
 
         warnings += check_forecast(config, model)
     return warnings
+
+
+def repeated_data(config: RunConfig) -> tuple[list[str], list[str]]:
+    """Returns notes and warnings, a line each: which sources the run reads more than once, and a step by itself."""
+
+    def epochs_of(steps: int) -> dict[str, float]:
+        return epochs_by_source(
+            config.data,
+            open_shards(config.data),
+            seq_length=config.train.seq_length,
+            rows_per_step_global=config.train.global_batch_size,
+            steps=steps,
+        )
+
+    def repeated(epochs: dict[str, float]) -> str:
+        return ", ".join(f"source {name} {times:,.1f} times" for name, times in epochs.items() if times >= 1.05)
+
+    notes = [f"The run reads {sources}." for sources in [repeated(epochs_of(config.train.steps))] if sources]
+    warnings = [
+        f"each step reads {sources}: train.global_batch_size = {config.train.global_batch_size} counts rows of "
+        f"train.seq_length = {config.train.seq_length} tokens, not tokens"
+        for sources in [repeated(epochs_of(1))]
+        if sources
+    ]
+    return notes, warnings
 
 
 def _check_keep_best(config: RunConfig) -> None:

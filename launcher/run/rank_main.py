@@ -42,7 +42,7 @@ def run_rank(
     watchdog.start()
     folder = RunFolder(config.run.path)
     lease = _open_run(config, mesh)
-    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog)
+    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=met)
     try:
         done = train(run)
     finally:
@@ -99,4 +99,4 @@ def _print_outcome(run: Run, folder: RunFolder, done: bool) -> None:
             file=sys.stderr,
         )
     else:
-        print("stopped before the first step; the same command starts anew", file=sys.stderr)
+        print("stopped before the first step was complete; the same command starts anew", file=sys.stderr)

@@ -70,7 +70,11 @@ class Engine(Evaluates, Protocol):
     """This rank's weights, gradients and optimizer, whatever the layout."""
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
-        """Takes one step on the global batch, of which this data rank has these micro-batches."""
+        """Takes one step on the global batch, of which this data rank has these micro-batches.
+
+        If taking a micro-batch raises, on all ranks before the same one, the step is dropped: no weight and no
+        optimizer state has changed. Only layouts with `ParallelConfig.can_drop_step` allow it.
+        """
         ...
 
     def state(self, *, saving: bool) -> dict[str, Slice]:

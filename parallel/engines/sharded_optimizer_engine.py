@@ -83,6 +83,8 @@ class ShardedOptimizerEngine:
         return self._optimizer.step_count
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        self._gradients.zero_()  # first, so that a step that was dropped leaves nothing behind
+        self._gradients_of_copies.zero_()
         nll = run_micro_batches(self._chunks, micro_batches, backward=True)
         with span("reduction"):
             self._sum_partial_gradients()
@@ -94,8 +96,6 @@ class ShardedOptimizerEngine:
         if finite:
             with span("update"):
                 self._clip_and_update(lr, norm)
-        self._gradients.zero_()
-        self._gradients_of_copies.zero_()
         return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._diagnostics.of_all_ranks())
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:

@@ -52,7 +52,7 @@ class ConsoleLines:
             f"lr {values['lr']:.2e}",
             f"grad {values['grad_norm']:.3f}",
             f"{format_count(values['tokens_per_second'])} tok/s",
-            f"mfu {100 * values['mfu']:.1f}%",
+            *([f"mfu {100 * values['mfu']:.1f}%"] if "mfu" in values else []),
             f"{format_count(values['memory_bytes'], base=1024)}B",
             f"{values['seconds_per_step']:.2f} s",
         ]

@@ -43,7 +43,7 @@ class MetricsLogger:
         state: TrainState,
         total_steps: int,
         flops_per_step: float,
-        peak_flops: float,
+        peak_flops: float | None,
         memory_bytes: Callable[[], int],
         log_every_steps: int = 1,
         forecast: RunForecast | None = None,
@@ -54,7 +54,7 @@ class MetricsLogger:
         the last of them is dropped too if the state has none: it is made anew.
 
         `flops_per_step` counts forward and backward over a global batch, without recomputation. `peak_flops` is the sum
-        over all ranks, so that mfu = flops_per_step / seconds / peak_flops.
+        over all ranks, so that mfu = flops_per_step / seconds / peak_flops; None if it is unknown, and mfu left out.
         """
         self._file: MetricsFile | None = None
         if not writes:
@@ -93,7 +93,7 @@ class MetricsLogger:
             "lr": lr,
             "grad_norm": result.grad_norm,
             "tokens_per_second": tokens / seconds,
-            "mfu": self._flops_per_step / seconds / self._peak_flops,
+            **({"mfu": self._flops_per_step / seconds / self._peak_flops} if self._peak_flops is not None else {}),
             "memory_bytes": self._memory_bytes(),
             "seconds_per_step": seconds,
             "skipped_steps": state.skipped_steps,
@@ -117,6 +117,11 @@ class MetricsLogger:
             self._board.flush()
         self._lines.evaluation(state.step, values, forecast=record.line() if record else None)
         self._lines.notice(record.drift_notice() if record else None)
+
+    def notice(self, line: str) -> None:
+        """Prints a line on the console."""
+        if self._file is not None:
+            self._lines.notice(line)
 
     def closing_line(self) -> str | None:
         """Returns forecast, held-out loss and error of a run that has ended; None without an end or a forecast."""

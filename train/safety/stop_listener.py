@@ -1,4 +1,8 @@
-"""Requests to stop a run: signals and a time limit. All ranks agree on them at each step (train/step_agreement.py)."""
+"""Requests to stop a run: signals and a time limit.
+
+All ranks agree on them before each step (train/step_agreement.py), and within a long step between its micro-batches
+(train/safety/long_step.py).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from types import FrameType
 from train.safety.stop_signals import STOP_SIGNALS, set_stop_handlers
 
 _STEPS = 50  # the next step may take as long as the longest of so many
+FINISH_SECONDS = 10.0  # a signal lets a step end that takes no longer; torchrun and Slurm kill 30 s after theirs
 _ONE_CTRL_C_SECONDS = 0.5  # a terminal and torchrun both send a rank the signal of a single Ctrl-C
 
 
@@ -50,12 +55,20 @@ class StopListener:
 
     def stop_requested(self) -> bool:
         """Returns whether this rank received a signal to stop, or has no time for one more step."""
-        return self._signalled_at is not None or self._is_late()
+        return self._signalled_at is not None or self._is_late(max(self._step_seconds, default=0.0))
 
-    def _is_late(self) -> bool:
+    def stop_requested_within_step(self, seconds_left: float, *, next_seconds: float) -> bool:
+        """Returns whether this rank should drop its step, which takes `seconds_left` more.
+
+        A signal lets a step end that soon ends. The time limit must leave `next_seconds`, those of a micro-batch.
+        """
+        return (self._signalled_at is not None and seconds_left > FINISH_SECONDS) or self._is_late(next_seconds)
+
+    def _is_late(self, seconds: float) -> bool:
+        """Returns whether `seconds` more and a save would end too close to the limit."""
         if self._limit is None:
             return False
-        needed = max(self._step_seconds, default=0.0) + self._save_seconds() + self._before_limit_seconds
+        needed = seconds + self._save_seconds() + self._before_limit_seconds
         return time.time() + needed > self._limit
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

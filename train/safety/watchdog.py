@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar, overload
+from typing import TypeVar
 
 from train.config import FIRST_TIME_FACTOR
+from train.safety.tracked import Tracked
 
 T = TypeVar("T")
 
@@ -72,7 +73,7 @@ class Watchdog:
 
     def track_progress(self, parts: Sequence[T]) -> Sequence[T]:
         """Returns the same micro-batches; whenever one is taken, the watchdog notes progress."""
-        return _Tracked(parts, self._note_micro_batch)
+        return Tracked(parts, self._note_micro_batch)
 
     def close(self) -> None:
         """Ends the watch."""
@@ -80,8 +81,8 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _note_micro_batch(self, number: int, count: int) -> None:
-        self._position = f"{self._position.partition(',')[0]}, micro-batch {number} of {count}"
+    def _note_micro_batch(self, index: int, count: int) -> None:
+        self._position = f"{self._position.partition(',')[0]}, micro-batch {index + 1} of {count}"
         self._progress += 1
 
     def _watch(self) -> None:
@@ -137,24 +138,3 @@ def place_of(frame: FrameType | None) -> str:
             return f"{collective} of {where}" if collective else f"{frame.f_code.co_name} at {where}"
         frame = frame.f_back
     return collective or "no code of lehr"
-
-
-class _Tracked(Sequence[T]):
-    def __init__(self, parts: Sequence[T], on_taken: Callable[[int, int], None]) -> None:
-        self._parts = parts
-        self._on_taken = on_taken
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        return self._parts[index]
-
-    def __iter__(self) -> Iterator[T]:
-        for number, part in enumerate(self._parts, start=1):
-            self._on_taken(number, len(self._parts))
-            yield part

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from launch_variables import SRUN, TORCHRUN
 
 from launcher.processes.environment import (
     available_cores,
+    cache_folder,
     export_rank_info,
     one_openmp_thread,
     read_rank_info,
@@ -23,6 +25,12 @@ from settings import UserError
 def test_a_process_on_its_own() -> None:
     assert read_rank_info({}) == SINGLE_PROCESS
     assert (SINGLE_PROCESS.rank, SINGLE_PROCESS.world_size, SINGLE_PROCESS.launcher) == (0, 1, "none")
+
+
+def test_the_cache_folder() -> None:
+    assert cache_folder({"XDG_CACHE_HOME": "/scratch/cache"}) == Path("/scratch/cache/lehr")
+    for ignored in ({}, {"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "relative"}):
+        assert cache_folder(ignored) == Path.home() / ".cache" / "lehr"
 
 
 def test_torchruns_variables() -> None:

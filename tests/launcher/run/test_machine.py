@@ -91,6 +91,14 @@ def test_shared_and_offloaded_bytes_count_where_they_are_stored(config: Path) ->
     assert "the ranks on this machine need about 4" in warning
 
 
+def test_batches_are_in_main_memory(config: Path) -> None:
+    many = compose_run(config, "train.global_batch_size=52428800")
+    for machine in (CPU, replace(GPUS, free_bytes=64 * GIB)):
+        (warning,) = warnings(many, machine)
+        assert "the ranks on this machine need about" in warning
+        assert "a smaller train.global_batch_size, which counts rows and not tokens, needs less" in warning
+
+
 def test_this_machine_can_be_looked_at() -> None:
     machine = read_machine()
     assert machine.free_bytes > 0

@@ -29,11 +29,10 @@ from train.state import TrainState
 
 def open_metrics(folder: Path, console: Console | None = None, **options: Any) -> MetricsLogger:
     folder.mkdir(exist_ok=True)
-    options = {"writes": True, "state": TrainState(), "total_steps": 10, **options}
+    options = {"writes": True, "state": TrainState(), "total_steps": 10, "peak_flops": 1e10, **options}
     return MetricsLogger(
         RunFolder(folder),
         flops_per_step=5e9,
-        peak_flops=1e10,
         memory_bytes=lambda: 3 * 1024**3,
         console=console or Console(file=io.StringIO()),
         **options,
@@ -95,6 +94,16 @@ def test_a_step_without_tokens_has_no_loss(tmp_path: Path) -> None:
     assert "no loss: no token counts" in first
     assert "skipped" not in first
     assert "loss 1.0000" in second
+
+
+def test_without_a_known_peak_there_is_no_mfu(tmp_path: Path) -> None:
+    file = io.StringIO()
+    metrics = open_metrics(tmp_path / "run", Console(file=file, width=200), peak_flops=None)
+    take_steps(metrics, 1, 2)
+    metrics.close()
+    assert all("mfu" not in line for line in read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    assert "mfu" not in file.getvalue()
+    assert "tok/s" in file.getvalue()
 
 
 def test_lines_are_there_as_soon_as_the_step_is_over(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from made_shards import documents, write_source
-from processes import RanksFailedError, run_ranks
+from processes import RanksFailedError, run_ranks, store_of_ranks
 
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
@@ -100,7 +100,8 @@ def run_on_a_rank(
     mesh = make_mesh(config.parallel, timeout_seconds=60)
     folder = RunFolder(config.run.path)
     lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
-    run = build_run(config, mesh, folder, lease=lease, watchdog=Watchdog(60, lambda hang: None))
+    watchdog = Watchdog(60, lambda hang: None)
+    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=store_of_ranks())
     if left_out:
         run.state = run.state.model_copy(update={"left_out": left_out})
     change = {"not finite": not_finite_at, "spoilt": spoilt}[kind](*numbers)

@@ -44,6 +44,7 @@ def test_the_worked_example_is_all_that_a_new_schedule_takes(tmp_path: Path) -> 
     assert subprocess.run(ruff, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_worked_example_is_forecast_and_searched_too(tmp_path: Path) -> None:
     """The completion offers the method's own keys, without importing torch, which would take seconds."""
     drop_in(tmp_path, "launcher", "train", "laws", "schedules", "settings")

@@ -97,6 +97,7 @@ def use_config(path: Path, overrides: list[str]) -> None:
     check_run(config.run.path, config)
 
 
+@pytest.mark.slow
 def test_configs(tmp_path: Path, shards: Path) -> None:
     plain = plain_config(tmp_path, shards)
     path = tmp_path / "mutated.yaml"
@@ -311,6 +312,7 @@ def test_metrics(tmp_path: Path) -> None:
         assert survives(go_on, seed=seed, damage=content)
 
 
+@pytest.mark.slow
 def test_run_folders(tmp_path: Path, shards: Path) -> None:
     config = compose(RunConfig, write_config(tmp_path, shards))
     open_run(config.run.path, config, world_size=1)

@@ -83,6 +83,7 @@ def test_values(words: list[str], offered: list[str]) -> None:
     assert sorted(complete("train", "c.yaml", *words)) == sorted(offered)
 
 
+@pytest.mark.slow
 def test_it_is_quick() -> None:
     """Its computing time is a few times that of importing typer, which every command has to do.
 

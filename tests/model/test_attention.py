@@ -82,6 +82,7 @@ def test_blocks_of_few_heads_give_what_blocks_of_many_give(several: bool, monkey
 
 
 # torch 2.14's own opcheck reads .grad of tensors that are no leaves.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_blocked_is_a_valid_operator() -> None:
     """The operator is lawful for torch.compile: right shapes without values, a gradient, unchanged inputs."""

@@ -115,6 +115,7 @@ def closed_form(scaling: str) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_the_residual_grows_with_the_logarithm_of_depth_and_without_scaling_with_depth() -> None:
     for scaling in ("none", "layernorm_scaling"):
         seeds = torch.tensor([variances(scaling, seed) for seed in range(4)]).mean(0)

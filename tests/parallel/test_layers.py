@@ -36,6 +36,7 @@ def _kept(tensor: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_no_copies_of_weights_are_kept() -> None:
     """Each of two ranks has half the weights; one row's activations are less than that."""
     (full,) = run_ranks(1, _kept, 1)

@@ -64,6 +64,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
     return {"shards": str(folder)}, streams
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(("max_windows", "micro_batches", "taken"), [(10, 64, 10), (10, 2, 10), (1000, 64, 126)])
 def test_the_loss_is_that_of_the_windows_and_no_round_is_filled_for_nothing(

@@ -55,6 +55,7 @@ def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int
     return before, len(made), most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "parallel"),
     [(1, {}), (1, {"zero": 2}), (2, {"pipeline": 2}), (2, {"pipeline": 2, "virtual_stages": 2})],

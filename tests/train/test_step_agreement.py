@@ -66,6 +66,7 @@ def hash_of(rows: Batch) -> str:
     return np.array([batch_hash(rows, first_row=0)], dtype=np.int64).view(np.uint64)[0].item().to_bytes(8, "big").hex()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "parallel", "workers"),
     [(1, {}, 1), (1, {}, 3), (2, {"data": 2}, 1), (2, {"tensor": 2}, 1), (4, {"data": 4, "zero": 0}, 2)],

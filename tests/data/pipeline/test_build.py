@@ -56,6 +56,7 @@ def test_same_bytes_twice_and_with_more_workers(folder: Path) -> None:
     assert hashes(folder / "one") == hashes(folder / "two")
 
 
+@pytest.mark.slow
 def test_a_second_build_finds_the_first_and_another_config_is_refused(folder: Path) -> None:
     assert not build(config(folder)).already_built
     assert build(config(folder)).already_built
@@ -96,6 +97,7 @@ def test_the_end_of_text_string_in_a_document_is_text(folder: Path) -> None:
     assert int((tokens == info.tokenizer.eos_id).sum()) == info.splits["train"].documents == 51
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_takes_four_bytes(folder: Path) -> None:
     build(config(folder, "small"))
     tokenizer = Tokenizer.from_file(str(folder / "small" / "tokenizer.json"))
@@ -120,6 +122,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_documents_are_counted_or_refused(folder: Path, kind: str) -> None:
     with (folder / "made.jsonl").open("ab") as file:
@@ -141,6 +144,7 @@ def test_a_missing_file_and_an_empty_source(folder: Path) -> None:
     assert not (folder / "shards").exists()
 
 
+@pytest.mark.slow
 def test_an_empty_source_beside_a_full_one(folder: Path) -> None:
     (folder / "none.jsonl").write_text('{"text": ""}\n')
     sources = {name: {"name": "jsonl", "paths": [str(folder / f"{name}.jsonl")]} for name in ("made", "none")}
@@ -149,6 +153,7 @@ def test_an_empty_source_beside_a_full_one(folder: Path) -> None:
     assert sum(result.sources["made"].documents.values()) == 200
 
 
+@pytest.mark.slow
 def test_duplicates_are_dropped_once(folder: Path) -> None:
     near = text(1).replace("river", "rivers")
     write_jsonl(folder / "made.jsonl", [*(text(seed) for seed in range(50)), text(7), near])
@@ -186,6 +191,7 @@ def test_the_held_out_documents_stay_when_a_source_grows(folder: Path) -> None:
     assert before == {each for each in after if each in {text(seed) for seed in range(200)}}
 
 
+@pytest.mark.slow
 def test_a_source_with_a_held_out_fraction_of_its_own(folder: Path) -> None:
     """The same rule holds out its documents, so those of the smaller fraction are among those of the larger."""
 
@@ -207,6 +213,7 @@ def test_a_source_with_a_held_out_fraction_of_its_own(folder: Path) -> None:
         assert sum(part.documents for part in split.splits.values()) == 200
 
 
+@pytest.mark.slow
 def test_compressed_lines_and_folders_of_text(folder: Path) -> None:
     with gzip.open(folder / "made.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": text(seed)}) + "\n" for seed in range(200))

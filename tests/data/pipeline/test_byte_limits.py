@@ -22,6 +22,7 @@ def texts(letter: str, number: int) -> list[str]:
     return [f"{n} " + letter * 100 for n in range(number)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("escaped", [False, True], ids=["plain", "escaped"])
 def test_max_bytes_limits_all_files_of_a_source_together_in_utf8(tmp_path: Path, escaped: bool) -> None:
     """`escaped` makes the file ASCII, where a character of text takes up to twelve bytes."""

@@ -135,6 +135,7 @@ def altered(path: Path, folder: Path, what: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "caches"),
     [

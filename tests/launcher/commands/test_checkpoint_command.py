@@ -26,6 +26,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "try"
 
 
+@pytest.mark.slow
 def test_list_shows_every_checkpoint_and_why_it_is_kept(run: Path) -> None:
     done = lehr("checkpoint", "list", run)
     assert (done.returncode, done.stderr) == (0, "")

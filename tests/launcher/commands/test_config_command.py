@@ -55,6 +55,7 @@ def listed(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_section_lists_type_rule_default_meaning_and_whether_it_may_change() -> None:
     shown = listed("keys", "train")
     assert "train.steps: integer; at least 1; required" in shown

@@ -67,6 +67,7 @@ def fit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "fit.json"
 
 
+@pytest.mark.slow
 def test_fit_finds_the_true_parameters(fit_file: Path) -> None:
     fit = load_fit(fit_file)
     assert fit.values == pytest.approx(TRUTH, rel=0.05)
@@ -77,6 +78,7 @@ WSD = {"name": "wsd", "decay_steps": 1000, "min_lr": 3e-5, "warmup_steps": 100}
 WSD_KEYS = ("schedule=wsd", "schedule.decay_steps=1000", "schedule.min_lr=3e-5", "schedule.warmup_steps=100")
 
 
+@pytest.mark.slow
 def test_predict(fit_file: Path, tmp_path: Path) -> None:
     schedule = planned_lr_curve(SCHEDULES.parse(WSD), peak_lr=3e-4, total_steps=6000)
     truth = AnnealingConfig().predict(TRUTH, every_step(schedule))[-1]
@@ -187,6 +189,7 @@ def test_compute(tmp_path: Path) -> None:
     assert f"final loss {1.69 + 406.4 * 5e8**-0.34 + 410.7 * 1e10**-0.28:.4f}" in out
 
 
+@pytest.mark.slow
 def test_hyperparameters() -> None:
     out = lehr("hyperparameters", "--parameters", "1e9", "--tokens", "1e11", "--seq-length", 2048)
     assert "0.00166" in out

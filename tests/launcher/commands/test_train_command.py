@@ -26,6 +26,7 @@ def batch_hashes(run: Path) -> list[str]:
     return [line["batch_hash"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
 
 
+@pytest.mark.slow
 def test_layouts_agree_and_the_run_folder_holds_all(config: Path) -> None:
     runs = config.parent / "runs"
     one = lehr("train", config, "run.name=one")

@@ -142,6 +142,7 @@ def test_every_rank_has_its_variables_and_its_log(launch: Launch) -> None:
     assert "\x1b" not in launched.log(0)
 
 
+@pytest.mark.slow
 def test_ranks_meet_at_a_port_nobody_can_take(launch: Launch) -> None:
     launched = launch(
         "from launcher.processes.rendezvous import open_store\n"
@@ -177,12 +178,15 @@ def test_a_failed_rank_ends_the_run_with_its_message(launch: Launch) -> None:
 
 def test_the_earliest_failure_is_the_cause_not_the_first_exit(launch: Launch) -> None:
     launched = launch(
-        "reported = folder / 'reported'\n"
+        "reported, failed = folder / 'reported', folder / 'failed'\n"
         "if rank_info.rank == 1:\n"
         "    send_report(FailureReport.from_error(ValueError('the cause')), rank_info.parent.report_fd)\n"
-        "    reported.touch(); time.sleep(1); os._exit(1)\n"
+        "    reported.touch()\n"
+        "    while not failed.exists(): time.sleep(0.01)\n"
+        "    time.sleep(1); os._exit(1)\n"
         "while not reported.exists(): time.sleep(0.01)\n"
-        "fail(ConnectionError('the consequence'))",
+        "send_report(FailureReport.from_error(ConnectionError('the consequence')), rank_info.parent.report_fd)\n"
+        "failed.touch(); os._exit(1)",
         2,
     )
     code, _, err = launched.end()

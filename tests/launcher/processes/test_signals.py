@@ -127,6 +127,7 @@ def test_in_the_first_seconds(endless_config: Path, number: signal.Signals) -> N
     assert list(endless_config.parent.iterdir()) == [endless_config]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_while_the_config_is_read(endless_config: Path, number: signal.Signals) -> None:
     process = start_lehr("train", endless_config, cwd=endless_config.parent)
@@ -137,6 +138,7 @@ def test_while_the_config_is_read(endless_config: Path, number: signal.Signals) 
     assert list(endless_config.parent.iterdir()) == [endless_config]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_stopped_removes_its_staging_folder(
     tmp_path: Path, trained: Path, number: signal.Signals
@@ -161,6 +163,7 @@ def test_a_command_that_is_stopped_removes_its_staging_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_that_was_ignored_stays_ignored(endless_config: Path, number: signal.Signals) -> None:
     """nohup ignores SIGHUP, and a shell without job control ignores SIGINT for a command with `&`."""
@@ -189,6 +192,7 @@ SRUN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
 def test_a_rank_of_another_launcher_ends_silently(endless_config: Path, variables: dict[str, str]) -> None:
     process = start_lehr("train", endless_config, cwd=endless_config.parent, env=variables)

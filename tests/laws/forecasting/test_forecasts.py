@@ -99,6 +99,7 @@ SECTIONS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: "-".join(map(str, section.values())))
 def test_a_run_forecasts_its_own_end_and_its_next_loss(section: dict[str, object]) -> None:
     """The interval allows for what laws miss on real runs, so of synthetic ones it holds more than 90%."""

@@ -126,6 +126,7 @@ def test_sparse_and_dense_runs_lie_on_one_curve_of_the_average_count() -> None:
     assert fit_runs(AverageParametersConfig(), together(begin * (1 - end)), samples=0).objective > 100 * fit.objective
 
 
+@pytest.mark.slow
 def test_intervals_of_a_compute_law_hold_the_truth_at_their_rate() -> None:
     """90% intervals of a new run's loss over 60 noisy grids: the count lies where 90% gives with probability 0.999."""
     truth = HOFFMANN["E"] + HOFFMANN["A"] * 6e8 ** -HOFFMANN["alpha"] + HOFFMANN["B"] * 3e10 ** -HOFFMANN["beta"]

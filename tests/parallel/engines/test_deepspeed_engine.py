@@ -44,9 +44,9 @@ def _wrong_after_a_round_trip(parallel: dict[str, Any]) -> list[str]:
     with GatheredParameters(list(parameters.values())):
         assert all(torch.equal(weight, given[f"model.{name}"]) for name, weight in parameters.items())
     if mesh.data.rank:
-        assert memory.most < 2 * max(
-            tensor.nbytes for tensor in given.values()
-        )  # tensors are gathered one after the other
+        sizes = [tensor.nbytes for tensor in given.values()]
+        # Tensors are gathered one after the other. gloo's thread lets go of the last one a moment after its end.
+        assert memory.most < 3 * max(sizes) < sum(sizes) / 2
         return list(found)
     wrong = [name for name, tensor in given.items() if not torch.equal(found[name].tensor, tensor)]
     return wrong + [name for name, part in found.items() if part.tensor.device.type != "cpu"]

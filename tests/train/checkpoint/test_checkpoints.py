@@ -250,6 +250,7 @@ def test_no_checkpoint_is_none_but_a_latest_without_one_is_refused(tmp_path: Pat
         latest_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_manifest_counts(folder: Path) -> None:
     path = folder / "step-00000030" / "manifest.json"
     content = path.read_bytes()

@@ -181,6 +181,7 @@ def test_a_folder_that_becomes_read_only(tmp_path: Path, shards: Path) -> None:
     assert problems_of(last) == []
 
 
+@pytest.mark.slow
 def test_a_user_without_the_right_is_refused() -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become another user")

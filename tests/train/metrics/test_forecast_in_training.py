@@ -135,6 +135,7 @@ def test_the_verdict_says_forecast_fact_and_error(kind: str, fit: Fit, tmp_path:
     assert opening.startswith("forecast of the held-out loss after 400 steps: ") == (kind == "fit")
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize(
     "cut", [pytest.param(205, marks=pytest.mark.slow), pytest.param(210, marks=pytest.mark.slow), 350]
@@ -191,6 +192,7 @@ def test_a_skipped_step_does_not_count(fit: Fit, tmp_path: Path) -> None:
     assert rows[200]["forecast/loss"] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit) -> None:
     forecasts = []

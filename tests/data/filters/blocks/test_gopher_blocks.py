@@ -15,6 +15,7 @@ from data.filters.blocks.ngrams import most_frequent_characters, repeated_charac
 from data.filters.blocks.words import RegexWordTokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limits",
     [
@@ -36,6 +37,7 @@ def test_quality_decides_as_datatrove_does(limits: dict[str, float]) -> None:
     assert len(decisions) >= 4  # several rules were met
 
 
+@pytest.mark.slow
 def test_repetition_decides_as_datatrove_does() -> None:
     words = RegexWordTokenizer()
     for limits in ({}, {"dup_line_frac": 0, "dup_para_frac": 0, "dup_line_char_frac": 0, "dup_para_char_frac": 0}):

@@ -72,8 +72,7 @@ def build_run(
         long_step=LongStep(
             store,
             stop_listener,
-            rank=mesh.rank,
-            world_size=mesh.world_size,
+            mesh=mesh,
             can_drop=config.parallel.can_drop_step,
             notice=metrics.notice,
         ),

@@ -72,8 +72,8 @@ class Engine(Evaluates, Protocol):
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
         """Takes one step on the global batch, of which this data rank has these micro-batches.
 
-        If taking a micro-batch raises, on all ranks before the same one, the step is dropped: no weight and no
-        optimizer state has changed. Only layouts with `ParallelConfig.can_drop_step` allow it.
+        If taking a micro-batch raises on all ranks, on the tensor ranks of a data rank the same one, the step is
+        dropped: weights and optimizer state are unchanged. `ParallelConfig.can_drop_step` says which layouts allow it.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
+from parallel.mesh import Mesh
 from settings.durations import format_duration
 from train.safety.micro_batch_agreement import MicroBatchAgreement
 from train.safety.stop_listener import StopListener
@@ -25,7 +26,7 @@ PRINT_SECONDS = 30.0
 
 
 class StepDroppedError(Exception):
-    """The step ends before its next micro-batch, on all ranks. Its gradients are worth nothing."""
+    """The step ends between two micro-batches, on all ranks. Its gradients are worth nothing."""
 
 
 class LongStep:
@@ -36,22 +37,28 @@ class LongStep:
         store: Store,
         stop_listener: StopListener,
         *,
-        rank: int,
-        world_size: int,
+        mesh: Mesh,
         can_drop: bool,
         notice: Callable[[str], None],
     ) -> None:
         """`can_drop`: whether the layout allows a step to end between micro-batches. `notice` prints a line."""
         self._store = store
         self._stop_listener = stop_listener
-        self._rank, self._world_size = rank, world_size
+        self._mesh = mesh
         self._can_drop = can_drop
         self._notice = notice
 
     def track(self, micro_batches: Sequence[T], *, step: int) -> Sequence[T]:
         """Returns the micro-batches of step number `step`. Taking one of them may raise StepDroppedError."""
         self._step = step
-        self._agreement = MicroBatchAgreement(self._store, step=step, rank=self._rank, world_size=self._world_size)
+        self._agreement = MicroBatchAgreement(
+            self._store,
+            step=step,
+            count=len(micro_batches),
+            rank=self._mesh.rank,
+            data_rank=self._mesh.data.rank,
+            world_size=self._mesh.world_size,
+        )
         self._dropping = False
         self._began = time.monotonic()
         self._next_look, self._next_print = self._began + LOOK_SECONDS, self._began + PRINT_SECONDS

@@ -100,11 +100,12 @@ def test_the_dropped_step_is_taken_again_as_a_whole(
     unbroken = settings(tmp_path / "unbroken", shards, parallel, precision=precision)
     stopped = settings(tmp_path / "stopped", shards, parallel, precision=precision)
     outcomes = run_ranks(2, outcomes_on_a_rank, unbroken, stopped)
-    assert outcomes[0] == outcomes[1]  # both ranks have begun the same micro-batches
-    (*whole, _), (done, step, begun), (*resumed, _) = outcomes[0]
-    assert whole == resumed == [True, STEPS]
-    assert (done, step) == (False, SLOW_STEP - 1)
-    assert 3 <= begun < MICRO_BATCHES / 2
+    if parallel.get("tensor", 1) > 1:
+        assert outcomes[0] == outcomes[1]  # tensor ranks have begun the same micro-batches
+    for (*whole, _), (done, step, begun), (*resumed, _) in outcomes:
+        assert whole == resumed == [True, STEPS]
+        assert (done, step) == (False, SLOW_STEP - 1)
+        assert 3 <= begun < MICRO_BATCHES / 2
     checkpoints = tmp_path / "stopped" / "try" / "checkpoints"
     assert [path.name for path in sorted(checkpoints.glob("step-*"))] == [
         f"step-{n:08}" for n in (SLOW_STEP - 1, STEPS)

@@ -19,6 +19,7 @@ from laws.fitting.solver import Problem
 from laws.law import SMALLEST_LOSS, Coefficient, LawConfig, Shape
 
 LEVEL = 0.9  # of the intervals that are reported
+MOST_VARIANCE = 3.0  # of the weights; larger ones would leave a fit to a few losses
 _CHUNK = 50
 
 
@@ -41,11 +42,13 @@ def resampled_parameters(
     repeated = tangent(law, features, theta_p) if law.costly else law
     residual_n = np.log(loss_n) - np.log(np.maximum(predicted_mn[0], SMALLEST_LOSS))
     curves = np.split(residual_n, np.cumsum(lengths)[:-1])
-    blocks = [(curve.size, correlation_steps(curve)) for curve in curves]
+    freedom = loss_n.size / max(loss_n.size - theta_p.size, theta_p.size)  # a fit takes part of the noise away
+    blocks = [(curve.size, *weight_blocks(curve)) for curve in curves]
     found: list[Floats] = []
     for first in range(0, count, _CHUNK):
         size = min(_CHUNK, count - first)
-        weights_mn = np.concatenate([_block_weights(length, block, size, rng) for length, block in blocks], axis=1)
+        parts = [_block_weights(length, block, size, freedom * lost, rng) for length, block, lost in blocks]
+        weights_mn = np.concatenate(parts, axis=1)
         problem = Problem(repeated, features, np.log(loss_n), weights_mn=weights_mn)
         problem.redraw_priors(rng, size)
         theta_mp, _ = problem.refine(np.repeat(theta_p[None], size, axis=0))
@@ -102,11 +105,37 @@ def correlation_steps(residual_k: Floats) -> int:
     return max(1, min(round(total), residual_k.size // 4))
 
 
-def _block_weights(length: int, block: int, count: int, rng: np.random.Generator) -> Floats:
-    """Returns exponential weights of mean 1, equal within a block; blocks begin at random [count, length]."""
+def weight_blocks(residual_k: Floats) -> tuple[int, float]:
+    """Returns the length of the blocks of weights, and the variance that the weights need.
+
+    Blocks of length b count a correlation over k losses only by 1 - k / b, so weights of variance 1 would lose a part
+    of the variance of a mean (Lahiri 2003, Resampling Methods for Dependent Data, chapter 5). The correlations are
+    those of the residuals as far as they exceed chance, and beyond that a geometric tail with the first one's ratio.
+    """
+    steps = correlation_steps(residual_k)
+    block = max(1, min(2 * steps, residual_k.size // 4)) if steps > 1 else 1
+    if block == 1:
+        return 1, 1.0
+    centred = residual_k - residual_k.mean()
+    kept: list[float] = []
+    for lag in range(1, residual_k.size // 4):
+        correlation = float(centred[lag:] @ centred[:-lag]) / float(centred @ centred)
+        if correlation < 2 / np.sqrt(residual_k.size):
+            break
+        kept.append(correlation)
+    ratio = min(kept[0], 0.9)
+    tail = kept[-1] * ratio ** np.arange(1, residual_k.size // 2)
+    lag_k = np.arange(1, len(kept) + tail.size + 1)
+    correlation_k = np.concatenate([kept, tail])
+    counted = 1 + 2 * float(np.maximum(1 - lag_k / block, 0) @ correlation_k)
+    return block, min((1 + 2 * float(correlation_k.sum())) / counted, MOST_VARIANCE)
+
+
+def _block_weights(length: int, block: int, count: int, variance: float, rng: np.random.Generator) -> Floats:
+    """Returns gamma weights of mean 1, equal within a block; blocks begin at random [count, length]."""
     blocks = -(-length // block) + 1
     number = (np.arange(length) + rng.integers(0, block, size=(count, 1))) // block
-    return np.take_along_axis(rng.exponential(size=(count, blocks)), number, axis=1)
+    return np.take_along_axis(rng.gamma(1 / variance, variance, size=(count, blocks)), number, axis=1)
 
 
 def interval(samples_b: Floats, level: float = LEVEL) -> tuple[float, float]:

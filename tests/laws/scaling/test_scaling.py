@@ -201,6 +201,6 @@ def test_every_repeat_of_the_bootstrap_is_a_minimum() -> None:
     best = fit_points(law, features, loss).theta_p
     sampled = resampled_parameters(law, features, loss, best, lengths=[1] * 240, count=50, seed=1)
     again_rng = np.random.default_rng(1)
-    weights = np.concatenate([_block_weights(1, 1, 50, again_rng) for _ in range(240)], axis=1)
+    weights = np.concatenate([_block_weights(1, 1, 50, 240 / 235, again_rng) for _ in range(240)], axis=1)
     again, _ = Problem(law, features, np.log(loss), weights_mn=weights).refine(sampled)
     assert np.all(np.abs(again - sampled).max(axis=0) < 0.01 * sampled.std(axis=0))

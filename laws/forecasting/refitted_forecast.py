@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve
-from laws.fitting.bootstrap import LEVEL, correlation_steps
+from laws.fitting.bootstrap import LEVEL
+from laws.fitting.correlation import correlation
 from laws.fitting.fitted import LAW_ERROR, normal_quantile, robust_spread
 from laws.fitting.solver import fit_points
 from laws.forecasting.prediction import Prediction, RunProgress
@@ -83,7 +84,8 @@ class _Refit:
         residual_n = np.log(used.loss) - np.log(loss_n)
         self.noise = max(robust_spread(residual_n, parameters=self._theta_p.size), NOISE_FLOOR)
         # A spike's few residuals, far out and side by side, say nothing of how the others are correlated.
-        together = correlation_steps(np.clip(residual_n, -3 * self.noise, 3 * self.noise))
+        clipped_n = np.clip(residual_n, -3 * self.noise, 3 * self.noise)
+        together = correlation([clipped_n]).steps
         precision = slope_np.T @ slope_np / (self.noise**2 * together)
         priors = [0.0] * count + [0.0 if shape.prior is None else shape.prior[1] ** -2.0 for shape in shapes]
         precision += np.diag(priors)

@@ -54,15 +54,16 @@ class RefittedForecast:
             return "no held-out loss after the warm-up yet"
         if after.steps.size < self.least_losses:
             return f"{after.steps.size} of {self.least_losses} held-out losses"
-        if not _annealing_is_known(progress.schedule, int(after.steps[-1]), step):
+        ahead = drop_ahead(progress.schedule, int(after.steps[-1]), step)
+        if ahead > 1 / LEAST_DROP:
             return "the lr has not fallen yet"
         if self._refit is None or not self._refit.is_of(curve):
             try:
                 self._refit = _Refit(self._law, curve, after.thinned(MOST_LOSSES_OWN))
             except np.linalg.LinAlgError:
                 return "the law cannot be fitted to them"
-        ahead = step - int(curve.steps[-1])
-        return self._refit.predict_loss(progress.at(step), far=ahead > _spacing(after))
+        far = step - int(curve.steps[-1]) > _spacing(after)
+        return self._refit.predict_loss(progress.at(step), missed=OWN_LAW_ERROR if far else LAW_ERROR * ahead)
 
 
 class _Refit:
@@ -101,11 +102,13 @@ class _Refit:
             and np.array_equal(curve.schedule.lr, self._curve.schedule.lr)
         )
 
-    def predict_loss(self, point: EvaluationPoints, *, far: bool) -> Prediction | str:
-        """Returns the prediction; its interval adds the spreads of the parameters, of single losses and of the law."""
+    def predict_loss(self, point: EvaluationPoints, *, missed: float) -> Prediction | str:
+        """Returns the prediction; its interval adds the spreads of the parameters and of single losses to `missed`.
+
+        `missed` is the relative error of the law itself.
+        """
         loss_n, slope_np = self._log_slopes(self._law.features([point]))
         spread = OWN_SPREAD * math.sqrt(max(float(slope_np[0] @ self._covariance @ slope_np[0]), 0.0))
-        missed = OWN_LAW_ERROR if far else LAW_ERROR
         half = normal_quantile(LEVEL) * math.hypot(spread, self.noise, missed)
         if not half <= WIDEST:
             return f"its interval would be {100 * half:.1f}% to either side" if half < 1 else "it could be anything"
@@ -119,12 +122,18 @@ class _Refit:
         return loss_n, slope_mnp[0] / loss_n[:, None] * self._scale_p
 
 
-def _annealing_is_known(schedule: LrCurve, now: int, step: int) -> bool:
-    """Returns whether the lr has already dropped by a part of its drop until `step`, or stays constant."""
+def drop_ahead(schedule: LrCurve, now: int, step: int) -> float:
+    """Returns the lr drop until `step` over the drop until `now`, at least 1; 1 if the lr stays constant.
+
+    The effect of a drop is fitted to the losses after it. So where little of it has been applied, the law's error at
+    those losses grows by this factor: as much in the forecast of the first losses of a decay.
+    """
     start = min(schedule.warmup_steps, now - 1)
     applied_n, until_n = schedule.lr[start:now], schedule.lr[start:step]
-    drop = until_n.max() - until_n.min()
-    return bool(drop < 0.02 * schedule.peak or applied_n.max() - applied_n.min() >= LEAST_DROP * drop)
+    drop, applied = until_n.max() - until_n.min(), applied_n.max() - applied_n.min()
+    if drop < 0.02 * schedule.peak:
+        return 1.0
+    return float(drop / applied) if applied > 0 else math.inf
 
 
 def _spacing(curve: LossCurve) -> float:

@@ -20,7 +20,7 @@ from settings import Settings, UserError, parse
 from settings.files import read_json, write_json
 
 MOST_LOSSES = 400  # of a curve that enter a fit; more add cost, not knowledge: neighbours are correlated
-LAW_ERROR = 0.002  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
+LAW_ERROR = 0.0018  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
 
 
 class FittedCurve(Settings):

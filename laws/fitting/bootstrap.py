@@ -8,17 +8,21 @@ anew each time: else a parameter the data say nothing of would look certain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from pydantic import PrivateAttr
+from scipy.stats import t as student
 
 from laws.curve import Floats
-from laws.fitting.solver import Problem
+from laws.fitting.correlation import Correlation, correlation
+from laws.fitting.solver import HUBER_DELTA, Problem
 from laws.law import SMALLEST_LOSS, Coefficient, LawConfig, Shape
 
 LEVEL = 0.9  # of the intervals that are reported
+MOST_VARIANCE = 3.0  # of the weights; larger ones would leave a fit to a few losses
 _CHUNK = 50
 
 
@@ -40,12 +44,13 @@ def resampled_parameters(
     predicted_mn, _ = law.evaluate(theta_p[None], features)
     repeated = tangent(law, features, theta_p) if law.costly else law
     residual_n = np.log(loss_n) - np.log(np.maximum(predicted_mn[0], SMALLEST_LOSS))
-    curves = np.split(residual_n, np.cumsum(lengths)[:-1])
-    blocks = [(curve.size, correlation_steps(curve)) for curve in curves]
+    pull_n = np.clip(residual_n, -HUBER_DELTA, HUBER_DELTA)  # the part of a residual that moves the fit
+    correlated = correlation(np.split(pull_n, np.cumsum(lengths)[:-1]))
+    leverage_n = Problem(law, features, np.log(loss_n)).leverage(theta_p)
     found: list[Floats] = []
     for first in range(0, count, _CHUNK):
         size = min(_CHUNK, count - first)
-        weights_mn = np.concatenate([_block_weights(length, block, size, rng) for length, block in blocks], axis=1)
+        weights_mn = block_weights(lengths, correlated, leverage_n, size, rng)
         problem = Problem(repeated, features, np.log(loss_n), weights_mn=weights_mn)
         problem.redraw_priors(rng, size)
         theta_mp, _ = problem.refine(np.repeat(theta_p[None], size, axis=0))
@@ -87,29 +92,47 @@ def tangent(law: LawConfig, features: Any, theta_p: Floats) -> LawConfig:
     return made
 
 
-def correlation_steps(residual_k: Floats) -> int:
-    """Returns how many neighbouring residuals are correlated: the integrated autocorrelation, at least 1."""
-    centred = residual_k - residual_k.mean()
-    variance = float(centred @ centred)
-    if residual_k.size < 8 or variance == 0:
+def block_weights(
+    lengths: Sequence[int], correlated: Correlation, leverage_n: Floats, count: int, rng: np.random.Generator
+) -> Floats:
+    """Returns gamma weights of mean 1 for the losses of all curves [count, n], equal within a block of a curve.
+
+    A block is twice as long as the correlation. The weights' variance makes up for the correlation that blocks do not
+    count, for the share of a block's noise that the fit follows (its leverage h: 1 / (1 - h), as HC2 of MacKinnon and
+    White 1985), and for the uncertainty of the noise (Student's t, with as many degrees of freedom as blocks are left).
+    """
+    blocks = [_block(correlated, length) for length in lengths]
+    number = sum(length / block for length, block in zip(lengths, blocks, strict=True))
+    freedom = max(number - float(leverage_n.sum()), 2.0)
+    uncertain = (student.ppf((1 + LEVEL) / 2, freedom) / NormalDist().inv_cdf((1 + LEVEL) / 2)) ** 2
+    parts = []
+    for length, block, leverage_k in zip(lengths, blocks, np.split(leverage_n, np.cumsum(lengths)[:-1]), strict=True):
+        offset = rng.integers(0, block, size=(count, 1))  # blocks begin at random
+        edges = np.clip(np.arange(-(-length // block) + 2) * block - offset, 0, length)
+        within = np.diff(np.concatenate([[0.0], np.cumsum(leverage_k)])[edges], axis=1)  # the leverage of each block
+        share = np.minimum(within * block / np.maximum(np.diff(edges, axis=1), 1), 0.9)
+        variance = np.minimum(uncertain / correlated.share_within(block) / (1 - share), MOST_VARIANCE)
+        drawn = rng.gamma(1 / variance, variance)
+        parts.append(np.take_along_axis(drawn, (np.arange(length) + offset) // block, axis=1))
+    return np.concatenate(parts, axis=1)
+
+
+def _block(correlated: Correlation, length: int) -> int:
+    if correlated.at_lag.size == 0:
         return 1
-    total = 1.0
-    for lag in range(1, residual_k.size // 4):
-        correlation = float(centred[lag:] @ centred[:-lag]) / variance
-        if correlation < 2 / np.sqrt(residual_k.size):  # no more than chance
-            break
-        total += 2 * correlation
-    return max(1, min(round(total), residual_k.size // 4))
-
-
-def _block_weights(length: int, block: int, count: int, rng: np.random.Generator) -> Floats:
-    """Returns exponential weights of mean 1, equal within a block; blocks begin at random [count, length]."""
-    blocks = -(-length // block) + 1
-    number = (np.arange(length) + rng.integers(0, block, size=(count, 1))) // block
-    return np.take_along_axis(rng.exponential(size=(count, blocks)), number, axis=1)
+    return max(1, min(round(2 * correlated.steps), length // 4))
 
 
 def interval(samples_b: Floats, level: float = LEVEL) -> tuple[float, float]:
     """Returns the central interval of samples [b] at a level."""
-    low, high = np.quantile(samples_b, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(samples_b, [(1 - level) / 2, (1 + level) / 2], method="weibull")
     return float(low), float(high)
+
+
+def parameter_intervals(
+    names: Iterable[str], samples: Sequence[Sequence[float]], level: float = LEVEL
+) -> dict[str, tuple[float, float]]:
+    """Returns the interval of each parameter at a level, by name; empty without samples."""
+    if not samples:
+        return {}
+    return {name: interval(column, level) for name, column in zip(names, np.array(samples).T, strict=True)}

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from laws.curve import EvaluationPoints, Floats, LossCurve
-from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
+from laws.fitting.bootstrap import LEVEL, parameter_intervals, resampled_parameters
 from laws.fitting.law_error import law_error_growth, lr_shape
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
@@ -20,7 +20,7 @@ from settings import Settings, UserError, parse
 from settings.files import read_json, write_json
 
 MOST_LOSSES = 400  # of a curve that enter a fit; more add cost, not knowledge: neighbours are correlated
-LAW_ERROR = 0.002  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
+LAW_ERROR = 0.0018  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
 
 
 class FittedCurve(Settings):
@@ -84,7 +84,7 @@ class Fit(Settings):
         features = self.law.features([points])
         loss_bk, _ = self.law.evaluate(np.array(self.samples), features)
         spread = np.log(np.maximum(loss_bk, SMALLEST_LOSS))
-        low_k, high_k = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low_k, high_k = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
         middle_k = np.log(predicted_k)
         below = np.hypot(np.maximum(middle_k - low_k, 0), lean)
         above = np.hypot(np.maximum(high_k - middle_k, 0), lean)
@@ -92,10 +92,7 @@ class Fit(Settings):
 
     def parameter_intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
         """Returns the interval of each parameter, by name; empty without samples."""
-        if not self.samples:
-            return {}
-        columns = np.array(self.samples).T
-        return {name: interval(column, level) for name, column in zip(self.values, columns, strict=True)}
+        return parameter_intervals(self.values, self.samples, level)
 
     def save(self, path: Path) -> None:
         """Writes the fit file. Raises UserError if that fails."""

@@ -1,6 +1,6 @@
 """How far a law misses runs that are unlike those of its fit: longer ones, and other schedules than a lone one's.
 
-    miss = law_error sqrt(1 + (1.5 log(step / longest fitted step))^2 + (6 distance)^2)
+    miss = law_error sqrt(1 + (2.25 log(step / longest fitted step))^2 + (6 distance)^2)
 
 The first added term is 0 within the steps of the fit. The second is there for a fit of one curve only: then progress
 and the effect of the lr are known in one combination alone. `distance` is the root mean square difference between the
@@ -15,7 +15,7 @@ import numpy as np
 
 from laws.curve import EvaluationPoints, Floats, LrCurve
 
-HORIZON = 1.5
+HORIZON = 2.25
 LONE_SHAPE = 6.0
 _SHARES = (np.arange(32) + 0.5) / 32
 

@@ -115,6 +115,23 @@ class Problem:
         found_mp[rest_m], found_m[rest_m] = state.search_mp, state.value_m
         return self._from_search(found_mp), found_m
 
+    def leverage(self, theta_p: Floats) -> Floats:
+        """Returns how much of the noise of each loss the fit follows at a minimum [n].
+
+        That is its leverage, times the share of losses within delta: where Huber's function is linear, a loss pulls as
+        much wherever the fit goes.
+        """
+        loss_mn, slope_mnp = self.law.evaluate(theta_p[None], self.features)
+        loss_n = np.maximum(loss_mn[0], SMALLEST_LOSS)
+        slope_np = slope_mnp[0] / loss_n[:, None] * np.where(self._log_p, theta_p, 1.0)
+        inside = max(float(np.mean(np.abs(np.log(loss_n) - self.log_loss_n) <= HUBER_DELTA)), 1 / loss_n.size)
+        curvature_pp = inside * slope_np.T @ slope_np + np.diag(self._weight_p)
+        unit_p = 1 / np.sqrt(np.maximum(np.diag(curvature_pp), 1e-200))
+        scaled = curvature_pp * unit_p[:, None] * unit_p + 1e-12 * np.eye(unit_p.size)
+        slope_np = slope_np * unit_p
+        leverage_n: Floats = inside**2 * np.einsum("np,pn->n", slope_np, np.linalg.solve(scaled, slope_np.T))
+        return leverage_n
+
     def _expand(self, search_mp: Floats, row_m: Ints) -> tuple[Floats, Floats, Floats]:
         """Returns the objective [m], its gradient [m, p] and a positive model of its curvature [m, p, p].
 

@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve
-from laws.fitting.bootstrap import LEVEL, correlation_steps
+from laws.fitting.bootstrap import LEVEL
+from laws.fitting.correlation import correlation
 from laws.fitting.fitted import LAW_ERROR, normal_quantile, robust_spread
 from laws.fitting.solver import fit_points
 from laws.forecasting.prediction import Prediction, RunProgress
@@ -53,15 +54,16 @@ class RefittedForecast:
             return "no held-out loss after the warm-up yet"
         if after.steps.size < self.least_losses:
             return f"{after.steps.size} of {self.least_losses} held-out losses"
-        if not _annealing_is_known(progress.schedule, int(after.steps[-1]), step):
+        ahead = drop_ahead(progress.schedule, int(after.steps[-1]), step)
+        if ahead > 1 / LEAST_DROP:
             return "the lr has not fallen yet"
         if self._refit is None or not self._refit.is_of(curve):
             try:
                 self._refit = _Refit(self._law, curve, after.thinned(MOST_LOSSES_OWN))
             except np.linalg.LinAlgError:
                 return "the law cannot be fitted to them"
-        ahead = step - int(curve.steps[-1])
-        return self._refit.predict_loss(progress.at(step), far=ahead > _spacing(after))
+        far = step - int(curve.steps[-1]) > _spacing(after)
+        return self._refit.predict_loss(progress.at(step), missed=OWN_LAW_ERROR if far else LAW_ERROR * ahead)
 
 
 class _Refit:
@@ -83,7 +85,8 @@ class _Refit:
         residual_n = np.log(used.loss) - np.log(loss_n)
         self.noise = max(robust_spread(residual_n, parameters=self._theta_p.size), NOISE_FLOOR)
         # A spike's few residuals, far out and side by side, say nothing of how the others are correlated.
-        together = correlation_steps(np.clip(residual_n, -3 * self.noise, 3 * self.noise))
+        clipped_n = np.clip(residual_n, -3 * self.noise, 3 * self.noise)
+        together = correlation([clipped_n]).steps
         precision = slope_np.T @ slope_np / (self.noise**2 * together)
         priors = [0.0] * count + [0.0 if shape.prior is None else shape.prior[1] ** -2.0 for shape in shapes]
         precision += np.diag(priors)
@@ -99,11 +102,13 @@ class _Refit:
             and np.array_equal(curve.schedule.lr, self._curve.schedule.lr)
         )
 
-    def predict_loss(self, point: EvaluationPoints, *, far: bool) -> Prediction | str:
-        """Returns the prediction; its interval adds the spreads of the parameters, of single losses and of the law."""
+    def predict_loss(self, point: EvaluationPoints, *, missed: float) -> Prediction | str:
+        """Returns the prediction; its interval adds the spreads of the parameters and of single losses to `missed`.
+
+        `missed` is the relative error of the law itself.
+        """
         loss_n, slope_np = self._log_slopes(self._law.features([point]))
         spread = OWN_SPREAD * math.sqrt(max(float(slope_np[0] @ self._covariance @ slope_np[0]), 0.0))
-        missed = OWN_LAW_ERROR if far else LAW_ERROR
         half = normal_quantile(LEVEL) * math.hypot(spread, self.noise, missed)
         if not half <= WIDEST:
             return f"its interval would be {100 * half:.1f}% to either side" if half < 1 else "it could be anything"
@@ -117,12 +122,18 @@ class _Refit:
         return loss_n, slope_mnp[0] / loss_n[:, None] * self._scale_p
 
 
-def _annealing_is_known(schedule: LrCurve, now: int, step: int) -> bool:
-    """Returns whether the lr has already dropped by a part of its drop until `step`, or stays constant."""
+def drop_ahead(schedule: LrCurve, now: int, step: int) -> float:
+    """Returns the lr drop until `step` over the drop until `now`, at least 1; 1 if the lr stays constant.
+
+    The effect of a drop is fitted to the losses after it. So where little of it has been applied, the law's error at
+    those losses grows by this factor: as much in the forecast of the first losses of a decay.
+    """
     start = min(schedule.warmup_steps, now - 1)
     applied_n, until_n = schedule.lr[start:now], schedule.lr[start:step]
-    drop = until_n.max() - until_n.min()
-    return bool(drop < 0.02 * schedule.peak or applied_n.max() - applied_n.min() >= LEAST_DROP * drop)
+    drop, applied = until_n.max() - until_n.min(), applied_n.max() - applied_n.min()
+    if drop < 0.02 * schedule.peak:
+        return 1.0
+    return float(drop / applied) if applied > 0 else math.inf
 
 
 def _spacing(curve: LossCurve) -> float:

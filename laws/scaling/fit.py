@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from laws.curve import Floats
-from laws.fitting.bootstrap import LEVEL, interval, resampled_parameters
+from laws.fitting.bootstrap import LEVEL, interval, parameter_intervals, resampled_parameters
 from laws.fitting.solver import fit_points
 from laws.law import SMALLEST_LOSS
 from laws.reading.csv_columns import read_columns
@@ -24,7 +24,9 @@ class ComputeFit(Settings):
     law: Annotated[ComputeLaw, COMPUTE_LAWS.field]
     values: dict[str, float]
     objective: float = Field(ge=0)
-    noise: float = Field(ge=0, description="relative: standard deviation of the residuals, robust")
+    residuals: tuple[float, ...] = Field(
+        description="of log losses, over sqrt(1 - p / n): a fit of p takes a part away"
+    )
     samples: tuple[tuple[float, ...], ...] = ()
     parameters_range: tuple[float, float]
     tokens_range: tuple[float, float]
@@ -36,9 +38,16 @@ class ComputeFit(Settings):
         loss = float(self.law.evaluate(self.law.pack(self.values)[None], features)[0][0, 0])
         if not self.samples:
             return loss, loss, loss
-        spread_b = self.law.evaluate(np.array(self.samples), features)[0][:, 0]
-        noisy_b = spread_b * np.exp(np.random.default_rng(0).normal(size=spread_b.size) * self.noise)
-        return loss, *interval(noisy_b, level)
+        spread_b = np.log(np.maximum(self.law.evaluate(np.array(self.samples), features)[0][:, 0], SMALLEST_LOSS))
+        noisy = spread_b[:, None] + np.concatenate([self.residuals, np.negative(self.residuals)])
+        # Of n residuals, the largest holds a new one in n cases of n + 1 only.
+        wider = min(level * (1 + 1 / len(self.residuals)), 1.0)
+        low, high = interval(noisy.ravel(), wider)
+        return loss, float(np.exp(low)), float(np.exp(high))
+
+    def parameter_intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
+        """Returns the interval of each parameter, by name; empty without samples."""
+        return parameter_intervals(self.values, self.samples, level)
 
     def warnings(self, *, parameters: float, tokens: float) -> tuple[str, ...]:
         """Returns a warning for each quantity that lies outside the runs of the fit."""
@@ -59,12 +68,12 @@ def fit_runs(law: ComputeLaw, runs: Runs, *, samples: int = 200, seed: int = 0) 
     sampled = resampled_parameters(law, features, runs.loss, best.theta_p, lengths=lengths, count=samples, seed=seed)
     predicted_n = law.evaluate(best.theta_p[None], features)[0][0]
     residual_n = np.log(runs.loss) - np.log(np.maximum(predicted_n, SMALLEST_LOSS))
-    freedom = np.sqrt(runs.loss.size / max(runs.loss.size - best.theta_p.size, 1))
+    freedom = runs.loss.size / max(runs.loss.size - best.theta_p.size, 1)
     return ComputeFit(
         law=law,
         values=dict(zip(law.parameter_names(), best.theta_p.tolist(), strict=True)),
         objective=best.objective,
-        noise=float(1.4826 * np.median(np.abs(residual_n)) * freedom),
+        residuals=tuple((residual_n * np.sqrt(freedom)).tolist()),
         samples=tuple(tuple(row) for row in sampled.tolist()),
         parameters_range=(float(runs.parameters.min()), float(runs.parameters.max())),
         tokens_range=(float(runs.tokens.min()), float(runs.tokens.max())),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -39,9 +38,9 @@ def compute_command(
     plain = name_and_options(law, option="--law")
     law_fit = fit_runs(parse(COMPUTE_LAWS[plain["name"]], plain, source="--law"), read_runs(runs), samples=samples)
     table = Table("parameter", "value", "90% interval", title=f"{law_fit.law.name} law")
-    columns = np.array(law_fit.samples).T if law_fit.samples else [None] * len(law_fit.values)
-    for (name, value), column in zip(law_fit.values.items(), columns, strict=True):
-        low_high = "" if column is None else "{:.4g} to {:.4g}".format(*np.quantile(column, [0.05, 0.95]))
+    intervals = law_fit.parameter_intervals()
+    for name, value in law_fit.values.items():
+        low_high = "{:.4g} to {:.4g}".format(*intervals[name]) if name in intervals else ""
         table.add_row(name, f"{value:.5g}", low_high)
     console.print(table)
     if flops:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from laws.curve import LossCurve, LrCurve, every_step, last_step, planned_lr_curve
-from laws.fitting.bootstrap import correlation_steps
 from laws.fitting.fitted import fit_curves, load_fit
 from laws.fitting.solver import HUBER_DELTA, Problem, huber, solve_coefficients
 from laws.law import CurveLaw
@@ -140,14 +139,6 @@ def test_the_objective_is_no_worse_than_a_plain_multi_start() -> None:
     bounds = [(0, 50)] * 3 + [(0, 5)]
     plain = min(minimize(objective, s, method="L-BFGS-B", bounds=bounds).fun for s in starts)
     assert fit_curves(law, curves, samples=0).objective <= plain * (1 + 1e-6)
-
-
-def test_correlated_residuals_are_weighted_in_blocks() -> None:
-    rng = np.random.default_rng(5)
-    white = rng.normal(size=400)
-    walk = np.convolve(rng.normal(size=420), np.ones(20), mode="valid")[:400]
-    assert correlation_steps(white) <= 2
-    assert 10 <= correlation_steps(walk) <= 60
 
 
 def test_a_fit_file_reads_back_equal(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from public_curves import public_curve
 
-from laws.curve import LossCurve, LrCurve, every_step, last_step, planned_lr_curve
+from laws.curve import EvaluationPoints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import Fit, fit_curves
+from laws.forecasting.drift import DriftDetector
 from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import Prediction, RunProgress
-from laws.forecasting.refitted_forecast import RefittedForecast
+from laws.forecasting.refitted_forecast import RefittedForecast, drop_ahead
 from laws.law import DEFAULT_LAW, LAWS, CurveLaw
 from laws.loss_curves.annealing import AnnealingConfig
 from schedules.base import SCHEDULES
@@ -156,3 +160,47 @@ def test_an_own_forecast_depends_on_the_losses_before_it_alone() -> None:
         assert running.predict_loss(progress(run, losses), 6000) == RefittedForecast(law).predict_loss(
             progress(run, losses), 6000
         )
+
+
+def flags(run: LossCurve, first: int, last: int) -> list[int]:
+    """The steps within first..last at which a run's own forecast raises the alarm."""
+    forecast, detector = RefittedForecast(LAWS.parse(DEFAULT_LAW)), DriftDetector()
+    found = []
+    for losses, (step, loss) in enumerate(zip(run.steps.tolist(), run.loss.tolist(), strict=True)):
+        if first <= step <= last:
+            prediction = forecast.predict_loss(progress(run, losses), step)
+            if isinstance(prediction, Prediction) and detector.see(step, loss, prediction) is not None:
+                found.append(step)
+    return found
+
+
+def test_the_band_of_a_decays_first_losses_allows_for_the_laws_error_in_what_it_knows_of_the_decay() -> None:
+    """The law's 0.2% at the loss after a fifth of a drop are 1% after all of it."""
+    law, planned = LAWS.parse(DEFAULT_LAW), schedule({"name": "wsd", "decay_steps": 2000, "tail": "linear"})
+    points = EvaluationPoints(planned, np.arange(100, 6001, 400))
+    run = LossCurve(planned, points.steps, loss=law.predict(RELAXATION, points))
+    first = int(np.searchsorted(run.steps, 4000))
+    assert (
+        RefittedForecast(law).predict_loss(progress(run, first), int(run.steps[first])) == "the lr has not fallen yet"
+    )
+    ahead = drop_ahead(planned, int(run.steps[first]), int(run.steps[first + 1]))
+    prediction = RefittedForecast(law).predict_loss(progress(run, first + 1), int(run.steps[first + 1]))
+    assert isinstance(prediction, Prediction)
+    assert prediction.half_width(9.9) >= 1.6448 * 0.002 * ahead
+    assert ahead > 3
+
+
+def test_drop_ahead_is_the_lr_drop_to_come_over_that_so_far() -> None:
+    falling = LrCurve(np.concatenate([np.full(100, 1.0), np.linspace(1.0, 0.0, 101)]))
+    assert drop_ahead(falling, 111, 151) == pytest.approx(5)
+    assert drop_ahead(falling, 151, 151) == 1
+    assert drop_ahead(falling, 90, 100) == 1
+    assert drop_ahead(falling, 100, 151) == np.inf
+
+
+def test_the_decay_of_a_public_run_is_no_drift(loss_curves: Path) -> None:
+    """Every second loss, one of them 64 steps into the decay: from it the fit takes five times the effect."""
+    curve = public_curve(loss_curves, "25M", "wsd_20000_24000")
+    at = np.arange(int(np.searchsorted(curve.steps, 20064)) % 2, curve.steps.size, 2)
+    run = LossCurve(curve.schedule, curve.steps[at], loss=curve.loss[at])
+    assert flags(run, 19900, 24000) == []

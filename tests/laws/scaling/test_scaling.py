@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from laws.fitting.bootstrap import _block_weights, resampled_parameters
+from laws.fitting.bootstrap import block_weights, resampled_parameters
+from laws.fitting.correlation import Correlation
 from laws.fitting.solver import Problem, fit_points
 from laws.scaling.critical_batch import BatchRun, batch_over_loss, critical_batch
 from laws.scaling.fit import fit_runs, read_runs
@@ -201,7 +202,7 @@ def test_every_repeat_of_the_bootstrap_is_a_minimum() -> None:
     loss = law.evaluate(truth[None], features)[0][0] * np.exp(0.006 * rng.standard_t(3, size=240))
     best = fit_points(law, features, loss).theta_p
     sampled = resampled_parameters(law, features, loss, best, lengths=[1] * 240, count=50, seed=1)
-    again_rng = np.random.default_rng(1)
-    weights = np.concatenate([_block_weights(1, 1, 50, again_rng) for _ in range(240)], axis=1)
+    problem = Problem(law, features, np.log(loss))
+    weights = block_weights([1] * 240, Correlation(np.empty(0)), problem.leverage(best), 50, np.random.default_rng(1))
     again, _ = Problem(law, features, np.log(loss), weights_mn=weights).refine(sampled)
     assert np.all(np.abs(again - sampled).max(axis=0) < 0.01 * sampled.std(axis=0))

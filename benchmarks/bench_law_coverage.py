@@ -1,0 +1,208 @@
+"""How often the 90% intervals of each law hold the truth, in fits to losses that were made by the law.
+
+Noise of a curve's neighbouring losses is correlated (each remembers half of the last), or independent; noise of the
+runs of a compute law is Gaussian, or has the tails of Student's t with 3 degrees of freedom. A parameter that a prior
+holds is drawn from the prior for each fit. Bands of predictions are without the allowance for what laws miss.
+
+    OMP_NUM_THREADS=1 python benchmarks/bench_law_coverage.py [--fits 200] [--only NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from laws.curve import Floats, Ints, LossCurve, every_step, last_step, planned_lr_curve
+from laws.fitting.fitted import fit_curves
+from laws.law import CurveLaw
+from laws.loss_curves.annealing import AnnealingConfig
+from laws.loss_curves.annealing_size import AnnealingSizeConfig
+from laws.loss_curves.multi_power import MultiPowerConfig
+from laws.loss_curves.relaxation import RelaxationConfig
+from laws.scaling.critical_batch import BatchRun, critical_batch
+from laws.scaling.fit import fit_runs
+from laws.scaling.laws import AverageParametersConfig, ChinchillaConfig, ComputeLaw, PowerConstantConfig, Runs
+from schedules.base import SCHEDULES
+
+SAMPLES = 100  # of each bootstrap
+SECTIONS: tuple[dict[str, object], ...] = (
+    {"name": "cosine", "min_lr": 3e-5},
+    {"name": "constant"},
+    {"name": "wsd", "min_lr": 3e-5},
+    {"name": "wsd", "decay_steps": 4000, "min_lr": 9e-5},
+)
+UNSEEN: dict[str, object] = {"name": "linear", "min_lr": 3e-5}
+SIZES = (5e7, 1e8, 3e8, 1e9)
+TWO_POWERS = {"E": 1.8172, "A": 482.0, "B": 2085.0, "alpha": 0.3478, "beta": 0.3658}
+
+Held = Iterator[tuple[str, bool]]
+Noise = Callable[[np.random.Generator, int], Floats]
+
+
+def independent(rng: np.random.Generator, size: int) -> Floats:
+    """Returns Gaussian noise of standard deviation 1 [size]."""
+    return rng.normal(size=size)
+
+
+def correlated(rng: np.random.Generator, size: int) -> Floats:
+    """Returns noise of standard deviation 1 of which each remembers half of the last [size]."""
+    noise = rng.normal(size=size)
+    for index in range(1, size):
+        noise[index] = 0.5 * noise[index - 1] + np.sqrt(0.75) * noise[index]
+    return noise
+
+
+def heavy_tailed(rng: np.random.Generator, size: int) -> Floats:
+    """Returns noise of Student's t with 3 degrees of freedom [size]."""
+    return rng.standard_t(3, size=size)
+
+
+@dataclass(frozen=True)
+class CurveCase:
+    """A law of loss curves: four runs of 8,000 steps with 60 losses each, and the last loss of a fifth schedule."""
+
+    law: CurveLaw
+    values: Mapping[str, float]
+    noise: Noise
+    scale: float = 1e-3
+
+    def held(self, seed: int, samples: int) -> Held:
+        """Yields each quantity of one fit, and whether its interval holds the truth."""
+        rng = np.random.default_rng(seed)
+        truth = self._drawn(rng)
+        curves = []
+        for section, size in zip(SECTIONS, SIZES, strict=True):
+            at = every_step(_planned(section), most=60, parameters=size if self.law.spans_sizes else None)
+            loss = self.law.predict(truth, at) * np.exp(self.scale * self.noise(rng, at.steps.size))
+            curves.append(LossCurve(at.schedule, at.steps, loss=loss, parameters=at.parameters))
+        fit = fit_curves(self.law, curves, samples=samples, seed=seed).model_copy(update={"law_error": 0.0})
+        for name, (low, high) in fit.parameter_intervals().items():
+            yield name, low <= truth[name] <= high
+        end = last_step(_planned(UNSEEN), parameters=curves[0].parameters)
+        fact = self.law.predict(truth, end)[0] * np.exp(self.scale * self.noise(rng, 1)[0])
+        (low_end,), (high_end,) = fit.band(end)
+        yield "new loss", bool(low_end <= fact <= high_end)
+
+    def _drawn(self, rng: np.random.Generator) -> dict[str, float]:
+        """Returns the true values; those that a prior holds are drawn from it."""
+        found = dict(self.values)
+        for shape in self.law.shapes():
+            if shape.prior is not None:
+                value = rng.normal(*shape.prior)
+                found[shape.name] = float(np.clip(np.exp(value) if shape.log else value, shape.lower, shape.upper))
+        return found
+
+
+@dataclass(frozen=True)
+class ComputeCase:
+    """A compute law: runs around 20 tokens a parameter, and a new run of 1e9 parameters and 2e10 tokens."""
+
+    law: ComputeLaw
+    values: Mapping[str, float]
+    noise: Noise
+    runs: int = 60
+    scale: float = 0.006
+
+    def held(self, seed: int, samples: int) -> Held:
+        """Yields each quantity of one fit, and whether its interval holds the truth."""
+        rng = np.random.default_rng(seed)
+        flops = 10 ** rng.uniform(18, 22, size=self.runs)
+        parameters = np.clip(np.sqrt(flops / 120) * 10 ** rng.normal(scale=0.35, size=self.runs), 4e7, 1.6e10)
+        loss = self._loss(parameters, flops / 6 / parameters) * np.exp(self.scale * self.noise(rng, self.runs))
+        fit = fit_runs(self.law, Runs(parameters, flops / 6 / parameters, loss), samples=samples, seed=seed)
+        for name, (low, high) in fit.parameter_intervals().items():
+            yield name, low <= self.values[name] <= high
+        fact = self._loss(np.array([1e9]), np.array([2e10]))[0] * np.exp(self.scale * self.noise(rng, 1)[0])
+        _, low, high = fit.predict(parameters=1e9, tokens=2e10)
+        yield "new loss", bool(low <= fact <= high)
+
+    def _loss(self, parameters: Floats, tokens: Floats) -> Floats:
+        features = self.law.features(Runs(parameters, tokens, np.ones(parameters.size)))
+        loss_n: Floats = self.law.evaluate(self.law.pack(self.values)[None], features)[0][0]
+        return loss_n
+
+
+@dataclass(frozen=True)
+class BatchCase:
+    """The critical batch of a loss: five batch sizes, losses every hundredth of the steps so far."""
+
+    noise: Noise
+    scale: float = 1e-3
+    critical: float = 2e5
+
+    def held(self, seed: int, samples: int) -> Held:
+        """Yields the critical batch, and whether its interval holds the truth."""
+        rng = np.random.default_rng(seed)
+        steps: Ints = np.unique(np.geomspace(20, 100000, 800).round().astype(np.int64))
+        runs = []
+        for batch in (2e4, 5e4, 2e5, 8e5, 2e6):
+            loss = 2 + 3 * (steps / (1 + self.critical / batch)) ** -0.3
+            runs.append(BatchRun(batch, steps, loss * np.exp(self.scale * self.noise(rng, steps.size))))
+        low, high = critical_batch(runs, 2.3).interval
+        yield "critical batch", low <= self.critical <= high
+
+
+def _planned(section: Mapping[str, object]):  # type: ignore[no-untyped-def]
+    return planned_lr_curve(SCHEDULES.parse({"warmup_steps": 200, **section}), peak_lr=3e-4, total_steps=8000)
+
+
+ANNEALING = {"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}
+CURVE_LAWS: dict[str, tuple[CurveLaw, dict[str, float]]] = {
+    "annealing": (AnnealingConfig(), ANNEALING),
+    "annealing, lambda fitted": (AnnealingConfig(fit_decay=True), {**ANNEALING, "one_minus_lambda": 2e-3}),
+    "annealing_size": (
+        AnnealingSizeConfig(),
+        {"L0": 1.8, "A": 0.6, "B": 400.0, "C": 0.05, "alpha": 0.45, "beta": 0.34, "gamma": 0.12},
+    ),
+    "multi_power": (
+        MultiPowerConfig(),
+        {"L0": 2.65, "A": 0.6, "B": 438.0, "alpha": 0.453, "beta": 0.6, "gamma": 0.65, "C": 2.1},
+    ),
+    "relaxation": (RelaxationConfig(), {"L0": 2.68, "A": 0.53, "B": 0.2, "alpha": 0.5, "C": 0.02}),
+}
+COMPUTE_LAWS: dict[str, tuple[ComputeLaw, dict[str, float]]] = {
+    "power_constant": (PowerConstantConfig(), {"L_inf": 1.7, "A": 250.0, "alpha": 0.13}),
+    "chinchilla": (ChinchillaConfig(), TWO_POWERS),
+    "average_parameters": (AverageParametersConfig(), TWO_POWERS),
+}
+CASES: dict[str, CurveCase | ComputeCase | BatchCase] = {
+    **{f"{name}; correlated": CurveCase(*case, correlated) for name, case in CURVE_LAWS.items()},
+    **{f"{name}; independent": CurveCase(*case, independent) for name, case in CURVE_LAWS.items()},
+    **{f"{name}; Gaussian": ComputeCase(*case, independent) for name, case in COMPUTE_LAWS.items()},
+    **{f"{name}; heavy tails": ComputeCase(*case, heavy_tailed) for name, case in COMPUTE_LAWS.items()},
+    "chinchilla, 20 runs; Gaussian": ComputeCase(*COMPUTE_LAWS["chinchilla"], independent, runs=20),
+    "critical batch; independent": BatchCase(independent),
+}
+
+
+def counts(name: str, *, fits: int, samples: int = SAMPLES) -> Counter[str]:
+    """Returns in how many of the fits of a case each quantity's interval held the truth."""
+    found: Counter[str] = Counter()
+    for seed in range(fits):
+        found.update({quantity: int(held) for quantity, held in CASES[name].held(seed, samples)})
+    return found
+
+
+def main() -> None:
+    """Reads the arguments and prints the share of each law and quantity."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fits", type=int, default=200)
+    parser.add_argument("--only", default="", help="the cases whose name begins so")
+    arguments = parser.parse_args()
+    print(f"| law; noise | seconds a fit | share of {arguments.fits} fits |\n|---|---|---|")
+    for name in CASES:
+        if name.startswith(arguments.only):
+            started = time.process_time()
+            held = counts(name, fits=arguments.fits)
+            seconds = (time.process_time() - started) / arguments.fits
+            shares = ", ".join(f"{quantity} {100 * count / arguments.fits:.1f}%" for quantity, count in held.items())
+            print(f"| {name} | {seconds:.2f} | {shares} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.machine import check_machine, memory_warnings, read_machine
-from settings import UserError
+from settings import RunError, UserError
 from settings.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
 
     A mistake of any rank ends this process, as it does all others.
     """
-    found: dict[str, Any] | UserError
+    found: dict[str, Any] | UserError | RunError
     try:
         run_config = _load_config(path, overrides, rank_info)
         from launcher.run.fingerprint import fingerprint_of
 
         found, limit_seconds = fingerprint_of(run_config, rank_info), run_config.train.rendezvous_seconds
-    except UserError as error:
+    except (UserError, RunError) as error:
         from train.config import TrainConfig
 
         found, limit_seconds = error, TrainConfig.model_fields["rendezvous_seconds"].default

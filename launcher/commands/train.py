@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,6 +11,7 @@ import typer
 from launcher.commands.arguments import RunConfigArgument
 from launcher.exit_codes import user_errors
 from launcher.processes.environment import one_openmp_thread, prepare_process, read_rank_info
+from launcher.processes.first_parent import first_parent
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
 from launcher.processes.rank_exit import exit_failed, exit_hung, exit_process, exit_without_store
@@ -49,7 +49,7 @@ def train(
     except AddressError as error:
         exit_without_store(error)
     if rank_info.has_agent:
-        die_with_parent(os.getppid())
+        die_with_parent(first_parent())
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
     if rank_info.launcher == "none":

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
+from launcher.processes.first_parent import first_parent
 from launcher.processes.signals import exit_immediately
 
 
 def main() -> None:
-    """Runs the command line and exits. The stop signals come first: the imports of the command line take a while."""
+    """Runs the command line and exits.
+
+    The parent is noted and the stop signals are handled first: the imports of the command line take a while.
+    """
+    first_parent()
     exit_immediately()
     _open_closed_streams()
     from launcher.cli import main as run_command_line

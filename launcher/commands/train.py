@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,6 +11,7 @@ import typer
 from launcher.commands.arguments import RunConfigArgument
 from launcher.exit_codes import user_errors
 from launcher.processes.environment import one_openmp_thread, prepare_process, read_rank_info
+from launcher.processes.first_parent import first_parent
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
 from launcher.processes.rank_exit import exit_failed, exit_hung, exit_process, exit_without_store
@@ -20,7 +20,7 @@ from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.machine import check_machine, memory_warnings, read_machine
-from settings import UserError
+from settings import RunError, UserError
 from settings.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def train(
     except AddressError as error:
         exit_without_store(error)
     if rank_info.has_agent:
-        die_with_parent(os.getppid())
+        die_with_parent(first_parent())
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
     if rank_info.launcher == "none":
@@ -79,13 +79,13 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
 
     A mistake of any rank ends this process, as it does all others.
     """
-    found: dict[str, Any] | UserError
+    found: dict[str, Any] | UserError | RunError
     try:
         run_config = _load_config(path, overrides, rank_info)
         from launcher.run.fingerprint import fingerprint_of
 
         found, limit_seconds = fingerprint_of(run_config, rank_info), run_config.train.rendezvous_seconds
-    except UserError as error:
+    except (UserError, RunError) as error:
         from train.config import TrainConfig
 
         found, limit_seconds = error, TrainConfig.model_fields["rendezvous_seconds"].default

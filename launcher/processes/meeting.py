@@ -45,28 +45,30 @@ class Arrival:
     node: str
     token: str
     fingerprint: dict[str, Any]
-    mistake: str  # "" if it has found none
+    error: str  # "" if it has found none
+    exit_code: int  # that of the error
 
 
 def meet(
     store: Store,
     rank_info: RankInfo,
-    found: Mapping[str, Any] | UserError,
+    found: Mapping[str, Any] | UserError | RunError,
     *,
     limit_seconds: float,
     last_check: Callable[[], None],
 ) -> Store:
     """Returns a store for this attempt once all ranks have come and agree; else it ends the process, on every rank.
 
-    `found`: this rank's fingerprint, or its mistake. `last_check` is called on rank 0 at the end, while the others wait
-    without a limit; it may raise UserError.
+    `found`: this rank's fingerprint, or why it cannot train. `last_check` is called on rank 0 at the end, while the
+    others wait without a limit; it may raise UserError or RunError.
     """
     arrival = Arrival(
         rank=rank_info.rank,
         node=f"node {rank_info.node_rank} ({socket.gethostname()})",
         token=uuid.uuid4().hex,
-        fingerprint={} if isinstance(found, UserError) else dict(found),
-        mistake=str(found) if isinstance(found, UserError) else "",
+        fingerprint={} if isinstance(found, Exception) else dict(found),
+        error=str(found) if isinstance(found, Exception) else "",
+        exit_code=_exit_code(found) if isinstance(found, Exception) else DONE,
     )
     if rank_info.rank == 0:
         return _Host(store, arrival, world_size=rank_info.world_size).run(limit_seconds, last_check)
@@ -97,12 +99,13 @@ class _Host:
         return self._store
 
     def _wait_for_all(self, patience: Patience) -> None:
-        """Raises UserError for the first mistake that is found, and RunError if a rank does not come."""
+        """Raises the first error that is found, and RunError if a rank does not come."""
         while True:
             self._receive()
             for rank, arrival in sorted(self._arrivals.items()):
-                if arrival.mistake:
-                    raise UserError(f"rank {rank} on {arrival.node}: {arrival.mistake}" if rank else arrival.mistake)
+                if arrival.error:
+                    text = f"rank {rank} on {arrival.node}: {arrival.error}" if rank else arrival.error
+                    raise UserError(text) if arrival.exit_code == USER_MISTAKE else RunError(text)
             if not (missing := self._missing()):
                 return
             patience.check(f"rank 0 waits for {name_ranks(missing)} of {self._world_size}", prints=True)
@@ -118,7 +121,7 @@ class _Host:
 
     def _end(self, error: UserError | RunError) -> NoReturn:
         """Prints the message, gives every rank the exit code, also those that still come, and ends."""
-        code = USER_MISTAKE if isinstance(error, UserError) else FAILED
+        code = _exit_code(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
         _exit_on_stop_signals(code)
         deadline = time.monotonic() + _GOODBYE_SECONDS
@@ -173,9 +176,13 @@ def _attend(
 
 
 def _end_alone(arrival: Arrival, error: RunError) -> NoReturn:
-    """Ends a rank that has not heard rank 0: it prints its own mistake, or what it waits for."""
-    print(f"error: rank {arrival.rank} on {arrival.node}: {arrival.mistake or error}", file=sys.stderr, flush=True)
-    exit_process(USER_MISTAKE if arrival.mistake else FAILED, sys.stdout, sys.stderr)
+    """Ends a rank that has not heard rank 0: it prints its own error, or what it waits for."""
+    print(f"error: rank {arrival.rank} on {arrival.node}: {arrival.error or error}", file=sys.stderr, flush=True)
+    exit_process(arrival.exit_code or FAILED, sys.stdout, sys.stderr)
+
+
+def _exit_code(error: Exception) -> int:
+    return USER_MISTAKE if isinstance(error, UserError) else FAILED
 
 
 def _exit_on_stop_signals(code: int) -> None:

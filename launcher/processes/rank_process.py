@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -36,7 +36,9 @@ class RankProcess:
     log_path: Path
     exit_code: int | None = None  # None while it runs; minus the signal's number if a signal ended it
     report: FailureReport | None = None
-    failed_at: float = 0.0  # time.time() of its failure or end, as near as it is known
+    failed_at: float = field(
+        default_factory=time.time
+    )  # time.time() of its failure; without a report, when it was last known to run
 
     @property
     def runs(self) -> bool:
@@ -53,13 +55,17 @@ class RankProcess:
 
         The group is killed before the process is waited for: until then no other process can have its number.
         """
-        if not self.runs or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if not self.runs:
+            return
+        now = time.time()
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            self.failed_at = now
             return
         self.kill()
         self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.report = receive_report(self.report_fd)
-        # Without a report the moment is known to the precision of a poll only.
-        self.failed_at = self.report.seconds if self.report else time.time() - 5 * POLL_SECONDS
+        if self.report is not None:
+            self.failed_at = self.report.seconds
 
     def kill(self) -> None:
         """Kills the rank and all that it started, unless it has been waited for."""

@@ -44,7 +44,7 @@ def run_outcome(
             with contextlib.suppress(OSError):
                 rank.log.write(rank.report.traceback.encode(errors="replace"))
     first = min(failed, key=lambda rank: rank.failed_at)
-    if stop_signal is not None and first.report is None and first.exit_code == -stop_signal:
+    if stop_signal is not None and first.report is None and first.exit_code in (-stop_signal, 128 + stop_signal):
         return RunOutcome(128 + stop_signal, f"ended by {stop_signal.name} before there was anything to save")
     if first.report is not None and first.report.kind == "user":
         return RunOutcome(USER_MISTAKE, f"error: {first.report.message}")

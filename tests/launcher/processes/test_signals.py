@@ -56,7 +56,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Returns the exit code and the outputs of a process that was sent a signal."""
     try:
-        out, errors = process.communicate(timeout=20)
+        out, errors = process.communicate(timeout=60)
         return process.returncode, out, errors
     finally:
         process.kill()

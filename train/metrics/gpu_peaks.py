@@ -33,6 +33,7 @@ GPU_TFLOPS: dict[str, Tflops] = {
     "NVIDIA H20": {"bfloat16": 148.0, "float32": 44.0},  # NVIDIA H20 data sheet
     "NVIDIA GH200 480GB": _H100_SXM,
     "NVIDIA GH200 120GB": _H100_SXM,
+    "NVIDIA GH200 144G HBM3e": _H100_SXM,
     "NVIDIA B200": {"bfloat16": 2250.0, "float32": 75.0},  # NVIDIA HGX data sheet, an eighth of the board
     "NVIDIA GB200": {"bfloat16": 2500.0, "float32": 80.0},  # NVIDIA GB200 NVL72 data sheet, of one GPU
     "NVIDIA A40": {"bfloat16": 149.7, "float32": 37.4},  # this and the following: NVIDIA's data sheet of the card

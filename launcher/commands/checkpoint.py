@@ -65,6 +65,8 @@ def list_checkpoints(run: RunFolderArgument) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:  # one line per checkpoint, on a terminal of any width and in a pipe
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if len({measured.on for manifest in manifests.values() if (measured := manifest.measured)}) > 1:
+        print("held-out losses on different sequences are not compared: the best on each are kept", file=sys.stderr)
 
 
 @checkpoint_app.command("verify")

@@ -80,13 +80,15 @@ def compare_configs(
 ) -> None:
     """List the keys whose values differ between two resolved configs, with both values, `absent` for none.
 
+    Paths are compared as absolute ones.
+
     Exit codes: 0 the configs are equal; 1 they differ; 2 one of them is missing or has a mistake.
     """
-    from launcher.run.config import RunConfig
-    from settings import compose
+    from launcher.run.config import load_run_config
     from settings.differences import differing, show
+    from settings.paths import with_absolute_paths
 
-    plain = [compose(RunConfig, _config_file(path)).to_plain() for path in (one, other)]
+    plain = [with_absolute_paths(load_run_config(_config_file(path))).to_plain() for path in (one, other)]
     pairs = differing(*plain)
     for key, pair in pairs.items():
         print(f"{key}: {show(pair.old)} in {one}, {show(pair.new)} in {other}")

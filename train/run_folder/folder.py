@@ -24,8 +24,9 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run was started here: its config lies beside what every start writes."""
-        return self.config.is_file() and (self.record.is_file() or (self.checkpoints / LEASE_FILE_NAME).is_file())
+        """Whether a run was started here: its config lies beside what a start writes."""
+        written = (self.record, self.metrics, self.checkpoints / LEASE_FILE_NAME)
+        return self.config.is_file() and any(path.is_file() for path in written)
 
     @property
     def config(self) -> Path:

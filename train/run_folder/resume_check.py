@@ -41,15 +41,18 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
     _refuse(
         f"run folder {path} holds a run of another config:",
         [f"{key}: {old} there, {new} here" for key, (old, new) in changes.items()],
-        f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}",
+        f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}"
+        + ("" if any(key.startswith("model.") for key in changes) else _branch_advice(folder)),
     )
     if inputs is not None:
         data = here.get("data", {})
         mixtures = [data.get("mixture"), *(stage["mixture"] for stage in data.get("stages", ()))]
+        tokenizer_differs = bool(recorded.tokenizer) and recorded.tokenizer != inputs.tokenizer
         _refuse(
             f"run folder {path} holds a run of other data: what its config names has other content now:",
             recorded.differences(inputs, all_sources=not all(mixtures)),
-            "choose another run.name for a new run, or put the content back (data.shards may name another folder)",
+            "choose another run.name for a new run, or put the content back (data.shards may name another folder)"
+            + ("" if tokenizer_differs else _branch_advice(folder)),
         )
     return folder
 
@@ -80,6 +83,19 @@ def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, An
     state, sources = state_to_go_on_from(folder.checkpoints), there.get("data", {}).get("sources", {})
     batch = state.batch if state else 0
     return past_of(there, batch=batch, sources=sources), past_of(here, batch=batch, sources=sources)
+
+
+def _branch_advice(folder: RunFolder) -> str:
+    """Returns lines that name the commands of a new run with the weights of this one; "" if it has no checkpoint."""
+    if not step_folders(folder.checkpoints):
+        return ""
+    new = folder.path.parent / "NEW"
+    return (
+        "\nto begin a new run with the weights of this one, at step 1 and with new optimizer state:"
+        f"\n  lehr export {folder.path} DIR"
+        "\n  lehr import DIR CONFIG [KEY=VALUE]... run.name=NEW"
+        f"\n  lehr train {RunFolder(new).config}"
+    )
 
 
 def _refuse(headline: str, found: list[str], remedy: str) -> None:

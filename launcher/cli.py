@@ -98,12 +98,19 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
+    """Runs the command line and exits. A user's mistake becomes one message, whichever command finds it."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
     app = make_app(arguments)
     exit_by_exception()
-    app(args=list(arguments), prog_name="lehr")
+    try:
+        app(args=list(arguments), prog_name="lehr")
+    except Exception as error:
+        from launcher.exit_codes import explain  # brings pydantic, which `lehr --help` does without
+
+        if (code := explain(error)) is None:
+            raise
+        raise SystemExit(code) from None
 
 
 def _quiet_libraries() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.commands.arguments import RunFolderArgument
-from launcher.exit_codes import FAILED, user_errors
+from launcher.exit_codes import FAILED
 from settings import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 @checkpoint_app.command("list")
-@user_errors
 def list_checkpoints(run: RunFolderArgument) -> None:
     """List every checkpoint: step, tokens, held-out loss, size, date, the layout that wrote it, why it is kept.
 
@@ -70,7 +69,6 @@ def list_checkpoints(run: RunFolderArgument) -> None:
 
 
 @checkpoint_app.command("verify")
-@user_errors
 def verify_checkpoints(
     run: RunFolderArgument,
     step: Annotated[int | None, typer.Option(min=0, help="The step of the checkpoint; all if not given.")] = None,

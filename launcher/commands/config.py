@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 
-from launcher.exit_codes import FAILED, user_errors
+from launcher.exit_codes import FAILED
 from settings import UserError
 
 config_app = typer.Typer(no_args_is_help=True, help="List the keys of a config, resolve one, compare two.")
 
 
 @config_app.command("keys")
-@user_errors
 def list_keys(
     word: Annotated[
         str | None,
@@ -44,7 +43,6 @@ def list_keys(
 
 
 @config_app.command("schema")
-@user_errors
 def print_schema() -> None:
     """Print a JSON schema of the run config, for editors.
 
@@ -57,7 +55,6 @@ def print_schema() -> None:
 
 
 @config_app.command("show")
-@user_errors
 def show_config(
     config: Annotated[Path, typer.Argument(help="a run config, a YAML file", show_default=False)],
     overrides: Annotated[
@@ -73,7 +70,6 @@ def show_config(
 
 
 @config_app.command("diff")
-@user_errors
 def compare_configs(
     one: Annotated[Path, typer.Argument(metavar="A", help="a run config, or a run folder", show_default=False)],
     other: Annotated[Path, typer.Argument(metavar="B", help="a run config, or a run folder", show_default=False)],

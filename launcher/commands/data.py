@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from launcher.exit_codes import FAILED, STOPPED_EARLY, user_errors
+from launcher.exit_codes import FAILED, STOPPED_EARLY
 from train.safety.stop_signals import set_stop_handlers
 
 data_app = typer.Typer(no_args_is_help=True, help="Build token shards from text, and inspect them.")
@@ -21,7 +21,6 @@ _SECONDS_BETWEEN_LINES = 2.0  # if the output is no terminal
 
 
 @data_app.command("build")
-@user_errors
 def build_shards(
     config: Annotated[Path, typer.Argument(help="a config with a `data` section", show_default=False)],
     overrides: Annotated[
@@ -64,7 +63,6 @@ def build_shards(
 
 
 @data_app.command("inspect")
-@user_errors
 def inspect_shards(
     shards: Annotated[Path, typer.Argument(help="a folder of shards, such as shards/demo", show_default=False)],
     sample_tokens: Annotated[int, typer.Option(min=0, help="Length of the sample of each source, in tokens.")] = 60,

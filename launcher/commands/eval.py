@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from launcher.commands.arguments import CheckpointStepOption, MovedShardsOption, RunFolderArgument
-from launcher.exit_codes import user_errors
 
 
-@user_errors
 def evaluate_run(
     run: RunFolderArgument,
     windows: Annotated[

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from launcher.commands.arguments import CheckpointStepOption, MovedShardsOption, RunFolderArgument
-from launcher.exit_codes import user_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from train.checkpoint.weights_only import Weights
 
 
-@user_errors
 def export_run(
     run: RunFolderArgument,
     folder: Annotated[Path, typer.Argument(help="a new or empty folder", show_default=False)],

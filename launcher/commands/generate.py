@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from launcher.commands.arguments import CheckpointStepOption, MovedShardsOption, RunFolderArgument
-from launcher.exit_codes import user_errors
 
 
-@user_errors
 def generate_text(
     run: RunFolderArgument,
     prompt: Annotated[str, typer.Argument(help="the text to continue", show_default=False)] = "",

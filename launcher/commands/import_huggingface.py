@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.commands.arguments import OptionalRunConfigArgument
-from launcher.exit_codes import user_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from model.config import ModelConfig
 
 
-@user_errors
 def import_huggingface(
     folder: Annotated[Path, typer.Argument(help="config.json, *.safetensors, tokenizer.json", show_default=False)],
     config: OptionalRunConfigArgument = None,

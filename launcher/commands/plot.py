@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launcher.exit_codes import user_errors
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -18,7 +16,6 @@ Rows = Sequence[dict[str, Any]]  # the lines of metrics.jsonl
 _SMOOTHING = 0.02  # the span of the running mean of the training loss, as a share of the run
 
 
-@user_errors
 def plot_runs(
     runs: Annotated[list[Path], typer.Argument(help="run folders, such as runs/demo", show_default=False)],
     out: Annotated[

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from launcher.commands.arguments import RunConfigArgument
-from launcher.exit_codes import user_errors
-from launcher.processes.environment import one_openmp_thread, prepare_process, read_rank_info
+from launcher.processes.environment import check_environment, one_openmp_thread, prepare_process, read_rank_info
 from launcher.processes.first_parent import first_parent
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from launcher.run.config import RunConfig
 
 
-@user_errors
 def train(
     config: RunConfigArgument,
     overrides: Annotated[
@@ -53,6 +51,7 @@ def train(
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
     if rank_info.launcher == "none":
+        check_environment()
         with one_openmp_thread():
             run_config = _load_config(config, overrides or [], None)
         count = run_config.parallel.ranks
@@ -81,6 +80,7 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
     """
     found: dict[str, Any] | UserError | RunError
     try:
+        check_environment()
         run_config = _load_config(path, overrides, rank_info)
         from launcher.run.fingerprint import fingerprint_of
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from launcher.processes.network_interface import interface_to
-from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_torchrun_variables, torchrun_variables
+from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_int, read_torchrun_variables, torchrun_variables
 from launcher.processes.slurm import is_srun_rank, read_job_end_time, read_slurm_variables
+
+_MOST_THREADS = 4096  # a larger number is a typing error, and more threads than a process may have
 
 
 def read_rank_info(environ: Mapping[str, str] | None = None) -> RankInfo:
@@ -36,6 +38,12 @@ def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
     base = (os.environ if environ is None else environ).get("XDG_CACHE_HOME", "")
     # The specification has relative paths ignored: https://specifications.freedesktop.org/basedir-spec
     return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "lehr"
+
+
+def check_environment() -> None:
+    """Raises UserError if a variable that a run reads later, in its ranks, has a wrong value."""
+    job_end_time()
+    _openmp_threads(os.environ)
 
 
 def export_rank_info(rank_info: RankInfo, *, console_columns: int | None = None) -> None:
@@ -68,10 +76,14 @@ def one_openmp_thread() -> Iterator[None]:
 def prepare_process(rank_info: RankInfo) -> None:
     """Sets what the libraries read when they are imported, the number of torch's threads, and the limit of open files.
 
-    Each rank gets its share of the cores unless OMP_NUM_THREADS is set. LOCAL_RANK becomes the number of the rank's
+    Each rank gets its share of the cores unless OMP_NUM_THREADS is set. Raises UserError if it has a wrong value.
+    LOCAL_RANK becomes the number of the rank's
     GPU, because DeepSpeed takes it for that, and demands it of a single process and of srun's ranks too.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // rank_info.local_world_size)))
+    threads = _openmp_threads(os.environ)
+    if threads is None:
+        threads = max(1, available_cores() // rank_info.local_world_size)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     across_nodes = rank_info.local_world_size < rank_info.world_size
     if rank_info.world_size > 1 and (interface := gloo_interface(rank_info.master_addr, across_nodes=across_nodes)):
         os.environ["GLOO_SOCKET_IFNAME"] = interface
@@ -80,7 +92,7 @@ def prepare_process(rank_info: RankInfo) -> None:
     import torch
 
     os.environ["LOCAL_RANK"] = str(rank_info.gpu(torch.cuda.device_count()))
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
+    torch.set_num_threads(threads)
 
 
 def gloo_interface(master_addr: str, *, across_nodes: bool) -> str | None:
@@ -105,6 +117,14 @@ def prepare_imports() -> None:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def _openmp_threads(environ: Mapping[str, str]) -> int | None:
+    """Reads OMP_NUM_THREADS, of a list such as `4,2` the first number; None if it is not set or empty."""
+    first, comma, _ = environ.get("OMP_NUM_THREADS", "").partition(",")
+    if not first.strip() and not comma:
+        return None
+    return read_int({"OMP_NUM_THREADS": first}, "OMP_NUM_THREADS", least=1, most=_MOST_THREADS)
 
 
 def available_cores() -> int:

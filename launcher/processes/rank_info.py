@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,14 +39,6 @@ class RankInfo:
     parent: ParentHandles | None = None  # if lehr started them
     has_agent: bool = False  # torchrun's agent is the parent process; else the variables may be set by any program
     agent_serves_store: bool = False  # at the master port; else rank 0 does
-
-    def check(self) -> RankInfo:
-        """Returns itself. Raises UserError if a rank is not below its world size."""
-        if not 0 <= self.rank < self.world_size:
-            raise UserError(f"rank {self.rank} is not below the world size {self.world_size}")
-        if not 0 <= self.local_rank < self.local_world_size:
-            raise UserError(f"local rank {self.local_rank} is not below the {self.local_world_size} ranks of this node")
-        return self
 
     def gpu(self, visible: int) -> int:
         """Returns the number of this rank's GPU among those it sees: all of its node, or only its own (srun can do so).
@@ -88,12 +81,19 @@ def read_torchrun_variables(environ: Mapping[str, str]) -> RankInfo:
             report_fd=read_int(environ, REPORT_FD),
             store_fd=read_int(environ, STORE_FD) if STORE_FD in environ else None,
         )
-    local_rank = read_int(environ, "LOCAL_RANK")
+    world_size = read_int(environ, "WORLD_SIZE", least=1)
+    local_world_size = read_int(environ, "LOCAL_WORLD_SIZE", str(world_size), least=1, most=world_size)
+    rank = read_int(environ, "RANK", most=world_size - 1)
+    local_rank = read_int(environ, "LOCAL_RANK", most=local_world_size - 1)
+    if not environ["MASTER_ADDR"].strip():
+        raise AddressError(
+            "MASTER_ADDR is empty: set it to the address of the first node", rank=rank, local_rank=local_rank
+        )
     return RankInfo(
         rank=rank,
         local_rank=local_rank,
-        world_size=read_int(environ, "WORLD_SIZE"),
-        local_world_size=read_int(environ, "LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]),
+        world_size=world_size,
+        local_world_size=local_world_size,
         node_rank=read_int(environ, "GROUP_RANK", "0"),
         master_addr=environ["MASTER_ADDR"],
         master_port=read_port(environ, rank=rank, local_rank=local_rank),
@@ -101,7 +101,7 @@ def read_torchrun_variables(environ: Mapping[str, str]) -> RankInfo:
         parent=parent,
         has_agent="TORCHELASTIC_RUN_ID" in environ and parent is None,
         agent_serves_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and parent is None,
-    ).check()
+    )
 
 
 def torchrun_variables(rank_info: RankInfo) -> dict[str, str]:
@@ -128,15 +128,20 @@ def name_ranks(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:_MOST_NAMED]))}{more}"
 
 
-def read_int(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
-    """Reads a whole number from a variable. Raises UserError if it is not set or no whole number."""
+def read_int(
+    environ: Mapping[str, str], name: str, default: str | None = None, *, least: int = 0, most: int = 2**63 - 1
+) -> int:
+    """Reads a whole number from a variable.
+
+    Raises UserError if the variable is not set, or is no whole number from `least` to `most`.
+    """
     text = environ.get(name, default)
     if text is None:
         raise UserError(f"{name} is not set")
-    try:
+    if re.fullmatch(r"\s*\d{1,19}\s*", text) and least <= int(text) <= most:
         return int(text)
-    except ValueError:
-        raise UserError(f"{name} = {text!r} must be a whole number") from None
+    bounds = f"of at least {least}" if most == 2**63 - 1 else f"from {least} to {most}"
+    raise UserError(f'{name} = "{text}" must be a whole number {bounds}')
 
 
 def read_port(environ: Mapping[str, str], *, rank: int, local_rank: int, default: int | None = None) -> int:
@@ -144,7 +149,7 @@ def read_port(environ: Mapping[str, str], *, rank: int, local_rank: int, default
     text = environ.get("MASTER_PORT") or str(default)
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 16):
         raise AddressError(
-            f"MASTER_PORT = {environ.get('MASTER_PORT')!r} must be a whole number from 1 to 65535: "
+            f'MASTER_PORT = "{environ.get("MASTER_PORT", "")}" must be a whole number from 1 to 65535: '
             "set it to a port that is free on the first node",
             rank=rank,
             local_rank=local_rank,

@@ -35,9 +35,11 @@ def read_slurm_variables(environ: Mapping[str, str]) -> RankInfo:
 
     Raises UserError if a variable is missing or wrong; AddressError if the address or the port is.
     """
-    rank, local_rank = read_int(environ, "SLURM_PROCID"), read_int(environ, "SLURM_LOCALID")
     node_rank = read_int(environ, "SLURM_NODEID", "0")
-    world_size = read_int(environ, "SLURM_STEP_NUM_TASKS")
+    world_size = read_int(environ, "SLURM_STEP_NUM_TASKS", least=1)
+    local_world_size = _tasks_on_node(environ, node_rank, world_size)
+    rank = read_int(environ, "SLURM_PROCID", most=world_size - 1)
+    local_rank = read_int(environ, "SLURM_LOCALID", most=local_world_size - 1)
     job, step = read_int(environ, "SLURM_JOB_ID"), read_int(environ, "SLURM_STEP_ID")
     # A requeued job keeps its id; its earlier processes may still hold the port on a node that was cut off.
     restarts = read_int(environ, "SLURM_RESTART_COUNT", "0")
@@ -46,17 +48,17 @@ def read_slurm_variables(environ: Mapping[str, str]) -> RankInfo:
         rank=rank,
         local_rank=local_rank,
         world_size=world_size,
-        local_world_size=_tasks_on_node(environ, node_rank, world_size),
+        local_world_size=local_world_size,
         node_rank=node_rank,
         master_addr=environ.get("MASTER_ADDR") or _first_node_address(environ, rank=rank, local_rank=local_rank),
         master_port=read_port(environ, rank=rank, local_rank=local_rank, default=derived_port),
         launcher="srun",
-    ).check()
+    )
 
 
 def read_job_end_time(environ: Mapping[str, str]) -> float | None:
     """Reads when Slurm will end the job, on the clock of time.time(); None without a limit."""
-    return float(read_int(environ, "SLURM_JOB_END_TIME")) if environ.get("SLURM_JOB_END_TIME") else None
+    return float(read_int(environ, "SLURM_JOB_END_TIME", least=1)) if environ.get("SLURM_JOB_END_TIME") else None
 
 
 def first_host(node_list: str) -> str:
@@ -72,9 +74,9 @@ def _tasks_on_node(environ: Mapping[str, str], node_rank: int, world_size: int) 
     """Reads SLURM_STEP_TASKS_PER_NODE: by `2(x3),1` nodes 0 to 2 have two tasks and node 3 has one."""
     counts: list[int] = []
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)).split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        match = re.fullmatch(r"([1-9]\d*)(?:\(x([1-9]\d*)\))?", part.strip())
         if match is None:
-            raise UserError(f"SLURM_STEP_TASKS_PER_NODE: {part!r} is not of the form N or N(xM)")
+            raise UserError(f'SLURM_STEP_TASKS_PER_NODE: "{part}" must be N or N(xM), with whole numbers from 1 on')
         counts += [int(match[1])] * int(match[2] or 1)
     return counts[node_rank] if node_rank < len(counts) else counts[-1]
 

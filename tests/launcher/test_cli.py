@@ -9,9 +9,8 @@ import time
 import pytest
 from processes import lehr
 
-from launcher.cli import COMMANDS, make_app
-from launcher.exit_codes import user_errors
-from settings import UserError
+from launcher.cli import COMMANDS, Command, main, make_app
+from settings import RunError, UserError
 
 
 def test_help_names_every_command_and_is_quick() -> None:
@@ -80,21 +79,31 @@ def test_only_the_given_command_is_imported() -> None:
     assert make_app(["doctor"]) is not None
 
 
-def test_a_users_mistake_is_one_message_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    @user_errors
-    def command(key: str) -> None:
-        raise UserError(f"{key} = 0 must be at least 1")
+def run_failing_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the command line with a command that raises the error; the handlers of this process stay as they are."""
 
-    with pytest.raises(SystemExit) as caught:
-        command("train.steps")
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: train.steps = 0 must be at least 1\n"
-
-
-def test_our_own_bug_keeps_its_traceback() -> None:
-    @user_errors
     def command() -> None:
-        raise ValueError("ours")
+        raise error
 
+    monkeypatch.setattr("launcher.cli.COMMANDS", (Command("fail", __name__, "command", "Fail."),))
+    monkeypatch.setattr("launcher.cli.exit_by_exception", lambda: None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setitem(globals(), "command", command)
+    main(["fail"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("train.steps = 0 must be at least 1"), 2), (RunError("writing failed: the disk"), 1)]
+)
+def test_an_explained_error_of_any_command_is_one_message_without_a_traceback(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_failing_command(error, monkeypatch)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_our_own_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="ours"):
-        command()
+        run_failing_command(ValueError("ours"), monkeypatch)

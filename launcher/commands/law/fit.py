@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.commands.law.arguments import curve_law
-from launcher.exit_codes import user_errors
 from launcher.run.provenance import check_one_provenance, run_provenance
 from laws.curve import LossCurve
 from laws.fitting.fitted import Fit, fit_curves
@@ -23,7 +22,6 @@ from laws.reading.run_folder import DEFAULT_LOSS
 from settings import UserError
 
 
-@user_errors
 def fit_command(
     curves: Annotated[list[Path], typer.Argument(metavar="RUN|CSV...", help="Run folders, or CSV: step, lr, loss.")],
     law: Annotated[str, typer.Option("--law", help="NAME or NAME:option=value,...")] = DEFAULT_LAW,

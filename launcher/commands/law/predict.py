@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.commands.law.arguments import FitArgument, ParametersOption
-from launcher.exit_codes import user_errors
 from launcher.run.fit_scope import schedule_warnings
 from launcher.run.planned_schedule import read_planned_schedule
 from laws.curve import every_step, last_step
 from laws.fitting.fitted import load_fit
 
 
-@user_errors
 def predict_command(
     fit: FitArgument,
     run: Annotated[

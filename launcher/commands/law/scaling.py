@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.commands.law.arguments import name_and_options
-from launcher.exit_codes import user_errors
 from laws.reading.run_folder import DEFAULT_LOSS
 from laws.scaling.critical_batch import batch_over_loss, critical_batch, read_batch_run
 from laws.scaling.fit import fit_runs, read_runs
@@ -19,7 +18,6 @@ from laws.scaling.laws import COMPUTE_LAWS, TwoPowersConfig, compute_optimal
 from settings import UserError, parse
 
 
-@user_errors
 def compute_command(
     runs: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: parameters, tokens, loss; a run a row.")],
     law: Annotated[
@@ -61,7 +59,6 @@ def compute_command(
         console.print(f"final loss {loss:.4f} (90%: {low:.4f} to {high:.4f})", highlight=False)
 
 
-@user_errors
 def hyperparameters_command(
     parameters: Annotated[float | None, typer.Option("--parameters", help="N, without embeddings.")] = None,
     tokens: Annotated[float | None, typer.Option("--tokens", help="D, the tokens of the run.")] = None,
@@ -102,7 +99,6 @@ def hyperparameters_command(
         raise UserError("no option is given: give --parameters and --tokens, or --lr, --tuned-width and --width")
 
 
-@user_errors
 def batch_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, at several batch sizes.")],
     loss: Annotated[list[float], typer.Option("--loss", help="Losses that the runs reach.")],

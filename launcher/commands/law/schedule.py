@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.commands.law.arguments import FitArgument, ParametersOption, read_constraints
-from launcher.exit_codes import user_errors
 from laws.curve import last_step
 from laws.fitting.fitted import Fit, load_fit
 from laws.schedule_search.candidate import Candidate
@@ -23,7 +22,6 @@ from settings import UserError
 from settings.files import write_text
 
 
-@user_errors
 def schedule_command(
     fit: FitArgument,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the run to come.")],

@@ -9,13 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from launcher.exit_codes import user_errors
 from laws.scaling.hyperparameters import singular_value_scale
 from laws.scaling.singular_values import Matrix, match_widths, mean_ratio
 from settings import UserError, read_yaml
 
 
-@user_errors
 def width_command(
     tuned: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder of the width that was tuned.")],
     other: Annotated[Path, typer.Argument(metavar="RUN", help="A run of another width, as deep.")],

@@ -14,6 +14,7 @@ from launch_variables import SRUN, TORCHRUN
 from launcher.processes.environment import (
     available_cores,
     cache_folder,
+    check_environment,
     export_rank_info,
     one_openmp_thread,
     read_rank_info,
@@ -47,9 +48,11 @@ def test_torchrun_under_srun_is_torchrun() -> None:
     ("environ", "message"),
     [
         ({"RANK": "0", "WORLD_SIZE": "2"}, "LOCAL_RANK and MASTER_ADDR and MASTER_PORT are not"),
-        ({**TORCHRUN, "RANK": "8"}, "rank 8 is not below the world size 8"),
-        ({**TORCHRUN, "LOCAL_RANK": "4"}, "local rank 4 is not below the 4 ranks of this node"),
-        ({**TORCHRUN, "RANK": "five"}, "RANK = 'five' must be a whole number"),
+        ({**TORCHRUN, "RANK": "8"}, 'RANK = "8" must be a whole number from 0 to 7'),
+        ({**TORCHRUN, "LOCAL_RANK": "4"}, 'LOCAL_RANK = "4" must be a whole number from 0 to 3'),
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "9"}, 'LOCAL_WORLD_SIZE = "9" must be a whole number from 1 to 8'),
+        ({**SRUN, "SLURM_PROCID": "8"}, 'SLURM_PROCID = "8" must be a whole number from 0 to 7'),
+        ({**SRUN, "SLURM_LOCALID": "4"}, 'SLURM_LOCALID = "4" must be a whole number from 0 to 3'),
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "x"}, "SLURM_STEP_TASKS_PER_NODE"),
     ],
 )
@@ -63,8 +66,9 @@ def test_contradictions_are_user_errors(environ: dict[str, str], message: str) -
     ("environ", "message"),
     [
         ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, "MASTER_ADDR and MASTER_PORT are not"),
-        ({**TORCHRUN, "MASTER_PORT": "99999"}, "MASTER_PORT = '99999' must be a whole number from 1 to 65535"),
-        ({**SRUN, "MASTER_PORT": "soon"}, "MASTER_PORT = 'soon' must be a whole number from 1 to 65535"),
+        ({**TORCHRUN, "MASTER_PORT": "99999"}, 'MASTER_PORT = "99999" must be a whole number from 1 to 65535'),
+        ({**SRUN, "MASTER_PORT": "soon"}, 'MASTER_PORT = "soon" must be a whole number from 1 to 65535'),
+        ({**TORCHRUN, "MASTER_ADDR": " "}, "MASTER_ADDR is empty: set it to the address of the first node"),
         ({**SRUN, "SLURM_STEP_NODELIST": ""}, "names no host"),
         ({**SRUN, "SLURM_STEP_NODELIST": "no-such-host.invalid"}, "does not resolve; set MASTER_ADDR"),
     ],
@@ -83,6 +87,34 @@ def test_an_agent_of_torchrun_is_the_parent_and_may_serve_the_store() -> None:
         (True, False),
         (True, True),
     ]
+
+
+NUMBERS = {name: TORCHRUN for name, value in TORCHRUN.items() if value.isdecimal()}
+NUMBERS |= {name: SRUN for name, value in SRUN.items() if value.isdecimal() and name != "SLURM_NTASKS"}  # not read
+NUMBERS |= {"SLURM_RESTART_COUNT": SRUN, "LEHR_PARENT_PID": TORCHRUN}
+
+
+@pytest.mark.parametrize("value", ["", " ", "word", "-1", "1.5", "1e3", "0x1", "9" * 30])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_variable_without_a_whole_number_is_named(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=f'^{name} = "{value}" must be a whole number (of at least|from) '):
+        read_rank_info({**NUMBERS[name], name: value})
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "many", "1.5", "99999999999", ",4"])
+def test_wrong_openmp_threads_are_refused_before_any_process_starts(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    first = value.partition(",")[0]
+    with pytest.raises(UserError, match=f'^OMP_NUM_THREADS = "{first}" must be a whole number from 1 to 4096$'):
+        check_environment()
+
+
+@pytest.mark.parametrize("value", ["", " ", "3", "4,2"])
+def test_openmp_threads_may_be_empty_or_a_list(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    check_environment()
 
 
 @pytest.fixture
@@ -135,6 +167,7 @@ def test_a_rank_takes_its_share_of_the_cores_unless_omp_num_threads_is_set() -> 
     assert gpu == "0"
     assert (int(omp_threads), int(threads)) == (available_cores(), available_cores())
     assert (accelerator == "cpu") == (cuda == "False")
+    assert run_python(code, {**environ, "OMP_NUM_THREADS": ""}).split()[:2] == [omp_threads, threads]
     omp_threads, threads, *_ = run_python(code, {**environ, "OMP_NUM_THREADS": "1"}).split()
     assert (omp_threads, threads) == ("1", "1")
     shared = code.replace("0, 1, 1, 0", "0, 99, 99, 0")

@@ -131,7 +131,7 @@ def test_a_port_that_is_none_is_one_message(config: Path, port: str) -> None:
     done = lehr("train", config, env=variables(0, 2, port))
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: MASTER_PORT = {port!r} must be a whole number from 1 to 65535: "
+        f'error: MASTER_PORT = "{port}" must be a whole number from 1 to 65535: '
         "set it to a port that is free on the first node\n"
     )
 

@@ -83,5 +83,6 @@ def test_the_end_of_a_slurm_job() -> None:
     assert job_end_time({"SLURM_JOB_END_TIME": "1764000000"}) == 1764000000.0
     assert job_end_time({}) is None
     assert job_end_time({"SLURM_JOB_END_TIME": ""}) is None
-    with pytest.raises(UserError, match="SLURM_JOB_END_TIME = 'soon' must be a whole number"):
-        job_end_time({"SLURM_JOB_END_TIME": "soon"})
+    for value in ("soon", "0", "-1"):
+        with pytest.raises(UserError, match=f'SLURM_JOB_END_TIME = "{value}" must be a whole number of at least 1'):
+            job_end_time({"SLURM_JOB_END_TIME": value})

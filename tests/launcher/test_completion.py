@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
+from processes import computing_seconds
 
 from launcher.cli import COMMANDS
 from launcher.command_index import command_index
@@ -85,17 +84,7 @@ def test_values(words: list[str], offered: list[str]) -> None:
 
 @pytest.mark.slow
 def test_it_is_quick() -> None:
-    """Its computing time is a few times that of importing typer, which every command has to do.
-
-    A limit in seconds would depend on what else the machine does: sharing a core makes caches cold.
-    """
-
-    def computing_seconds(run: Callable[[], object]) -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
+    """Its computing time is a few times that of importing typer, which every command has to do."""
     ratios = []
     for _ in range(5):
         bare = computing_seconds(lambda: subprocess.run([sys.executable, "-c", "import typer"], check=True))

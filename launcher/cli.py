@@ -7,9 +7,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from launcher.processes.signals import exit_by_exception
 
@@ -77,6 +78,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     """
     app = typer.Typer(
         name="lehr",
+        cls=_Commands,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -98,19 +100,30 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits. A user's mistake becomes one message, whichever command finds it."""
+    """Runs the command line and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
     app = make_app(arguments)
     exit_by_exception()
-    try:
-        app(args=list(arguments), prog_name="lehr")
-    except Exception as error:
-        from launcher.exit_codes import explain  # brings pydantic, which `lehr --help` does without
+    app(args=list(arguments), prog_name="lehr")
 
-        if (code := explain(error)) is None:
-            raise
-        raise SystemExit(code) from None
+
+class _Commands(TyperGroup):
+    """The commands of `lehr`. An error with an explanation, such as a user's mistake, ends any of them without a
+    traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except Exception as error:
+            from launcher.exit_codes import explain  # brings pydantic, which `lehr --help` does without
+
+            if (code := explain(error)) is None:
+                raise
+            raise SystemExit(code) from None
 
 
 def _quiet_libraries() -> None:

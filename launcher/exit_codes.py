@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 from settings import RunError, UserError
@@ -13,7 +15,16 @@ STOPPED_EARLY = 75  # with a checkpoint: the same command continues (EX_TEMPFAIL
 
 
 def explain(error: Exception) -> int | None:
-    """Prints the message of a UserError or a RunError and returns the exit code; None for any other error."""
+    """Prints the message of an error that has one and returns the exit code; None for a fault of lehr's own.
+
+    A user's mistake and an explained failure have a message, as does a full disk behind standard output. A reader that
+    has closed the pipe (`lehr config keys | head`) needs none.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter would write the rest once more, and fail again
+        if error.errno == errno.EPIPE:
+            return FAILED
+        error = RunError(f"{error.filename or 'the output'} cannot be written: {error.strerror}; make room there")
     if not isinstance(error, UserError | RunError):
         return None
     print(f"error: {error}", file=sys.stderr)

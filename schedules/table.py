@@ -12,7 +12,7 @@ from pydantic import Field
 
 from schedules.base import SCHEDULES, Floats, Schedule, ScheduleConfig
 from settings import UserError, may_move
-from settings.files import write_text
+from settings.files import output_of_user, write_text
 
 
 @SCHEDULES.register
@@ -51,10 +51,8 @@ def write_table(lr_n: Floats, path: Path) -> None:
 
     Raises UserError if the file cannot be written.
     """
-    try:
+    with output_of_user(path):
         write_text(path, json.dumps(lr_n.tolist()) + "\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}") from None
 
 
 def _read_table(path: Path) -> tuple[float, ...]:

@@ -18,24 +18,31 @@ _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there, or ask for a larger quota",
     errno.EROFS: "mount it for writing",
-    errno.EACCES: "give this user the right to",
-    errno.EPERM: "give this user the right to",
+    errno.EACCES: "give this user the right to write there",
+    errno.EPERM: "give this user the right to write there",
 }
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file next to `path`, flushes it to disk and renames it to `path`."""
+    with new_file(path) as staging, naming(path), staging.open("w", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields the path of a staging file to write, which is flushed to disk and renamed to `path` at the end.
+
+    After an error nothing is left of it. Raises OSError.
+    """
     staging = path.with_name(f".{path.name}.partial")
     try:
-        with naming(path), staging.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield staging
+        _flush(staging)
         staging.replace(path)
-    except OSError:
+    finally:
         with contextlib.suppress(OSError):
             staging.unlink(missing_ok=True)
-        raise
     flush_folder(path.parent)
 
 
@@ -65,25 +72,38 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     staging = path.parent / f".{path.name}.partial"
     try:
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; give a new or empty folder")
-        if path.is_dir() and any(path.iterdir()):
-            raise UserError(f"{path} is not empty; give a new or empty folder")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield staging
-        flush_folder(staging)
-        staging.rename(path)
-        flush_folder(path.parent)
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: {error.strerror or error}; nothing was written to {path}") from None
+        with output_of_user(path):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file; give a new or empty folder")
+            if path.is_dir() and any(path.iterdir()):
+                raise UserError(f"{path} is not empty; give a new or empty folder")
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            yield staging
+            flush_folder(staging)
+            staging.rename(path)
+            flush_folder(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def output_of_user(output: object) -> Iterator[None]:
+    """Turns an OSError into a UserError: the file system refuses the file or folder `output` that a user asked for."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "give another path")
+        raise UserError(f"{output} cannot be written: {error.strerror or error}; {remedy}") from None
+
+
 def flush_folder(folder: Path) -> None:
     """Flushes a folder to disk, so that renames in it last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,6 +18,7 @@ from data.pipeline.build_output import work_folder_name
 from data.pipeline.plan import Plan
 from data.pipeline.work_folder import WorkFolder
 from settings import UserError
+from settings.files import output_of_user
 
 _WORK_FORMAT = 3  # a change makes unfinished builds of older code start afresh
 _SECONDS_FOR_THE_LOCK = 5.0
@@ -37,9 +38,10 @@ def work_folder_of(config: DataConfig, inputs: dict[str, str]) -> WorkFolder:
 def lock_work_folder(work: WorkFolder) -> Iterator[None]:
     """Hold the work folder's lock. Tasks inherit it, so a new build waits until no task of a killed one still writes.
 
-    Raises UserError if another build holds the lock for five seconds.
+    Raises UserError if another build holds the lock for five seconds, or if the folder cannot be made.
     """
-    work.path.mkdir(parents=True, exist_ok=True)
+    with output_of_user(f"data.shards: {work.path}"):
+        work.path.mkdir(parents=True, exist_ok=True)
     with (work.path / "lock").open("w") as file:
         deadline = time.monotonic() + _SECONDS_FOR_THE_LOCK
         while True:

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from settings import UserError
+from settings.files import new_file, output_of_user
 
 PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
@@ -20,12 +21,6 @@ def check_picture_path(path: Path, *, option: str) -> None:
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Writes a staging file and renames it. Raises UserError if the file cannot be written."""
-    staging = path.with_name(f".{path.name}.partial")
-    try:
+    """Writes the picture. Raises UserError if it cannot be written."""
+    with output_of_user(path), new_file(path) as staging:
         figure.savefig(staging, dpi=120, format=path.suffix[1:])
-        staging.replace(path)
-    except OSError as error:
-        raise UserError(f"picture {path} cannot be written: {error}") from None
-    finally:
-        staging.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from laws.fitting.law_error import law_error_growth, lr_shape
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, SMALLEST_LOSS, CurveLaw
 from settings import Settings, UserError, parse
-from settings.files import read_json, write_json
+from settings.files import output_of_user, read_json, write_json
 
 MOST_LOSSES = 400  # of a curve that enter a fit; more add cost, not knowledge: neighbours are correlated
 LAW_ERROR = 0.0018  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
@@ -96,10 +96,8 @@ class Fit(Settings):
 
     def save(self, path: Path) -> None:
         """Writes the fit file. Raises UserError if that fails."""
-        try:
+        with output_of_user(path):
             write_json(path, self.to_plain())
-        except OSError as error:
-            raise UserError(f"fit file {path} cannot be written: {error}") from None
 
 
 def load_fit(path: Path) -> Fit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ def check_writable(path: Path) -> None:
             "is on a file system mounted read-only" if _is_read_only(existing) else "cannot be written to by this user"
         )
         raise UserError(f"run folder {path}: {existing} {reason}; choose another run.folder, or make it writable")
+    if existing != path:
+        try:  # only an attempt shows what a file system such as /proc refuses
+            Path(tempfile.mkdtemp(prefix=".lehr-", dir=existing)).rmdir()
+        except OSError as error:
+            raise UserError(
+                f"run folder {path}: no folder can be made in {existing}: {error.strerror}; choose another run.folder"
+            ) from None
 
 
 def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from parallel.engines.engine import StepResult
+from settings import RunError
 from train.run_folder.events import Events
 from train.safety.sample_numbers import format_samples
 from train.state import TrainState
 
 
-class DivergedError(RuntimeError):
+class DivergedError(RunError):
     """Too many steps in a row had no finite gradient."""
 
 
@@ -38,7 +39,9 @@ def record_skipped_step(
     )
     if state.skipped_in_a_row > max_in_a_row:
         raise DivergedError(
-            f"{state.skipped_in_a_row} steps in a row had no finite loss or gradient "
-            f"(train.max_skipped_steps = {max_in_a_row}); the last was step {state.step} "
-            f"with loss {loss} and gradient norm {result.grad_norm}, of samples {format_samples(samples)}"
+            f"the run diverged: {state.skipped_in_a_row} steps in a row had no finite loss or gradient, more than "
+            f"train.max_skipped_steps = {max_in_a_row}; the last was step {state.step} with loss {loss} and gradient "
+            f"norm {result.grad_norm}, of samples {format_samples(samples)}; start a new run (run.name) with a lower "
+            "optim.lr or more schedule.warmup_steps; if only these samples are bad, resume with a larger "
+            "train.max_skipped_steps"
         )

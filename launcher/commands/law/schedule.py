@@ -19,7 +19,7 @@ from laws.schedule_search.candidate import Candidate
 from laws.schedule_search.search import search
 from schedules.table import write_table
 from settings import UserError
-from settings.files import write_text
+from settings.files import output_of_user, write_text
 
 
 def schedule_command(
@@ -75,13 +75,11 @@ def _write_folder(
 ) -> None:
     from launcher.commands.law.plots import plot_candidates
 
-    try:
+    with output_of_user(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_table(candidates[0].schedule.lr, folder / "schedule.json")
         plot_candidates(law_fit, candidates, folder / "schedule.png", parameters=parameters)
         write_text(folder / "config.yaml", config)  # last, because it may name the table
-    except OSError as error:
-        raise UserError(f"--output {folder} cannot be written: {error}") from None
 
 
 def _overrides(fragment: Mapping[str, Any]) -> str:

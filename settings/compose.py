@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
@@ -14,19 +15,18 @@ from pydantic import BaseModel, ValidationError
 
 from settings.base import Settings
 from settings.errors import UserError, nearest
+from settings.overrides import REMOVE, apply_override, is_set_by, one_line, shorten
 from settings.registry import InvalidMethodError
 
 S = TypeVar("S", bound=Settings)
 
 
 def compose(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
-    """Reads `path`, applies overrides of the form `section.key=value`, and validates.
+    """Reads `path`, applies overrides such as `section.key=value` and `~section.key`, and validates.
 
-    A value is YAML and replaces the value of the key as a whole. An item of a list is named by its number:
-    `stages.0.from_step=5`. `optim.lr=1` over `optim: adamw` keeps the name. Raises UserError with one line per mistake:
-    key, value, rule, what to do.
+    Raises UserError with one line per mistake: key, value, rule, what to do.
     """
-    return parse(schema, read_yaml(path, overrides), source=str(path))
+    return parse(schema, read_yaml(path, overrides), source=str(path), overrides=overrides)
 
 
 def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -36,11 +36,11 @@ def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any
     """
     config = OmegaConf.create() if path is None else _load(path)
     for override in overrides:
-        _apply(config, override)
+        apply_override(config, override)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{'overrides' if path is None else f'config {path}'}: {_one_line(error)}") from None
+        raise UserError(f"{'overrides' if path is None else f'config {path}'}: {one_line(error)}") from None
     assert isinstance(plain, dict)
     return cast(dict[str, Any], plain)
 
@@ -53,36 +53,23 @@ def _load(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path} cannot be read: {error}") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"config {path} is not valid YAML: {_one_line(error)}") from None
+        raise UserError(f"config {path} is not valid YAML: {one_line(error)}") from None
     if not OmegaConf.is_dict(config):
         raise UserError(f"config {path} must hold sections (a mapping), not {type(config).__name__}")
     return config
 
 
-def _apply(config: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not all(key.replace("[", ".").split(".")):
-        raise UserError(f"override {override!r} must have the form section.key=value")
-    try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
-        assert isinstance(value, dict)
-        parent = key.rpartition(".")[0]
-        if parent and isinstance(name := OmegaConf.select(config, parent), str):
-            OmegaConf.update(config, parent, {"name": name}, force_add=True)
-        OmegaConf.update(config, key, value["value"], merge=False, force_add=True)
-    except (yaml.YAMLError, OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
-        raise UserError(f"override {override!r} cannot be applied: {_one_line(error)}") from None
+def parse(schema: type[S], plain: object, *, source: str, overrides: Sequence[str] = ()) -> S:
+    """Validates plain values against a schema. Raises UserError; `source` says in its text where they came from.
 
-
-def parse(schema: type[S], plain: object, *, source: str) -> S:
-    """Validates plain values against a schema. Raises UserError; `source` says in its text where they came from."""
+    `overrides` are those that were applied: with them, an unknown key of the file may be one to remove.
+    """
     if not isinstance(plain, Mapping):
         raise UserError(f"{source}: must hold a mapping, not {type(plain).__name__}")
     try:
         return schema.model_validate(plain)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_describe(error, schema, ())))
+        lines = list(dict.fromkeys(_describe(error, schema, (), overrides)))
         raise UserError("\n".join([f"{source}:", *(f"  {line}" for line in lines)])) from None
 
 
@@ -101,27 +88,32 @@ def _escaped(value: Any) -> Any:
     return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _describe(error: ValidationError, schema: type[BaseModel], prefix: tuple[str | int, ...]) -> list[str]:
+def _describe(
+    error: ValidationError, schema: type[BaseModel], prefix: tuple[str | int, ...], overrides: Sequence[str]
+) -> list[str]:
     lines: list[str] = []
     for item in error.errors():
         location = (*prefix, *item["loc"])
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, InvalidMethodError):
-            lines += _describe(cause.error, cause.schema, location)
+            lines += _describe(cause.error, cause.schema, location, overrides)
             continue
         key = ".".join(str(part) for part in location) or "config"
         if item["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key{nearest(str(location[-1]), _fields_at(schema, item['loc'][:-1]))}")
+            line = f"{key}: unknown key{nearest(str(location[-1]), _fields_at(schema, item['loc'][:-1]))}"
+            if overrides and not any(is_set_by(key, override) for override in overrides):
+                line += f"; the override {shlex.quote(REMOVE + key)} removes it"
+            lines.append(line)
         elif item["type"] == "missing":
             lines.append(f"{key}: is required")
         else:
             message = str(cause) if cause is not None else item["msg"][:1].lower() + item["msg"][1:]
             value = item["input"]
-            shown = "" if isinstance(value, Mapping | BaseModel) else f" = {_shorten(repr(value))}"
+            shown = "" if isinstance(value, Mapping | BaseModel) else f" = {shorten(repr(value))}"
             if item["type"] == "string_type" and isinstance(value, bool):
                 message += '; YAML reads no, off, yes and on as false or true, so quote the word, such as "no"'
             elif item["type"] == "tuple_type" and isinstance(value, str):
-                message = f"input should be a list, such as [{_shorten(value)}]"
+                message = f"input should be a list, such as [{shorten(value)}]"
             elif item["type"] == "string_type" and isinstance(value, int | float):
                 message += f"; quote it: '\"{value}\"'"
             lines.append(f"{key}{shown}: {message}")
@@ -158,13 +150,3 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) in (tuple, list, dict):
         return None
     return next((found for argument in get_args(annotation) if (found := _model_in(argument)) is not None), None)
-
-
-def _one_line(error: Exception) -> str:
-    """Returns the message of an error in one line, without OmegaConf's own lines about the node."""
-    text = str(error).partition("\n    full_key:")[0]
-    return _shorten(" ".join(text.split()), 300)
-
-
-def _shorten(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

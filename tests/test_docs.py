@@ -98,7 +98,7 @@ def check_config(words: list[str]) -> None:
     path = next((ROOT / word for word in words if word.startswith("configs/")), None)
     if path is None:
         return
-    config = compose(RunConfig, path, [word for word in words if re.match(r"[a-z_.]+=", word)])
+    config = compose(RunConfig, path, [word for word in words if re.match(r"[a-z_.]+=|~", word)])
     config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
     check_layout(config.parallel, config.model, workload(config, config.parallel.ranks))
 

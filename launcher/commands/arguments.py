@@ -12,6 +12,10 @@ RunConfigArgument = Annotated[Path, typer.Argument(help="the run config, a YAML 
 OptionalRunConfigArgument = Annotated[
     Path | None, typer.Argument(help="the run config, a YAML file", show_default=False)
 ]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="such as optim.lr=1e-3; ~optim.beta2 removes that key"),
+]
 MovedShardsOption = Annotated[
     Path | None, typer.Option("--shards", help="The folder of the run's shards, if they were moved.")
 ]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from launcher.commands.arguments import OverridesArgument
 from launcher.exit_codes import FAILED
 from settings import UserError
 
@@ -57,10 +58,7 @@ def print_schema() -> None:
 @config_app.command("show")
 def show_config(
     config: Annotated[Path, typer.Argument(help="a run config, a YAML file", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="such as optim.lr=1e-3"),
-    ] = None,
+    overrides: OverridesArgument = None,
 ) -> None:
     """Print the resolved config as YAML: every key with its value, defaults filled in. lehr reads it back."""
     from launcher.run.config import load_run_config

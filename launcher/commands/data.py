@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from launcher.commands.arguments import OverridesArgument
 from launcher.exit_codes import FAILED, STOPPED_EARLY
 from train.safety.stop_signals import set_stop_handlers
 
@@ -23,9 +24,7 @@ _SECONDS_BETWEEN_LINES = 2.0  # if the output is no terminal
 @data_app.command("build")
 def build_shards(
     config: Annotated[Path, typer.Argument(help="a config with a `data` section", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as data.shards=shards/mine")
-    ] = None,
+    overrides: OverridesArgument = None,
 ) -> None:
     """Build token shards: read text, filter, deduplicate, tokenize. If it was stopped or killed, run it again.
 
@@ -35,7 +34,7 @@ def build_shards(
     from data.config import DataConfig
     from data.pipeline.build import build
     from data.pipeline.progress import StoppedError
-    from settings import Settings, parse, read_yaml
+    from settings import Settings, compose
 
     class DataFile(Settings, extra="ignore"):
         """A config of which only the data section is read: a build needs no model, and no torch."""
@@ -44,7 +43,7 @@ def build_shards(
 
     stop = _StopOnSignal()
     try:
-        section = parse(DataFile, read_yaml(config, overrides or []), source=str(config)).data
+        section = compose(DataFile, config, overrides or []).data
         result = build(
             section, stop=stop.requested, report=_ProgressLines(), log=lambda line: print(line, file=sys.stderr)
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.commands.arguments import OptionalRunConfigArgument
+from launcher.commands.arguments import OptionalRunConfigArgument, OverridesArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 def import_huggingface(
     folder: Annotated[Path, typer.Argument(help="config.json, *.safetensors, tokenizer.json", show_default=False)],
     config: OptionalRunConfigArgument = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as run.name=continued")
-    ] = None,
+    overrides: OverridesArgument = None,
 ) -> None:
     """Create a run with the weights of a Hugging Face folder; `lehr train` continues it, in any layout.
 
@@ -89,7 +87,8 @@ def _run_config(source: HuggingFaceFolder, path: Path, overrides: list[str]) -> 
     if not isinstance(section, dict):
         raise UserError(f"config {path}: model must hold a mapping, not {type(section).__name__}")
     given = {key: value for key, value in section.items() if value is not None}
-    config = parse(RunConfig, {**plain, "model": {**source.model, **given}}, source=str(path))
+    plain["model"] = {**source.model, **given}
+    config = parse(RunConfig, plain, source=str(path), overrides=overrides)
     there, here = flatten(folder_model.to_plain()), flatten(config.model.to_plain())
     differing = [
         f"model.{key}: {there[key]} in the folder, {here.get(key, 'absent')} here"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
-
-from launcher.commands.arguments import RunConfigArgument
+from launcher.commands.arguments import OverridesArgument, RunConfigArgument
 from launcher.processes.environment import check_environment, one_openmp_thread, prepare_process, read_rank_info
 from launcher.processes.first_parent import first_parent
 from launcher.processes.hang_report import STACKS_SIGNAL
@@ -32,9 +30,7 @@ if TYPE_CHECKING:
 
 def train(
     config: RunConfigArgument,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as optim.lr=1e-3 parallel.tensor=2")
-    ] = None,
+    overrides: OverridesArgument = None,
 ) -> None:
     """Train a model, on as many processes as the parallel sizes multiply to, or on those of torchrun or srun.
 

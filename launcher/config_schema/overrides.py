@@ -23,6 +23,8 @@ def complete_override(ctx: typer.Context, incomplete: str) -> list[tuple[str, st
         return values
     if len(before) > 1 and before[-1] == "=":
         return list(_values(schema, before[-2], incomplete))
+    if incomplete.startswith("~"):  # the override that removes a key
+        return [(f"~{key.removesuffix('=')}", said) for key, said in _keys(schema, incomplete[1:])]
     key, equals, value = incomplete.partition("=")
     if equals:
         return [(f"{key}={each}", said) for each, said in _values(schema, key, value)]

@@ -13,6 +13,7 @@ from laws.curve import LrCurve, planned_lr_curve
 from laws.fitting.fitted import Fit
 from schedules.base import SCHEDULES, ScheduleConfig
 from settings import Settings, parse, read_yaml
+from settings.overrides import is_override
 
 
 class _Optim(Settings):
@@ -37,7 +38,7 @@ def read_planned_schedule(words: Sequence[str], fit: Fit) -> LrCurve:
     In a fragment, optim.lr is by default the peak of the fitted curves. A full config is checked in full. Raises
     UserError.
     """
-    config = Path(words[0]) if words and ("=" not in words[0] or Path(words[0]).is_file()) else None
+    config = Path(words[0]) if words and (not is_override(words[0]) or Path(words[0]).is_file()) else None
     overrides = words if config is None else words[1:]
     plain = read_yaml(config, overrides)
     if config is not None and not set(plain) <= set(_Fragment.model_fields):
@@ -49,5 +50,5 @@ def read_planned_schedule(words: Sequence[str], fit: Fit) -> LrCurve:
         plain.setdefault(section, {})
     if isinstance(plain["optim"], dict) and "lr" not in plain["optim"]:
         plain["optim"]["lr"] = default_peak(fit)
-    fragment = parse(_Fragment, plain, source="the run to come" if config is None else str(config))
+    fragment = parse(_Fragment, plain, source="the run to come" if config is None else str(config), overrides=overrides)
     return planned_lr_curve(fragment.schedule, peak_lr=fragment.optim.lr, total_steps=fragment.train.steps)

@@ -52,6 +52,8 @@ def test_a_file_is_left_to_the_shell() -> None:
 
 def test_keys() -> None:
     assert complete("train", "c.yaml", "optim.l") == ["optim.lr="]
+    assert complete("train", "c.yaml", "~optim.l") == ["~optim.lr"]
+    assert complete("train", "c.yaml", "~opt") == ["~optim.", "~optim"]
     assert {"run.", "optim.", "optim="} < set(complete("train", "c.yaml", ""))
     assert complete("train", "c.yaml", "model.norm_") == ["model.norm_scaling=", *NORM_SCALING]
     assert "train.spikes.sigma=" in complete("train", "c.yaml", "train.steps=3", "train.spi")

@@ -136,6 +136,60 @@ def test_later_overrides_win_and_see_earlier_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "get", "value"),
+    [
+        (["~run.steps"], lambda c: c.run.steps, 10),
+        (["run.steps=3", "~run.steps"], lambda c: c.run.steps, 10),
+        (["~run.steps", "run.steps=3"], lambda c: c.run.steps, 3),
+        (["~run.steps", "~run.limit"], lambda c: (c.run.steps, c.run.limit), (10, None)),
+        (["~extra"], lambda c: c.extra, None),
+        (["~stages.0"], lambda c: [s.from_step for s in c.stages], [2]),
+        (["~stages[1]"], lambda c: [s.from_step for s in c.stages], [1]),
+        (["~stages.0.weights.b"], lambda c: c.stages[0].weights, {"a": 1}),
+        (["optim.name=plain", "~optim.lr", "~optim.inner"], lambda c: c.optim, Plain()),
+        (["~optim.inner", "optim.name=plain", "~optim.lr"], lambda c: c.optim, Plain()),
+    ],
+)
+def test_removed_keys(tmp_path: Path, overrides: list[str], get: Any, value: object) -> None:
+    text = (
+        "run: {name: try, steps: 20, limit: 30}\noptim: {name: steep, lr: 1, inner: plain}\nextra: {path: x}\n"
+        "stages: [{from_step: 1, weights: {a: 1, b: 2}}, {from_step: 2}]\n"
+    )
+    assert get(read(tmp_path, text, *overrides)) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("~run.stepz", 'removes nothing: the config has no key run.stepz; did you mean "steps"?'),
+        ("~extra.path", "removes nothing: the config has no key extra.path"),
+        ("~stages.0", "removes nothing: the config has no key stages.0"),
+        ("~run.name.x", "removes nothing: the config has no key run.name.x"),
+        ("~run.name=3", "must have the form ~section.key, without a value"),
+        ("~", "must have the form ~section.key, without a value"),
+        ("~run..name", "must have the form ~section.key, without a value"),
+    ],
+)
+def test_a_removal_that_fits_no_key_is_refused(tmp_path: Path, override: str, expected: str) -> None:
+    message = refuse(tmp_path, "run: {name: try, steps: 20}", override)
+    assert message.startswith(f'override "{override}" ')
+    assert expected in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_key_of_the_file_that_another_method_does_not_know_names_the_override_that_removes_it(tmp_path: Path) -> None:
+    text = BASE + "optim: {name: steep, lr: 1, inner: plain}"
+    lines = refuse(tmp_path, text, "optim.name=plain").splitlines()[1:]
+    assert lines == [
+        "  optim.lr: unknown key; known are: eps, name; the override '~optim.lr' removes it",
+        "  optim.inner: unknown key; known are: eps, name; the override '~optim.inner' removes it",
+    ]
+    hints = [line.rpartition("override ")[2].partition(" ")[0].strip("'") for line in lines]
+    assert read(tmp_path, text, "optim.name=plain", *hints).optim == Plain()
+    assert "removes" not in refuse(tmp_path, text, "optim.name=plain", "~optim.lr", "~optim.inner", "optim.epps=1")
+
+
+@pytest.mark.parametrize(
     ("text", "overrides", "expected"),
     [
         (BASE + "runs: {}", [], 'runs: unknown key; did you mean "run"?'),
@@ -175,10 +229,14 @@ def test_later_overrides_win_and_see_earlier_ones(tmp_path: Path) -> None:
         (BASE + "1: 2", [], "1: keys should be strings"),
         (BASE, ["run.name=${run.nme}"], "Interpolation key 'run.nme' not found"),
         (BASE, ["run.name=???"], "Missing mandatory value: name"),
-        (BASE, ["run.steps"], "override 'run.steps' must have the form section.key=value"),
-        (BASE, ["=3"], "override '=3' must have the form"),
-        (BASE, ["run..steps=3"], "override 'run..steps=3' must have the form"),
-        (BASE, ["run.name=[1,2"], "override 'run.name=[1,2' cannot be applied: while parsing a flow sequence"),
+        (
+            BASE,
+            ["run.steps"],
+            'override "run.steps" must have the form section.key=value, or ~section.key to remove a key',
+        ),
+        (BASE, ["=3"], 'override "=3" must have the form'),
+        (BASE, ["run..steps=3"], 'override "run..steps=3" must have the form'),
+        (BASE, ["run.name=[1,2"], 'override "run.name=[1,2" cannot be applied: while parsing a flow sequence'),
         (BASE + "stages: [{from_step: 1}]", ["stages.4.from_step=1"], "cannot be applied: list index out of range"),
         ("a: [", [], "is not valid YAML: while parsing"),
         ("a: 1\na: 2", [], "is not valid YAML: while constructing a mapping"),

@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 
 from data.sources.zstd import ZSTD_ERRORS, open_zstd
 from settings import UserError
+from settings.base import expand_home
 
 # The errors that a damaged or misnamed file raises while it is read.
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, *ZSTD_ERRORS)
@@ -48,9 +49,10 @@ def count_unread(paths: Sequence[str], suffixes: Sequence[str], *, key: str) -> 
 def _find(paths: Sequence[str], suffixes: Sequence[str], key: str) -> tuple[list[Path], Counter[str]]:
     found: dict[str, Path] = {}  # by their real paths
     unread: Counter[str] = Counter()
-    for path in paths:
-        if not path:
+    for given in paths:
+        if not given:
             raise UserError(f'{key} has an empty path; the current folder is "."')
+        path = expand_home(given, key=key)
         if Path(path).is_file():
             matches = [Path(path)]
         elif Path(path).is_dir():

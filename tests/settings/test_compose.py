@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -322,3 +324,16 @@ def test_to_yaml_reads_back_equal(config: Config) -> None:
 def test_to_yaml_is_plain_yaml_too() -> None:
     config = Config(run=Run(name="1e5"), optim=Steep(lr=3e-4), sources={"plays": Source(path=Path("x"))})
     assert yaml.safe_load(to_yaml(config)) == config.to_plain()
+
+
+def test_a_tilde_at_the_beginning_of_a_path_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/here")
+    user = pwd.getpwuid(os.getuid())
+    config = read(
+        tmp_path, BASE + "extra: {path: ~/texts}\nsources: {a: {path: a/~b}}", f"sources.b.path=~{user.pw_name}/x"
+    )
+    assert config.extra == Source(path=Path("/home/here/texts"))
+    assert config.sources == {"a": Source(path=Path("a/~b")), "b": Source(path=Path(user.pw_dir) / "x")}
+    assert read(tmp_path, to_yaml(config)) == config
+    message = refuse(tmp_path, BASE, "extra.path=~no-such-user/x")
+    assert "path = ~no-such-user/x: ~no-such-user has no home folder here" in message

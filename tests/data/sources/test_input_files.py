@@ -128,3 +128,10 @@ def test_a_zstd_bomb_is_read_in_bounded_pieces(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_can_be_printed() -> None:
     assert printable(os.fsdecode(b"caf\xe9.txt")) == "caf\\xe9.txt"
     assert printable("\ud800é") == "\\ud800é"
+
+
+def test_a_tilde_at_the_beginning_of_a_path_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/a.txt", "~/*.txt", "~"):
+        assert find_input_files([path], (".txt",), key="paths") == [tmp_path / "a.txt"]

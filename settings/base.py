@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from settings.errors import UserError
+from settings.mistakes import KeyMistakeError
 
 
 class Settings(BaseModel):
@@ -35,12 +36,12 @@ class Settings(BaseModel):
             for name, field in cls.model_fields.items():
                 value = values.get(name)
                 if isinstance(value, bool) and field.annotation in (int, float, int | None, float | None):
-                    raise ValueError(f"{name} = {str(value).lower()} must be a number")
+                    raise KeyMistakeError(name, value, "must be a number")
                 if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                    raise ValueError(f"{name} must be a number of at most 64 bits")
+                    raise KeyMistakeError(name, value, "must be a number of at most 64 bits")
                 if _takes_path(field.annotation) and isinstance(value, str):
                     if "\0" in value:
-                        raise ValueError(f"{name} must not hold a null character")
+                        raise KeyMistakeError(name, value, "must not hold a null character")
                     values = {**values, name: expand_home(value, key=name)}
         return values
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from settings.base import Settings
 from settings.errors import UserError, nearest
-from settings.overrides import REMOVE, apply_override, is_set_by, one_line, shorten
+from settings.mistakes import KeyMistakeError, rule_of, show_value, without_alternatives
+from settings.overrides import REMOVE, apply_override, is_set_by, one_line
 from settings.registry import InvalidMethodError
 
 S = TypeVar("S", bound=Settings)
@@ -55,7 +56,7 @@ def _load(path: Path) -> Any:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"config {path} is not valid YAML: {one_line(error)}") from None
     if not OmegaConf.is_dict(config):
-        raise UserError(f"config {path} must hold sections (a mapping), not {type(config).__name__}")
+        raise UserError(f"config {path} must hold sections, such as run: {{name: demo}}")
     return config
 
 
@@ -65,7 +66,7 @@ def parse(schema: type[S], plain: object, *, source: str, overrides: Sequence[st
     `overrides` are those that were applied: with them, an unknown key of the file may be one to remove.
     """
     if not isinstance(plain, Mapping):
-        raise UserError(f"{source}: must hold a mapping, not {type(plain).__name__}")
+        raise UserError(f"{source}: must hold a mapping of keys to values, not {show_value(plain)}")
     try:
         return schema.model_validate(plain)
     except ValidationError as error:
@@ -93,7 +94,7 @@ def _describe(
 ) -> list[str]:
     lines: list[str] = []
     for item in error.errors():
-        location = (*prefix, *item["loc"])
+        location = (*prefix, *without_alternatives(item["loc"]))
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, InvalidMethodError):
             lines += _describe(cause.error, cause.schema, location, overrides)
@@ -107,16 +108,18 @@ def _describe(
         elif item["type"] == "missing":
             lines.append(f"{key}: is required")
         else:
-            message = str(cause) if cause is not None else item["msg"][:1].lower() + item["msg"][1:]
-            value = item["input"]
-            shown = "" if isinstance(value, Mapping | BaseModel) else f" = {shorten(repr(value))}"
-            if item["type"] == "string_type" and isinstance(value, bool):
-                message += '; YAML reads no, off, yes and on as false or true, so quote the word, such as "no"'
-            elif item["type"] == "tuple_type" and isinstance(value, str):
-                message = f"input should be a list, such as [{shorten(value)}]"
-            elif item["type"] == "string_type" and isinstance(value, int | float):
-                message += f"; quote it: '\"{value}\"'"
-            lines.append(f"{key}{shown}: {message}")
+            if isinstance(cause, KeyMistakeError):
+                own = ".".join(map(str, (*location, cause.name)))
+                lines.append(f"{own} = {show_value(cause.value)}: {cause.rule}")
+            elif cause is not None:  # its text names the values
+                shown = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {show_value(item['input'])}"
+                lines.append(f"{key}{shown}: {cause}")
+            else:
+                line = f"{key} = {show_value(item['input'])}: "
+                if lines and lines[-1].startswith(line):  # another alternative for the same value
+                    lines[-1] += f", or {rule_of(item).removeprefix('must ')}"
+                else:
+                    lines.append(line + rule_of(item))
     return lines
 
 

@@ -90,7 +90,7 @@ class Registry(Generic[T]):
             if not isinstance(value.get("name"), str):
                 raise UserError(f"needs a `name` that says which {self.kind}{nearest('', self.names())}")
             return self._validate(self[value["name"]], dict(value))
-        raise UserError(f"must be the name of a {self.kind} or a mapping with a `name`, not {value!r}")
+        raise UserError(f"must be one of {', '.join(self.names())}, or a mapping with such a `name`")
 
     def _validate(self, schema: type[T], plain: dict[str, Any]) -> T:
         try:

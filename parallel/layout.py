@@ -55,12 +55,14 @@ def layout_problems(parallel: ParallelConfig, model: ModelConfig, work: Workload
     if work.global_batch_size % rows:
         problems.append(
             f"train.global_batch_size = {work.global_batch_size} must be divisible by train.micro_batch_size = "
-            f"{work.micro_batch_size} x {data} data rank{'s' if data > 1 else ''}"
+            f"{work.micro_batch_size} x {data} data rank{'s' if data > 1 else ''}; "
+            f"{_nearest_multiples(work.global_batch_size, rows)}"
         )
     elif virtual > 1 and pipeline > 1 and (work.global_batch_size // rows) % pipeline:
         problems.append(
             f"with parallel.virtual_stages = {virtual} the micro-batches of a step, {work.global_batch_size // rows}, "
-            f"must be divisible by parallel.pipeline = {pipeline}"
+            f"must be divisible by parallel.pipeline = {pipeline}; for train.global_batch_size "
+            f"{_nearest_multiples(work.global_batch_size, rows * pipeline)}"
         )
     if virtual > 1 and pipeline == 1:
         problems.append(f"parallel.virtual_stages = {virtual} needs parallel.pipeline of at least 2")
@@ -115,10 +117,16 @@ def _tensor_problems(parallel: ParallelConfig, model: ModelConfig, work: Workloa
     if parallel.sequence:
         sharded["train.seq_length"] = work.seq_length
     return [
-        f"{key} = {value} must be divisible by parallel.tensor = {tensor}"
+        f"{key} = {value} must be divisible by parallel.tensor = {tensor}; {_nearest_multiples(value, tensor)}"
         for key, value in sharded.items()
         if value % tensor
     ]
+
+
+def _nearest_multiples(value: int, divisor: int) -> str:
+    """Names the nearest multiples of `divisor` below and above a value that is none."""
+    below = value // divisor * divisor
+    return f"the nearest is {divisor}" if below == 0 else f"the nearest are {below} and {below + divisor}"
 
 
 def _zero_problems(parallel: ParallelConfig, work: Workload) -> list[str]:

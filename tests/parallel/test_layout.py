@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from model.config import ModelConfig
@@ -46,3 +48,24 @@ def test_flat_parts_are_for_elementwise_optimizers(name: str, zero: int) -> None
 def test_owners_are_for_all(name: str, zero: int) -> None:
     for layout in ({"tensor": 2, "data": 2}, {"pipeline": 2, "data": 2}, {"data": 4}, {"tensor": 2, "pipeline": 2}):
         check_layout(ParallelConfig.model_validate({**layout, "zero": zero}), MODEL, workload(name))
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "expected"),
+    [
+        ({"data": 4}, {"global_batch_size": 10}, "x 4 data ranks; the nearest are 8 and 12"),
+        ({"data": 4}, {"global_batch_size": 3}, "x 4 data ranks; the nearest is 4"),
+        (
+            {"pipeline": 2, "virtual_stages": 2, "data": 2},
+            {"global_batch_size": 6},
+            "parallel.pipeline = 2; for train.global_batch_size the nearest are 4 and 8",
+        ),
+        ({"tensor": 4, "sequence": True}, {"seq_length": 18}, "parallel.tensor = 4; the nearest are 16 and 20"),
+    ],
+)
+def test_a_number_that_does_not_divide_names_the_nearest_that_do(
+    layout: dict[str, object], change: dict[str, int], expected: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        check_layout(ParallelConfig.model_validate(layout), MODEL, dataclasses.replace(workload("adamw"), **change))
+    assert expected in str(refusal.value)

@@ -102,7 +102,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "unknown key": ({"held_out": 0.1}, [], "data.held_out: unknown key"),
     "unknown source": ({"sources": {"made": "jsonll"}}, [], 'did you mean "jsonl"?'),
     "unknown filter": ({"filters": ["gopher"]}, [], "data.filters.0"),
-    "wrong type": ({}, ["data.workers=many"], "data.workers = 'many'"),
+    "wrong type": ({}, ["data.workers=many"], 'data.workers = "many"'),
     "out of range": ({}, ["data.held_out_fraction=0.9"], "data.held_out_fraction = 0.9"),
     "negative": ({}, ["data.max_document_bytes=-1"], "data.max_document_bytes = -1"),
     "missing file": ({}, ["data.sources.made.paths=[/nowhere/x.jsonl]"], "/nowhere/x.jsonl"),

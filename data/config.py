@@ -76,7 +76,7 @@ class DeduplicateConfig(Settings):
 
 
 class SlurmConfig(Settings):
-    """How the steps of a build are submitted where `data.executor` is slurm; the names of the keys are sbatch's."""
+    """The jobs of a build where `data.executor` is slurm. The keys have the names of sbatch's options."""
 
     model_config = ConfigDict(json_schema_extra=may_change(_HOW_BUILT))
 

@@ -16,7 +16,10 @@ FilterDecision: TypeAlias = bool | tuple[bool, str]  # True keeps the document; 
 
 
 class FilterConfig(Settings):
-    """The config of a filter. Only `build` imports datatrove, so that reading a config stays quick."""
+    """The config of a filter. Only `build` imports datatrove, so that reading a config stays quick.
+
+    The filter may be a class that is defined inside `build`, since its base class is imported there.
+    """
 
     name: str = Field(description="Name of the filter.")
 

@@ -63,9 +63,12 @@ def area_under_lr(schedule: LrCurve, warmup: Literal["actual", "peak"]) -> Float
 class AnnealedConfig(CurveLaw):
     """The annealing law and its extension over model size: the settings and features that they share."""
 
-    warmup: Literal["actual", "peak"] = Field("actual", description="the lr that S1 counts for the warm-up's steps")
-    decay: float = Field(0.999, gt=0, lt=1, description="lambda, of the momentum")
-    fit_decay: bool = Field(False, description="fit lambda too; it is weakly identified")
+    warmup: Literal["actual", "peak"] = Field(
+        "actual",
+        description="The lr that S1 counts for steps of the warm-up: their own (actual), or the peak lr (peak).",
+    )
+    decay: float = Field(0.999, gt=0, lt=1, description="lambda, the share of the momentum that is left after a step.")
+    fit_decay: bool = Field(False, description="Whether lambda is fitted as well; loss curves identify it weakly.")
 
     def decay_shape(self) -> tuple[Shape, ...]:
         """Returns lambda as 1 - lambda (searched by its logarithm) if it is fitted."""

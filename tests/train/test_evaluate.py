@@ -70,7 +70,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
 def test_the_loss_is_that_of_the_windows_and_no_round_is_filled_for_nothing(
     corpus: tuple[dict[str, Any], dict[str, list[int]]], ranks: int, max_windows: int, micro_batches: int, taken: int
 ) -> None:
-    """Micro-batches of 2 rows over all ranks: 10 windows are 5 a source, not the 64 of a step."""
+    """Micro-batches have 2 rows over all ranks: 10 sequences are 5 of them, and not the 64 of a step."""
     data, streams = corpus
     found = run_ranks(ranks, evaluated, data, 2 // ranks, micro_batches, max_windows)
     for losses, given in found:

@@ -63,7 +63,7 @@ def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int
 def test_masks_are_made_for_one_micro_batch_after_the_other(
     data: dict[str, Any], ranks: int, parallel: dict[str, Any]
 ) -> None:
-    """And once for all chunks of a rank, of which the first may be four micro-batches ahead of the last."""
+    """Masks are made once for all chunks of a rank, of which the first may be four micro-batches ahead of the last."""
     for before, made, most in run_ranks(ranks, masks_on_a_rank, data, parallel):
         assert before == 0
         assert made == ROWS

@@ -1,4 +1,4 @@
-"""Which keys may change when a run goes on: as each key declares where it stands."""
+"""Each key declares whether it may change at a resume."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ FILTERS = Registry("filter", room="settings", base=Filter)
 
 @FILTERS.register
 class Sieve(Filter):
-    """With a harmless key and another."""
+    """A section with a harmless key and another one."""
 
     name: Literal["sieve"] = "sieve"
     threads: int = Field(1, json_schema_extra=may_change("it changes the speed"))

@@ -1,4 +1,4 @@
-"""What all ranks agree on before a step: the global batch's hash and tokens, and whether to stop; in one message."""
+"""Before a step all ranks agree on the hash and tokens of the global batch, and on a stop, in one message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a run reads its sources, against the samples that the loader really takes."""
+"""The number of times that a run reads its sources, against the samples that the loader really takes."""
 
 from __future__ import annotations
 

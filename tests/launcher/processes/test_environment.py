@@ -179,7 +179,7 @@ def test_a_rank_takes_its_share_of_the_cores_unless_omp_num_threads_is_set() -> 
     [(0, 0, 0), (3, 0, 0), (0, 1, 0), (3, 8, 3), (1, 1, 0), (5, 1, 0), (5, 4, 1)],
 )
 def test_a_rank_takes_a_gpu_that_it_sees(local_rank: int, visible: int, gpu: int) -> None:
-    """None is there; all GPUs of the node are visible; only the rank's own is; two ranks share one."""
+    """There is no GPU; all GPUs of the node are visible; only the rank's own is; two ranks share one."""
     assert RankInfo(local_rank, local_rank, 8, 8, 0, "", 0, "srun").gpu(visible) == gpu
 
 

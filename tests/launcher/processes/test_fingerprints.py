@@ -1,4 +1,4 @@
-"""What the ranks of a run bring to their meeting, and the message if they differ."""
+"""The fingerprints that ranks compare, and the message if they differ."""
 
 from __future__ import annotations
 

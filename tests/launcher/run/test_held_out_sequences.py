@@ -1,4 +1,4 @@
-"""What a start says of held-out losses that are not measured, or that do not compare with earlier ones."""
+"""A start warns of held-out losses that are not measured, or that do not compare with earlier ones."""
 
 from __future__ import annotations
 

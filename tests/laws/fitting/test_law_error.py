@@ -51,7 +51,7 @@ def test_a_lone_cosine_holds_the_losses_of_other_schedules(loss_curves: Path, si
 
 @pytest.mark.slow
 def test_bands_hold_the_last_losses_of_public_runs(loss_curves: Path) -> None:
-    """Of fits of one, two or three curves of a model: at least 86% of over 200 last losses of the other curves."""
+    """Fits of one, two or three curves of a model hold at least 86% of over 200 last losses of the other curves."""
     found = [
         miss
         for model, curves in public_models(loss_curves).items()

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or passed over: damage of every kind is found, named, and the newest whole one is taken."""
+"""Damage of every kind in a checkpoint is found and named, and the newest complete checkpoint is loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FILE = "shard-00002-model-00001-of-00001.safetensors"
 
 
 def save_on_a_rank(folder: Path, trial: Trial, steps: list[int]) -> None:
-    """Save the initial weights as the checkpoints of several steps."""
+    """Saves the initial weights as the checkpoints of several steps."""
     mesh, parts = start(trial)
     lease = WriterLease.take(folder) if mesh.rank == 0 else None
     checkpoints = CheckpointManager(
@@ -53,7 +53,7 @@ def save_on_a_rank(folder: Path, trial: Trial, steps: list[int]) -> None:
 
 
 def load_on_a_rank(folder: Path, trial: Trial, tokenizer: str = "") -> int | None:
-    """The step of what was loaded."""
+    """Returns the step of the loaded checkpoint."""
     mesh, parts = start(trial)
     checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), tokenizer=tokenizer)
     state = checkpoints.load_latest(parts.engine)
@@ -61,7 +61,7 @@ def load_on_a_rank(folder: Path, trial: Trial, tokenizer: str = "") -> int | Non
 
 
 def losses_from_imported_weights(folder: Path, trial: Trial) -> list[list[float]]:
-    """Three steps from a checkpoint without an optimizer's state, and again, back at it."""
+    """Trains three steps from a checkpoint without optimizer state, loads it again, and trains them again."""
     mesh, parts = start(trial)
     state = parts.engine.state(saving=True)
     weights = {key.removeprefix(PREFIX): each.tensor.cpu() for key, each in state.items() if key.startswith(PREFIX)}
@@ -80,7 +80,7 @@ def losses_from_imported_weights(folder: Path, trial: Trial) -> list[list[float]
 
 
 def tell_later_on_a_rank(folder: Path) -> None:
-    """Steps 10 and 20 saved, 20 without its held-out loss, which comes later and is the best."""
+    """Saves steps 10 and 20; the held-out loss of step 20 comes later and is the best."""
     mesh, parts = start(Trial(model=TRIAL.model, parallel={"data": 2}))
     checkpoints = CheckpointManager(
         folder,

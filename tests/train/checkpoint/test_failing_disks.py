@@ -29,7 +29,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """A run that nothing happened to, of two ranks."""
+    """An undisturbed run of two ranks."""
     folder = tmp_path_factory.mktemp("whole")
     done = lehr("train", write_config(folder, shards), "parallel.tensor=2")
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 4 MiB."""
+    """Mounts a tmpfs of 4 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     made = subprocess.run(
@@ -57,7 +57,7 @@ def remount(disk: Path, options: str) -> None:
 
 
 def fill(disk: Path, *, leave: int) -> Path:
-    """A file that takes all room but `leave` bytes."""
+    """Writes a file that takes all room but `leave` bytes."""
     filler = disk / "filler"
     with filler.open("wb") as file:
         file.write(bytes(max(0, shutil.disk_usage(disk).free - leave)))
@@ -106,7 +106,7 @@ def test_a_disk_that_fills_up_in_a_save(tmp_path: Path, disk: Path, shards: Path
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_between_saves(tmp_path: Path, disk: Path, shards: Path) -> None:
-    """metrics.jsonl cannot grow, nor TensorBoard's file, nor the log."""
+    """Neither metrics.jsonl nor TensorBoard's file nor the log can grow."""
     config = write_config(tmp_path, shards, run={"folder": str(disk)}, train={"steps": 5000})
     run = disk / "try"
     with start_lehr("train", config, "checkpoint.every_steps=10", "checkpoint.keep_last=1") as process:
@@ -157,7 +157,7 @@ def test_a_read_only_disk_is_refused_before_anything_is_started(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_a_folder_that_becomes_read_only(tmp_path: Path, shards: Path) -> None:
-    """By the immutable attribute, which binds root as well."""
+    """The immutable attribute takes the right away; it binds root as well."""
     config = write_config(tmp_path, shards, train={"steps": 5000}, checkpoint={"every_steps": 10, "keep_last": 2})
     run = tmp_path / "runs" / "try"
     with start_lehr("train", config, "parallel.data=2") as process:

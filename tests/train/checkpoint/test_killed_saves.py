@@ -1,4 +1,4 @@
-"""Killed in mid-save, or at any moment: what is there is complete, and the run goes on to the bit."""
+"""A run is killed within a save or at any moment: its checkpoints are complete, and it resumes to the bit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def in_a_save(checkpoints: Path) -> bool:
 
 
 def stopped_in_a_save(launch: int, checkpoints: Path) -> bool:
-    """Stop the ranks of a launch while a checkpoint is being written; False, and they go on, where it was too late."""
+    """Stops the ranks while a checkpoint is written. Returns False, and lets them run, if it was too late."""
     wait_until(lambda: in_a_save(checkpoints), pause_seconds=0.001)
     ranks = psutil.Process(launch).children()
     for rank in ranks:
@@ -76,7 +76,7 @@ def stopped_in_a_save(launch: int, checkpoints: Path) -> bool:
 
 
 def alive(run: Path) -> bool:
-    """Whether some process still has the run's name in its command: a rank that is about to end."""
+    """Returns whether some process still has the run's name in its command: a rank that is about to end."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:

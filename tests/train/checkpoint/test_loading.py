@@ -1,4 +1,4 @@
-"""What is in a checkpoint comes into the engine's own tensors, whatever cut them; torch's reader finds the same."""
+"""A checkpoint is loaded into the engine's own tensors, however they are sharded, as torch's reader loads it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SMALL = {"num_layers": 1, "hidden_size": 16, "num_kv_heads": 4, "ffn_size": 24}
 
 
 def made_up(name: str, shape: tuple[int, ...]) -> Tensor:
-    """A whole tensor that no engine holds by itself."""
+    """Returns a full tensor that no engine holds by itself."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def save_made_up(folder: Path, trial: Trial) -> None:
-    """Fill the engine's state with made-up tensors, save it."""
+    """Fills the engine's state with made-up tensors, and saves it."""
     mesh, parts = start(trial)
     for name, part in parts.engine.state(saving=False).items():
         part.tensor.copy_(shard_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor))
@@ -43,7 +43,7 @@ def save_made_up(folder: Path, trial: Trial) -> None:
 
 
 def load_made_up(folder: Path, trial: Trial) -> list[str]:
-    """The names of what was not filled, in place, with what was saved."""
+    """Returns the names of the tensors that were not filled in place with the saved values."""
     mesh, parts = start(trial)
     before = {name: part.tensor.data_ptr() for name, part in parts.engine.state(saving=False).items()}
     CheckpointManager(folder, mesh, model=trial.model_config().to_plain()).load(parts.engine, folder / "step-00000001")

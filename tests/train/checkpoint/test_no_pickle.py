@@ -1,4 +1,4 @@
-"""Nothing that is written is a pickle, and nothing that is read is ever run."""
+"""No file that is written is a pickle, and no file that is read is executed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_file_is_what_it_says(made: Path) -> None:
 
 
 class Bomb:
-    """A pickle of this makes a folder when it is loaded."""
+    """Makes a folder when a pickle of it is loaded."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -86,7 +86,7 @@ class Bomb:
 
 
 def replace(path: Path, name: str, content: bytes) -> None:
-    """In place of a file of a checkpoint, the manifest made to fit: what an ill-wisher can do."""
+    """Replaces a file of a checkpoint and makes the manifest fit, as an attacker can."""
     manifest = json.loads((path / "manifest.json").read_text())
     (path / name).write_bytes(content)
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

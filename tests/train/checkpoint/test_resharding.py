@@ -69,7 +69,7 @@ def test_slices_of_several_files_make_a_full_tensor(dim: int, tmp_path: Path) ->
 
 
 def cut(folder: Path, whole: torch.Tensor, tp_size: int, dim: int) -> TensorFiles:
-    """The files of so many tensor ranks."""
+    """Writes the files of `tp_size` tensor ranks."""
     parts = whole.chunk(tp_size, dim)
     for number, part in enumerate(parts):
         offset = [0] * whole.ndim
@@ -116,7 +116,7 @@ def test_a_number_and_nothing_are_read(tmp_path: Path) -> None:
 
 
 def test_a_part_takes_no_more_memory_than_a_piece(tmp_path: Path) -> None:
-    """And none where it lies in the files as it is wanted."""
+    """Nothing is copied either if the files hold the tensor as it is wanted."""
     whole = torch.arange(2.0**22).view(2**11, 2**11)  # 16 MiB
     files = cut(tmp_path, whole, 2, 0)
     for rows, columns, most in ((slice(512, 1536), slice(0, 2048), 0), (slice(0, 2048), slice(512, 1536), 2**23)):

@@ -1,4 +1,4 @@
-"""A checkpoint of any layout goes on in any other with the unbroken run's losses; in the same one, to the bit."""
+"""A checkpoint of any layout resumes in any other with the losses of the unbroken run; in the same one, to the bit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def trial(layout: str, **more: Any) -> Trial:
 
 
 def save_on_a_rank(folder: Path, trial: Trial) -> list[float]:
-    """Train all steps, saving on the way; the losses of all steps."""
+    """Trains all steps and saves on the way. Returns the losses of all steps."""
     mesh, parts = start(trial)
     lease = WriterLease.take(folder) if mesh.rank == 0 else None
     checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), lease=lease)
@@ -62,7 +62,7 @@ def save_on_a_rank(folder: Path, trial: Trial) -> list[float]:
 
 
 def resume_on_a_rank(folder: Path, trial: Trial) -> list[float]:
-    """Load, train the remaining steps; their losses."""
+    """Loads a checkpoint and trains the remaining steps. Returns their losses."""
     mesh, parts = start(trial)
     checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain())
     state = checkpoints.load_latest(parts.engine)
@@ -85,7 +85,7 @@ def ranks_of(parallel: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """layout -> (its checkpoints' folder, the losses of its unbroken run)."""
+    """Maps each layout to (the folder of its checkpoints, the losses of its unbroken run)."""
 
     @cache
     def save(layout: str) -> tuple[Path, list[float]]:
@@ -122,7 +122,7 @@ def test_another_layout(before: str, after: str, saved: Any) -> None:
 
 
 def leg_on_a_rank(folder: Path, trial: Trial, first: int, last: int) -> list[float]:
-    """Go on from the checkpoint of step `first`, train to step `last`, save; the losses on the way."""
+    """Resumes at the checkpoint of step `first`, trains to step `last` and saves. Returns the losses on the way."""
     mesh, parts = start(trial)
     lease = WriterLease.take(folder) if mesh.rank == 0 else None
     checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), lease=lease)
@@ -139,7 +139,7 @@ def leg_on_a_rank(folder: Path, trial: Trial, first: int, last: int) -> list[flo
 
 
 def losses_through(layouts: list[dict[str, Any]], folder: Path, trial: Trial, *, steps_each: int) -> list[float]:
-    """Of one run that changes its layout every `steps_each` steps."""
+    """Returns the losses of one run that changes its layout every `steps_each` steps."""
     losses = []
     for number, parallel in enumerate(layouts):
         leg = dataclasses.replace(trial, parallel=parallel)
@@ -153,7 +153,7 @@ def losses_through(layouts: list[dict[str, Any]], folder: Path, trial: Trial, *,
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_through_every_layout_of_the_parity_list(tmp_path: Path) -> None:
-    """One run that is saved in each and gone on with in the next: the losses of the run that stayed in one."""
+    """A run that is saved in each layout and resumed in the next has the losses of a run that stays in one."""
     layouts = list(PARITY_LAYOUTS.values())
     random.Random(0).shuffle(layouts)
     trial = Trial(steps=len(layouts), model={"tied_embeddings": True})

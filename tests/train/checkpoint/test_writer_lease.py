@@ -39,7 +39,7 @@ def test_a_newer_lease_fences_the_older(tmp_path: Path) -> None:
 
 
 def test_renames_of_an_older_owner_fail_even_past_its_look(tmp_path: Path) -> None:
-    """It was stopped between looking and writing, and woken up after a newer lease was taken."""
+    """The process is stopped between its check and its write, and woken up after a newer lease was taken."""
     old = WriterLease.take(tmp_path)
     (old.workspace / "latest").write_text("mine")
     (tmp_path / "latest").write_text("before")
@@ -113,7 +113,7 @@ def test_who_is_clearly_alive_is_not_disturbed(tmp_path: Path) -> None:
 
 
 def tree_of(pid: int) -> list[int]:
-    """A process and all that it started."""
+    """Returns a process and all that it started."""
     children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
     return [pid, *(found for child in children for found in tree_of(int(child)))]
 

@@ -1,4 +1,4 @@
-"""A run's forecast, evaluation by evaluation: what a stop, a skipped step or a step taken anew does to it."""
+"""The forecast of a run at each evaluation, and the effect of a stop, a skipped step or a repeated step on it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def true_loss(applied: int) -> float:
 
 
 class Run:
-    """What the loop does to metrics: steps, an evaluation every few, maybe a stop."""
+    """Does to metrics what the loop does: steps, an evaluation every few, maybe a stop."""
 
     def __init__(self, folder: Path, forecaster: Forecaster, *, from_step: int = 0, steps: int = STEPS) -> None:
         folder.mkdir(exist_ok=True)
@@ -141,7 +141,7 @@ def test_the_verdict_says_forecast_fact_and_error(kind: str, fit: Fit, tmp_path:
     "cut", [pytest.param(205, marks=pytest.mark.slow), pytest.param(210, marks=pytest.mark.slow), 350]
 )
 def test_a_run_that_goes_on_says_what_it_would_have_said(kind: str, cut: int, fit: Fit, tmp_path: Path) -> None:
-    """To the bit, a skipped step and an excursion before the stop; lines past the checkpoint are dropped."""
+    """Forecasts are equal to the bit, with a skipped step and an excursion before the stop."""
     skip, factor = (33, 34), {200: 1.05, 210: 1.05, 220: 1.05, 380: 1.02}
     uninterrupted = Run(tmp_path / "uninterrupted", forecaster(kind, fit)).go(STEPS, skip=skip, factor=factor)
     expected = uninterrupted.end()
@@ -216,7 +216,7 @@ def test_a_step_taken_anew_takes_the_place_of_what_followed(kind: str, fit: Fit)
 
 @KINDS
 def test_losses_on_other_sequences_are_forgotten(kind: str, fit: Fit) -> None:
-    """Also by a run that goes on, which reads them in metrics.jsonl."""
+    """A resumed run, which reads them in metrics.jsonl, does the same."""
     changed_at, last = 210, 340
     losses = {step: true_loss(step) * (1 if step >= changed_at else 1.3) for step in range(EVERY, last, EVERY)}
 

@@ -1,4 +1,4 @@
-"""Steps add up to all the time that passed, less what was apart; on a GPU too."""
+"""Steps add up to all the time that passed, but for what is excluded; on a GPU too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.metrics.step_timer import StepTimer
 
 
 def test_steps_and_what_is_apart_add_up() -> None:
-    """Not a moment is lost or counted twice: what lies between steps is a part of them."""
+    """No time is lost or counted twice: what lies between two steps is a part of the later one."""
     timer = StepTimer(torch.device("cpu"))
     time.sleep(0.1)
     before_start = time.perf_counter()

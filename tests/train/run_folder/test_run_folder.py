@@ -1,4 +1,4 @@
-"""The run folder: what it records, and which configs it goes on with."""
+"""The run folder: its records, and the configs with which a run may resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from train.run_folder.resume_check import check_run
 
 
 class Config(Settings):
-    """The sections that have a default, or need little."""
+    """The sections that have a default or need few keys."""
 
     run: RunSettings
     model: ModelConfig = ModelConfig(num_layers=1, hidden_size=8, num_heads=1, ffn_size=8)
@@ -177,7 +177,7 @@ def test_a_record_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
 
 
 class Optimizer(Settings):
-    """A method, as a registry's configs are."""
+    """A method, like the configs of a registry."""
 
     name: str
     lr: float = 1.0

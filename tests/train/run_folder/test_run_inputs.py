@@ -1,4 +1,4 @@
-"""A run goes on only with the data that it began with: by its content, wherever it lies."""
+"""A run resumes only with the data with which it began: with the same content, in whatever folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check(config: RunConfig) -> None:
 
 
 def reach(folder: RunFolder, state: TrainState) -> None:
-    """Leave what tells how far the run is."""
+    """Writes the checkpoint that says how far the run is."""
     path = folder.checkpoints / f"step-{state.step:08d}"
     path.mkdir(parents=True)
     (path / "state.json").write_text(json.dumps(state.to_plain()))
@@ -48,7 +48,7 @@ def reach(folder: RunFolder, state: TrainState) -> None:
 
 
 def rebuild(shards: Path, name: str, seed: int = 7) -> None:
-    """The source as another build would leave it: other tokens, as many, and their hashes in dataset.json."""
+    """Writes the source as another build would: other tokens, as many, and their hashes in dataset.json."""
     from made_shards import documents, write_source
 
     shutil.rmtree(shards / name, ignore_errors=True)
@@ -120,7 +120,7 @@ def test_shards_may_move_but_not_become_others(tmp_path: Path, shards: Path) -> 
 
 
 def test_where_no_hash_was_recorded_shards_may_not_move_and_are_recorded(tmp_path: Path, shards: Path) -> None:
-    """As a run of an earlier version left it."""
+    """Writes the record as an earlier version did."""
     config = config_of(tmp_path, shards)
     folder = start(config)
     folder.record.write_text(json.dumps({"format": 1, "starts": [{"command": "lehr train"}]}))

@@ -9,9 +9,9 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from parallel_runs import Trial, global_batches, local_micro_batches, start
 from processes import run_ranks
 
 from parallel.waiting import wait_for_collectives
+from train.safety.tracked import Tracked
 from train.safety.watchdog import _COLLECTIVES, _WAITING, place_of
 
 LOOK_SECONDS, LATE_SECONDS = 1.5, 3.0
@@ -44,7 +45,7 @@ def place_during(action: Callable[[], object]) -> str:
 
 
 def wait_in_torch(kind: str) -> str:
-    """Rank 1 comes late."""
+    """Waits in a collective for rank 1, which comes late."""
     value = torch.zeros(4)
     actions: dict[str, Callable[[], object]] = {
         "all_reduce": lambda: dist.all_reduce(value),
@@ -65,37 +66,18 @@ def test_a_wait_in_torch(kind: str) -> None:
     assert run_ranks(2, wait_in_torch, kind)[0].startswith(f"{kind} of {HERE}:")
 
 
-T = TypeVar("T")
-
-
-class Late(Sequence[T]):
-    """The same parts, the first of them late."""
-
-    def __init__(self, parts: Sequence[T]) -> None:
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        return self._parts[index]
-
-    def __iter__(self) -> Iterator[T]:
-        time.sleep(LATE_SECONDS)
-        yield from self._parts
-
-
 def wait_in_an_engine(parallel: dict[str, Any], late: int) -> str:
     """Takes a step; rank `late` gets its first micro-batch late."""
     trial = Trial(parallel=parallel)
     mesh, parts = start(trial)
     batches = local_micro_batches(next(global_batches()), trial, mesh, parts)
     parts.engine.train_step(batches, lr=1e-3)  # imports and connections
-    return place_during(lambda: parts.engine.train_step(Late(batches) if mesh.rank == late else batches, lr=1e-3))
+
+    def arrive(index: int, count: int) -> None:
+        if index == 0 and mesh.rank == late:
+            time.sleep(LATE_SECONDS)
+
+    return place_during(lambda: parts.engine.train_step(Tracked(batches, arrive), lr=1e-3))
 
 
 @pytest.mark.slow

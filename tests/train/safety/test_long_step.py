@@ -36,7 +36,7 @@ def outcomes_on_a_rank(unbroken: dict[str, Any], stopped: dict[str, Any]) -> lis
 
 
 def train_on_a_rank(plain: dict[str, Any], mesh: Mesh, *, slow: bool = False) -> Outcome:
-    """If `slow`, a micro-batch of one step takes 0.3 s, and the last rank gets a SIGTERM before the third of them."""
+    """If `slow`, a step has micro-batches of 0.3 s, and the last rank gets a SIGTERM before the third."""
     config = RunConfig.model_validate(plain)
     folder = RunFolder(config.run.path)
     lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None

@@ -1,4 +1,4 @@
-"""What counts as a loss spike, and where the run goes on after one."""
+"""Which losses are spikes, and where the run resumes after one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that are not finite and loss spikes, in whole runs of every engine; what is injected goes into batches."""
+"""Steps that are not finite, and loss spikes, in runs of every engine; the faults are injected into batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STEPS, VOCABULARY = 12, 100
 
 
 class Between:
-    """The real engine, fed what `change` makes of each step's micro-batches; what it holds is told before and after."""
+    """The real engine, with what `change` makes of each step's micro-batches; it records its state before and after."""
 
     def __init__(self, run: Run, change: Callable[[Run, MicroBatch], MicroBatch]) -> None:
         self._run, self._engine, self._change = run, run.engine, change
@@ -47,12 +47,12 @@ class Between:
 
 
 def held(engine: Any) -> dict[str, torch.Tensor]:
-    """What this rank would save: nothing, where another one does."""
+    """Returns what this rank would save, which is nothing if another rank saves it."""
     return {name: part.tensor.clone() for name, part in engine.state(saving=True).items()}
 
 
 def not_finite_at(*steps: int) -> Callable[[Run, MicroBatch], MicroBatch]:
-    """At these steps (0-based) the last data rank's loss is not a number."""
+    """Makes the loss of the last data rank not a number at these steps (0-based)."""
 
     def change(run: Run, batch: MicroBatch) -> MicroBatch:
         data = run.mesh.data
@@ -64,7 +64,7 @@ def not_finite_at(*steps: int) -> Callable[[Run, MicroBatch], MicroBatch]:
 
 
 def spoilt(*numbers: int) -> Callable[[Run, MicroBatch], MicroBatch]:
-    """These batches ask for tokens that never come: a high loss, wherever in the run they are met."""
+    """Gives these batches targets that never come: their loss is high wherever in the run they are met."""
 
     def change(run: Run, batch: MicroBatch) -> MicroBatch:
         if run.state.batch in numbers:
@@ -95,7 +95,7 @@ def plain(tmp_path: Path) -> dict[str, Any]:
 def run_on_a_rank(
     plain: dict[str, Any], kind: str, numbers: Sequence[int], left_out: Any = (), die_after: int = 0
 ) -> dict[str, Any]:
-    """Train; the final state. `left_out` from the start; `die_after` so many steps taken by this process."""
+    """Trains and returns the final state, with `left_out` batches, and dies after `die_after` steps if it is not 0."""
     config = RunConfig.model_validate(plain)
     mesh = make_mesh(config.parallel, timeout_seconds=60)
     folder = RunFolder(config.run.path)

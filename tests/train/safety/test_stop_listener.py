@@ -1,4 +1,4 @@
-"""When a run is late, and what a second Ctrl-C does."""
+"""The time limit of a run, and a second Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.safety.stop_listener import StopListener
 
 
 def answers_with(*, limit: float | None = 100.0, before: float = 0.0, save: float = 0.0) -> list[bool]:
-    """With `limit` seconds left: the answers before each of three steps, and after the last."""
+    """Returns the answers before each of three steps and after the last, with `limit` seconds left at first."""
     end = None if limit is None else time.time() + limit
     listener = StopListener(limit=end, before_limit_seconds=before, save_seconds=lambda: save)
     answers = [listener.stop_requested()]

@@ -1,4 +1,4 @@
-"""The watchdog: what counts as a hang, what does not, and what it says."""
+"""The watchdog: which silence is a hang, which is not, and its report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HANG_SECONDS = 1.0
 
 
 class Told:
-    """What a watchdog found, for the main thread to wait for."""
+    """Keeps what a watchdog found, for the main thread to wait for."""
 
     def __init__(self) -> None:
         self.found: list[Hang] = []

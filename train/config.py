@@ -78,6 +78,12 @@ class TrainConfig(Settings):
         json_schema_extra=may_change("it says how a global batch is split, not what is in it"),
     )
     global_batch_size: int = Field(ge=1, description="Rows of a step, over all data ranks.")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto",
+        description="Device of the ranks; auto is CUDA, or the CPU on a machine without a GPU. With auto and cuda, a "
+        "GPU that cannot be used ends the command.",
+        json_schema_extra=may_change("it says where the same function is computed"),
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Number format of forward and backward; with bfloat16 the master weights, the gradient sums and "

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launcher.commands.arguments import OverridesArgument, RunConfigArgument
-from launcher.processes.environment import check_environment, one_openmp_thread, prepare_process, read_rank_info
+from launcher.processes.environment import (
+    check_environment,
+    hide_gpus,
+    one_openmp_thread,
+    prepare_process,
+    read_rank_info,
+)
 from launcher.processes.first_parent import first_parent
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
@@ -17,7 +24,7 @@ from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.machine import check_machine, memory_warnings, read_machine
-from settings import RunError, UserError
+from settings import RunError, UserError, read_yaml
 from settings.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -44,6 +51,8 @@ def train(
         exit_without_store(error)
     if rank_info.has_agent:
         die_with_parent(first_parent())
+    if _wants_cpu(config, overrides or []):
+        hide_gpus()
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
     if rank_info.launcher == "none":
@@ -67,6 +76,14 @@ def train(
     except UserError as error:
         exit_failed(rank_info, error, sys.stderr)
     _run_rank(rank_info, run_config)
+
+
+def _wants_cpu(path: Path, overrides: list[str]) -> bool:
+    """Returns whether the config says `train.device: cpu`. Its mistakes are reported later, when it is read in full."""
+    with contextlib.suppress(UserError):
+        section = read_yaml(path, overrides).get("train")
+        return isinstance(section, dict) and section.get("device") == "cpu"
+    return False
 
 
 def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunConfig, Store]:
@@ -122,9 +139,9 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     if rank_info is not None and rank_info.parent is not None:
         return run_config  # the parent has checked it
     machine = read_machine()
-    warnings = check_machine(run_config, machine, rank_info)
+    check_machine(run_config, machine, rank_info)
     world_size = run_config.parallel.ranks if rank_info is None else rank_info.world_size
-    warnings += check_config(run_config, world_size=world_size)
+    warnings = check_config(run_config, world_size=world_size)
     check_run(run_config.run.path, run_config, inputs_of(run_config))
     warnings += [*schedule_change_warnings(run_config), *held_out_warnings(run_config)]
     warnings += memory_warnings(run_config, model_with_vocabulary(run_config), machine, rank_info)

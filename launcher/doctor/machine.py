@@ -41,7 +41,7 @@ def check_devices() -> Iterator[Finding]:
         yield Finding(
             "bfloat16", "ok" if bfloat16 else "note", "yes" if bfloat16 else "no: use train.precision=float32"
         )
-    elif machine.nvidia_driver and machine.cpu_build:
+    elif machine.nvidia_gpus and machine.cpu_build:
         fix = "pip install torch with CUDA (https://pytorch.org/get-started/locally)"
         yield Finding("gpu", "note", f"there is a driver, but torch {torch.__version__} is built without CUDA", fix)
     else:

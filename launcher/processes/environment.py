@@ -13,6 +13,7 @@ from launcher.processes.network_interface import interface_to
 from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_int, read_torchrun_variables, torchrun_variables
 from launcher.processes.slurm import is_srun_rank, read_job_end_time, read_slurm_variables
 
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _MOST_THREADS = 4096  # a larger number is a typing error, and more threads than a process may have
 
 
@@ -77,8 +78,8 @@ def prepare_process(rank_info: RankInfo) -> None:
     """Sets what the libraries read when they are imported, the number of torch's threads, and the limit of open files.
 
     Each rank gets its share of the cores unless OMP_NUM_THREADS is set. Raises UserError if it has a wrong value.
-    LOCAL_RANK becomes the number of the rank's
-    GPU, because DeepSpeed takes it for that, and demands it of a single process and of srun's ranks too.
+    LOCAL_RANK becomes the number of the rank's GPU, because DeepSpeed takes it for that, and demands it of a single
+    process and of srun's ranks too.
     """
     threads = _openmp_threads(os.environ)
     if threads is None:
@@ -93,6 +94,16 @@ def prepare_process(rank_info: RankInfo) -> None:
 
     os.environ["LOCAL_RANK"] = str(rank_info.gpu(torch.cuda.device_count()))
     torch.set_num_threads(threads)
+
+
+def hide_gpus() -> None:
+    """Makes the GPUs invisible to torch in this process and its children. To be called before torch has looked."""
+    os.environ[_VISIBLE_GPUS] = ""
+
+
+def gpus_are_hidden() -> bool:
+    """Returns whether CUDA_VISIBLE_DEVICES hides all GPUs from this process."""
+    return os.environ.get(_VISIBLE_GPUS, "0").strip() in ("", "-1")
 
 
 def gloo_interface(master_addr: str, *, across_nodes: bool) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.processes.environment import gpus_are_hidden
 from settings import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Machine:
     gpu_bytes: int  # memory of the smallest GPU
     free_bytes: int  # of main memory
     cpu_build: bool  # torch is built without GPU support
-    nvidia_driver: bool
+    nvidia_gpus: bool  # the system has NVIDIA GPUs that this process may open, whether torch can use them or not
 
 
 def read_machine() -> Machine:
@@ -40,19 +41,21 @@ def read_machine() -> Machine:
         gpu_bytes=min((torch.cuda.get_device_properties(gpu).total_memory for gpu in range(gpus)), default=0),
         free_bytes=free_bytes(),
         cpu_build=torch.version.cuda is None and torch.version.hip is None,
-        nvidia_driver=Path("/proc/driver/nvidia/version").exists(),
+        nvidia_gpus=any(Path("/dev").glob("nvidia[0-9]*")) and not gpus_are_hidden(),
     )
 
 
-def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | None) -> list[str]:
-    """Returns warnings, a line each. `rank_info`: this process's place if torchrun or srun started it, else None.
+def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | None) -> None:
+    """Checks the device, the number of ranks and the attention kernel.
 
-    Raises UserError if lehr would start more ranks than there are GPUs, and if the attention kernel cannot run here.
+    `rank_info`: this process's place if torchrun or srun started it, else None. Raises UserError if `train.device`
+    cannot be used, if lehr would start more ranks than there are GPUs, and if the attention kernel cannot run here.
     """
     import torch
 
     from model.attention import choose_kernel
 
+    _check_device(config.train.device, machine)
     wanted = config.parallel.ranks
     if rank_info is None and 0 < machine.gpus < wanted:
         raise UserError(
@@ -62,12 +65,21 @@ def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | Non
         )
     device = torch.device("cuda" if machine.gpus else "cpu")
     choose_kernel(config.train.attention, device=device, dtype=getattr(torch, config.train.precision))
-    if machine.nvidia_driver and machine.cpu_build:
-        return [
-            "there is an NVIDIA GPU, but torch is built without CUDA: this run is on the CPU; "
-            "`lehr doctor` names the fix"
-        ]
-    return []
+
+
+def _check_device(device: str, machine: Machine) -> None:
+    """Raises UserError if the GPU that a run needs cannot be used: a run never goes to the CPU unasked."""
+    if machine.gpus or device == "cpu" or (device == "auto" and not machine.nvidia_gpus):
+        return
+    if not machine.nvidia_gpus:
+        reason = "this process sees no GPU"
+    elif machine.cpu_build:
+        reason = "there is an NVIDIA GPU, but torch is built without CUDA"
+    else:
+        reason = "there is an NVIDIA GPU, but torch cannot use it (a driver that is too old, or a GPU in error)"
+    raise UserError(
+        f"train.device = {device}: {reason}; `lehr doctor` says more, and train.device=cpu trains on the CPU"
+    )
 
 
 def memory_warnings(config: RunConfig, model: ModelConfig, machine: Machine, rank_info: RankInfo | None) -> list[str]:

@@ -131,7 +131,7 @@ def open_saved_run(path: Path, *, step: int | None = None, data_shards: Path | N
     )
     parallel = ParallelConfig()
     mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
-    compute = ComputeConfig(config.train.precision, config.train.attention)
+    compute = ComputeConfig(config.train.precision)  # the kernel of training may not run on this machine
     local = build_local_model(saved.model, parallel, mesh, compute=compute, seq_length=config.train.seq_length)
     (chunk,) = local.chunks
     with explained("reading a checkpoint"):

@@ -26,9 +26,9 @@ PLAIN: dict[str, Any] = {
 MAY = {
     *("run.folder", "run.name"),
     *(f"parallel.{key}" for key in ("tensor", "pipeline", "virtual_stages", "sequence", "data", "zero", "offload")),
-    *(f"train.{key}" for key in ("steps", "micro_batch_size", "recompute", "attention", "compile", "forecast")),
+    *(f"train.{key}" for key in ("steps", "micro_batch_size", "device", "recompute", "attention", "compile")),
     *(f"train.{key}" for key in ("max_skipped_steps", "timeout_seconds", "hang_seconds", "time_limit_seconds")),
-    "train.rendezvous_seconds",
+    *("train.rendezvous_seconds", "train.forecast"),
     *(f"train.{key}" for key in ("stop_before_limit_seconds", "log_every_steps", "profile")),
     *(f"train.spikes.{key}" for key in ("sigma", "window_steps", "max_rollbacks", "skip_batches")),
     *("model.objective.chunk_tokens", "evaluate.every_steps", "evaluate.max_windows"),

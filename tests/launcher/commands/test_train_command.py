@@ -150,6 +150,7 @@ MISTAKES = {
     "wrong type": (["train.steps=many"], "train.steps"),
     "out of range": (["optim.lr=-1"], "optim.lr"),
     "layout": (["parallel.tensor=3"], "must be divisible by parallel.tensor = 3"),
+    "no GPU": (["train.device=cuda"], "train.device = cuda: this process sees no GPU"),
     "zero with a pipeline": (["parallel.zero=2", "parallel.pipeline=2"], "use parallel.zero 0 or 1"),
     "batch": (["train.global_batch_size=6", "parallel.data=2"], "train.global_batch_size = 6"),
     "vocabulary": (["model.vocab_size=100"], "model.vocab_size = 100"),

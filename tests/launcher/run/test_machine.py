@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from launcher.processes.environment import gpus_are_hidden
 from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.run.config import RunConfig
 from launcher.run.machine import GIB, Machine, check_machine, memory_warnings, read_machine
 from settings import UserError, compose
 
-CPU = Machine(gpus=0, gpu_bytes=0, free_bytes=64 * GIB, cpu_build=True, nvidia_driver=False)
-GPUS = Machine(gpus=4, gpu_bytes=80 * GIB, free_bytes=512 * GIB, cpu_build=False, nvidia_driver=True)
+CPU = Machine(gpus=0, gpu_bytes=0, free_bytes=64 * GIB, cpu_build=True, nvidia_gpus=False)
+GPUS = Machine(gpus=4, gpu_bytes=80 * GIB, free_bytes=512 * GIB, cpu_build=False, nvidia_gpus=True)
 
 
 def compose_run(config: Path, *overrides: str) -> RunConfig:
@@ -52,13 +53,26 @@ def test_a_kernel_that_cannot_run_is_refused(
         check_machine(compose_run(config, *overrides), machine, None)
 
 
-def test_a_cpu_build_of_torch_with_a_gpu_present_is_a_warning(config: Path) -> None:
-    (warning,) = check_machine(compose_run(config), replace(CPU, nvidia_driver=True), None)
-    assert "torch is built without CUDA" in warning
-    hidden = replace(GPUS, gpus=0, gpu_bytes=0)  # by CUDA_VISIBLE_DEVICES: that is meant
-    assert check_machine(compose_run(config), hidden, None) == []
-    assert check_machine(compose_run(config), GPUS, None) == []
-    assert check_machine(compose_run(config), CPU, None) == []
+def test_a_run_goes_to_the_cpu_only_where_no_gpu_is_or_if_the_config_says_so(config: Path) -> None:
+    no_cuda, no_driver = replace(CPU, nvidia_gpus=True), replace(GPUS, gpus=0, gpu_bytes=0)
+    for machine, reason in ((no_cuda, "torch is built without CUDA"), (no_driver, "torch cannot use it")):
+        with pytest.raises(UserError, match=f"^train.device = auto: there is an NVIDIA GPU, but {reason}"):
+            check_machine(compose_run(config), machine, None)
+        check_machine(compose_run(config, "train.device=cpu"), machine, None)
+    with pytest.raises(UserError, match=r"^train\.device = cuda: this process sees no GPU"):
+        check_machine(compose_run(config, "train.device=cuda"), CPU, None)
+    for device in ("auto", "cpu"):
+        check_machine(compose_run(config, f"train.device={device}"), CPU, None)
+    for device in ("auto", "cuda"):
+        check_machine(compose_run(config, f"train.device={device}"), GPUS, None)
+
+
+@pytest.mark.parametrize(("value", "hidden"), [(None, False), ("0", False), ("1,2", False), ("", True), ("-1", True)])
+def test_gpus_that_the_user_hides_are_no_gpus(monkeypatch: pytest.MonkeyPatch, value: str | None, hidden: bool) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert gpus_are_hidden() == hidden
 
 
 LARGE = (  # 6.5e9 weights, of 16 bytes each with their gradient and state: 97 GiB

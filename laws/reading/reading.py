@@ -32,7 +32,7 @@ def check_tokens(path: Path, steps: Ints, tokens: Floats) -> None:
         return
     block = max(1, min(20, per_step.size // 4))
     medians = np.median(per_step[: per_step.size // block * block].reshape(-1, block), axis=1)
-    off = np.nonzero(np.abs(medians / medians[0] - 1) > _TOKENS_CHANGE)[0]
+    off = np.nonzero(np.abs(medians - medians[0]) > _TOKENS_CHANGE * np.abs(medians[0]))[0]
     if off.size:
         step = int(steps[off[0] * block])
         raise UserError(

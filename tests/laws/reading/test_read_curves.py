@@ -82,6 +82,15 @@ def test_a_batch_that_changes_half_way_is_refused(tmp_path: Path) -> None:
     assert read_curve(tmp_path / "run", last_step=110).curve.steps[-1] == 110
 
 
+def test_a_run_in_which_no_token_counts_is_read(tmp_path: Path) -> None:
+    rows = write_run(tmp_path / "run")
+    for row in rows:
+        if "tokens" in row:
+            row["tokens"] = 0
+    save(tmp_path / "run", rows)
+    assert read_curve(tmp_path / "run").curve.steps.size == 20
+
+
 def test_masks_that_vary_are_no_change_of_batch(tmp_path: Path) -> None:
     rows = write_run(tmp_path / "run")
     tokens = np.cumsum(np.random.default_rng(0).integers(900, 1000, size=201))

@@ -15,7 +15,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# Three on two cores: many tests wait for other processes.
+WORKERS ?= 3
 CONFIG ?= configs/demo.yaml
 LOSS_CURVES ?=
 VERSIONS ?= build/versions

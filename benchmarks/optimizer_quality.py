@@ -56,7 +56,7 @@ def run_one(spec: Spec, *, quick: bool, shards: Path, folder: Path, commit: str 
 
     diverged = False
     try:
-        run_rank(config, SINGLE_PROCESS, on_hang=lambda hang, _: os._exit(1))
+        run_rank(config, SINGLE_PROCESS, None, on_hang=lambda hang, _: os._exit(1))
     except DivergedError:
         diverged = True
     lines = read_metrics(config.run.path / "metrics.jsonl")

@@ -63,7 +63,7 @@ def test_a_row_that_decides_nothing_is_named_with_the_reason() -> None:
 
 
 def test_an_invalid_pattern_is_refused_with_its_row() -> None:
-    with pytest.raises(UserError, match=r"table.0.pattern = '\(': is no regular expression"):
+    with pytest.raises(UserError, match=r'table.0.pattern = "\(": is no regular expression'):
         parse(OPTIMIZERS["adamw"], {"lr": 1e-3, "table": [{"pattern": "("}]}, source="optim")
 
 

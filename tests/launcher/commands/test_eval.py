@@ -88,4 +88,4 @@ def test_without_held_out_documents_training_works_and_eval_is_refused(tmp_path:
     assert (tmp_path / "runs/try/checkpoints/latest").read_text() == "step-00000002\n"
     process = lehr("eval", tmp_path / "runs/try")
     assert process.returncode == 2, process.stderr
-    assert "has held-out documents" in process.stderr
+    assert "has held-out tokens that count" in process.stderr

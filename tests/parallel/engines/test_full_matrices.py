@@ -85,7 +85,6 @@ def test_the_oracles_clip_and_move(name: str) -> None:
     assert len(set(wanted.losses)) == 30
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "name"),
     [

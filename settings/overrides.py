@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -72,7 +73,8 @@ def _key_in(section: DictConfig, name: str) -> Any:
 
 
 def _is_key(key: str) -> bool:
-    return all(key.replace("[", ".").split("."))
+    """Returns whether the text is a key such as `data.filters[0].name`."""
+    return re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+|\[[^.\[\]]+\])*", key) is not None
 
 
 def one_line(error: Exception) -> str:

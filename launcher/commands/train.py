@@ -51,10 +51,10 @@ def train(
         exit_without_store(error)
     if rank_info.has_agent:
         die_with_parent(first_parent())
-    if _wants_cpu(config, overrides or []):
-        hide_gpus()
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
+    if _wants_cpu(config, overrides or []):
+        hide_gpus()
     if rank_info.launcher == "none":
         check_environment()
         with one_openmp_thread():
@@ -79,9 +79,12 @@ def train(
 
 
 def _wants_cpu(path: Path, overrides: list[str]) -> bool:
-    """Returns whether the config says `train.device: cpu`. Its mistakes are reported later, when it is read in full."""
+    """Returns whether the config says `train.device: cpu`, as far as it can be read twice (a pipe cannot).
+
+    Its mistakes are reported later, when it is read in full.
+    """
     with contextlib.suppress(UserError):
-        section = read_yaml(path, overrides).get("train")
+        section = read_yaml(path if path.is_file() else None, overrides).get("train")
         return isinstance(section, dict) and section.get("device") == "cpu"
     return False
 

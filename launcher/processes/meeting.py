@@ -3,7 +3,8 @@
 Each rank brings its fingerprint (what must be the same on all ranks), or the mistake that it has found. Rank 0 waits
 for all, compares, and gives its word to each: an exit code, of which 0 means to train. A mistake is printed by rank 0,
 whoever found it. No rank ends before all have heard of it, because the launcher kills the others when one ends. Rank 0
-may serve the store and ends last.
+may serve the store and ends last: after the word, each of the others counts itself in `heard`, waits until all have
+heard, counts itself in `left` and ends; rank 0 waits until all have left.
 
 The store may hold the keys of an earlier attempt: torchrun restarts ranks, and its agent keeps the store. So rank 0
 gives every meeting a name, under which all keys stand, and the word is for a token that the receiving rank has drawn.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import sys
 import time
@@ -26,14 +26,12 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from launcher.exit_codes import DONE, FAILED, USER_MISTAKE
 from launcher.processes.fingerprints import disagreement
-from launcher.processes.rank_exit import exit_process
+from launcher.processes.rank_exit import RANK_0_FIRST_SECONDS, exit_on_stop_signals, exit_process
 from launcher.processes.rank_info import RankInfo, name_ranks
 from launcher.processes.rendezvous import Patience
 from settings import RunError, UserError
-from train.safety.stop_signals import set_stop_handlers
 
 _GOODBYE_SECONDS = 30.0  # for ranks that start late, while the others wait to end
-_RANK_0_FIRST_SECONDS = 10.0  # rank 0 explains why the meeting fails; the others give up later
 _NAME, _COMPLETE, _HEARD, _LEFT = "meeting", "complete", "heard", "left"
 
 
@@ -95,7 +93,7 @@ class _Host:
         except (UserError, RunError) as error:
             self._end(error)
         for arrival in self._arrivals.values():
-            self._store.set(_word(arrival), str(DONE))
+            self._store.set(_word_key(arrival), str(DONE))
         return self._store
 
     def _wait_for_all(self, patience: Patience) -> None:
@@ -108,7 +106,7 @@ class _Host:
                     raise UserError(text) if arrival.exit_code == USER_MISTAKE else RunError(text)
             if not (missing := self._missing()):
                 return
-            patience.check(f"rank 0 waits for {name_ranks(missing)} of {self._world_size}", prints=True)
+            patience.check(f"waits for {name_ranks(missing)} of {self._world_size}", who="rank 0", prints=True)
             _pause(self._world_size)
 
     def _missing(self) -> list[int]:
@@ -116,20 +114,20 @@ class _Host:
 
     def _receive(self) -> None:
         for rank in self._missing():
-            if self._store.check([_arrival(rank)]):
-                self._arrivals[rank] = Arrival(**json.loads(self._store.get(_arrival(rank))))
+            if self._store.check([_arrival_key(rank)]):
+                self._arrivals[rank] = Arrival(**json.loads(self._store.get(_arrival_key(rank))))
 
     def _end(self, error: UserError | RunError) -> NoReturn:
         """Prints the message, gives every rank the exit code, also those that still come, and ends."""
         code = _exit_code(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        _exit_on_stop_signals(code)
+        exit_on_stop_signals(code)
         deadline = time.monotonic() + _GOODBYE_SECONDS
         with contextlib.suppress(RuntimeError):  # the agent has ended, and its store with it
             while time.monotonic() < deadline:
                 self._receive()
                 for arrival in self._arrivals.values():
-                    self._store.set(_word(arrival), str(code))
+                    self._store.set(_word_key(arrival), str(code))
                 # After the limit, no rank is waited for that has not come.
                 waits_for = self._world_size if code == USER_MISTAKE else len(self._arrivals)
                 if self._store.add(_LEFT, 0) >= waits_for - 1:
@@ -138,38 +136,36 @@ class _Host:
         exit_process(code, sys.stdout, sys.stderr)
 
 
-def _attend(
-    store: Store,
-    rank_info: RankInfo,
-    arrival: Arrival,
-    limit_seconds: float,
-) -> Store:
-    """The side of the other ranks."""
-    patience = Patience(limit_seconds + _RANK_0_FIRST_SECONDS)
+def _attend(store: Store, rank_info: RankInfo, arrival: Arrival, limit_seconds: float) -> Store:
+    """The side of the other ranks: it brings the arrival, and waits for rank 0's word."""
+    patience = Patience(limit_seconds, longer_seconds=RANK_0_FIRST_SECONDS)
     name, meeting = "", store
     try:
-        while not (name and meeting.check([_word(arrival)])):
+        while not (name and meeting.check([_word_key(arrival)])):
             if store.check([_NAME]) and (current := store.get(_NAME).decode()) != name:
                 name, meeting = current, PrefixStore(current, store)
-                meeting.set(_arrival(arrival.rank), json.dumps(asdict(arrival)))
+                meeting.set(_arrival_key(arrival.rank), json.dumps(asdict(arrival)))
             if not (name and meeting.check([_COMPLETE])):
-                waits = f"rank {arrival.rank} on {arrival.node} waits for rank 0"
-                patience.check(waits, prints=not name and rank_info.local_rank == 0)
+                patience.check("waits for rank 0", who=_name_of(arrival), prints=not name and rank_info.local_rank == 0)
             _pause(rank_info.world_size)
-        code = int(meeting.get(_word(arrival)))
+        code = int(meeting.get(_word_key(arrival)))
     except RunError as error:
         _end_alone(arrival, error)
     except RuntimeError:  # torch's errors of a connection
         _end_alone(arrival, RunError("the store of the ranks has ended: see the output of rank 0 and of its node"))
     if code == DONE:
         return meeting
-    _exit_on_stop_signals(code)
+    _say_goodbye(meeting, rank_info, code)
+
+
+def _say_goodbye(meeting: Store, rank_info: RankInfo, code: int) -> NoReturn:
+    """Ends a rank that has heard of a mistake, once all have heard of it."""
+    exit_on_stop_signals(code)
     deadline = time.monotonic() + _GOODBYE_SECONDS
     with contextlib.suppress(RuntimeError):  # rank 0, which may serve the store, has ended
         meeting.add(_HEARD, 1)
-        while (
-            code == USER_MISTAKE and time.monotonic() < deadline and meeting.add(_HEARD, 0) < rank_info.world_size - 1
-        ):
+        others = rank_info.world_size - 1
+        while code == USER_MISTAKE and time.monotonic() < deadline and meeting.add(_HEARD, 0) < others:
             _pause(rank_info.world_size)
         meeting.add(_LEFT, 1)
     exit_process(code, sys.stdout, sys.stderr)
@@ -177,7 +173,7 @@ def _attend(
 
 def _end_alone(arrival: Arrival, error: RunError) -> NoReturn:
     """Ends a rank that has not heard rank 0: it prints its own error, or what it waits for."""
-    print(f"error: rank {arrival.rank} on {arrival.node}: {arrival.error or error}", file=sys.stderr, flush=True)
+    print(f"error: {_name_of(arrival)}: {arrival.error or error}", file=sys.stderr, flush=True)
     exit_process(arrival.exit_code or FAILED, sys.stdout, sys.stderr)
 
 
@@ -185,16 +181,15 @@ def _exit_code(error: Exception) -> int:
     return USER_MISTAKE if isinstance(error, UserError) else FAILED
 
 
-def _exit_on_stop_signals(code: int) -> None:
-    """The launcher sends a signal when the first rank has ended; the exit code is the mistake's all the same."""
-    set_stop_handlers(lambda number, frame: os._exit(code))
+def _name_of(arrival: Arrival) -> str:
+    return f"rank {arrival.rank} on {arrival.node}"
 
 
-def _arrival(rank: int) -> str:
+def _arrival_key(rank: int) -> str:
     return f"arrival/{rank}"
 
 
-def _word(arrival: Arrival) -> str:
+def _word_key(arrival: Arrival) -> str:
     return f"word/{arrival.token}"
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # A rank that hangs keeps its connections for this long, so that the ranks that wait for it report a hang as well, and
 # not a lost connection.
 _HANG_REPORT_SECONDS = 3.0
-_RANK_0_FIRST_SECONDS = 10.0
-_LEAD_SECONDS = 2.0
+RANK_0_FIRST_SECONDS = 10.0  # rank 0 explains why the ranks do not meet; the others give up so much later
+_LEAD_SECONDS = 2.0  # for rank 0 to print a mistake that all ranks have
 _MISTAKE_OF = "mistake of"  # the store's key for the rank that prints a mistake
 
 
@@ -33,19 +33,20 @@ def exit_failed(rank_info: RankInfo, error: Exception, console: TextIO, store: S
     `store`: that of the ranks of torchrun or srun, by which only one of them prints a mistake that all of them have.
     """
     report = FailureReport.from_error(error)
-    mistake = report.kind == "user"
+    own_mistake = report.kind == "user"
+    others_mistake = not own_mistake and store is not None and _others_mistake(store)
     if rank_info.parent is not None:
         send_report(report, rank_info.parent.report_fd)
-    elif mistake:
+    elif own_mistake:
         if store is None or _prints_mistake(store, rank_info):
             print(f"error: {report.message}", file=sys.stderr if rank_info.rank == 0 else console)
-    elif mistake := store is not None and _others_mistake(store):
+    elif others_mistake:
         print(f"{report.traceback}another rank has a mistake, which it prints", file=sys.stderr)
     else:
         if report.traceback:
             print(report.traceback, file=sys.stderr)
         print(f"rank {rank_info.rank} failed: {report.message}", file=console)
-    exit_process(USER_MISTAKE if mistake else FAILED, sys.stdout, sys.stderr, console)
+    exit_process(USER_MISTAKE if own_mistake or others_mistake else FAILED, sys.stdout, sys.stderr, console)
 
 
 def exit_without_store(error: AddressError) -> NoReturn:
@@ -53,32 +54,13 @@ def exit_without_store(error: AddressError) -> NoReturn:
 
     If the launcher has not ended them 10 s later, the others end too; one of each further node prints the message.
     """
-    set_stop_handlers(lambda number, frame: os._exit(USER_MISTAKE))
+    exit_on_stop_signals(USER_MISTAKE)
     if error.rank > 0:
-        time.sleep(_RANK_0_FIRST_SECONDS)
+        time.sleep(RANK_0_FIRST_SECONDS)
     if error.local_rank == 0:
         prefix = f"rank {error.rank} on {socket.gethostname()}: " if error.rank else ""
         print(f"error: {prefix}{error}", file=sys.stderr)
     exit_process(USER_MISTAKE, sys.stdout, sys.stderr)
-
-
-def _prints_mistake(store: Store, rank_info: RankInfo) -> bool:
-    """Returns whether this rank prints its mistake: the first one that has a mistake does, and rank 0 has a lead."""
-    deadline = time.monotonic() + _LEAD_SECONDS
-    try:
-        while rank_info.rank > 0 and time.monotonic() < deadline and not store.check([_MISTAKE_OF]):
-            time.sleep(0.05)
-        return int(store.compare_set(_MISTAKE_OF, "", str(rank_info.rank))) == rank_info.rank
-    except RuntimeError:  # rank 0 served the store, and has ended: it had the mistake too
-        return False
-
-
-def _others_mistake(store: Store) -> bool:
-    """Returns whether this failure is the consequence of a mistake that ended another rank."""
-    try:
-        return store.check([_MISTAKE_OF])
-    except RuntimeError:
-        return False
 
 
 def exit_hung(rank_info: RankInfo, hang: Hang, store: Store, console: TextIO) -> NoReturn:
@@ -107,3 +89,27 @@ def exit_process(code: int, *streams: TextIO) -> NoReturn:
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+def exit_on_stop_signals(code: int) -> None:
+    """Makes a stop signal end the process with this code: the launcher sends one when the first rank has ended."""
+    set_stop_handlers(lambda number, frame: os._exit(code))
+
+
+def _prints_mistake(store: Store, rank_info: RankInfo) -> bool:
+    """Returns whether this rank prints its mistake: the first one that has a mistake does, and rank 0 has a lead."""
+    deadline = time.monotonic() + _LEAD_SECONDS
+    try:
+        while rank_info.rank > 0 and time.monotonic() < deadline and not store.check([_MISTAKE_OF]):
+            time.sleep(0.05)
+        return int(store.compare_set(_MISTAKE_OF, "", str(rank_info.rank))) == rank_info.rank
+    except RuntimeError:  # rank 0 served the store, and has ended: it had the mistake too
+        return False
+
+
+def _others_mistake(store: Store) -> bool:
+    """Returns whether this failure is the consequence of a mistake that ended another rank."""
+    try:
+        return store.check([_MISTAKE_OF])
+    except RuntimeError:
+        return False

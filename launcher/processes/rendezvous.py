@@ -24,21 +24,24 @@ _FIRST_NOTICE_SECONDS = 5.0
 class Patience:
     """A wait with a limit: a line on the console after 5, 10, 20 ... seconds, and an error in the end."""
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, limit_seconds: float, *, longer_seconds: float = 0.0) -> None:
+        """`longer_seconds` is added to the limit of train.rendezvous_seconds, so that another rank speaks first."""
         self._limit_seconds = limit_seconds
+        self._longer_seconds = longer_seconds
         self._began = time.monotonic()
         self._notice_at = _FIRST_NOTICE_SECONDS
 
-    def check(self, waits_for: str, *, prints: bool) -> None:
+    def check(self, waits: str, *, who: str, prints: bool) -> None:
         """Prints a line if it is due, such as `rank 0 waits for rank 1 (5 s)`. Raises RunError after the limit."""
         waited = time.monotonic() - self._began
-        if waited > self._limit_seconds:
+        if waited > self._limit_seconds + self._longer_seconds:
             raise RunError(
-                f"{waits_for}, and train.rendezvous_seconds = {self._limit_seconds:g} are over: check that every node "
-                "starts the same command with the same MASTER_ADDR and MASTER_PORT, and see the output of the others"
+                f"{who} {waits}, since {waited:.0f} s (train.rendezvous_seconds = {self._limit_seconds:g}): check that "
+                "every node starts the same command with the same MASTER_ADDR and MASTER_PORT, and see the output of "
+                "the others"
             )
         if prints and waited >= self._notice_at:
-            print(f"{waits_for} ({waited:.0f} s)", file=sys.stderr, flush=True)
+            print(f"{who} {waits} ({waited:.0f} s)", file=sys.stderr, flush=True)
             self._notice_at *= 2
 
 
@@ -93,8 +96,8 @@ def _connect(rank_info: RankInfo, timeout: timedelta) -> Store:
             reason = "nobody listens there yet" if error.errno == errno.ECONNREFUSED else str(error.strerror or error)
         server = "the agent of node 0" if rank_info.agent_serves_store else "rank 0"
         patience.check(
-            f"rank {rank_info.rank} on {socket.gethostname()} waits for {server} at MASTER_ADDR = {address[0]}, "
-            f"MASTER_PORT = {address[1]}: {reason}",
+            f"waits for {server} at MASTER_ADDR = {address[0]}, MASTER_PORT = {address[1]}: {reason}",
+            who=f"rank {rank_info.rank} on {socket.gethostname()}",
             prints=rank_info.local_rank == 0,
         )
         time.sleep(_RETRY_SECONDS)

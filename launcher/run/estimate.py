@@ -78,14 +78,14 @@ def estimate_lines(step: StepEstimate, peak: Peak, *, world_size: int) -> list[s
     memory = ", ".join(f"{_bytes(size)} {name}" for name, size in parts.items())
     many = "micro-batches" if step.micro_batches > 1 else "micro-batch"
     work = f"{step.micro_batches} {many} a rank, {step.tokens:,} tokens, {format_count(step.flops)} FLOPs"
-    lines = [f"estimate of the fullest rank: {memory}"]
+    lines = [f"estimate of the memory of the fullest rank: {memory}"]
     if peak.flops is None:
         return [*lines, f"estimate of a step: {work}; no time and no mfu: {peak.origin}"]
     seconds = step.least_seconds(peak.flops * world_size)
-    time = format_duration(seconds) if seconds >= 1 else f"{1000 * seconds:.2g} ms"
+    least = format_duration(seconds) if seconds >= 1 else f"{format_count(1000 * seconds)} ms"
     ranks = f"{world_size} ranks" if world_size > 1 else "1 rank"
     peaks = f"{ranks} of {format_count(peak.flops)} FLOP/s each ({peak.origin})"
-    return [*lines, f"estimate of a step: {work}; at least {time}, at an mfu of 100%: {peaks}"]
+    return [*lines, f"estimate of a step: {work}; at least {least}, at an mfu of 100%: {peaks}"]
 
 
 def step_warnings(config: RunConfig, step: StepEstimate, peak: Peak, *, world_size: int) -> Iterator[str]:
@@ -109,10 +109,10 @@ def step_warnings(config: RunConfig, step: StepEstimate, peak: Peak, *, world_si
             f"parallel.pipeline = {parallel.pipeline}" if parallel.pipeline > 1 else f"parallel.zero = {parallel.zero}"
         )
         yield (
-            f"a stop signal and the time limit wait for the end of a step of {step.micro_batches} micro-batches: with "
-            f"{layout} no step can be dropped"
+            f"stop signals and the time limit wait for the end of a step, of {step.micro_batches} micro-batches: with "
+            f"{layout}, no step can be dropped"
         )
 
 
 def _bytes(size: float) -> str:
-    return f"{format_count(size, base=1024)}iB" if size >= 1024 else f"{size:.0f} B"
+    return f"{format_count(size, base=1024)}B"

@@ -69,6 +69,11 @@ def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | Non
 
 def _check_device(device: str, machine: Machine) -> None:
     """Raises UserError if the GPU that a run needs cannot be used: a run never goes to the CPU unasked."""
+    if device == "cpu" and machine.gpus:
+        raise UserError(
+            "train.device = cpu: it is read too late to hide the GPUs, because the config is no regular file; "
+            "give train.device=cpu on the command line too, or set CUDA_VISIBLE_DEVICES to nothing"
+        )
     if machine.gpus or device == "cpu" or (device == "auto" and not machine.nvidia_gpus):
         return
     if not machine.nvidia_gpus:

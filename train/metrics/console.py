@@ -83,10 +83,16 @@ class ConsoleLines:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+_UNITS = ("", "k", "M", "G", "T", "P", "E")
+
+
 def format_count(value: float, *, base: int = 1000) -> str:
-    """Formats a count with three digits and k, M, G or T."""
-    for unit in ("", "k", "M", "G"):
-        if abs(value) < base:
-            return f"{value:.3g}{' ' if base == 1024 else ''}{unit}"
-        value /= base
-    return f"{value:.3g}{' ' if base == 1024 else ''}T"
+    """Formats a count with three or four digits and k, M, G, T, P or E, such as 1.54k; with base 1024, `1010 Mi`."""
+    space, binary = (" ", "i") if base == 1024 else ("", "")
+    power = 0
+    # 999.6 would be printed as 1000: it takes the next unit, but with base 1024, where 1000 to 1023 have none.
+    while abs(value) >= base - 0.5 and power < len(_UNITS) - 1:
+        value, power = value / base, power + 1
+    digits = f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    unit = _UNITS[power].upper() if base == 1024 else _UNITS[power]
+    return f"{digits}{space}{unit}{binary if power else ''}"

@@ -28,7 +28,7 @@ def begin(folder: RunFolder, state: TrainState | None, *, total_steps: int) -> t
             kept = _free_place(folder)
             shutil.copy(folder.metrics, folder.metrics_kept(kept))
             warnings.append(
-                f"metrics.jsonl holds {garbled} garbled lines, which are dropped; "
+                f"metrics.jsonl holds {garbled} garbled line{'s' if garbled > 1 else ''}, which this start drops; "
                 f"the file as it was is kept as {folder.metrics_kept(kept).name}"
             )
     if state is None:
@@ -41,7 +41,7 @@ def begin(folder: RunFolder, state: TrainState | None, *, total_steps: int) -> t
 def _resume_line(step: int, *, later: int, total_steps: int) -> str:
     name = folder_name(step)
     if step >= total_steps:
-        return f"All {total_steps} steps are taken: checkpoint {name} is of step {step}."
+        return f"Nothing is left to train: checkpoint {name} has taken all {total_steps} steps."
     again = f" Steps {step + 1} to {later} are taken again." if later > step else ""
     if step == 0:
         return f"Starts at step 1 with the weights of checkpoint {name}.{again}"

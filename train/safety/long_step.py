@@ -2,7 +2,7 @@
 
 A step of many micro-batches can take hours. It is dropped between two of them: no weight and no optimizer state has
 changed, and the resumed run takes the whole step again. Short steps never come here: a rank looks at nothing but the
-clock until a step has taken `LOOK_SECONDS`.
+clock until a step has taken `_LOOK_SECONDS`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from train.safety.tracked import Tracked
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 1.0
-PRINT_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
+_PRINT_SECONDS = 30.0
 
 
 class StepDroppedError(Exception):
@@ -61,7 +61,7 @@ class LongStep:
         )
         self._dropping = False
         self._began = time.monotonic()
-        self._next_look, self._next_print = self._began + LOOK_SECONDS, self._began + PRINT_SECONDS
+        self._next_look, self._next_print = self._began + _LOOK_SECONDS, self._began + _PRINT_SECONDS
         return Tracked(micro_batches, self._before_micro_batch)
 
     def _before_micro_batch(self, index: int, count: int) -> None:
@@ -71,11 +71,11 @@ class LongStep:
         micro_batch_seconds = (now - self._began) / index
         seconds_left = (count - index) * micro_batch_seconds
         if now >= self._next_print:
-            self._next_print = now + PRINT_SECONDS
+            self._next_print = now + _PRINT_SECONDS
             left = format_duration(seconds_left)
             self._notice(f"step {self._step}: {index} of {count} micro-batches, {left} left of the step")
         if not self._dropping:
-            self._next_look = now + LOOK_SECONDS
+            self._next_look = now + _LOOK_SECONDS
             self._dropping = self._can_drop and self._is_drop_requested(seconds_left, micro_batch_seconds)
         if self._dropping:  # then it looks before every micro-batch
             self._next_look = now

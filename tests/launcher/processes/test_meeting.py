@@ -108,7 +108,7 @@ def test_a_rank_that_does_not_come_is_named(config: Path, port: int, rank: int, 
     notice, error = done.stderr.splitlines()
     assert waits in notice
     assert waits in error
-    assert "train.rendezvous_seconds = 6 are over" in error
+    assert "train.rendezvous_seconds = 6)" in error
 
 
 @pytest.fixture

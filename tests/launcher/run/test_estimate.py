@@ -43,7 +43,7 @@ def test_a_step_in_numbers(config: Path) -> None:
 def test_lines_name_memory_micro_batches_time_and_peak(config: Path) -> None:
     _, step = estimated(config, "train.global_batch_size=8000")
     memory, work = estimate_lines(step, PEAK, world_size=2)
-    assert "kiB weights, " in memory
+    assert "KiB weights, " in memory
     assert "MiB batches" in memory
     assert "4000 micro-batches a rank, 256,000 tokens" in work
     seconds = round(step.flops / 2e9)
@@ -70,8 +70,8 @@ def test_a_layout_that_cannot_drop_a_step_is_named_if_a_step_is_long(config: Pat
     assert warnings(config, layout, world_size=world_size) == []
     many = "train.global_batch_size=4096"
     (warning,) = warnings(config, layout, many, peak=UNKNOWN, world_size=world_size)
-    assert "a stop signal and the time limit wait for the end of a step of 2048 micro-batches" in warning
-    assert f"with {layout.replace('=', ' = ')} no step can be dropped" in warning
+    assert "stop signals and the time limit wait for the end of a step, of 2048 micro-batches" in warning
+    assert f"with {layout.replace('=', ' = ')}, no step can be dropped" in warning
     assert warnings(config, many, peak=UNKNOWN) == []
 
 

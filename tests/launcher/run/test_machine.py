@@ -61,6 +61,8 @@ def test_a_run_goes_to_the_cpu_only_where_no_gpu_is_or_if_the_config_says_so(con
         check_machine(compose_run(config, "train.device=cpu"), machine, None)
     with pytest.raises(UserError, match=r"^train\.device = cuda: this process sees no GPU"):
         check_machine(compose_run(config, "train.device=cuda"), CPU, None)
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES to nothing"):
+        check_machine(compose_run(config, "train.device=cpu"), GPUS, None)
     for device in ("auto", "cpu"):
         check_machine(compose_run(config, f"train.device={device}"), CPU, None)
     for device in ("auto", "cuda"):

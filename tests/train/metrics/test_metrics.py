@@ -228,7 +228,7 @@ def test_the_console_has_one_plain_line_a_step_with_the_time_left(tmp_path: Path
     metrics.close()
     lines = out.getvalue().splitlines()
     assert len(lines) == 4  # a narrow console does not cut them
-    assert lines[2].startswith("step  3/10  loss 0.6667  lr 3.33e-04  grad 3.100  50 tok/s  mfu 25.0%  3 GB  2.00 s")
+    assert lines[2].startswith("step  3/10  loss 0.6667  lr 3.33e-04  grad 3.100  50 tok/s  mfu 25.0%  3 GiB  2.00 s")
     assert lines[2].endswith("14 s left")
     assert lines[3] == "step 3  held-out loss 4.0000  bits per byte: plays 2.0000"
 
@@ -266,7 +266,21 @@ def test_a_step_that_was_skipped_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "base", "text"),
-    [(950, 1000, "950"), (12345, 1000, "12.3k"), (2.5e6, 1000, "2.5M"), (1.5 * 1024**3, 1024, "1.5 G")],
+    [
+        (0, 1000, "0"),
+        (0.155, 1000, "0.155"),
+        (950, 1000, "950"),
+        (999.4, 1000, "999"),
+        (999.6, 1000, "1k"),
+        (12345, 1000, "12.3k"),
+        (999_600, 1000, "1M"),
+        (2.5e6, 1000, "2.5M"),
+        (1.68e17, 1000, "168P"),
+        (3e21, 1000, "3000E"),
+        (800, 1024, "800 "),
+        (1.5 * 1024**3, 1024, "1.5 Gi"),
+        (1010 * 1024**2, 1024, "1010 Mi"),
+    ],
 )
 def test_counts(value: float, base: int, text: str) -> None:
     assert format_count(value, base=base) == text

@@ -64,7 +64,7 @@ def test_metrics_without_a_checkpoint_are_kept(folder: RunFolder) -> None:
         (4, range(1, 5), "Goes on from step 4: checkpoint step-00000004 is the newest complete one."),
         (4, range(1, 8), "checkpoint step-00000004 is the newest complete one. Steps 5 to 7 are taken again."),
         (0, range(1, 1), "Starts at step 1 with the weights of checkpoint step-00000000."),
-        (9, range(1, 10), "All 9 steps are taken: checkpoint step-00000009 is of step 9."),
+        (9, range(1, 10), "Nothing is left to train: checkpoint step-00000009 has taken all 9 steps."),
     ],
 )
 def test_a_checkpoint_is_named(folder: RunFolder, state_step: int, logged: range, line: str) -> None:

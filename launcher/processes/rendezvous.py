@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
@@ -87,32 +88,33 @@ def _serve(rank_info: RankInfo, timeout: timedelta) -> Store:
 def _connect(rank_info: RankInfo, timeout: timedelta) -> Store:
     """Connects to the store as soon as it is served. It is tried by a plain socket first, which says what is wrong."""
     address = (rank_info.master_addr, rank_info.master_port)
+    place = f"MASTER_ADDR = {address[0]}, MASTER_PORT = {address[1]}"
+    server = "the agent of node 0" if rank_info.agent_serves_store else "rank 0"
     patience = Patience(timeout.total_seconds())
+
+    def wait(reason: str) -> None:
+        who, prints = f"rank {rank_info.rank} on {socket.gethostname()}", rank_info.local_rank == 0
+        patience.check(f"waits for {server} at {place}: {reason}", who=who, prints=prints)
+
     while True:
         try:
             socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
             break
         except OSError as error:
-            reason = "nobody listens there yet" if error.errno == errno.ECONNREFUSED else str(error.strerror or error)
-        server = "the agent of node 0" if rank_info.agent_serves_store else "rank 0"
-        patience.check(
-            f"waits for {server} at MASTER_ADDR = {address[0]}, MASTER_PORT = {address[1]}: {reason}",
-            who=f"rank {rank_info.rank} on {socket.gethostname()}",
-            prints=rank_info.local_rank == 0,
-        )
+            wait("nobody listens there yet" if error.errno == errno.ECONNREFUSED else str(error.strerror or error))
         time.sleep(_RETRY_SECONDS)
-    if (store := _store_client(address, timeout)) is None:
+    if (store := _store_client(address, timeout, wait)) is None:
         raise AddressError(
-            f"what answers at MASTER_ADDR = {address[0]}, MASTER_PORT = {address[1]} is no store of torch: another "
-            "program has the port; set MASTER_PORT to one that is free on the first node",
+            f"what answers at {place} is no store of torch: another program has the port; "
+            "set MASTER_PORT to one that is free on the first node",
             rank=rank_info.rank,
             local_rank=rank_info.local_rank,
         )
     return store
 
 
-def _store_client(address: tuple[str, int], timeout: timedelta) -> Store | None:
-    """Returns None if what answers at the address is no store.
+def _store_client(address: tuple[str, int], timeout: timedelta, wait: Callable[[str], None]) -> Store | None:
+    """Returns None if what answers at the address is no store. Calls `wait`, which may raise, now and then.
 
     torch waits for ever for a server that accepts and stays silent: another thread waits, and is left behind.
     """
@@ -124,5 +126,8 @@ def _store_client(address: tuple[str, int], timeout: timedelta) -> Store | None:
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(_ANSWER_SECONDS)
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while thread.is_alive() and time.monotonic() < deadline:
+        wait("it accepts connections, but does not answer")
+        thread.join(_RETRY_SECONDS)
     return stores[0] if stores else None

@@ -126,6 +126,15 @@ def test_a_taken_port_is_one_message(config: Path, taken_port: int) -> None:
     )
 
 
+@pytest.mark.slow
+def test_a_program_that_accepts_and_stays_silent_is_named_within_the_limit(config: Path, taken_port: int) -> None:
+    done = lehr("train", config, "train.rendezvous_seconds=6", env=variables(1, 2, taken_port))
+    assert done.returncode == 1
+    notice, error = done.stderr.splitlines()
+    for line in (notice, error):
+        assert f"MASTER_PORT = {taken_port}: it accepts connections, but does not answer" in line
+
+
 @pytest.mark.parametrize("port", ["99999", "0", "soon", "-1", ""])
 def test_a_port_that_is_none_is_one_message(config: Path, port: str) -> None:
     done = lehr("train", config, env=variables(0, 2, port))

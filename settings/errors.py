@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST_LISTED = 200
+
 
 class UserError(ValueError):
     """A mistake that the user can fix: the command line prints it and exits with 2.
@@ -21,9 +23,9 @@ class RunError(RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint for an unknown name: `; did you mean "x"?`, or the list of known names."""
+    """Returns a hint for an unknown name: `; did you mean "x"?`, or the list of known names if it is not too long."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f'; did you mean "{close[0]}"?'
-    return f"; known are: {', '.join(names)}" if names else ""
+    return f"; known are: {', '.join(names)}" if 0 < len(names) <= _MOST_LISTED else ""

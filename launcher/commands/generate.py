@@ -28,6 +28,10 @@ def generate_text(
     from settings import UserError
     from train.sampling import generate
 
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError("the prompt is no UTF-8 text; convert it, such as with iconv") from None
     saved = open_saved_run(run, step=step, data_shards=shards)
     shard_set = open_shards(saved.config.data)
     info, tokenizer = shard_set.tokenizer, load_tokenizer(shard_set.tokenizer_file())

@@ -47,6 +47,14 @@ def most_probable(model: Transformer, prompt: Sequence[int], tokens: int, entrie
     return context[len(prompt) :]
 
 
+def test_a_prompt_that_is_no_utf8_is_one_message(trained: Path) -> None:
+    done = lehr("generate", trained, "hel\udcff", "--tokens", "3")  # the byte 0xff of a command line
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: the prompt is no UTF-8 text; convert it, such as with iconv\n",
+    )
+
+
 LONG = PARAGRAPHS[0] + "\n\n" + PARAGRAPHS[1]
 
 

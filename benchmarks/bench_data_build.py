@@ -136,7 +136,7 @@ def time_lehr(folder: Path, name: str, workers: int) -> tuple[float, float]:
 
 
 def print_disagreement(documents: list[tuple[str, str]], decisions: dict[str, list[bool]]) -> None:
-    """How often lehr's filters and datatrove's, with their own words, differ on keeping a document."""
+    """Returns how often lehr's filters and datatrove's, with their own words, differ on keeping a document."""
     from datatrove.data import Document
 
     from data.filters import FILTERS

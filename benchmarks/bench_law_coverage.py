@@ -1,4 +1,4 @@
-"""How often the 90% intervals of each law hold the truth, in fits to losses that were made by the law.
+"""Measures how often the 90% intervals of each law hold the truth, in fits to losses that the law made.
 
 Noise of a curve's neighbouring losses is correlated (each remembers half of the last), or independent; noise of the
 runs of a compute law is Gaussian, or has the tails of Student's t with 3 degrees of freedom. A parameter that a prior

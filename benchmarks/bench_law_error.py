@@ -1,4 +1,4 @@
-"""How far laws miss last losses of runs that they were not fitted on: the constants of laws/fitting/law_error.py.
+"""Measures how far laws miss last losses of runs outside their fit: the constants of laws/fitting/law_error.py.
 
 The curves of each model (25M and 100M of arXiv 2503.12811's authors; a ladder of 190M, 370M and 760M) are fitted alone,
 in twos and in threes, and the other curves' last losses are predicted. The constants are those of the least mean

@@ -55,7 +55,7 @@ class ParallelConfig(Settings):
 
     @property
     def can_drop_step(self) -> bool:
-        """Whether a step can be dropped between two micro-batches.
+        """Says whether a step can be dropped between two micro-batches.
 
         Under a pipeline several micro-batches are always in flight. Under ZeRO 2 and 3 DeepSpeed reduces gradients in
         every backward pass, and counts the micro-batches of a step.

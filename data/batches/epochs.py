@@ -1,4 +1,4 @@
-"""How often a run reads its sources: the rows that the mixture gives to each, over those that it has."""
+"""Counts how often a run reads its sources: the rows that the mixture gives to each, over those that it has."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _MANY_MICRO_BATCHES = 1024  # whose step may be long though the model is small
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """What a step needs, by arithmetic. `flops` are those that MFU counts."""
+    """The needs of a step, by arithmetic. `flops` are those that MFU counts."""
 
     rank: RankBytes  # of the fullest rank
     batch_bytes: int  # of main memory, of a rank's rows of this batch and of those that are prefetched

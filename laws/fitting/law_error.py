@@ -1,4 +1,4 @@
-"""How far a law misses runs that are unlike those of its fit: longer ones, and other schedules than a lone one's.
+"""The error of a law grows for runs that are unlike those of its fit: longer ones, and other schedules.
 
     miss = law_error sqrt(1 + (2.25 log(step / longest fitted step))^2 + (6 distance)^2)
 

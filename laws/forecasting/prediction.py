@@ -29,7 +29,7 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class RunProgress:
-    """How far a run has come: `schedule`, the lr applied so far and then the planned one; `losses`, those so far."""
+    """The progress of a run: `schedule` is the lr applied so far, then the planned one; `losses` are those so far."""
 
     schedule: LrCurve
     losses: LossCurve | None  # None before the first; its schedule ends with its last loss

@@ -13,9 +13,25 @@ from pathlib import Path
 import pytest
 from processes import lehr, start_lehr
 
+from launcher.commands.train import _wants_cpu
 from train.metrics.jsonl import read_metrics
 
 INSTALLED = Path(sys.executable).with_name("lehr")
+
+
+def test_the_device_is_known_before_torch_is_imported(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("train: {device: cpu}\n")
+    assert _wants_cpu(plain, [])
+    assert not _wants_cpu(plain, ["train.device=auto"])
+    plain.write_text("train: {steps: 1}\n")
+    assert not _wants_cpu(plain, [])
+    assert _wants_cpu(plain, ["train.device=cpu"])
+    plain.write_text("train: [\n")
+    assert not _wants_cpu(plain, [])
+    os.mkfifo(tmp_path / "pipe")  # which can be read once only
+    assert not _wants_cpu(tmp_path / "pipe", [])
+    assert _wants_cpu(tmp_path / "pipe", ["train.device=cpu"])
 
 
 def losses(run: Path) -> list[float]:

@@ -183,6 +183,18 @@ def test_a_rank_takes_a_gpu_that_it_sees(local_rank: int, visible: int, gpu: int
     assert RankInfo(local_rank, local_rank, 8, 8, 0, "", 0, "srun").gpu(visible) == gpu
 
 
+def test_ranks_of_one_node_meet_over_the_loopback_interface_unless_the_user_names_another() -> None:
+    code = (
+        "from launcher.processes.environment import prepare_process\n"
+        "from launcher.processes.rank_info import RankInfo\n"
+        "prepare_process(RankInfo(1, 1, 2, 2, 0, '127.0.0.1', 29500, 'torchrun'))\n"
+        "import os; print(os.environ['GLOO_SOCKET_IFNAME'])\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "GLOO_SOCKET_IFNAME"}
+    assert run_python(code, environ).split() == ["lo"]
+    assert run_python(code, {**environ, "GLOO_SOCKET_IFNAME": "eth7"}).split() == ["eth7"]
+
+
 def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:
     code = (
         "import resource\n"

@@ -74,6 +74,7 @@ def make_parts(args: argparse.Namespace) -> tuple[Mesh, TrainableModel]:
         micro_batches=1,
         seed=0,
     )
+    parts.draw_weights()
     return mesh, parts
 
 

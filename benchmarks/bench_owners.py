@@ -65,15 +65,17 @@ class Counted(ParameterAllGather):
 def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], Counted, dict[str, float]]:
     """Returns a step of each variant, the first variant's messages, and the figures of the layout."""
     config = OPTIMIZERS.parse({"name": name, "lr": 1e-3, **SETTINGS.get(name, {})})
-    shards, gradients = [], {}
+    shards, initial, gradients = [], {}, {}
     for key, weight, gradient in fresh(list(shapes())):
-        shards.append(ParameterShard(key, nn.Parameter(weight), tuple(weight.shape), None, False, False))
-        gradients[key] = gradient
+        shards.append(ParameterShard(key, nn.Parameter(weight.to("meta")), tuple(weight.shape), None, False, False))
+        initial[key], gradients[key] = weight, gradient
     costs = [config.cost(shard.shape, shard.name) for shard in shards]
     owners = assign_owners(costs, data.size)
     order = update_order(shards, costs)
     layout = FlatLayout.of([shards[i] for i in order], [owners[i] for i in order], data.size)
     weights, _ = move_into_flat_buffers(layout, torch.float32, torch.device("cpu"))
+    for shard in shards:
+        shard.parameter.data.copy_(initial[shard.name])
     start = layout.segments[data.rank][0]
     params = [
         Param(shard.name, view_of(weights, start + offset, shard), shard.shape, grad=gradients[shard.name])

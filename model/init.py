@@ -1,44 +1,61 @@
 """Draws initial weights: a function of (seed, global name), whatever the layout.
 
-Each full parameter is drawn from a generator of its own, and a rank takes its shard.
+Each full parameter is drawn from a generator of its own, so it is the same whichever rank or thread draws it, and in
+whatever order.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from model.init_schemes import InitConfig
-from model.parameter import spec_of
+from model.parameter import ParamSpec, spec_of
 
 
-def initialise(
-    parameters: Iterable[tuple[str, nn.Parameter]],
-    init: InitConfig,
-    *,
-    num_layers: int,
-    seed: int,
-    full_shape: Callable[[str, nn.Parameter], tuple[int, ...]] = lambda name, parameter: tuple(parameter.shape),
-    take_shard: Callable[[str, nn.Parameter, Tensor], Tensor] = lambda name, parameter, full: full,
-) -> None:
-    """Fills each (global name, parameter) in place, as its declaration says.
+@dataclass(frozen=True)
+class Wanted:
+    """A parameter to be drawn, in full, and what is done with its values."""
 
-    `full_shape(name, parameter)` is the shape of the full parameter; `take_shard(name, parameter, full)` returns this
-    rank's shard of the full fp32 tensor, in the parameter's shape. AssertionError for a parameter without declaration.
+    name: str  # global
+    spec: ParamSpec
+    shape: tuple[int, ...]  # of the full parameter
+    take: Callable[[Tensor], object]  # called in a thread, with float32 values on the CPU
+
+
+def initialise(parameters: Iterable[tuple[str, nn.Parameter]], init: InitConfig, *, num_layers: int, seed: int) -> None:
+    """Fills each full (global name, parameter) in place. AssertionError for a parameter without declaration."""
+    wanted = [Wanted(name, spec_of(p, name), tuple(p.shape), p.data.copy_) for name, p in parameters]
+    draw(wanted, init, num_layers=num_layers, seed=seed)
+
+
+def draw(wanted: Iterable[Wanted], init: InitConfig, *, num_layers: int, seed: int, threads: int | None = None) -> None:
+    """Draws each parameter as its declaration says, and calls its `take` with the values.
+
+    `threads` draw at a time, each one parameter; as many as torch computes with, unless given. The largest parameters
+    come first, so that the threads end at about the same time.
     """
     stds = {"normal": init.std, "residual_output": init.residual_output_std(num_layers)}
-    for name, parameter in parameters:
-        rule = spec_of(parameter, name).init
-        full = torch.empty(full_shape(name, parameter))
+
+    def draw_one(parameter: Wanted) -> None:
+        rule = parameter.spec.init
+        full = torch.empty(parameter.shape)
         if isinstance(rule, str):
-            full.normal_(0.0, stds[rule], generator=_generator(seed, name))
+            full.normal_(0.0, stds[rule], generator=_generator(seed, parameter.name))
         else:
             full.fill_(rule)
-        with torch.no_grad():
-            parameter.copy_(take_shard(name, parameter, full))
+        parameter.take(full)
+
+    largest_first = sorted(wanted, key=lambda parameter: -math.prod(parameter.shape))
+    with ThreadPoolExecutor(threads or torch.get_num_threads(), "initial-weights") as pool:
+        for _ in pool.map(draw_one, largest_first):
+            pass
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

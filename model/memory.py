@@ -9,6 +9,8 @@ from model.recompute import Recompute
 from model.size import layers_per_chunk, local_parameters
 
 BYTES_FLOAT32, BYTES_BFLOAT16 = 4, 2
+# Elements of the buffer in which ZeRO 2 and 3 reduce gradients, if the rank holds as many: DeepSpeed's default.
+REDUCE_BUCKET_ELEMENTS = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class RankBytes:
     """Bytes that the fullest rank holds between and within steps."""
 
     weights: int
-    gradients: int
-    optimizer: int  # masters if weights are bfloat16, and the moments
+    gradients: int  # with the buffer in which ZeRO 2 and 3 reduce them
+    optimizer: int  # masters if weights are bfloat16 or ZeRO is 2 or 3, and the moments
     activations: int  # kept for the backward pass, of the micro-batches in flight
 
     @property
@@ -78,10 +80,14 @@ def rank_bytes(
         if config.tied_embeddings and last and not first:
             copied = config.vocabulary * config.hidden_size / layout.tensor
         shares = [layout.data if layout.zero >= level else 1 for level in (3, 2, 1)]
+        gradients = held * BYTES_FLOAT32 / shares[1]
+        if layout.zero >= 2:
+            gradients += min(held, REDUCE_BUCKET_ELEMENTS) * (BYTES_FLOAT32 if layout.zero == 3 else layout.element)
+        numbers = moments + (layout.bfloat16 or layout.zero >= 2)
         return RankBytes(
             weights=round(held * layout.element / shares[0]),
-            gradients=round(held * BYTES_FLOAT32 / shares[1]),
-            optimizer=round((held - copied) * BYTES_FLOAT32 * (moments + layout.bfloat16) / shares[2]),
+            gradients=round(gradients),
+            optimizer=round((held - copied) * BYTES_FLOAT32 * numbers / shares[2]),
             activations=round(
                 _activations(config, layout, stage, seq_length * micro_batch_size, micro_batches=micro_batches)
             ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Init = float | Literal["normal", "residual_output"]
@@ -50,6 +51,15 @@ def spec_of(parameter: nn.Parameter, name: str) -> ParamSpec:
         f"the parameter {name} has no declaration: make it with Layers, or with model.parameter.declare"
     )
     return spec
+
+
+def allocate(parameter: nn.Parameter, memory: Tensor) -> None:
+    """Gives a parameter that was built on the meta device its memory: a tensor of its shape, whose values it takes."""
+    assert parameter.is_meta
+    assert memory.shape == parameter.shape
+    allocated = nn.Parameter(memory, requires_grad=parameter.requires_grad)
+    allocated.__dict__.update(parameter.__dict__)
+    torch.utils.swap_tensors(parameter, allocated)  # `parameter` stays the object that its module holds
 
 
 def specs_of(module: nn.Module) -> dict[str, ParamSpec]:

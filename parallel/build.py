@@ -1,15 +1,18 @@
 """Builds this rank's part of the model and its engine: the order in which the parallelisms are applied, in one place.
 
 1. tensor and sequence: the kind of layers that the model is built from    (parallel.layers)
-2. pipeline: the layers of this rank's chunks                              (parallel.chunk)
-3. initial weights: full parameters drawn by global name, then sharded     (model.init)
-4. data and ZeRO: the owners of weights, gradients and optimizer state     (parallel/engines)
+2. pipeline: the layers of this rank's chunks, on the meta device          (parallel.chunk)
+3. data and ZeRO: memory for weights, gradients and optimizer state        (parallel/engines)
+4. initial weights: full parameters drawn by global name, then sharded     (model.init)
+
+The last step is left out where a checkpoint is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,14 +20,16 @@ from torch import Tensor
 
 from model.attention import KERNELS, AttentionMask, choose_kernel
 from model.config import ModelConfig
-from model.init import initialise
+from model.init import Wanted, draw
+from model.parameter import spec_of
 from optim.optimizer import OptimizerConfig
 from parallel.chunk import PipelineChunk, pipeline_chunks
 from parallel.config import ParallelConfig
 from parallel.engines.build_engine import build_engine
 from parallel.engines.engine import Engine, EngineInputs
-from parallel.mesh import Mesh
-from parallel.parameter_shards import parameter_shards, shard_of
+from parallel.engines.slices import Slice
+from parallel.mesh import Axis, Mesh
+from parallel.parameter_shards import ParameterShard, parameter_shards, shard_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,9 +59,10 @@ class LocalModel:
 
 @dataclass(frozen=True)
 class TrainableModel(LocalModel):
-    """The same with initial weights, and the engine that trains them."""
+    """The same with the engine that trains it. The weights are zeros until they are drawn or loaded."""
 
     engine: Engine
+    draw_weights: Callable[[], None]  # a collective
 
 
 def build(
@@ -70,22 +76,13 @@ def build(
     micro_batches: int,
     seed: int,
 ) -> TrainableModel:
-    """Builds this rank's part of the model with initial weights, and the engine that trains it."""
+    """Builds this rank's part of the model, and the engine that trains it. `seed` is that of the initial weights."""
     local = build_local_model(model, parallel, mesh, compute=compute, seq_length=seq_length)
     shards = parameter_shards(
         [chunk.transformer for chunk in local.chunks],
         mesh.tensor,
         sequence=parallel.sequence,
         holds_tied_copy=model.tied_embeddings and parallel.pipeline > 1 and mesh.is_last_stage,
-    )
-    by_name = {shard.name: shard for shard in shards}
-    initialise(
-        [(shard.name, shard.parameter) for shard in shards],
-        model.init,
-        num_layers=model.num_layers,
-        seed=seed,
-        full_shape=lambda name, _: by_name[name].shape,
-        take_shard=lambda name, _, full: shard_of(full, by_name[name].dim, mesh.tensor),
     )
     if compute.compile:
         for chunk in local.chunks:
@@ -102,13 +99,32 @@ def build(
             micro_batches=micro_batches,
         )
     )
-    return TrainableModel(local.chunks, local.build_attention_mask, engine)
+
+    def draw_weights() -> None:
+        draw(wanted_weights(engine, shards, mesh.tensor), model.init, num_layers=model.num_layers, seed=seed)
+        engine.loaded(optimizer_steps=0)
+
+    return TrainableModel(local.chunks, local.build_attention_mask, engine, draw_weights)
+
+
+def wanted_weights(engine: Engine, shards: Sequence[ParameterShard], tensor: Axis) -> list[Wanted]:
+    """Returns the parameters of which this rank holds the masters, all or some of each, to be filled from full ones."""
+    slices = engine.state(saving=False)
+
+    def fill(shard: ParameterShard, part: Slice, full: Tensor) -> None:
+        part.fill(shard_of(full, shard.dim, tensor))
+
+    return [
+        Wanted(shard.name, spec_of(shard.parameter, shard.name), shard.shape, partial(fill, shard, slices[key]))
+        for shard in shards
+        if (key := f"model.{shard.name}") in slices
+    ]
 
 
 def build_local_model(
     model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, compute: ComputeConfig, seq_length: int
 ) -> LocalModel:
-    """Builds this rank's part of the model in float32, without values."""
+    """Builds this rank's part of the model on the meta device."""
     dtype = compute.dtype
     kernel = choose_kernel(compute.attention, device=mesh.device, dtype=dtype)
     chunks = pipeline_chunks(

@@ -78,7 +78,7 @@ def pipeline_chunks(
     recompute: Recompute,
     dtype: torch.dtype,
 ) -> list[PipelineChunk]:
-    """Builds this rank's chunks in float32, without initial values. `dtype` is that of activations between stages."""
+    """Builds this rank's chunks on the meta device. `dtype` is that of activations between stages."""
     config = megatron_config(model, parallel, dtype)
     layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else TorchLayers()
     ranges = layers_per_chunk(model.num_layers, parallel.pipeline * parallel.virtual_stages)
@@ -86,16 +86,18 @@ def pipeline_chunks(
     for virtual in range(parallel.virtual_stages):
         position = virtual * parallel.pipeline + mesh.pipeline.rank
         last = position == len(ranges) - 1
-        transformer = Transformer(
-            model,
-            seq_length=seq_length,
-            layers=layers,
-            attend=attend,
-            layer_range=ranges[position],
-            first=position == 0,
-            last=last,
-            recompute=recompute,
-        ).to(mesh.device)
+        with torch.device("meta"):
+            transformer = Transformer(
+                model,
+                seq_length=seq_length,
+                layers=layers,
+                attend=attend,
+                layer_range=ranges[position],
+                first=position == 0,
+                last=last,
+                recompute=recompute,
+            )
+        assert not [*transformer.buffers()], "a buffer would have no values: compute it in the forward pass"
         vp_stage = virtual if parallel.virtual_stages > 1 else None
         chunks.append(PipelineChunk(transformer, config, last=last, vp_stage=vp_stage))
     return chunks
@@ -113,7 +115,7 @@ def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
         sequence_parallel=parallel.sequence and parallel.tensor > 1,
-        use_cpu_initialization=not torch.cuda.is_available(),
+        use_cpu_initialization=True,  # no device is named then, so that they are built on the meta device
         perform_initialization=False,
         params_dtype=torch.float32,  # the engines round the weights, and keep float32 masters
         pipeline_dtype=dtype,

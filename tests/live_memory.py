@@ -26,7 +26,9 @@ class LiveMemory(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
+            if not isinstance(tensor, Tensor) or tensor.is_meta:
+                continue
+            if tensor.untyped_storage()._cdata not in given:
                 storage = tensor.untyped_storage()
                 self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self.most = max(self.most, self.alive())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from optim.projection import ProjectedOptimizerConfig
 from parallel.build import ComputeConfig, TrainableModel, build
 from parallel.chunk import MicroBatch
 from parallel.config import ParallelConfig
-from parallel.engines.engine import Slice
+from parallel.engines.slices import Slice
 from parallel.mesh import Mesh, make_mesh
 
 ROWS, SEQ_LENGTH, VOCABULARY, SEED = 8, 32, 256, 11
@@ -190,7 +191,14 @@ def example(name: str, **settings: Any) -> OptimizerConfig:
 
 
 def start(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, TrainableModel]:
-    """Returns the mesh, made here unless one is given, and this rank's stages and engine."""
+    """Returns the mesh, made here unless one is given, and this rank's stages and engine, with initial weights."""
+    mesh, parts = allocated(trial, mesh)
+    parts.draw_weights()
+    return mesh, parts
+
+
+def allocated(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, TrainableModel]:
+    """Returns the same as `start` without initial weights."""
     parallel = ParallelConfig(**trial.parallel)
     mesh = mesh or make_mesh(parallel, timeout_seconds=60)
     parts = build(
@@ -244,6 +252,12 @@ def on_a_rank(trial: Trial, mesh: Mesh | None = None) -> Trajectory:
         if name.startswith("model.")
     }
     return Trajectory(losses, norms, weights, diagnostics)
+
+
+def made_up(name: str, shape: Sequence[int]) -> Tensor:
+    """Returns a full tensor that no engine holds by itself."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def full_tensor(part: Slice, mesh: Mesh) -> Tensor:

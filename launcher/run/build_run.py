@@ -17,12 +17,11 @@ from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
 from model.config import ModelConfig
 from parallel.build import ComputeConfig, TrainableModel, build
-from parallel.engines.engine import Engine
 from parallel.mesh import Mesh
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
 from train.loop import LoopConfig, Run
-from train.metrics.hardware import find_peak, memory_bytes
+from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
@@ -52,7 +51,8 @@ def build_run(
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints)
     parts = _build_engine(config, model, mesh)
-    state = _load_state(config, checkpoints, parts.engine, folder, lease)
+    state = _load_state(config, checkpoints, parts, folder, lease)
+    reset_peak_memory(mesh.device)
     loader = _build_loader(config, mesh, state)
     metrics = _build_metrics(config, model, mesh, folder, state, lease, peak_flops)
     return Run(
@@ -138,10 +138,14 @@ def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh) -> Trainabl
 
 
 def _load_state(
-    config: RunConfig, checkpoints: CheckpointManager, engine: Engine, folder: RunFolder, lease: WriterLease | None
+    config: RunConfig,
+    checkpoints: CheckpointManager,
+    parts: TrainableModel,
+    folder: RunFolder,
+    lease: WriterLease | None,
 ) -> TrainState:
-    """Loads the newest complete checkpoint if there is one. Says at which step the run begins, and why."""
-    state = checkpoints.load_latest(engine)
+    """Loads the newest complete checkpoint, or draws the weights. Says at which step the run begins, and why."""
+    state = load_or_draw(checkpoints, parts)
     if lease is not None:
         lease.check()
         line, warnings = begin(folder, state, total_steps=config.train.steps)
@@ -149,6 +153,14 @@ def _load_state(
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         print(line, flush=True)
     return state or TrainState()
+
+
+def load_or_draw(checkpoints: CheckpointManager, parts: TrainableModel) -> TrainState | None:
+    """Loads the newest complete checkpoint. If there is none yet, draws the initial weights and returns None."""
+    state = checkpoints.load_latest(parts.engine)
+    if state is None:
+        parts.draw_weights()
+    return state
 
 
 def _build_loader(config: RunConfig, mesh: Mesh, state: TrainState) -> Loader:

@@ -135,7 +135,7 @@ def open_saved_run(path: Path, *, step: int | None = None, data_shards: Path | N
     local = build_local_model(saved.model, parallel, mesh, compute=compute, seq_length=config.train.seq_length)
     (chunk,) = local.chunks
     with explained("reading a checkpoint"):
-        Weights(saved.path, saved.manifest).fill(chunk.transformer, compute.dtype)
+        Weights(saved.path, saved.manifest).fill(chunk.transformer, compute.dtype, mesh.device)
     return SavedRun(
         config, saved.manifest.step, mesh, chunk.transformer, ForwardEngine(chunk), local.build_attention_mask
     )

@@ -7,6 +7,7 @@ backward pass, of which a pipeline schedule has many at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,11 +15,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel.chunk import MicroBatch
-from parallel.engines.deepspeed_setup import ModelParallelUnit, deepspeed_config, import_deepspeed
-from parallel.engines.engine import EngineInputs, Slice, StepResult
+from parallel.engines.deepspeed_setup import (
+    ModelParallelUnit,
+    allocate_weights,
+    deepspeed_config,
+    import_deepspeed,
+)
+from parallel.engines.engine import EngineInputs, StepResult
 from parallel.engines.gradient_clipping import deepspeed_norm, deepspeed_norm_within_step
+from parallel.engines.slices import FlatSlice, Slice
 from parallel.engines.torch_optimizer_adapter import TorchOptimizerAdapter
-from parallel.engines.zero_partitions import gather_partitions, write_partition
+from parallel.engines.zero_partitions import ZeroPartitions
 from parallel.parameter_shards import ParameterShard
 from parallel.patches.uncompiled import without_torch_compile
 from parallel.schedule import run_micro_batches
@@ -34,23 +41,22 @@ class DeepSpeedEngine:
         self._shards, self._mesh = inputs.shards, inputs.mesh
         self._micro_batches = inputs.micro_batches
         self._shapes = {shard.name: tuple(shard.parameter.shape) for shard in inputs.shards}  # lost under ZeRO 3
-        self._sum_partial_gradients_in_backward()
-        self._optimizer = TorchOptimizerAdapter(inputs.shards, inputs.optimizer)
-        rounded = inputs.shards if inputs.dtype != torch.float32 else ()
-        initial = [(shard.parameter, shard.parameter.detach().cpu()) for shard in rounded]
+        config, unit = deepspeed_config(inputs), ModelParallelUnit(inputs.mesh)
         with without_torch_compile():  # DeepSpeed imports optimizers of its own, to compare the given one with them
+            allocate_weights(inputs, config, unit)
+            self._sum_partial_gradients_in_backward()
+            self._optimizer = TorchOptimizerAdapter(inputs.shards, inputs.optimizer)
             self._engine, *_ = deepspeed.initialize(
-                model=self._chunk,
-                optimizer=self._optimizer,
-                mpu=ModelParallelUnit(inputs.mesh),
-                dist_init_required=False,
-                config=deepspeed_config(inputs),
+                model=self._chunk, optimizer=self._optimizer, mpu=unit, dist_init_required=False, config=config
             )
         self._optimizer.grad_norm = lambda: deepspeed_norm_within_step(self._engine)
-        self._allocate_state(inputs.zero)
-        for parameter, weight in initial:  # DeepSpeed makes its float32 masters from weights that it has rounded
-            write_partition(weight, parameter, None, inputs.mesh.data)
-        self._loading: dict[str, Slice] = {}
+        self._zero = inputs.zero
+        self._allocate_state()
+        self._partitions = ZeroPartitions(
+            {shard.name: shard.parameter for shard in inputs.shards},
+            [math.prod(shape) for shape in self._shapes.values()],
+            inputs.mesh,
+        )
 
     @property
     def optimizer_steps(self) -> int:
@@ -81,28 +87,28 @@ class DeepSpeedEngine:
     def state(self, *, saving: bool) -> dict[str, Slice]:
         slices: dict[str, Slice] = {}
         for shard in self._shards:
+            shape = self._shapes[shard.name]
             for key, moment in self._keys(shard):
-                if not saving:  # on the host: the device has no room for all of them in full
-                    slices[key] = Slice(torch.zeros(self._shapes[shard.name]), shard.dim)
-                    continue
-                value = gather_partitions(shard.parameter, moment)
-                if self._mesh.data.rank == 0:
-                    slices[key] = Slice(value.cpu(), shard.dim)
-                del value  # before the next one is gathered
-        if not saving:
-            self._loading = slices
+                if not saving:
+                    part = self._partitions.view(shard.name, moment)
+                    if len(part):
+                        slices[key] = FlatSlice(part, shard.dim, self._partitions.start_of(shard.name), shape)
+                elif (full := self._partitions.gather(shard.name, moment)) is not None:
+                    # On the host: the device has no room for all of them.
+                    slices[key] = Slice(full.view(shape).cpu(), shard.dim)
+                    del full  # before the next one is gathered
         return slices
 
     def loaded(self, *, optimizer_steps: int) -> None:
-        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-
-        for shard in self._shards:
-            for key, moment in self._keys(shard):
-                write_partition(self._loading[key].tensor, shard.parameter, moment, self._mesh.data)
-            # This has written the masters. DeepSpeed copies them to the weights of forward only after a step.
-            with torch.no_grad(), GatheredParameters([shard.parameter], modifier_rank=0):
-                shard.parameter.copy_(self._loading[f"model.{shard.name}"].tensor)
-        self._loading = {}
+        # The masters have been written. DeepSpeed copies them to the weights of forward only after a step.
+        inner = self._engine.optimizer
+        if self._zero == 2:
+            inner.update_lp_params()
+        else:
+            for parameter in inner.persistent_parameters:  # small ones, which are held in full too
+                parameter.partition()
+            for sub_group in range(len(inner.fp32_partitioned_groups_flat)):
+                inner._reassign_or_swap_out_partitioned_parameters(sub_group)
         self._optimizer.steps = optimizer_steps
 
     def _keys(self, shard: ParameterShard) -> list[tuple[str, str | None]]:
@@ -110,10 +116,10 @@ class DeepSpeedEngine:
         moments = [(f"optimizer.{shard.name}.{moment}", moment) for moment in self._optimizer.moments]
         return [(f"model.{shard.name}", None), *moments]
 
-    def _allocate_state(self, zero: int) -> None:
+    def _allocate_state(self) -> None:
         """Allocates optimizer state, so that it can be loaded before the first step, when DeepSpeed would do it."""
         inner = self._engine.optimizer
-        if zero == 2:
+        if self._zero == 2:
             for group in self._optimizer.param_groups:
                 self._optimizer.allocate(group["params"], group["rule"])
             inner._lazy_init_hp_params_optimizer_state()

@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
+from model.memory import REDUCE_BUCKET_ELEMENTS
+from model.parameter import allocate
 from parallel.engines.engine import EngineInputs
 from parallel.engines.gradient_clipping import deepspeed_clipping
+from parallel.host_memory import pins_memory
 from parallel.mesh import Mesh
 
 
@@ -30,11 +34,15 @@ def import_deepspeed() -> ModuleType:
 
 def deepspeed_config(inputs: EngineInputs) -> dict[str, Any]:
     """Returns the config of `deepspeed.initialize`."""
+    elements = sum(shard.parameter.numel() for shard in inputs.shards)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts micro-batches; lehr chooses their rows
         "gradient_accumulation_steps": inputs.micro_batches,
         **deepspeed_clipping(inputs.optimizer.clip_grad_norm),
-        "zero_optimization": {"stage": inputs.zero},
+        "zero_optimization": {
+            "stage": inputs.zero,
+            "reduce_bucket_size": min(elements, REDUCE_BUCKET_ELEMENTS),  # ZeRO 3 allocates all of it
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "communication_data_type": "fp32",
@@ -42,10 +50,44 @@ def deepspeed_config(inputs: EngineInputs) -> dict[str, Any]:
         "steps_per_print": 10**9,
     }
     if inputs.offload:
-        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        pin = pins_memory(inputs.mesh.device)
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": pin}
     if inputs.dtype == torch.bfloat16:
         settings["bf16"] = {"enabled": True}
     return settings
+
+
+def allocate_weights(inputs: EngineInputs, config: dict[str, Any], unit: ModelParallelUnit) -> None:
+    """Gives the parameters of a model on the meta device their memory, zeros in the dtype of forward and backward.
+
+    Under ZeRO 3 each is partitioned before the next one is allocated: no rank holds more than one of them in full.
+    """
+    partitioned: Any = None
+    for shard in inputs.shards:
+        parameter = shard.parameter
+        allocate(parameter, torch.zeros(parameter.shape, dtype=inputs.dtype, device=inputs.mesh.device))
+        if inputs.zero < 3:
+            continue
+        if partitioned is None:
+            partitioned = _partition_first(parameter, inputs, config, unit)
+        else:
+            partitioned.convert_to_zero_parameters([parameter])
+
+
+def _partition_first(
+    parameter: nn.Parameter, inputs: EngineInputs, config: dict[str, Any], unit: ModelParallelUnit
+) -> nn.Parameter:
+    """Partitions a parameter, by which DeepSpeed then partitions others in the same way."""
+    from deepspeed import zero
+
+    zero.Init(
+        nn.ParameterList([parameter]),
+        data_parallel_group=inputs.mesh.data.group,
+        dtype=inputs.dtype,
+        config_dict_or_path=config,
+        mpu=unit,
+    )
+    return parameter
 
 
 class ModelParallelUnit:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from optim.optimizer import OptimizerConfig
 from parallel.chunk import MicroBatch, PipelineChunk
+from parallel.engines.slices import Slice
 from parallel.mesh import Mesh
 from parallel.parameter_shards import ParameterShard
 
@@ -39,25 +39,6 @@ class StepResult:
     diagnostics: dict[str, float] = field(default_factory=dict)  # the optimizer's, of all parameters
 
 
-@dataclass(frozen=True)
-class Slice:
-    """This rank's part of a checkpoint tensor: its shard along `dim` over the tensor axis, or the full tensor."""
-
-    tensor: Tensor
-    dim: int | None
-
-    def full_shape(self, tp_size: int) -> tuple[int, ...]:
-        """Returns the shape of the full tensor that `tp_size` tensor ranks hold together."""
-        shape = list(self.tensor.shape)
-        if self.dim is not None:
-            shape[self.dim] *= tp_size
-        return tuple(shape)
-
-    def offsets(self, rank: int) -> tuple[int, ...]:
-        """Returns the index in the full tensor of the first element of tensor rank `rank`'s part."""
-        return tuple(rank * size if dim == self.dim else 0 for dim, size in enumerate(self.tensor.shape))
-
-
 class Evaluates(Protocol):
     """Anything that can compute a loss."""
 
@@ -80,7 +61,8 @@ class Engine(Evaluates, Protocol):
     def state(self, *, saving: bool) -> dict[str, Slice]:
         """Returns tensors by their global checkpoint names, to be read (saving) or to be written in place (loading).
 
-        For saving, one data rank and one stage return each tensor; for loading, every rank that needs it does.
+        For saving, one data rank and one stage return each tensor, and nothing keeps the ranks from sending each other
+        parts of it: a collective. For loading, every rank returns what it needs, which may be a part of a tensor.
         """
         ...
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.parameter import allocate
 from parallel.parameter_shards import ParameterShard
 
 _ALIGNMENT = 16  # elements: views start on cache lines, which fused kernels prefer
@@ -65,17 +66,16 @@ def view_of(buffer: Tensor, offset: int, shard: ParameterShard) -> Tensor:
 
 
 def move_into_flat_buffers(layout: FlatLayout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns (weights in `dtype`, gradients in float32), both [layout.size]; the parameters become views of the first.
+    """Returns (weights in `dtype`, gradients in float32), both zeros [layout.size].
 
-    Gradients accumulate in the second over all micro-batches. With float32 weights its views are the parameters'
-    `.grad`; otherwise a hook adds each new gradient to it in float32.
+    The parameters, which were on the meta device, become views of the first. Gradients accumulate in the second over
+    all micro-batches. With float32 weights its views are the parameters' `.grad`; otherwise a hook adds each new
+    gradient to it in float32.
     """
     weights = torch.zeros(layout.size, dtype=dtype, device=device)
     gradients = torch.zeros(layout.size, dtype=torch.float32, device=device)
     for shard, offset in zip(layout.order, layout.offsets, strict=True):
-        view = view_of(weights, offset, shard)
-        view.copy_(shard.parameter.data)
-        shard.parameter.data = view
+        allocate(shard.parameter, view_of(weights, offset, shard))
         gradient = view_of(gradients, offset, shard)
         if dtype == torch.float32:
             shard.parameter.grad = gradient

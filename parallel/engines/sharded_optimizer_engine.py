@@ -26,11 +26,13 @@ from optim.sums import sum_of_squares
 from parallel.chunk import MicroBatch
 from parallel.engines import gradient_clipping
 from parallel.engines.diagnostics import Diagnostics
-from parallel.engines.engine import EngineInputs, Slice, StepResult
+from parallel.engines.engine import EngineInputs, StepResult
 from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, view_of
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
+from parallel.engines.slices import Slice
 from parallel.engines.tensor_ranks import TensorAxisRanks
+from parallel.host_memory import host_empty
 from parallel.schedule import run_micro_batches
 from parallel.spans import span
 from parallel.waiting import wait_for_collectives
@@ -52,14 +54,16 @@ class ShardedOptimizerEngine:
         owners = assign_owners(costs, owner_count)
         order = update_order(originals, costs)
         self._layout = FlatLayout.of([originals[i] for i in order], [owners[i] for i in order], owner_count)
-        masters = self._separate_masters(torch.device("cpu") if inputs.offload else mesh.device, dtype)
+        masters = self._separate_masters(inputs)
         self._weights, self._gradients = move_into_flat_buffers(self._layout, dtype, mesh.device)
         layout_of_copies = FlatLayout.of(copies, [0] * len(copies), 1)
         _, self._gradients_of_copies = move_into_flat_buffers(layout_of_copies, dtype, mesh.device)
         segment = slice(*self._layout.segments[self._owner])
         self._owned_gradients = self._gradients[segment]
         self._masters = self._weights[segment] if masters is None else masters
-        self._master_gradients = self._owned_gradients if not inputs.offload else torch.empty_like(self._masters)
+        self._master_gradients = self._owned_gradients
+        if inputs.offload:
+            self._master_gradients = host_empty(self._masters.shape, mesh.device)
         self._owned = self._layout.owned_by(self._owner)
         self._optimizer = self._build_optimizer(inputs)
         self._gradient_of = {
@@ -118,15 +122,15 @@ class ShardedOptimizerEngine:
         self._all_gather.gather_all()
         self._send_tied_weight()
 
-    def _separate_masters(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """Returns float32 masters of the owned parameters, or None if the model's weights are float32 on `device`."""
-        if dtype == torch.float32 and device == self._mesh.device:
-            return None
+    def _separate_masters(self, inputs: EngineInputs) -> Tensor | None:
+        """Returns float32 masters of the owned parameters, or None where the float32 weights serve."""
+        device = self._mesh.device
         start, end = self._layout.segments[self._owner]
-        masters = torch.zeros(end - start, dtype=torch.float32, device=device)
-        for shard, offset in self._layout.owned_by(self._owner):
-            view_of(masters, offset, shard).copy_(shard.parameter.data)
-        return masters
+        if inputs.offload and (inputs.dtype, device.type) != (torch.float32, "cpu"):
+            return host_empty((end - start,), device).zero_()
+        if inputs.dtype != torch.float32:
+            return torch.zeros(end - start, dtype=torch.float32, device=device)
+        return None
 
     def _build_optimizer(self, inputs: EngineInputs) -> Optimizer:
         params = [

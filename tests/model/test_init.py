@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.attention import KERNELS
 from model.config import ModelConfig
-from model.init import initialise
+from model.init import Wanted, draw, initialise
 from model.layers import COLUMN_WEIGHT, TorchLayers
-from model.parameter import declare
+from model.parameter import spec_of
 from model.transformer import Transformer
 
 SMALL: dict[str, Any] = {"num_layers": 8, "hidden_size": 64, "num_heads": 4, "ffn_size": 160, "vocab_size": 256}
@@ -65,20 +66,28 @@ def test_weights_follow_from_seed_and_name_alone() -> None:
     assert len({tuple(values.tolist()) for values in flat}) == len(flat)  # no two matrices alike
 
 
-def test_a_rank_takes_its_shard_of_the_full_parameter() -> None:
-    config = ModelConfig.model_validate(SMALL)
-    name = "layers.2.attention.q.weight"
-    shard = declare(torch.empty(32, 64), COLUMN_WEIGHT)
+def drawn(model: Transformer, *, threads: int, backwards: bool = False) -> dict[str, Tensor]:
+    values: dict[str, Tensor] = {}
+    wanted = [
+        Wanted(name, spec_of(parameter, name), tuple(parameter.shape), partial(values.__setitem__, name))
+        for name, parameter in model.named_parameters()
+    ]
+    draw(wanted[:: -1 if backwards else 1], model.config.init, num_layers=8, seed=1, threads=threads)
+    return values
 
-    def take_shard(name: str, parameter: nn.Parameter, full: Tensor) -> Tensor:
-        return full[32:]
 
-    initialise(
-        [(name, shard)],
-        config.init,
-        num_layers=config.num_layers,
-        seed=1,
-        take_shard=take_shard,
-        full_shape=lambda *_: (64, 64),
-    )
-    assert torch.equal(shard, built().get_parameter(name)[32:])
+def test_threads_and_their_order_change_no_bit() -> None:
+    model = built()
+    one, four = drawn(model, threads=1), drawn(model, threads=4, backwards=True)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(one[name], parameter)
+        assert torch.equal(four[name], parameter)
+
+
+def test_an_error_of_a_thread_is_raised() -> None:
+    def refuse(full: Tensor) -> None:
+        raise ValueError("no memory")
+
+    wanted = [Wanted("head.weight", COLUMN_WEIGHT, (4, 4), refuse)]
+    with pytest.raises(ValueError, match="no memory"):
+        draw(wanted, ModelConfig.model_validate(SMALL).init, num_layers=8, seed=1)

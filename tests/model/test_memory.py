@@ -54,7 +54,8 @@ def test_layouts_share_what_they_say() -> None:
     assert one.optimizer == 2 * one.weights
     assert bytes_of(data=4, zero=1).optimizer == pytest.approx(one.optimizer / 4, abs=1)
     assert bytes_of(data=4, zero=1).gradients == one.gradients
-    assert bytes_of(data=4, zero=2).gradients == pytest.approx(one.gradients / 4, abs=1)
+    assert bytes_of(data=4, zero=2).gradients == pytest.approx(one.gradients * (1 + 1 / 4), abs=1)  # and the bucket
+    assert bytes_of(data=4, zero=3).optimizer == pytest.approx(one.optimizer * 3 / 2 / 4, abs=1)  # masters too
     assert bytes_of(data=4, zero=3).weights == pytest.approx(one.weights / 4, abs=1)
     assert bytes_of(tensor=2).weights == one.weights / 2 + 4 * norms / 2
     assert bytes_of(bfloat16=True).optimizer == 1.5 * one.optimizer

@@ -12,7 +12,7 @@ from model.attention import KERNELS
 from model.config import ModelConfig
 from model.layers import Layers, TorchLayers
 from model.mlps import MLPConfig
-from model.parameter import ParamSpec, applied_to_shards, declare, spec_of, specs_of
+from model.parameter import ParamSpec, allocate, applied_to_shards, declare, spec_of, specs_of
 from model.recompute import RecomputeContext, saving
 from model.transformer import Transformer, without_values
 from optim.groups import ADAMW_FOR_NON_MATRICES, DECAY_MATRICES, rule_of
@@ -101,3 +101,21 @@ def test_default_tables_decay_no_vector_and_give_matrices_their_own_rule(style: 
         vector = parameter.ndim == 1
         assert (rule_of(DECAY_MATRICES, name).weight_decay == 0) == vector, name
         assert not vector or rule_of(ADAMW_FOR_NON_MATRICES, name).method == "adamw", name
+
+
+def test_a_parameter_without_memory_is_given_it_and_stays_the_module_s_own() -> None:
+    model = without_values(ModelConfig.model_validate(SMALL), seq_length=8)
+    before = dict(model.named_parameters())
+    specs = specs_of(model)
+    flat = torch.arange(1.0, 1 + sum(parameter.numel() for parameter in model.parameters()))
+    start = 0
+    for parameter in model.parameters():
+        memory = flat[start : start + parameter.numel()]
+        allocate(parameter, memory.view(parameter.shape))
+        start += parameter.numel()
+        assert parameter.data_ptr() == memory.data_ptr()
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+    assert specs_of(model) == specs
+    hidden = model(torch.zeros(1, 4, dtype=torch.int64), None, torch.arange(4)[None])
+    hidden.sum().backward()
+    assert model.get_parameter("embedding.weight").grad is not None

@@ -22,7 +22,8 @@ import torch.distributed as dist
 
 from model.config import ModelConfig
 from parallel.agree import agree
-from parallel.engines.engine import Engine, Slice
+from parallel.engines.engine import Engine
+from parallel.engines.slices import Slice
 from parallel.gather import gather_json
 from parallel.mesh import Mesh
 from parallel.parameter_shards import assert_full_parameters_agree
@@ -187,7 +188,8 @@ class CheckpointManager:
             try:
                 files = TensorFiles(manifest.tensor_files(path))
                 for name, part in slices.items():
-                    files.read_into(name, part.tensor, part.offsets(self._mesh.tensor.rank))
+                    for offsets, box in part.boxes(self._mesh.tensor.rank):
+                        files.read_into(name, box, offsets)
             except UserError as error:
                 raise UserError(f"checkpoint {path} cannot be read: {error}") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.parameter import allocate
 from settings import UserError
 from settings.files import flush_folder, write_json, write_text
 from train.checkpoint.discovery import LATEST
@@ -30,10 +31,11 @@ class Weights:
             name.removeprefix(PREFIX): shape for name, shape in manifest.tensors.items() if name.startswith(PREFIX)
         }
 
-    def fill(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Loads these weights into a full model in `dtype`. Raises UserError if they are those of another model.
+    def fill(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        """Loads these weights into a full model on the meta device, which then is in `dtype` on `device`.
 
-        It takes no more memory than that of the weights and of one tensor.
+        It takes no more memory than that of the weights and of one tensor. Raises UserError if they are those of
+        another model.
         """
         parameters = dict(model.named_parameters())
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -44,7 +46,7 @@ class Weights:
                 f"{self.shapes.get(name, 'absent')} there, {shapes.get(name, 'absent')} in the model"
             )
         for name, parameter in parameters.items():
-            parameter.data = self.read(name).to(parameter.device, dtype)
+            allocate(parameter, self.read(name).to(device, dtype))
 
     def read(self, name: str) -> Tensor:
         """Reads one full tensor, float32."""

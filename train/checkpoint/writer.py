@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel.agree import agree
-from parallel.engines.engine import Slice
+from parallel.engines.slices import Slice
+from parallel.host_memory import host_empty
 from parallel.mesh import Mesh
 from settings.files import explained, flush_folder, write_json, write_text
 from train.checkpoint.discovery import LATEST, step_folders, step_of
@@ -136,7 +137,7 @@ class CheckpointWriter:
             tensor = part.tensor.detach()
             buffer = self._buffers.get(name)
             if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-                buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                buffer = host_empty(tensor.shape, tensor.device, tensor.dtype)
                 self._buffers[name] = buffer
             buffer.copy_(tensor, non_blocking=True)
             staged[name] = StagedSlice(buffer, part.offsets(tensor_axis.rank))

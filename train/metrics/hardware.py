@@ -39,8 +39,14 @@ def gpu_peak(name: str, precision: Precision) -> Peak:
     return Peak(tflops * 1e12, f"{name} in {precision}, by its data sheet")
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begins to measure anew, on a GPU: what the build held for a moment is not what training needs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def memory_bytes(device: torch.device) -> int:
-    """Returns the most memory that this rank has held: torch's on the GPU, else the process's."""
+    """Returns the most memory that this rank has held: torch's on the GPU since the build, else the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

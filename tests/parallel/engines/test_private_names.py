@@ -13,10 +13,17 @@ from parallel_runs import Trial, start
 from processes import run_ranks
 
 DEEPSPEED = {  # of engine.optimizer, by ZeRO stage: name -> the file that uses it
-    2: {"_global_grad_norm": "gradient_clipping.py", "_lazy_init_hp_params_optimizer_state": "deepspeed_engine.py"},
+    2: {
+        "_global_grad_norm": "gradient_clipping.py",
+        "_lazy_init_hp_params_optimizer_state": "deepspeed_engine.py",
+        "update_lp_params": "deepspeed_engine.py",
+    },
     3: {
         "_global_grad_norm": "gradient_clipping.py",
+        "_get_fp32_opt_state_partition": "zero_partitions.py",
+        "_reassign_or_swap_out_partitioned_parameters": "deepspeed_engine.py",
         "fp32_partitioned_groups_flat": "deepspeed_engine.py",
+        "persistent_parameters": "deepspeed_engine.py",
         "sub_group_to_group_id": "deepspeed_engine.py",
     },
 }
@@ -29,8 +36,12 @@ def missing_names(zero: int) -> list[str]:
     missing = [
         f"{name}, used in parallel/engines/{file}" for name, file in DEEPSPEED[zero].items() if not hasattr(inner, name)
     ]
-    if zero == 3 and not all(hasattr(shard.parameter, "ds_tensor") for shard in engine._shards):
-        missing.append("ds_tensor of a parameter, used in parallel/engines/zero_partitions.py")
+    of_parameter = {2: ("_hp_mapping",), 3: ("ds_tensor", "_z3_optimizer", "convert_to_zero_parameters")}[zero]
+    missing += [
+        f"{name} of a parameter, used in parallel/engines"
+        for name in of_parameter
+        if not all(hasattr(shard.parameter, name) for shard in engine._shards)
+    ]
     return missing
 
 

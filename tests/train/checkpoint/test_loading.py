@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from parallel_runs import Trial, start
+from parallel_runs import Trial, made_up, ranks_of, start
 from processes import run_ranks
-from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -24,17 +22,12 @@ from train.state import TrainState
 SMALL = {"num_layers": 1, "hidden_size": 16, "num_kv_heads": 4, "ffn_size": 24}
 
 
-def made_up(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Returns a full tensor that no engine holds by itself."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def save_made_up(folder: Path, trial: Trial) -> None:
     """Fills the engine's state with made-up tensors, and saves it."""
     mesh, parts = start(trial)
     for name, part in parts.engine.state(saving=False).items():
-        part.tensor.copy_(shard_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor))
+        part.fill(shard_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor))
+    parts.engine.loaded(optimizer_steps=1)
     lease = WriterLease.take(folder) if mesh.rank == 0 else None
     checkpoints = CheckpointManager(folder, mesh, model=trial.model_config().to_plain(), lease=lease)
     checkpoints.save(parts.engine, TrainState(step=1))
@@ -47,23 +40,45 @@ def load_made_up(folder: Path, trial: Trial) -> list[str]:
     mesh, parts = start(trial)
     before = {name: part.tensor.data_ptr() for name, part in parts.engine.state(saving=False).items()}
     CheckpointManager(folder, mesh, model=trial.model_config().to_plain()).load(parts.engine, folder / "step-00000001")
-    return [
-        name
-        for name, part in parts.engine.state(saving=False).items()
-        if part.tensor.data_ptr() != before[name]
-        or not torch.equal(
-            part.tensor, shard_of(made_up(name, part.full_shape(mesh.tensor.size)), part.dim, mesh.tensor)
+    wrong = []
+    for name, part in parts.engine.state(saving=False).items():
+        full = made_up(name, part.full_shape(mesh.tensor.size))
+        same = all(
+            torch.equal(box, full[tuple(slice(o, o + n) for o, n in zip(offsets, box.shape, strict=True))])
+            for offsets, box in part.boxes(mesh.tensor.rank)
         )
-    ]
+        if part.tensor.data_ptr() != before[name] or not same:
+            wrong.append(name)
+    return wrong
+
+
+LAYOUTS: dict[str, dict[str, int]] = {
+    "one": {},
+    "tensor2": {"tensor": 2},
+    "tensor4": {"tensor": 4},
+    "data3-zero2": {"data": 3, "zero": 2},
+    "data3-zero3": {"data": 3, "zero": 3},
+    "tensor2-data2-zero2": {"tensor": 2, "data": 2, "zero": 2},
+    "tensor2-data2-zero3": {"tensor": 2, "data": 2, "zero": 3},
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tensor", [1, 2])
-def test_every_cut_is_loaded_in_place_and_read_by_torch(tensor: int, tmp_path: Path) -> None:
-    trial = Trial(parallel={"tensor": tensor}, model=SMALL)
-    run_ranks(tensor, save_made_up, tmp_path, trial)
-    for ranks in {1, 2, 4} - {tensor}:
-        other = Trial(parallel={"tensor": ranks}, model=SMALL)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("one", ["tensor2", "tensor4", "data3-zero2", "data3-zero3", "tensor2-data2-zero2", "tensor2-data2-zero3"]),
+        ("tensor2", ["one", "tensor4", "data3-zero3"]),
+        ("data3-zero2", ["one"]),
+        ("data3-zero3", ["tensor2", "tensor2-data2-zero2"]),
+        ("tensor2-data2-zero3", ["tensor4", "data3-zero2"]),
+    ],
+)
+def test_every_layout_is_loaded_in_place_and_read_by_torch(before: str, after: list[str], tmp_path: Path) -> None:
+    run_ranks(ranks_of(LAYOUTS[before]), save_made_up, tmp_path, Trial(parallel=LAYOUTS[before], model=SMALL))
+    for layout in after:
+        ranks = ranks_of(LAYOUTS[layout])
+        other = Trial(parallel=LAYOUTS[layout], model=SMALL)
         assert run_ranks(ranks, load_made_up, tmp_path, other) == [[]] * ranks
     shapes = read_manifest(tmp_path / "step-00000001").tensors
     tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}

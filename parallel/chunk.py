@@ -12,6 +12,7 @@ import parallel.patches.before_megatron  # noqa: F401
 
 # isort: split
 from megatron.core.enums import ModelType
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 
 from model.attention import Attend, AttentionMask
@@ -44,10 +45,17 @@ class PipelineChunk(nn.Module):
     """
 
     def __init__(
-        self, transformer: Transformer, config: TransformerConfig, *, last: bool, vp_stage: int | None
+        self,
+        transformer: Transformer,
+        config: TransformerConfig,
+        groups: ProcessGroupCollection,
+        *,
+        last: bool,
+        vp_stage: int | None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
+        self.groups = groups
         self.last = last
         # Attributes that Megatron's schedules look for:
         self.config = config
@@ -79,7 +87,7 @@ def pipeline_chunks(
     dtype: torch.dtype,
 ) -> list[PipelineChunk]:
     """Builds this rank's chunks on the meta device. `dtype` is that of activations between stages."""
-    config = megatron_config(model, parallel, dtype)
+    config, groups = megatron_config(model, parallel, dtype), megatron_groups(mesh)
     layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else TorchLayers()
     ranges = layers_per_chunk(model.num_layers, parallel.pipeline * parallel.virtual_stages)
     chunks = []
@@ -99,8 +107,22 @@ def pipeline_chunks(
             )
         assert not [*transformer.buffers()], "a buffer would have no values: compute it in the forward pass"
         vp_stage = virtual if parallel.virtual_stages > 1 else None
-        chunks.append(PipelineChunk(transformer, config, last=last, vp_stage=vp_stage))
+        chunks.append(PipelineChunk(transformer, config, groups, last=last, vp_stage=vp_stage))
     return chunks
+
+
+class _OneRank:
+    """An axis that this mesh does not have, as Megatron's schedules see it: they ask for the size only."""
+
+    def size(self) -> int:
+        return 1
+
+
+def megatron_groups(mesh: Mesh) -> ProcessGroupCollection:
+    """Returns the process groups that Megatron's schedules ask for. Embeddings and gradients are the engines' task."""
+    return ProcessGroupCollection(
+        tp=mesh.tensor.group, pp=mesh.pipeline.group, cp=_OneRank(), embd=None, pos_embd=None, dp_cp=mesh.data.group
+    )
 
 
 def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:

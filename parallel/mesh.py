@@ -1,4 +1,4 @@
-"""The grid of ranks: tensor x data x pipeline, each axis with its process group, made by Megatron's parallel_state."""
+"""The grid of ranks: tensor x data x pipeline, each axis with its process group."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-import parallel.patches.before_megatron  # noqa: F401
-
-# isort: split
-from megatron.core import parallel_state
-
 from parallel.config import ParallelConfig
+from parallel.process_groups import make_groups, partitions
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Mesh:
     tensor: Axis
     data: Axis
     pipeline: Axis
-    embedding: dist.ProcessGroup | None  # first and last stage, if this rank is on one of them and they differ
+    embedding: dist.ProcessGroup | None  # first and last stage, if they share a weight and this rank is on one of them
     device: torch.device
     rank: int
     world_size: int
@@ -44,49 +40,51 @@ class Mesh:
 
 
 def start_processes(*, rank: int, world_size: int, gpu: int, timeout_seconds: float, store: Store) -> None:
-    """Joins the process group: NCCL if there is CUDA, else gloo. Every group made later has the same timeout.
+    """Joins the process group of all ranks: gloo for the host, and NCCL for the device if there is CUDA.
 
     `gpu`: the number of this rank's GPU among those it sees; without CUDA it is not read.
     """
-    if torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if cuda:
         torch.cuda.set_device(gpu)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=timeout_seconds),
         store=store,
+        device_id=torch.device("cuda", gpu) if cuda else None,  # NCCL connects now, and later groups are split from it
     )
 
 
-def make_mesh(config: ParallelConfig, *, timeout_seconds: float) -> Mesh:
-    """Divides the world into axes. The process group must exist, and the layout must have been checked."""
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=config.tensor,
-        pipeline_model_parallel_size=config.pipeline,
-        virtual_pipeline_model_parallel_size=config.virtual_stages if config.virtual_stages > 1 else None,
-        create_gloo_process_groups=False,  # they would come on top of NCCL's, one of them without a timeout
-        distributed_timeout_minutes=timeout_seconds / 60,  # annotated as an int, used as a timedelta's argument
-    )
-    pipeline = _axis(parallel_state.get_pipeline_model_parallel_group())
-    at_an_end = pipeline.size > 1 and pipeline.rank in (0, pipeline.size - 1)
+def make_mesh(config: ParallelConfig, *, timeout_seconds: float, tied_embeddings: bool = True) -> Mesh:
+    """Divides the world into axes. The process group must exist, and the layout must have been checked.
+
+    `tied_embeddings`: whether the first and the last stage exchange the gradient of a weight that both hold.
+    """
+    world_size = dist.get_world_size()
+    sizes = {"tensor": config.tensor, "pipeline": config.pipeline}
+    parts = partitions(data=world_size // (config.tensor * config.pipeline), **sizes)
+    if not tied_embeddings:
+        parts.pop("embedding", None)
+    groups = make_groups(parts, timeout_seconds=timeout_seconds)
     return Mesh(
-        tensor=_axis(parallel_state.get_tensor_model_parallel_group()),
-        data=_axis(parallel_state.get_data_parallel_group()),
-        pipeline=pipeline,
-        embedding=parallel_state.get_embedding_group() if at_an_end else None,
+        tensor=_axis(groups["tensor"]),
+        data=_axis(groups["data"]),
+        pipeline=_axis(groups["pipeline"]),
+        embedding=groups.get("embedding"),
         device=torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu"),
         rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
+        world_size=world_size,
     )
 
 
 def stop_processes() -> None:
     """Leaves all process groups."""
-    parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _axis(group: dist.ProcessGroup) -> Axis:
+def _axis(group: dist.ProcessGroup | None) -> Axis:
+    assert group is not None, "every rank is on every axis"
     return Axis(size=dist.get_world_size(group), rank=dist.get_rank(group), group=group)

@@ -13,6 +13,7 @@ from parallel.patches.cpu_device import redirect_cuda_to_cpu
 
 # isort: split
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from parallel.chunk import MicroBatch, PipelineChunk
 from parallel.spans import span
@@ -34,8 +35,10 @@ def run_micro_batches(
     waiting = [deque([first]) for _ in chunks]
     del first  # its masks would live until the end of the step
     batches = [_micro_batches_of_a_chunk(queue, waiting, rest) for queue in waiting]
+    config, groups = chunks[0].config, chunks[0].groups
+    run = get_forward_backward_func(groups.pp.size(), config.virtual_pipeline_model_parallel_size)
     with redirect_cuda_to_cpu() or contextlib.nullcontext(), contextlib.nullcontext() if backward else torch.no_grad():
-        sums: list[Tensor] = get_forward_backward_func()(
+        sums: list[Tensor] = run(
             forward_step_func=_forward_step,
             data_iterator=batches if len(chunks) > 1 else batches[0],
             model=list(chunks) if len(chunks) > 1 else chunks[0],
@@ -43,6 +46,8 @@ def run_micro_batches(
             seq_length=sequence,
             micro_batch_size=rows,
             forward_only=not backward,
+            p2p_communicator=P2PCommunicator(pp_group=groups.pp, config=config),
+            pg_collection=groups,
         )
     return torch.stack(sums).sum(dtype=torch.float64) if sums else nothing
 

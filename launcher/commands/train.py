@@ -12,6 +12,7 @@ from launcher.processes.environment import (
     check_environment,
     hide_gpus,
     one_openmp_thread,
+    order_cuda_kernels,
     prepare_process,
     read_rank_info,
 )
@@ -53,8 +54,11 @@ def train(
         die_with_parent(first_parent())
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
-    if _wants_cpu(config, overrides or []):
+    if _early_value(config, overrides or [], "train", "device") == "cpu":
         hide_gpus()
+    tensor = _early_value(config, overrides or [], "parallel", "tensor")
+    if isinstance(tensor, int) and tensor > 1:
+        order_cuda_kernels()
     if rank_info.launcher == "none":
         check_environment()
         with one_openmp_thread():
@@ -78,15 +82,15 @@ def train(
     _run_rank(rank_info, run_config)
 
 
-def _wants_cpu(path: Path, overrides: list[str]) -> bool:
-    """Returns whether the config says `train.device: cpu`, as far as it can be read twice (a pipe cannot).
+def _early_value(path: Path, overrides: list[str], section: str, key: str) -> object:
+    """Returns a value of the config that CUDA must know before it starts; None if it is not set or cannot be read yet.
 
-    Its mistakes are reported later, when it is read in full.
+    Of a config that is a pipe, which cannot be read twice, only the overrides count. Mistakes are reported later.
     """
     with contextlib.suppress(UserError):
-        section = read_yaml(path if path.is_file() else None, overrides).get("train")
-        return isinstance(section, dict) and section.get("device") == "cpu"
-    return False
+        plain = read_yaml(path if path.is_file() else None, overrides).get(section)
+        return plain.get(key) if isinstance(plain, dict) else None
+    return None
 
 
 def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunConfig, Store]:

@@ -70,7 +70,11 @@ def _connect(config: RunConfig, rank_info: RankInfo, store: Store, on_hang: Call
         timeout_seconds=config.train.timeout_seconds,
         store=store,
     )
-    mesh = make_mesh(config.parallel, timeout_seconds=config.train.timeout_seconds)
+    mesh = make_mesh(
+        config.parallel,
+        timeout_seconds=config.train.timeout_seconds,
+        tied_embeddings=config.model.tied_embeddings,
+    )
     watchdog.close()
     return mesh
 

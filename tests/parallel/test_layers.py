@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from live_memory import LiveMemory
+from megatron.core import parallel_state
 from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 from parallel_runs import Trial, global_batches, local_micro_batches, start
 from processes import run_ranks
@@ -61,6 +62,7 @@ def _both(sequence: bool, bias: bool, dtype: torch.dtype) -> list[tuple[Tensor, 
     pull_TBO = torch.randn(out_TBO.shape, generator=generator).to(dtype)
     inputs = [x_tBD, *nn.ModuleList(columns).parameters()]
     ours = [out_TBO, *torch.autograd.grad(out_TBO, inputs, pull_TBO)]
+    parallel_state._set_global_memory_buffer()  # of Megatron's function; lehr's has none
     theirs_TBO = linear_with_grad_accumulation_and_async_allreduce(
         x_tBD,
         torch.cat([column.weight for column in columns]),  # type: ignore[arg-type]

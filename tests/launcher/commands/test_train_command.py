@@ -11,27 +11,51 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import lehr, start_lehr
+from processes import lehr, run_ranks, start_lehr
 
-from launcher.commands.train import _wants_cpu
+from launcher.commands.train import _early_value, train
+from settings import UserError
 from train.metrics.jsonl import read_metrics
 
 INSTALLED = Path(sys.executable).with_name("lehr")
 
 
-def test_the_device_is_known_before_torch_is_imported(tmp_path: Path) -> None:
+def test_what_cuda_must_know_is_read_before_torch_is_imported(tmp_path: Path) -> None:
     plain = tmp_path / "plain.yaml"
-    plain.write_text("train: {device: cpu}\n")
-    assert _wants_cpu(plain, [])
-    assert not _wants_cpu(plain, ["train.device=auto"])
+
+    def early(*overrides: str, path: Path = plain) -> tuple[object, object]:
+        named = (("train", "device"), ("parallel", "tensor"))
+        device, tensor = (_early_value(path, list(overrides), section, key) for section, key in named)
+        return device, tensor
+
+    plain.write_text("{train: {device: cpu}, parallel: {tensor: 2}}\n")
+    assert early() == ("cpu", 2)
+    assert early("train.device=auto", "parallel.tensor=4") == ("auto", 4)
     plain.write_text("train: {steps: 1}\n")
-    assert not _wants_cpu(plain, [])
-    assert _wants_cpu(plain, ["train.device=cpu"])
+    assert early() == (None, None)
+    assert early("train.device=cpu") == ("cpu", None)
     plain.write_text("train: [\n")
-    assert not _wants_cpu(plain, [])
+    assert early() == (None, None)
     os.mkfifo(tmp_path / "pipe")  # which can be read once only
-    assert not _wants_cpu(tmp_path / "pipe", [])
-    assert _wants_cpu(tmp_path / "pipe", ["train.device=cpu"])
+    assert early(path=tmp_path / "pipe") == (None, None)
+    assert early("parallel.tensor=2", path=tmp_path / "pipe") == (None, 2)
+
+
+def cuda_connections(tensor: int, given: str | None) -> str | None:
+    for name in ("RANK", "WORLD_SIZE", "CUDA_DEVICE_MAX_CONNECTIONS"):
+        os.environ.pop(name, None)
+    if given is not None:
+        os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = given
+    with pytest.raises(UserError, match="does not exist"):
+        train(Path("missing.yaml"), [f"parallel.tensor={tensor}"])
+    return os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS")
+
+
+@pytest.mark.parametrize(("tensor", "given", "expected"), [(1, None, None), (2, None, "1"), (2, "8", "8")])
+def test_a_gpu_has_one_queue_under_tensor_parallelism_only(
+    tensor: int, given: str | None, expected: str | None
+) -> None:
+    assert run_ranks(1, cuda_connections, tensor, given, join=False) == [expected]
 
 
 def losses(run: Path) -> list[float]:

@@ -25,6 +25,7 @@ from train.safety.long_step import LongStep, StepDroppedError
 from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
 from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
+from train.safety.weight_comparison import compare_weights
 from train.state import TrainState
 from train.step_agreement import StepAgreement, agree_on_step
 
@@ -81,6 +82,8 @@ def train(run: Run) -> bool:
             _take_step(run, rows, agreement, lr=run.schedule(run.state.step))
         except StepDroppedError:
             break
+        if _is_due(run.config.train.compare_weights_every_steps, run.state.step):
+            compare_weights(run.engine, run.mesh, step=run.state.step)
         stopped = not _evaluate_if_due(run)
         if not stopped and _is_due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
@@ -171,6 +174,8 @@ def _save(run: Run) -> None:
         return
     run.watchdog.set_phase("save", f"after step {run.state.step}", timeout_factor=SAVE_TIME_FACTOR)
     with span("save"), run.step_timer.excluded():
+        if run.config.train.compare_weights_every_steps:  # a checkpoint never has weights on which the ranks disagree
+            compare_weights(run.engine, run.mesh, step=run.state.step)
         run.checkpoints.save(run.engine, run.state)
     run.saved_step = run.state.step
 

@@ -105,6 +105,11 @@ class DeepSpeedEngine:
         self._loading = {}
         self._optimizer.steps = optimizer_steps
 
+    def replicated_weights(self) -> dict[str, Tensor]:
+        # ZeRO 3 shards all weights but small ones, which it calls persistent.
+        whole = [shard for shard in self._shards if getattr(shard.parameter, "ds_persist", True)]
+        return {shard.name: shard.parameter.data for shard in whole}
+
     def _keys(self, shard: ParameterShard) -> list[tuple[str, str | None]]:
         """Returns (checkpoint name, moment) of a parameter's master, whose moment is None, and of its moments."""
         moments = [(f"optimizer.{shard.name}.{moment}", moment) for moment in self._optimizer.moments]

@@ -88,6 +88,10 @@ class Engine(Evaluates, Protocol):
         """Makes all copies of the weights agree; it is called once the tensors of `state` have been written."""
         ...
 
+    def replicated_weights(self) -> dict[str, Tensor]:
+        """Returns the weights of forward and backward that every data rank holds in full and alike, by name."""
+        ...
+
     @property
     def optimizer_steps(self) -> int:
         """The number of steps that the optimizer has taken; skipped steps do not count."""

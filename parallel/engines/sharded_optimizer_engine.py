@@ -41,7 +41,7 @@ class ShardedOptimizerEngine:
 
     def __init__(self, inputs: EngineInputs) -> None:
         mesh, config, dtype = inputs.mesh, inputs.optimizer, inputs.dtype
-        self._chunks, self._mesh = inputs.chunks, mesh
+        self._chunks, self._shards, self._mesh = inputs.chunks, inputs.shards, mesh
         self._max_norm = config.clip_grad_norm
         self._sharded = inputs.zero == 1  # each data rank owns some of the parameters; otherwise each owns all
         owner_count = mesh.data.size if self._sharded else 1
@@ -117,6 +117,9 @@ class ShardedOptimizerEngine:
         self._optimizer.step_count = optimizer_steps
         self._all_gather.gather_all()
         self._send_tied_weight()
+
+    def replicated_weights(self) -> dict[str, Tensor]:
+        return {shard.name: shard.parameter.data for shard in self._shards}
 
     def _separate_masters(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Returns float32 masters of the owned parameters, or None if the model's weights are float32 on `device`."""

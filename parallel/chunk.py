@@ -20,6 +20,7 @@ from model.layers import Layers, TorchLayers
 from model.recompute import Recompute
 from model.size import layers_per_chunk
 from model.transformer import Transformer
+from parallel.compute_timer import ComputeTimer
 from parallel.config import ParallelConfig
 from parallel.layers import MegatronLayers
 from parallel.mesh import Mesh
@@ -44,10 +45,17 @@ class PipelineChunk(nn.Module):
     """
 
     def __init__(
-        self, transformer: Transformer, config: TransformerConfig, *, last: bool, vp_stage: int | None
+        self,
+        transformer: Transformer,
+        config: TransformerConfig,
+        compute_timer: ComputeTimer,
+        *,
+        last: bool,
+        vp_stage: int | None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
+        self.compute_timer = compute_timer
         self.last = last
         # Attributes that Megatron's schedules look for:
         self.config = config
@@ -61,11 +69,12 @@ class PipelineChunk(nn.Module):
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
         """Returns (weighted loss, summed nll of unmasked tokens) on the last chunk, else (x_tBD, None)."""
-        x_tBD = self.transformer(batch.tokens_BT, batch.attention_mask, batch.positions_BT, self._received)
-        if not self.last:
-            return x_tBD, None
-        sums = self.transformer.loss(x_tBD, batch.targets_BT, batch.weights_BT)
-        return sums.total, sums.nll
+        with self.compute_timer.measured():
+            x_tBD = self.transformer(batch.tokens_BT, batch.attention_mask, batch.positions_BT, self._received)
+            if not self.last:
+                return x_tBD, None
+            sums = self.transformer.loss(x_tBD, batch.targets_BT, batch.weights_BT)
+            return sums.total, sums.nll
 
 
 def pipeline_chunks(
@@ -79,7 +88,8 @@ def pipeline_chunks(
     dtype: torch.dtype,
 ) -> list[PipelineChunk]:
     """Builds this rank's chunks in float32, without initial values. `dtype` is that of activations between stages."""
-    config = megatron_config(model, parallel, dtype)
+    compute_timer = ComputeTimer(mesh.device)
+    config = megatron_config(model, parallel, dtype, compute_timer)
     layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else TorchLayers()
     ranges = layers_per_chunk(model.num_layers, parallel.pipeline * parallel.virtual_stages)
     chunks = []
@@ -97,11 +107,13 @@ def pipeline_chunks(
             recompute=recompute,
         ).to(mesh.device)
         vp_stage = virtual if parallel.virtual_stages > 1 else None
-        chunks.append(PipelineChunk(transformer, config, last=last, vp_stage=vp_stage))
+        chunks.append(PipelineChunk(transformer, config, compute_timer, last=last, vp_stage=vp_stage))
     return chunks
 
 
-def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
+def megatron_config(
+    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, compute_timer: ComputeTimer
+) -> TransformerConfig:
     """Returns what Megatron's layers and schedules read: sizes, the layout, the dtype of activations between stages."""
     interleaved = parallel.virtual_stages > 1
     options: dict[str, Any] = {"virtual_pipeline_model_parallel_size": parallel.virtual_stages} if interleaved else {}
@@ -123,6 +135,6 @@ def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         calculate_per_token_loss=True,
         # With two stages, each is both the next and the previous one: batched messages would be confused.
         batch_p2p_comm=not interleaved,
-        timers=MegatronTimers(),
+        timers=MegatronTimers(compute_timer),
         **options,
     )

@@ -22,6 +22,7 @@ from train.metrics.step_timer import StepTimer
 from train.micro_batches import MicroBatches
 from train.profiling.step_profiler import StepProfiler
 from train.safety.long_step import LongStep, StepDroppedError
+from train.safety.slow_ranks import SlowRanks
 from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
 from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
@@ -52,6 +53,7 @@ class Run:
     checkpoints: CheckpointManager
     metrics: MetricsLogger
     step_checks: StepChecks
+    slow_ranks: SlowRanks
     stop_listener: StopListener
     long_step: LongStep
     watchdog: Watchdog
@@ -73,7 +75,7 @@ def train(run: Run) -> bool:
         number = run.state.step + 1
         run.watchdog.set_phase("step", str(number))
         run.profiler.begin_step(number)
-        with span("data"):
+        with span("data"), run.slow_ranks.reading_data():
             rows = run.loader.batch(run.state.batch)
         agreement = agree_on_step(rows, run.mesh, stop_requested=run.stop_listener.stop_requested())
         if agreement.stop:
@@ -125,6 +127,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
         tokens=agreement.tokens_global,
         seconds=seconds,
         batch_hash=agreement.batch_hash,
+        rank_seconds=run.slow_ranks.end_step(run.state.step),
     )
     run.state = run.step_checks.after_step(
         run.state,

@@ -26,7 +26,7 @@ from optim.sums import sum_of_squares
 from parallel.chunk import MicroBatch
 from parallel.engines import gradient_clipping
 from parallel.engines.diagnostics import Diagnostics
-from parallel.engines.engine import EngineInputs, Slice, StepResult
+from parallel.engines.engine import EngineInputs, HeldBytes, Slice, StepResult, held_bytes
 from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, view_of
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
@@ -58,6 +58,7 @@ class ShardedOptimizerEngine:
         _, self._gradients_of_copies = move_into_flat_buffers(layout_of_copies, dtype, mesh.device)
         segment = slice(*self._layout.segments[self._owner])
         self._owned_gradients = self._gradients[segment]
+        self._masters_are_weights = masters is None
         self._masters = self._weights[segment] if masters is None else masters
         self._master_gradients = self._owned_gradients if not inputs.offload else torch.empty_like(self._masters)
         self._owned = self._layout.owned_by(self._owner)
@@ -120,6 +121,18 @@ class ShardedOptimizerEngine:
 
     def replicated_weights(self) -> dict[str, Tensor]:
         return {shard.name: shard.parameter.data for shard in self._shards}
+
+    def held_bytes(self) -> HeldBytes:
+        gradients = [self._gradients, self._gradients_of_copies]
+        masters = [] if self._masters_are_weights else [self._masters]
+        if self._master_gradients is not self._owned_gradients:
+            gradients.append(self._master_gradients)
+        return held_bytes(
+            self._mesh.device,
+            weights=self.replicated_weights().values(),
+            gradients=gradients,
+            optimizer=[*masters, *(state.tensor for state in self._optimizer.state().values())],
+        )
 
     def _separate_masters(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Returns float32 masters of the owned parameters, or None if the model's weights are float32 on `device`."""

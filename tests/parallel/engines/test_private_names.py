@@ -13,10 +13,15 @@ from parallel_runs import Trial, start
 from processes import run_ranks
 
 DEEPSPEED = {  # of engine.optimizer, by ZeRO stage: name -> the file that uses it
-    2: {"_global_grad_norm": "gradient_clipping.py", "_lazy_init_hp_params_optimizer_state": "deepspeed_engine.py"},
+    2: {
+        "_global_grad_norm": "gradient_clipping.py",
+        "_lazy_init_hp_params_optimizer_state": "deepspeed_engine.py",
+        "averaged_gradients": "deepspeed_engine.py",
+    },
     3: {
         "_global_grad_norm": "gradient_clipping.py",
         "fp32_partitioned_groups_flat": "deepspeed_engine.py",
+        "grad_partitions_flat_buffer": "deepspeed_engine.py",
         "sub_group_to_group_id": "deepspeed_engine.py",
     },
 }

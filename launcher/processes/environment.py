@@ -12,6 +12,7 @@ from pathlib import Path
 from launcher.processes.network_interface import interface_to
 from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_int, read_torchrun_variables, torchrun_variables
 from launcher.processes.slurm import is_srun_rank, read_job_end_time, read_slurm_variables
+from settings import UserError
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _OPENMP_THREADS = "OMP_NUM_THREADS"
@@ -29,6 +30,19 @@ def read_rank_info(environ: Mapping[str, str] | None = None) -> RankInfo:
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return read_torchrun_variables(environ)
     return read_slurm_variables(environ) if is_srun_rank(environ) else SINGLE_PROCESS
+
+
+def check_single_process(command: str) -> None:
+    """Raises UserError if torchrun or srun has started the command several times: each would do the same."""
+    try:
+        rank_info = read_rank_info()
+    except UserError:  # a single process does not mind variables that contradict each other
+        return
+    if rank_info.world_size > 1:
+        raise UserError(
+            f"{command} runs in one process, and {rank_info.launcher} has started {rank_info.world_size}: start it by "
+            "itself"
+        )
 
 
 def job_end_time(environ: Mapping[str, str] | None = None) -> float | None:

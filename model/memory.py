@@ -93,10 +93,11 @@ def rank_bytes(
 def logits_bytes(config: ModelConfig, layout: LayoutSizes, *, tokens: int) -> int:
     """Returns the bytes of the logits of a micro-batch of `tokens`, as many as are held at once.
 
-    They are computed in the precision of the weights, and become their own gradient in float32; bfloat16 keeps three.
+    They are computed in the precision of the weights, and become their own gradient in float32. With bfloat16 weights,
+    copies in both live at once, and those of a chunk until the next one's are computed.
     """
-    copies = 2 * BYTES_BFLOAT16 + BYTES_FLOAT32 if layout.bfloat16 else BYTES_FLOAT32
-    return config.objective.tokens_at_once(tokens) * config.vocabulary // layout.tensor * copies
+    bytes_each = 2 * (BYTES_BFLOAT16 + BYTES_FLOAT32) if layout.bfloat16 else BYTES_FLOAT32
+    return config.objective.tokens_at_once(tokens) * config.vocabulary // layout.tensor * bytes_each
 
 
 def block_bytes_per_token(config: ModelConfig, layout: LayoutSizes) -> float:

@@ -23,11 +23,12 @@ class Command:
     module: str
     attribute: str  # a function, or the typer app of a group
     help: str  # the line in `lehr --help`
+    runs_on_ranks: bool = False  # whether torchrun or srun may start it several times at once
 
 
 COMMANDS = (
-    Command("data", "launcher.commands.data", "data_app", "Build token shards from text, and look into them."),
-    Command("train", "launcher.commands.train", "train", "Train a model, on one process or many."),
+    Command("data", "launcher.commands.data", "data_app", "Build token shards from text, and look into them.", True),
+    Command("train", "launcher.commands.train", "train", "Train a model, on one process or many.", True),
     Command(
         "eval", "launcher.commands.eval", "evaluate_run", "Measure a checkpoint's held-out loss, source by source."
     ),
@@ -63,7 +64,11 @@ COMMANDS = (
         "List the keys of a config, print its JSON schema, resolve it, compare two.",
     ),
     Command(
-        "doctor", "launcher.commands.doctor", "doctor", "Check what this machine has, and how to fix what is missing."
+        "doctor",
+        "launcher.commands.doctor",
+        "doctor",
+        "Check what this machine has, and how to fix what is missing.",
+        True,
     ),
 )
 
@@ -151,11 +156,16 @@ def _show_version(wanted: bool) -> None:
 
 
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Returns the options of `lehr` itself. The app has the help text."""
+    """Has the options of `lehr` itself, and is called before a command. The app has the help text."""
+    if context.invoked_subcommand in {command.name for command in COMMANDS if not command.runs_on_ranks}:
+        from launcher.processes.environment import check_single_process  # brings pydantic
+
+        check_single_process(f"lehr {context.invoked_subcommand}")
 
 
 def _stub() -> None:

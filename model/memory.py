@@ -96,6 +96,16 @@ def rank_bytes(
     return max((of_stage(stage) for stage in range(layout.pipeline)), key=lambda rank: rank.total)
 
 
+def logits_bytes(config: ModelConfig, layout: LayoutSizes, *, tokens: int) -> int:
+    """Returns the bytes of the logits of a micro-batch of `tokens`, as many as are held at once.
+
+    They are computed in the precision of the weights, and become their own gradient in float32. With bfloat16 weights,
+    copies in both live at once, and those of a chunk until the next one's are computed.
+    """
+    bytes_each = 2 * (BYTES_BFLOAT16 + BYTES_FLOAT32) if layout.bfloat16 else BYTES_FLOAT32
+    return config.objective.tokens_at_once(tokens) * config.vocabulary // layout.tensor * bytes_each
+
+
 def block_bytes_per_token(config: ModelConfig, layout: LayoutSizes) -> float:
     """Returns what one block keeps of one token for its backward pass, on one rank.
 

@@ -31,6 +31,10 @@ class ObjectiveConfig(Settings):
         """Computes the sums from hidden states after the final norm and this rank's shard of the head's weight."""
         raise AssertionError(f"{type(self).__name__} has no loss")
 
+    def tokens_at_once(self, tokens: int) -> int:
+        """Returns of how many of a micro-batch's tokens the logits are in memory at once."""
+        return tokens
+
 
 OBJECTIVES = Registry("objective", room="model", base=ObjectiveConfig)
 
@@ -53,3 +57,6 @@ class NextTokenConfig(ObjectiveConfig):
             x_ND, head_vD, targets_N, weights_N, layers, z_loss=self.z_loss, chunk_tokens=self.chunk_tokens
         )
         return LossSums(total, nll)
+
+    def tokens_at_once(self, tokens: int) -> int:
+        return min(self.chunk_tokens, tokens)

@@ -24,6 +24,7 @@ from model.init import Wanted, draw
 from model.parameter import spec_of
 from optim.optimizer import OptimizerConfig
 from parallel.chunk import PipelineChunk, pipeline_chunks
+from parallel.compute_timer import ComputeTimer
 from parallel.config import ParallelConfig
 from parallel.engines.build_engine import build_engine
 from parallel.engines.engine import Engine, EngineInputs
@@ -55,6 +56,11 @@ class LocalModel:
 
     chunks: tuple[PipelineChunk, ...]
     build_attention_mask: Callable[[Tensor], AttentionMask | None]  # from document numbers [B, T] on the CPU
+
+    @property
+    def compute_timer(self) -> ComputeTimer:
+        """The timer of the passes of all chunks."""
+        return self.chunks[0].compute_timer
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from model.layers import Layers, TorchLayers
 from model.recompute import Recompute
 from model.size import layers_per_chunk
 from model.transformer import Transformer
+from parallel.compute_timer import ComputeTimer
 from parallel.config import ParallelConfig
 from parallel.layers import MegatronLayers
 from parallel.mesh import Mesh
@@ -49,6 +50,7 @@ class PipelineChunk(nn.Module):
         transformer: Transformer,
         config: TransformerConfig,
         groups: ProcessGroupCollection,
+        compute_timer: ComputeTimer,
         *,
         last: bool,
         vp_stage: int | None,
@@ -56,6 +58,7 @@ class PipelineChunk(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.groups = groups
+        self.compute_timer = compute_timer
         self.last = last
         # Attributes that Megatron's schedules look for:
         self.config = config
@@ -69,11 +72,12 @@ class PipelineChunk(nn.Module):
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor | None]:
         """Returns (weighted loss, summed nll of unmasked tokens) on the last chunk, else (x_tBD, None)."""
-        x_tBD = self.transformer(batch.tokens_BT, batch.attention_mask, batch.positions_BT, self._received)
-        if not self.last:
-            return x_tBD, None
-        sums = self.transformer.loss(x_tBD, batch.targets_BT, batch.weights_BT)
-        return sums.total, sums.nll
+        with self.compute_timer.measured():
+            x_tBD = self.transformer(batch.tokens_BT, batch.attention_mask, batch.positions_BT, self._received)
+            if not self.last:
+                return x_tBD, None
+            sums = self.transformer.loss(x_tBD, batch.targets_BT, batch.weights_BT)
+            return sums.total, sums.nll
 
 
 def pipeline_chunks(
@@ -87,7 +91,8 @@ def pipeline_chunks(
     dtype: torch.dtype,
 ) -> list[PipelineChunk]:
     """Builds this rank's chunks on the meta device. `dtype` is that of activations between stages."""
-    config, groups = megatron_config(model, parallel, dtype), megatron_groups(mesh)
+    compute_timer = ComputeTimer(mesh.device)
+    config, groups = megatron_config(model, parallel, dtype, compute_timer), megatron_groups(mesh)
     layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else TorchLayers()
     ranges = layers_per_chunk(model.num_layers, parallel.pipeline * parallel.virtual_stages)
     chunks = []
@@ -107,7 +112,7 @@ def pipeline_chunks(
             )
         assert not [*transformer.buffers()], "a buffer would have no values: compute it in the forward pass"
         vp_stage = virtual if parallel.virtual_stages > 1 else None
-        chunks.append(PipelineChunk(transformer, config, groups, last=last, vp_stage=vp_stage))
+        chunks.append(PipelineChunk(transformer, config, groups, compute_timer, last=last, vp_stage=vp_stage))
     return chunks
 
 
@@ -125,7 +130,9 @@ def megatron_groups(mesh: Mesh) -> ProcessGroupCollection:
     )
 
 
-def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
+def megatron_config(
+    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, compute_timer: ComputeTimer
+) -> TransformerConfig:
     """Returns what Megatron's layers and schedules read: sizes, the layout, the dtype of activations between stages."""
     interleaved = parallel.virtual_stages > 1
     options: dict[str, Any] = {"virtual_pipeline_model_parallel_size": parallel.virtual_stages} if interleaved else {}
@@ -147,6 +154,6 @@ def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         calculate_per_token_loss=True,
         # With two stages, each is both the next and the previous one: batched messages would be confused.
         batch_p2p_comm=not interleaved,
-        timers=MegatronTimers(),
+        timers=MegatronTimers(compute_timer),
         **options,
     )

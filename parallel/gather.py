@@ -17,6 +17,13 @@ def sums_over_world(values: Sequence[int]) -> list[int]:
     return [int(total) for total in sums]
 
 
+def largest_over_world(values: Sequence[int]) -> list[int]:
+    """Returns the largest of every rank's values in each place, in int64. It is one message, and no device waits."""
+    largest = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return [int(value) for value in largest]
+
+
 def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Returns every rank's value, by rank. They are sent as JSON (nothing that is received is ever unpickled)."""
     payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)

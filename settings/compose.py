@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from settings.base import Settings
 from settings.errors import UserError, nearest
 from settings.mistakes import KeyMistakeError, rule_of, show_value, without_alternatives
-from settings.overrides import REMOVE, apply_override, is_set_by, one_line
+from settings.overrides import REMOVE, apply_override, changes, is_set_by, one_line
 from settings.registry import InvalidMethodError
 
 S = TypeVar("S", bound=Settings)
@@ -25,7 +25,8 @@ S = TypeVar("S", bound=Settings)
 def compose(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
     """Reads `path`, applies overrides such as `section.key=value` and `~section.key`, and validates.
 
-    Raises UserError with one line per mistake: key, value, rule, what to do.
+    Raises UserError with one line per mistake: key, value, rule, what to do. Mistakes in keys that an override sets are
+    listed as such.
     """
     return parse(schema, read_yaml(path, overrides), source=str(path), overrides=overrides)
 
@@ -70,8 +71,11 @@ def parse(schema: type[S], plain: object, *, source: str, overrides: Sequence[st
     try:
         return schema.model_validate(plain)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_describe(error, schema, (), overrides)))
-        raise UserError("\n".join([f"{source}:", *(f"  {line}" for line in lines)])) from None
+        mistakes = dict.fromkeys(_describe(error, schema, (), overrides))
+        lines: dict[str, list[str]] = {}
+        for key, line in mistakes:
+            lines.setdefault(_origin(key, source, overrides), []).append(f"  {line}")
+        raise UserError("\n".join(text for origin in lines for text in (f"{origin}:", *lines[origin]))) from None
 
 
 def to_yaml(settings: Settings) -> str:
@@ -89,37 +93,45 @@ def _escaped(value: Any) -> Any:
     return [_escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _origin(key: str, source: str, overrides: Sequence[str]) -> str:
+    """Returns where the value of a key is from: the source, the overrides, or both if they set a part of it."""
+    if any(is_set_by(key, override) or override == REMOVE + key for override in overrides):
+        return "overrides"
+    return f"{source} with overrides" if any(not key or changes(key, override) for override in overrides) else source
+
+
 def _describe(
     error: ValidationError, schema: type[BaseModel], prefix: tuple[str | int, ...], overrides: Sequence[str]
-) -> list[str]:
-    lines: list[str] = []
+) -> list[tuple[str, str]]:
+    """Returns the key and the message of each mistake; the key of the whole config is ""."""
+    lines: list[tuple[str, str]] = []
     for item in error.errors():
         location = (*prefix, *without_alternatives(item["loc"]))
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, InvalidMethodError):
             lines += _describe(cause.error, cause.schema, location, overrides)
             continue
-        key = ".".join(str(part) for part in location) or "config"
+        key = ".".join(str(part) for part in location)
+        name = key or "config"
         if item["type"] == "extra_forbidden":
-            line = f"{key}: unknown key{nearest(str(location[-1]), _fields_at(schema, item['loc'][:-1]))}"
+            line = f"{name}: unknown key{nearest(str(location[-1]), _fields_at(schema, item['loc'][:-1]))}"
             if overrides and not any(is_set_by(key, override) for override in overrides):
                 line += f"; the override {shlex.quote(REMOVE + key)} removes it"
-            lines.append(line)
         elif item["type"] == "missing":
-            lines.append(f"{key}: is required")
+            line = f"{name}: is required"
+        elif isinstance(cause, KeyMistakeError):
+            key = ".".join(map(str, (*location, cause.name)))
+            line = f"{key} = {show_value(cause.value)}: {cause.rule}"
+        elif cause is not None:  # its text names the values
+            shown = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {show_value(item['input'])}"
+            line = f"{name}{shown}: {cause}"
         else:
-            if isinstance(cause, KeyMistakeError):
-                own = ".".join(map(str, (*location, cause.name)))
-                lines.append(f"{own} = {show_value(cause.value)}: {cause.rule}")
-            elif cause is not None:  # its text names the values
-                shown = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {show_value(item['input'])}"
-                lines.append(f"{key}{shown}: {cause}")
+            line = f"{name} = {show_value(item['input'])}: "
+            if lines and lines[-1][1].startswith(line):  # another alternative for the same value
+                line = f"{lines.pop()[1]}, or {rule_of(item).removeprefix('must ')}"
             else:
-                line = f"{key} = {show_value(item['input'])}: "
-                if lines and lines[-1].startswith(line):  # another alternative for the same value
-                    lines[-1] += f", or {rule_of(item).removeprefix('must ')}"
-                else:
-                    lines.append(line + rule_of(item))
+                line += rule_of(item)
+        lines.append((key, line))
     return lines
 
 

@@ -88,6 +88,28 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def new_files(folder: Path) -> Iterator[Path]:
+    """Yields a staging folder to fill, whose files replace those of their names in `folder` at the end.
+
+    They are moved in the order in which they were written. After an error `folder` is as it was. Raises OSError.
+    """
+    is_new = not folder.exists()
+    staging = folder / ".partial"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        for file in sorted(staging.iterdir(), key=lambda file: file.stat().st_mtime_ns):
+            file.replace(folder / file.name)
+        flush_folder(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds the files
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def output_of_user(output: object) -> Iterator[None]:
     """Turns an OSError into a UserError: the file system refuses the file or folder `output` that a user asked for."""
     try:

@@ -45,8 +45,18 @@ def is_override(word: str) -> bool:
 
 def is_set_by(key: str, override: str) -> bool:
     """Returns whether an override sets this dotted key, or the section that holds it."""
-    target, equals, _ = override.partition("=")
-    return bool(equals) and f"{key}.".startswith(f"{target.strip()}.")
+    return "=" in override and f"{key}.".startswith(f"{_target(override)}.")
+
+
+def changes(key: str, override: str) -> bool:
+    """Returns whether an override sets or removes this dotted key, the section that holds it, or a key within it."""
+    target = _target(override)
+    return f"{key}.".startswith(f"{target}.") or f"{target}.".startswith(f"{key}.")
+
+
+def _target(override: str) -> str:
+    """Returns the dotted key that an override sets or removes: `filters.0.name` for `filters[0].name=a`."""
+    return override.partition("=")[0].removeprefix(REMOVE).strip().replace("[", ".").replace("]", "")
 
 
 def _remove(config: DictConfig, override: str) -> None:

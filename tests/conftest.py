@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
 # What lehr keeps between runs, such as the CPU's measured peak, is kept between test runs too, but not for the user.
@@ -32,3 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of the public loss curves (25M/, 100M/); without it the tests that need them are skipped",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides the GPUs before torch is imported, so that the tests are the same on every machine.
+
+    Only `pytest -m gpu` shows them: CUDA reads the variable once in a process, so a session sees them or does not.
+    """
+    if not config.getoption("markexpr").startswith("gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -111,6 +111,13 @@ class TrainConfig(Settings):
         description="Number of steps in a row without a finite gradient after which the run ends.",
         json_schema_extra=may_change("it is a guard"),
     )
+    compare_weights_every_steps: int = Field(
+        100,
+        ge=0,
+        description="Number of steps from one comparison of the data ranks' weights to the next; they are compared "
+        "before each checkpoint too, and a difference ends the run. 0 means never.",
+        json_schema_extra=may_change("it is a guard"),
+    )
     spikes: SpikeConfig = Field(SpikeConfig(), description="What happens when the loss suddenly rises.")
     timeout_seconds: float = Field(
         1800,

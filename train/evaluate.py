@@ -13,6 +13,7 @@ from model.attention import AttentionMask
 from parallel.chunk import MicroBatch
 from parallel.engines.engine import Evaluates
 from parallel.mesh import Mesh
+from train.held_out_loss import HELD_OUT_LOSS
 from train.micro_batches import MicroBatches
 from train.step_agreement import agree_on_step
 
@@ -40,7 +41,7 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Returns the losses by their keys in metrics.jsonl."""
-        named: dict[str, float] = {"held_out/loss": self.loss}
+        named: dict[str, float] = {HELD_OUT_LOSS: self.loss}
         for name, source in self.sources.items():
             named[f"held_out/{name}/loss"] = source.loss
             if source.bits_per_byte is not None:

@@ -22,9 +22,11 @@ from train.metrics.step_timer import StepTimer
 from train.micro_batches import MicroBatches
 from train.profiling.step_profiler import StepProfiler
 from train.safety.long_step import LongStep, StepDroppedError
+from train.safety.slow_ranks import SlowRanks
 from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
 from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
+from train.safety.weight_comparison import compare_weights
 from train.state import TrainState
 from train.step_agreement import StepAgreement, agree_on_step
 
@@ -51,6 +53,7 @@ class Run:
     checkpoints: CheckpointManager
     metrics: MetricsLogger
     step_checks: StepChecks
+    slow_ranks: SlowRanks
     stop_listener: StopListener
     long_step: LongStep
     watchdog: Watchdog
@@ -72,7 +75,7 @@ def train(run: Run) -> bool:
         number = run.state.step + 1
         run.watchdog.set_phase("step", str(number))
         run.profiler.begin_step(number)
-        with span("data"):
+        with span("data"), run.slow_ranks.reading_data():
             rows = run.loader.batch(run.state.batch)
         agreement = agree_on_step(rows, run.mesh, stop_requested=run.stop_listener.stop_requested())
         if agreement.stop:
@@ -81,6 +84,8 @@ def train(run: Run) -> bool:
             _take_step(run, rows, agreement, lr=run.schedule(run.state.step))
         except StepDroppedError:
             break
+        if _is_due(run.config.train.compare_weights_every_steps, run.state.step):
+            compare_weights(run.engine, run.mesh, step=run.state.step)
         stopped = not _evaluate_if_due(run)
         if not stopped and _is_due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
@@ -122,6 +127,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
         tokens=agreement.tokens_global,
         seconds=seconds,
         batch_hash=agreement.batch_hash,
+        rank_seconds=run.slow_ranks.end_step(run.state.step),
     )
     run.state = run.step_checks.after_step(
         run.state,
@@ -171,6 +177,8 @@ def _save(run: Run) -> None:
         return
     run.watchdog.set_phase("save", f"after step {run.state.step}", timeout_factor=SAVE_TIME_FACTOR)
     with span("save"), run.step_timer.excluded():
+        if run.config.train.compare_weights_every_steps:  # a checkpoint never has weights on which the ranks disagree
+            compare_weights(run.engine, run.mesh, step=run.state.step)
         run.checkpoints.save(run.engine, run.state)
     run.saved_step = run.state.step
 

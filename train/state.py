@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from settings import Settings
+from train.held_out_loss import are_comparable
 
 BatchRanges = tuple[tuple[int, int], ...]  # first and last batch number of each: in order, not touching
 
@@ -55,14 +56,14 @@ class TrainState(Settings):
     def with_held_out_loss(self, loss: float, *, on: dict[str, Any]) -> TrainState:
         """Returns the same state with its held-out loss known; the next step's state has none.
 
-        `on` is the identity of the sequences: losses are compared only if it is equal.
+        `on` is the identity of the sequences, by which losses are compared or not.
         """
         return self.model_copy(
             update={
                 "evaluated_step": self.step,
                 "held_out_loss": loss if math.isfinite(loss) else None,
                 "held_out_on": on,
-                "held_out_since": self.held_out_since if on == self.held_out_on else self.step,
+                "held_out_since": self.held_out_since if are_comparable(on, self.held_out_on) else self.step,
             }
         )
 

@@ -33,6 +33,7 @@ def export_run(
     It runs in one process, whatever layout saved the checkpoint, with one tensor in memory at a time. The folder
     appears complete or not at all.
     """
+    from launcher.commands.outputs import check_output
     from launcher.huggingface.tokenizer import tokenizer_files
     from launcher.run.saved_run import open_checkpoint
     from model.huggingface import ARCHITECTURES, architecture_of
@@ -41,6 +42,7 @@ def export_run(
     from settings.files import new_folder, write_json
     from train.checkpoint.weights_only import Weights
 
+    check_output(folder, option="folder")
     saved = open_checkpoint(run, step=step, data_shards=shards)
     manifest, model = saved.manifest, saved.model
     architecture = architecture_of(model, ARCHITECTURES)

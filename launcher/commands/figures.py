@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from launcher.commands.outputs import check_output
 from settings import UserError
 from settings.files import new_file, output_of_user
 
@@ -13,11 +14,12 @@ PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
 
 def check_picture_path(path: Path, *, option: str) -> None:
-    """Raises UserError if the suffix is of no picture format, or if the folder does not exist."""
+    """Raises UserError if the suffix is of no picture format, or if the folder does not exist or is one of lehr's."""
     if path.suffix not in PICTURE_FORMATS:
         raise UserError(f"{option} {path} must end in one of {', '.join(PICTURE_FORMATS)}")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: the folder {path.parent} does not exist; make it first")
+    check_output(path, option=option)
 
 
 def save_picture(figure: Figure, path: Path) -> None:

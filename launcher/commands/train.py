@@ -24,7 +24,7 @@ from launcher.processes.rank_info import AddressError, RankInfo
 from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
-from launcher.run.machine import check_machine, memory_warnings, read_machine
+from launcher.run.machine import check_machine, memory_warnings, precision_warnings, read_machine
 from settings import RunError, UserError, read_yaml
 from settings.processes import die_with_parent
 
@@ -151,6 +151,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     warnings = check_config(run_config, world_size=world_size)
     check_run(run_config.run.path, run_config, inputs_of(run_config))
     warnings += [*schedule_change_warnings(run_config), *held_out_warnings(run_config)]
+    warnings += precision_warnings(run_config, machine)
     warnings += memory_warnings(run_config, model_with_vocabulary(run_config), machine, rank_info)
     notes, more_warnings = repeated_data(run_config)
     warnings += more_warnings

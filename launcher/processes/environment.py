@@ -12,9 +12,12 @@ from pathlib import Path
 from launcher.processes.network_interface import interface_to
 from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_int, read_torchrun_variables, torchrun_variables
 from launcher.processes.slurm import is_srun_rank, read_job_end_time, read_slurm_variables
+from settings import UserError
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-_MOST_THREADS = 4096  # a larger number is a typing error, and more threads than a process may have
+_OPENMP_THREADS = "OMP_NUM_THREADS"
+_MOST_THREADS_PER_CORE = 8  # a larger number is a typing error, and soon more threads than a process may have
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 def read_rank_info(environ: Mapping[str, str] | None = None) -> RankInfo:
@@ -27,6 +30,19 @@ def read_rank_info(environ: Mapping[str, str] | None = None) -> RankInfo:
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return read_torchrun_variables(environ)
     return read_slurm_variables(environ) if is_srun_rank(environ) else SINGLE_PROCESS
+
+
+def check_single_process(command: str) -> None:
+    """Raises UserError if torchrun or srun has started the command several times: each would do the same."""
+    try:
+        rank_info = read_rank_info()
+    except UserError:  # a single process does not mind variables that contradict each other
+        return
+    if rank_info.world_size > 1:
+        raise UserError(
+            f"{command} runs in one process, and {rank_info.launcher} has started {rank_info.world_size}: start it by "
+            "itself"
+        )
 
 
 def job_end_time(environ: Mapping[str, str] | None = None) -> float | None:
@@ -64,27 +80,28 @@ def one_openmp_thread() -> Iterator[None]:
 
     `prepare_process` sets the number of threads after the fork.
     """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
+    before = os.environ.get(_OPENMP_THREADS)
+    os.environ[_OPENMP_THREADS] = "1"
     try:
         yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
+        del os.environ[_OPENMP_THREADS]
         if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+            os.environ[_OPENMP_THREADS] = before
 
 
 def prepare_process(rank_info: RankInfo) -> None:
     """Sets what the libraries read when they are imported, the number of torch's threads, and the limit of open files.
 
-    Each rank gets its share of the cores unless OMP_NUM_THREADS is set. Raises UserError if it has a wrong value.
+    Each rank gets its share of the cores unless the user has set OMP_NUM_THREADS. Raises UserError if it has a wrong
+    value.
     LOCAL_RANK becomes the number of the rank's GPU, because DeepSpeed takes it for that, and demands it of a single
     process and of srun's ranks too.
     """
     threads = _openmp_threads(os.environ)
-    if threads is None:
+    if threads is None or (rank_info.has_agent and threads == 1 and _agent_has_set_threads()):
         threads = max(1, available_cores() // rank_info.local_world_size)
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ[_OPENMP_THREADS] = str(threads)
     across_nodes = rank_info.local_world_size < rank_info.world_size
     if rank_info.world_size > 1 and (interface := gloo_interface(rank_info.master_addr, across_nodes=across_nodes)):
         os.environ["GLOO_SOCKET_IFNAME"] = interface
@@ -129,6 +146,8 @@ def _raise_open_files_limit() -> None:
 
 def prepare_imports() -> None:
     """Sets what the libraries read when they are imported, as far as it does not depend on the rank."""
+    if not any(name in os.environ for name in _ALLOCATOR_SETTINGS):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # less of a GPU's memory is lost to fragments
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else tokenizers warns when a process forks
     # These are four lines per rank about optional extensions that are not used here.
     warnings.filterwarnings("ignore", "Transformer Engine and Apex are not installed", UserWarning, "megatron")
@@ -140,10 +159,23 @@ def prepare_imports() -> None:
 
 def _openmp_threads(environ: Mapping[str, str]) -> int | None:
     """Reads OMP_NUM_THREADS, of a list such as `4,2` the first number; None if it is not set or empty."""
-    first, comma, _ = environ.get("OMP_NUM_THREADS", "").partition(",")
+    first, comma, _ = environ.get(_OPENMP_THREADS, "").partition(",")
     if not first.strip() and not comma:
         return None
-    return read_int({"OMP_NUM_THREADS": first}, "OMP_NUM_THREADS", least=1, most=_MOST_THREADS)
+    most = _MOST_THREADS_PER_CORE * (os.cpu_count() or 1)
+    return read_int({_OPENMP_THREADS: first}, _OPENMP_THREADS, least=1, most=most)
+
+
+def _agent_has_set_threads() -> bool:
+    """Returns whether torchrun's agent, the parent process, has set OMP_NUM_THREADS, and not the user.
+
+    The agent sets it to 1 if the user has not set it. The kernel shows the variables with which the agent was started.
+    """
+    try:
+        started_with = Path(f"/proc/{os.getppid()}/environ").read_bytes()
+    except OSError:
+        return True
+    return not any(entry.startswith(f"{_OPENMP_THREADS}=".encode()) for entry in started_with.split(b"\0"))
 
 
 def available_cores() -> int:

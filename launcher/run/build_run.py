@@ -30,6 +30,7 @@ from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
 from train.safety.long_step import LongStep
 from train.safety.sample_numbers import sample_numbers
+from train.safety.slow_ranks import SlowRanks
 from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
 from train.safety.watchdog import Watchdog
@@ -55,6 +56,7 @@ def build_run(
     reset_peak_memory(mesh.device)
     loader = _build_loader(config, mesh, state)
     metrics = _build_metrics(config, model, mesh, folder, state, lease, peak_flops)
+    events = Events(folder.events, writes=mesh.rank == 0)
     return Run(
         config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
         mesh=mesh,
@@ -65,9 +67,8 @@ def build_run(
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         checkpoints=checkpoints,
         metrics=metrics,
-        step_checks=StepChecks(
-            config.train, Events(folder.events, writes=mesh.rank == 0), lambda batch: sample_numbers(loader, batch)
-        ),
+        step_checks=StepChecks(config.train, events, lambda batch: sample_numbers(loader, batch)),
+        slow_ranks=SlowRanks(parts.compute_timer, mesh, events),
         stop_listener=stop_listener,
         long_step=LongStep(
             store,

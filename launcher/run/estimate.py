@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from data.batches.batch import BYTES_PER_TOKEN
 from launcher.run.config import RunConfig
 from model.config import ModelConfig
-from model.memory import LayoutSizes, RankBytes, rank_bytes
+from model.memory import LayoutSizes, RankBytes, logits_bytes, rank_bytes
 from model.size import flops_per_token
 from settings.durations import format_duration
 from train.metrics.console import format_count
@@ -24,6 +24,7 @@ class StepEstimate:
     """The needs of a step, by arithmetic. `flops` are those that MFU counts."""
 
     rank: RankBytes  # of the fullest rank
+    logits_bytes: int  # of a rank of the last stage, besides its activations
     batch_bytes: int  # of main memory, of a rank's rows of this batch and of those that are prefetched
     micro_batches: int  # of a data rank
     tokens: int  # of the global batch
@@ -39,18 +40,19 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
     parallel, train = config.parallel, config.train
     data = world_size // (parallel.tensor * parallel.pipeline)
     micro_batches = train.global_batch_size // (train.micro_batch_size * data)
+    layout = LayoutSizes(
+        tensor=parallel.tensor,
+        pipeline=parallel.pipeline,
+        virtual_stages=parallel.virtual_stages,
+        data=data,
+        zero=parallel.zero,
+        sequence=parallel.sequence,
+        recompute=train.recompute,
+        bfloat16=train.precision == "bfloat16",
+    )
     rank = rank_bytes(
         model,
-        LayoutSizes(
-            tensor=parallel.tensor,
-            pipeline=parallel.pipeline,
-            virtual_stages=parallel.virtual_stages,
-            data=data,
-            zero=parallel.zero,
-            sequence=parallel.sequence,
-            recompute=train.recompute,
-            bfloat16=train.precision == "bfloat16",
-        ),
+        layout,
         seq_length=train.seq_length,
         micro_batch_size=train.micro_batch_size,
         micro_batches=micro_batches,
@@ -58,6 +60,7 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
     tokens = train.global_batch_size * train.seq_length
     return StepEstimate(
         rank=rank,
+        logits_bytes=logits_bytes(model, layout, tokens=train.micro_batch_size * train.seq_length),
         batch_bytes=tokens // data * BYTES_PER_TOKEN * (1 + config.data.prefetch_batches),
         micro_batches=micro_batches,
         tokens=tokens,
@@ -75,7 +78,7 @@ def estimate_lines(step: StepEstimate, peak: Peak, *, world_size: int) -> list[s
         "activations": rank.activations,
         "batches": step.batch_bytes,
     }
-    memory = ", ".join(f"{_bytes(size)} {name}" for name, size in parts.items())
+    memory = ", ".join(f"{format_bytes(size)} {name}" for name, size in parts.items())
     many = "micro-batches" if step.micro_batches > 1 else "micro-batch"
     work = f"{step.micro_batches} {many} a rank, {step.tokens:,} tokens, {format_count(step.flops)} FLOPs"
     lines = [f"estimate of the memory of the fullest rank: {memory}"]
@@ -114,5 +117,6 @@ def step_warnings(config: RunConfig, step: StepEstimate, peak: Peak, *, world_si
         )
 
 
-def _bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
+    """Formats a number of bytes, such as `1.5 GiB`."""
     return f"{format_count(size, base=1024)}B"

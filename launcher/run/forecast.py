@@ -17,7 +17,7 @@ from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
 from model.size import parameters
 from settings import UserError
-from train.metrics.evaluation_record import HELD_OUT_LOSS
+from train.held_out_loss import HELD_OUT_LOSS
 from train.metrics.forecast import RunForecast
 
 

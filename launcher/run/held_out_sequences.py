@@ -6,6 +6,7 @@ from data.batches.held_out import HeldOutLoader
 from launcher.run.config import RunConfig
 from settings.differences import differing, listed, show
 from train.checkpoint.discovery import state_to_go_on_from
+from train.held_out_loss import are_comparable
 from train.run_folder.folder import RunFolder
 
 _MOST_DIFFERENCES = 8
@@ -46,7 +47,7 @@ def _change_warnings(config: RunConfig, held_out: HeldOutLoader) -> list[str]:
     if state is None or not state.evaluated_step or not held_out.sources:
         return []
     here, there = held_out.identity(), state.held_out_on
-    if here == there:
+    if are_comparable(here, there):
         return []
     headline = f"held-out losses up to step {state.evaluated_step} are not compared with those to come"
     by_whom = "(checkpoint.keep_best keeps the best of either, and the forecast begins anew)"

@@ -28,6 +28,8 @@ class Machine:
     gpu_bytes: int  # memory of the smallest GPU
     free_bytes: int  # of main memory
     cpu_build: bool  # torch is built without GPU support
+    gpu_name: str  # torch's name of the first GPU; "" without one
+    tf32: bool  # whether torch may compute products of float32 in TF32
     nvidia_gpus: bool  # the system has NVIDIA GPUs that this process may open, whether torch can use them or not
 
 
@@ -41,6 +43,8 @@ def read_machine() -> Machine:
         gpu_bytes=min((torch.cuda.get_device_properties(gpu).total_memory for gpu in range(gpus)), default=0),
         free_bytes=free_bytes(),
         cpu_build=torch.version.cuda is None and torch.version.hip is None,
+        gpu_name=torch.cuda.get_device_name(0) if gpus else "",
+        tf32=torch.get_float32_matmul_precision() != "highest",
         nvidia_gpus=any(Path("/dev").glob("nvidia[0-9]*")) and not gpus_are_hidden(),
     )
 
@@ -85,6 +89,23 @@ def _check_device(device: str, machine: Machine) -> None:
     raise UserError(
         f"train.device = {device}: {reason}; `lehr doctor` says more, and train.device=cpu trains on the CPU"
     )
+
+
+def precision_warnings(config: RunConfig, machine: Machine) -> list[str]:
+    """Returns a warning if a GPU is to compute in float32 without TF32, which it does many times slower."""
+    if not machine.gpus or config.train.precision != "float32" or machine.tf32:
+        return []
+    from train.metrics.hardware import gpu_peak  # imports torch
+
+    in_float32, in_bfloat16 = (gpu_peak(machine.gpu_name, precision).flops for precision in ("float32", "bfloat16"))
+    peaks = "several times slower than bfloat16"
+    if in_float32 is not None and in_bfloat16 is not None:
+        peaks = f"at most {in_float32 / 1e12:.0f} TFLOP/s, where bfloat16 has {in_bfloat16 / 1e12:.0f}"
+    return [
+        f"train.precision = float32 without TF32 is slow on a GPU: {peaks} ({machine.gpu_name}). "
+        "train.precision=bfloat16 keeps masters, gradient sums and optimizer state in float32; the variable "
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 allows TF32, which rounds the factors of products to 10 bits"
+    ]
 
 
 def memory_warnings(config: RunConfig, model: ModelConfig, machine: Machine, rank_info: RankInfo | None) -> list[str]:

@@ -15,8 +15,10 @@ from launcher.processes.signals import defer_signals, exit_if_stuck
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
+from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
 from parallel.agree import agree
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
+from settings import RunError
 from train.checkpoint.writer_lease import WriterLease
 from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
@@ -42,20 +44,32 @@ def run_rank(
     watchdog.start()
     folder = RunFolder(config.run.path)
     lease = _open_run(config, mesh)
-    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=met)
+    run: Run | None = None
     try:
-        done = train(run)
-    finally:
-        run.profiler.close()
-        run.loader.close()
-        run.metrics.close()
-        watchdog.close()
+        run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=met)
+        done = _train(run)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        held = None if run is None else run.engine.held_bytes()
+        raise RunError(explain_out_of_memory(error, config, mesh, held=held, position=watchdog.position)) from error
     if mesh.rank == 0:
         _print_outcome(run, folder, done)
     if lease is not None:
         lease.release()
     stop_processes()
     return DONE if done else STOPPED_EARLY
+
+
+def _train(run: Run) -> bool:
+    """Trains, and closes all parts of the run. Returns whether the run is complete."""
+    try:
+        return train(run)
+    finally:
+        run.profiler.close()
+        run.loader.close()
+        run.metrics.close()
+        run.watchdog.close()
 
 
 def _connect(config: RunConfig, rank_info: RankInfo, store: Store, on_hang: Callable[[Hang], None]) -> Mesh:

@@ -21,7 +21,7 @@ from parallel.engines.deepspeed_setup import (
     deepspeed_config,
     import_deepspeed,
 )
-from parallel.engines.engine import EngineInputs, StepResult
+from parallel.engines.engine import EngineInputs, HeldBytes, StepResult, held_bytes
 from parallel.engines.gradient_clipping import deepspeed_norm, deepspeed_norm_within_step
 from parallel.engines.slices import FlatSlice, Slice
 from parallel.engines.torch_optimizer_adapter import TorchOptimizerAdapter
@@ -110,6 +110,24 @@ class DeepSpeedEngine:
             for sub_group in range(len(inner.fp32_partitioned_groups_flat)):
                 inner._reassign_or_swap_out_partitioned_parameters(sub_group)
         self._optimizer.steps = optimizer_steps
+
+    def replicated_weights(self) -> dict[str, Tensor]:
+        # ZeRO 3 shards all weights but small ones, which it calls persistent.
+        whole = [shard for shard in self._shards if getattr(shard.parameter, "ds_persist", True)]
+        return {shard.name: shard.parameter.data for shard in whole}
+
+    def held_bytes(self) -> HeldBytes:
+        inner, moments = self._engine.optimizer, self._optimizer.state
+        # Under ZeRO 3 this rank's part of a weight is beside the parameter, which is empty between uses, and one buffer
+        # has all gradients. Under ZeRO 2 the sums of each group are a list, which is freed after the step.
+        flat_gradients = getattr(inner, "grad_partitions_flat_buffer", None)
+        parts = inner.averaged_gradients.values() if flat_gradients is None else [[flat_gradients]]
+        return held_bytes(
+            self._mesh.device,
+            weights=[getattr(shard.parameter, "ds_tensor", shard.parameter) for shard in self._shards],
+            gradients=[gradient for part in parts if part is not None for gradient in part],
+            optimizer=[*moments, *(moment for of_master in moments.values() for moment in of_master.values())],
+        )
 
     def _keys(self, shard: ParameterShard) -> list[tuple[str, str | None]]:
         """Returns (checkpoint name, moment) of a parameter's master, whose moment is None, and of its moments."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +39,31 @@ class StepResult:
     diagnostics: dict[str, float] = field(default_factory=dict)  # the optimizer's, of all parameters
 
 
+@dataclass(frozen=True)
+class HeldBytes:
+    """Bytes on this rank's device that live from step to step."""
+
+    weights: int
+    gradients: int
+    optimizer: int  # masters, if they are not the weights, and moments
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.weights + self.gradients + self.optimizer
+
+
+def held_bytes(
+    device: torch.device, *, weights: Iterable[Tensor], gradients: Iterable[Tensor], optimizer: Iterable[Tensor]
+) -> HeldBytes:
+    """Counts the tensors that are on `device`."""
+
+    def count(tensors: Iterable[Tensor]) -> int:
+        return sum(tensor.nbytes for tensor in tensors if tensor.device.type == device.type)
+
+    return HeldBytes(count(weights), count(gradients), count(optimizer))
+
+
 class Evaluates(Protocol):
     """Anything that can compute a loss."""
 
@@ -68,6 +93,14 @@ class Engine(Evaluates, Protocol):
 
     def loaded(self, *, optimizer_steps: int) -> None:
         """Makes all copies of the weights agree; it is called once the tensors of `state` have been written."""
+        ...
+
+    def replicated_weights(self) -> dict[str, Tensor]:
+        """Returns the weights of forward and backward that every data rank holds in full and alike, by name."""
+        ...
+
+    def held_bytes(self) -> HeldBytes:
+        """Returns the bytes of weights, gradients and optimizer state on this rank's device."""
         ...
 
     @property

@@ -26,7 +26,7 @@ from optim.sums import sum_of_squares
 from parallel.chunk import MicroBatch
 from parallel.engines import gradient_clipping
 from parallel.engines.diagnostics import Diagnostics
-from parallel.engines.engine import EngineInputs, StepResult
+from parallel.engines.engine import EngineInputs, HeldBytes, StepResult, held_bytes
 from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, view_of
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
@@ -43,7 +43,7 @@ class ShardedOptimizerEngine:
 
     def __init__(self, inputs: EngineInputs) -> None:
         mesh, config, dtype = inputs.mesh, inputs.optimizer, inputs.dtype
-        self._chunks, self._mesh = inputs.chunks, mesh
+        self._chunks, self._shards, self._mesh = inputs.chunks, inputs.shards, mesh
         self._max_norm = config.clip_grad_norm
         self._sharded = inputs.zero == 1  # each data rank owns some of the parameters; otherwise each owns all
         owner_count = mesh.data.size if self._sharded else 1
@@ -60,6 +60,7 @@ class ShardedOptimizerEngine:
         _, self._gradients_of_copies = move_into_flat_buffers(layout_of_copies, dtype, mesh.device)
         segment = slice(*self._layout.segments[self._owner])
         self._owned_gradients = self._gradients[segment]
+        self._masters_are_weights = masters is None
         self._masters = self._weights[segment] if masters is None else masters
         self._master_gradients = self._owned_gradients
         if inputs.offload:
@@ -121,6 +122,21 @@ class ShardedOptimizerEngine:
         self._optimizer.step_count = optimizer_steps
         self._all_gather.gather_all()
         self._send_tied_weight()
+
+    def replicated_weights(self) -> dict[str, Tensor]:
+        return {shard.name: shard.parameter.data for shard in self._shards}
+
+    def held_bytes(self) -> HeldBytes:
+        gradients = [self._gradients, self._gradients_of_copies]
+        masters = [] if self._masters_are_weights else [self._masters]
+        if self._master_gradients is not self._owned_gradients:
+            gradients.append(self._master_gradients)
+        return held_bytes(
+            self._mesh.device,
+            weights=self.replicated_weights().values(),
+            gradients=gradients,
+            optimizer=[*masters, *(state.tensor for state in self._optimizer.state().values())],
+        )
 
     def _separate_masters(self, inputs: EngineInputs) -> Tensor | None:
         """Returns float32 masters of the owned parameters, or None where the float32 weights serve."""

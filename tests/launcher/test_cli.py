@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from launch_variables import SRUN, TORCHRUN
 from processes import computing_seconds, lehr
 
 from launcher.cli import COMMANDS, Command, main, make_app
@@ -108,3 +109,17 @@ def test_an_explained_error_of_any_command_is_one_message_without_a_traceback(
 def test_our_own_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="ours"):
         run_failing_command(ValueError("ours"), monkeypatch)
+
+
+@pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_a_command_of_one_process_is_refused_on_several_ranks(variables: dict[str, str]) -> None:
+    for command in (["eval", "runs/x"], ["law", "schedule", "fit.json", "--steps", "3"]):
+        done = lehr(*command, env=variables)
+        launcher = "torchrun" if variables is TORCHRUN else "srun"
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"error: lehr {command[0]} runs in one process, and {launcher} has started 8: start it by itself\n"
+        )
+    assert "runs in one process" not in lehr("data", "inspect", "no-folder", env=variables).stderr
+    by_hand = lehr("eval", "runs/x", env={"RANK": "1", "WORLD_SIZE": "2"})  # which no launcher has set
+    assert "runs in one process" not in by_hand.stderr

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from live_memory import bytes_kept
+from live_memory import LiveMemory, bytes_kept
 
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
 from model.layers import TorchLayers
-from model.memory import LayoutSizes, RankBytes, block_bytes_per_token, rank_bytes
+from model.memory import LayoutSizes, RankBytes, block_bytes_per_token, logits_bytes, rank_bytes
 from model.size import parameters
 from model.transformer import Transformer
 
@@ -81,3 +81,21 @@ def test_a_pipeline_holds_its_layers_and_what_is_in_flight() -> None:
     assert first.activations == 4 * (2 * block + rotation)  # a micro-batch for each stage
     assert bytes_of(micro_batches=2).activations == 2 * (2 * block + rotation)
     assert bytes_of(virtual_stages=2).activations == 11 * (block + rotation)  # 2 (p - 1) + (v - 1) p + 1 chunks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_what_the_loss_holds_at_most(dtype: torch.dtype) -> None:
+    """Besides the gradients of the head, which are summed in float32, and of the inputs."""
+    tokens, chunk, hidden, vocabulary = 64, 16, 8, 4096
+    objective = {"name": "next_token", "chunk_tokens": chunk}
+    config = ModelConfig.model_validate(
+        {**SMALL, "hidden_size": hidden, "vocab_size": vocabulary, "objective": objective}
+    )
+    x = torch.zeros(tokens, hidden, dtype=dtype, requires_grad=True)
+    head = torch.zeros(vocabulary, hidden, dtype=dtype, requires_grad=True)
+    with LiveMemory() as memory:
+        config.objective.loss(x, head, torch.zeros(tokens, dtype=torch.int64), torch.ones(tokens), TorchLayers())
+    gradients = head.numel() * 4 + x.nbytes
+    expected = logits_bytes(config, LayoutSizes(bfloat16=dtype == torch.bfloat16), tokens=tokens)
+    assert expected == chunk * vocabulary * (12 if dtype == torch.bfloat16 else 4)
+    assert memory.most - gradients == pytest.approx(expected, rel=0.05)

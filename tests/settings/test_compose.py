@@ -254,6 +254,24 @@ def test_a_mistake_is_named_with_key_value_and_rule(
     assert "object_type" not in message
 
 
+def test_a_mistake_is_blamed_on_the_file_or_on_the_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    text = "run: {name: a, steps: 0, nam: 1}\nfilters: [plain]\n"
+    message = refuse(tmp_path, text, "optim=steep", "filters[0].eps=-1", "run.masked=3")
+    assert message.splitlines() == [
+        f"{file}:",
+        "  run.steps = 0: must be at least 1",
+        "  run.nam: unknown key; did you mean \"name\"?; the override '~run.nam' removes it",
+        "overrides:",
+        "  run.masked = 3: must be true or false",
+        "  optim.lr: is required",
+        "  filters.0.eps = -1: must be greater than 0",
+    ]
+    assert refuse(tmp_path, BASE, "~run.name") == "overrides:\n  run.name: is required"
+    both = refuse(tmp_path, "run: {name: a, limit: 5}", "run.steps=7")
+    assert both == f"{file} with overrides:\n  config: run.limit = 5 must be at least run.steps = 7"
+
+
 def test_all_mistakes_at_once_a_line_each(tmp_path: Path) -> None:
     message = refuse(tmp_path, "run: {steps: x, nam: y}\noptim: {name: steep, lr: 0}\nstages: [{}]\n")
     assert message.splitlines()[0] == f"{tmp_path / 'config.yaml'}:"

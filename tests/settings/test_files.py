@@ -1,13 +1,14 @@
-"""Reading JSON files that are right, wrong, or not there."""
+"""Reading JSON files that are right, wrong, or not there; files that appear together."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from settings import UserError
-from settings.files import read_json, write_json
+from settings.files import new_files, read_json, write_json
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -30,3 +31,22 @@ def test_a_file_that_is_not_there_has_the_callers_message(tmp_path: Path) -> Non
         read_json(tmp_path / "none.json", missing="build it first")
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path, missing="build it first")  # a folder is there
+
+
+def test_new_files_replace_those_of_their_names_or_none(tmp_path: Path) -> None:
+    for folder in (tmp_path / "new" / "folder", tmp_path / "old"):
+        with contextlib.suppress(InterruptedError), new_files(folder) as staging:
+            (staging / "a").write_text("1")
+            raise InterruptedError
+        assert not folder.exists()
+    folder.mkdir()
+    (folder / "a").write_text("0")
+    (folder / "mine").touch()
+    with contextlib.suppress(InterruptedError), new_files(folder) as staging:
+        (staging / "a").write_text("1")
+        raise InterruptedError
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "0", "mine": ""}
+    with new_files(folder) as staging:
+        (staging / "a").write_text("1")
+        (staging / "b").write_text("2")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "1", "b": "2", "mine": ""}

@@ -16,6 +16,7 @@ from pydantic import Field
 from settings import Settings, UserError, parse
 from settings.files import file_sha256, write_json
 from train.checkpoint.safetensors_file import read_header
+from train.held_out_loss import comparison_key
 
 FILE_NAME = "manifest.json"
 STATE_FILE_NAME = "state.json"
@@ -55,7 +56,7 @@ class Manifest(Settings):
         """The held-out loss, to be compared with those of other checkpoints; None without an evaluation."""
         if self.held_out_loss is None:
             return None
-        return MeasuredLoss(self.held_out_loss, on=json.dumps(self.held_out_on, sort_keys=True))
+        return MeasuredLoss(self.held_out_loss, on=comparison_key(self.held_out_on))
 
     def tensor_files(self, path: Path) -> list[Path]:
         """Returns all files but the state, in the checkpoint's folder `path`."""
@@ -67,7 +68,7 @@ class MeasuredLoss:
     """A held-out loss, which compares only with losses on the same sequences."""
 
     loss: float
-    on: str
+    on: str  # comparison key of the sequences
 
 
 class IncompleteCheckpointError(UserError):

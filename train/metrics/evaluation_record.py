@@ -9,8 +9,7 @@ from typing import Any
 
 from laws.forecasting.drift import DriftEvent
 from laws.forecasting.prediction import Prediction
-
-HELD_OUT_LOSS = "held_out/loss"
+from train.held_out_loss import HELD_OUT_LOSS
 
 
 @dataclass(frozen=True)

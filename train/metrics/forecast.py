@@ -17,7 +17,8 @@ from laws.curve import Floats, LossCurve, LrCurve, detect_warmup
 from laws.forecasting.drift import DriftDetector
 from laws.forecasting.prediction import Forecaster, Prediction, RunProgress
 from settings import UserError
-from train.metrics.evaluation_record import HELD_OUT_LOSS, EvaluationRecord, format_prediction, recalled_record
+from train.held_out_loss import HELD_OUT_LOSS
+from train.metrics.evaluation_record import EvaluationRecord, format_prediction, recalled_record
 from train.state import TrainState
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from settings.files import explained, naming, write_text
 from settings.jsonl import read_json_lines, read_steps
 from train.checkpoint.writer_lease import WriterLease
+from train.held_out_loss import HELD_OUT_LOSS
 
 
 class MetricsFile:
@@ -72,7 +73,7 @@ def drop_past(path: Path, *, step: int, evaluated: bool = True) -> None:
         return
     kept = [(line, values) for line, values in lines if values["step"] <= step]
     if not evaluated:
-        kept = [(line, values) for line, values in kept if values["step"] < step or "held_out/loss" not in values]
+        kept = [(line, values) for line, values in kept if values["step"] < step or HELD_OUT_LOSS not in values]
     write_text(path, "".join(f"{line}\n" for line, _ in kept))
 
 

@@ -76,13 +76,22 @@ class MetricsLogger:
             self._lines.notice(forecast.opening_line())
 
     def step(
-        self, state: TrainState, result: StepResult, *, lr: float, tokens: int, seconds: float, batch_hash: str
+        self,
+        state: TrainState,
+        result: StepResult,
+        *,
+        lr: float,
+        tokens: int,
+        seconds: float,
+        batch_hash: str,
+        rank_seconds: Mapping[str, float],
     ) -> None:
         """Logs a training step, which `state` counts already; `tokens` (unmasked) and `seconds` are the step's own.
 
         The loss of a step without tokens is not defined: it is null in the file, and not on TensorBoard's page.
 
         By `batch_hash`, the hash of the global batch, the lines of two runs show whether they trained on the same.
+        `rank_seconds`: the metrics of the ranks' own times, if they were compared after this step.
         """
         if self._file is None:
             return
@@ -98,7 +107,7 @@ class MetricsLogger:
             "seconds_per_step": seconds,
             "skipped_steps": state.skipped_steps,
         }
-        values |= {f"optim/{name}": value for name, value in result.diagnostics.items()}
+        values |= {f"optim/{name}": value for name, value in result.diagnostics.items()} | dict(rank_seconds)
         self._write(
             state.step, {"step": state.step, "tokens": state.tokens, "loss": loss, **values}, batch_hash=batch_hash
         )

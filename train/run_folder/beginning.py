@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from settings.files import explained
 from settings.jsonl import read_json_lines
 from train.checkpoint.manifest import folder_name
+from train.held_out_loss import HELD_OUT_LOSS
 from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import recorded_starts
 from train.state import TrainState
@@ -20,7 +22,8 @@ def begin(folder: RunFolder, state: TrainState | None, *, total_steps: int) -> t
     the steps to come would overwrite it. A start calls this after it has recorded itself. Raises RunError.
     """
     with explained("reading the metrics of the run"):
-        steps, garbled = _logged_steps(folder.metrics)
+        logged = _logged(folder.metrics)
+        steps, garbled = logged.steps, logged.garbled_lines
         warnings = []
         if state is None and (steps or garbled):
             return f"Starts at step 1: the run folder has no checkpoint. {_set_aside(folder, steps)}", []
@@ -34,7 +37,7 @@ def begin(folder: RunFolder, state: TrainState | None, *, total_steps: int) -> t
     if state is None:
         reason = "the run folder is new" if recorded_starts(folder.path) < 2 else "the run folder has no checkpoint yet"
         return f"Starts at step 1: {reason}.", []
-    warnings += _gap_warnings(steps, state.step)
+    warnings += _gap_warnings(logged, state)
     return _resume_line(state.step, later=max(steps, default=0), total_steps=total_steps), warnings
 
 
@@ -48,24 +51,41 @@ def _resume_line(step: int, *, later: int, total_steps: int) -> str:
     return f"Goes on from step {step}: checkpoint {name} is the newest complete one.{again}"
 
 
-def _gap_warnings(steps: set[int], step: int) -> list[str]:
-    """Returns a warning if metrics.jsonl lacks the last of the `step` steps that the checkpoint has taken."""
-    last = max((logged for logged in steps if logged <= step), default=0)
-    if last == step:
-        return []
-    held = f"ends at step {last}" if last else "holds none of the steps so far"
-    return [f"metrics.jsonl {held}, and the checkpoint is of step {step}: the steps before that stay missing in it"]
+def _gap_warnings(logged: _Logged, state: TrainState) -> list[str]:
+    """Returns a warning if metrics.jsonl lacks the last steps that the checkpoint has taken, or its last evaluation."""
+    step, evaluated = state.step, state.evaluated_step
+    last = max((one for one in logged.steps if one <= step), default=0)
+    if last != step:
+        held = f"ends at step {last}" if last else "holds none of the steps so far"
+        return [f"metrics.jsonl {held}, and the checkpoint is of step {step}: the steps before that stay missing in it"]
+    if evaluated in logged.steps - logged.evaluated_steps:
+        return [
+            f"metrics.jsonl has no held-out loss of step {evaluated}, which the checkpoint has evaluated: it stays "
+            "missing in it"
+        ]
+    return []
 
 
-def _logged_steps(path: Path) -> tuple[set[int], int]:
-    """Returns the steps in metrics.jsonl, and how many lines are garbled besides a last one that was cut off."""
+class _Logged(NamedTuple):
+    """The content of metrics.jsonl."""
+
+    steps: set[int]
+    evaluated_steps: set[int]
+    garbled_lines: int  # besides a last one that was cut off
+
+
+def _logged(path: Path) -> _Logged:
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        return set(), 0
+        return _Logged(set(), set(), 0)
     read = read_json_lines(path)
     cut_off = bool(lines) and (not read or read[-1][0].encode() != lines[-1])
-    return {values["step"] for _, values in read}, max(len(lines) - len(read) - cut_off, 0)
+    return _Logged(
+        {values["step"] for _, values in read},
+        {values["step"] for _, values in read if HELD_OUT_LOSS in values},
+        max(len(lines) - len(read) - cut_off, 0),
+    )
 
 
 def _set_aside(folder: RunFolder, steps: set[int]) -> str:

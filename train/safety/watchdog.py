@@ -32,6 +32,7 @@ _COLLECTIVES = (
     "deepspeed/comm/",
 )
 _WAITING = _ROOT / "parallel" / "waiting.py"  # for collectives that were started before
+_PATCHES = _ROOT / "parallel" / "patches"  # on a CPU one of them stands around every function of torch
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Watchdog:
         self._outer_frames = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    @property
+    def position(self) -> str:
+        """What the main thread does, such as `step 3, micro-batch 1 of 4`."""
+        return self._position
 
     def start(self) -> None:
         """Begins to watch. To be called in the main thread: reports leave out the frames outside the caller's."""
@@ -133,8 +139,13 @@ def place_of(frame: FrameType | None) -> str:
         if path == _WAITING or any(name in str(path) for name in _COLLECTIVES):
             if not frame.f_code.co_name.endswith("wrapper"):
                 collective = frame.f_code.co_name
-        elif path.is_relative_to(_ROOT) and not any(part.startswith(".") for part in path.relative_to(_ROOT).parts):
+        elif _is_lehrs(path) and _PATCHES not in path.parents:
             where = f"{path.relative_to(_ROOT)}:{frame.f_lineno}"
             return f"{collective} of {where}" if collective else f"{frame.f_code.co_name} at {where}"
         frame = frame.f_back
     return collective or "no code of lehr"
+
+
+def _is_lehrs(path: Path) -> bool:
+    """Returns whether a file is of lehr's source: not of an environment within its folder, such as .venv."""
+    return path.is_relative_to(_ROOT) and not any(part.startswith(".") for part in path.relative_to(_ROOT).parts)

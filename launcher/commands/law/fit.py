@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.commands.law.arguments import curve_law
+from launcher.commands.outputs import check_output
 from launcher.run.provenance import check_one_provenance, run_provenance
 from laws.curve import LossCurve
 from laws.fitting.fitted import Fit, fit_curves
@@ -65,6 +66,7 @@ def _check_outputs(output: Path | None, plot: Path | None) -> Path | None:
     if output is not None:
         if output.is_dir() or not output.parent.is_dir():
             raise UserError(f"--output {output} must be a file in a folder that exists, such as fit.json")
+        check_output(output, option="--output")
         plot = output.with_suffix(".png") if plot is None else plot
         if plot == output:
             raise UserError(f"--output {output} is also where the residual plot goes; call it {output.stem}.json")

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.commands.law.arguments import FitArgument, ParametersOption, read_constraints
+from launcher.commands.outputs import check_output
 from laws.curve import last_step
 from laws.fitting.fitted import Fit, load_fit
 from laws.schedule_search.candidate import Candidate
 from laws.schedule_search.search import search
 from schedules.table import write_table
 from settings import UserError
-from settings.files import output_of_user, write_text
+from settings.files import new_files, output_of_user, write_text
 
 
 def schedule_command(
@@ -39,6 +40,8 @@ def schedule_command(
 ) -> None:
     """Choose the best schedule by the law: of every family, and of free form."""
     console = Console()
+    if output is not None:
+        check_output(output, option="--output")
     law_fit = load_fit(fit)
     constraints = read_constraints(law_fit, constraint or [], parameters=parameters)
     if output is None and constraints.families == ():
@@ -75,11 +78,10 @@ def _write_folder(
 ) -> None:
     from launcher.commands.law.plots import plot_candidates
 
-    with output_of_user(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_table(candidates[0].schedule.lr, folder / "schedule.json")
-        plot_candidates(law_fit, candidates, folder / "schedule.png", parameters=parameters)
-        write_text(folder / "config.yaml", config)  # last, because it may name the table
+    with output_of_user(folder), new_files(folder) as staging:
+        write_table(candidates[0].schedule.lr, staging / "schedule.json")
+        plot_candidates(law_fit, candidates, staging / "schedule.png", parameters=parameters)
+        write_text(staging / "config.yaml", config)
 
 
 def _overrides(fragment: Mapping[str, Any]) -> str:

@@ -159,13 +159,18 @@ def test_no_command_imports_torch(fit_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failed_write_keeps_the_old_files(fit_file: Path, tmp_path: Path) -> None:
-    """The limit of file sizes stands for a full disk."""
+    """The limit of file sizes stands for a full disk; the schedule's table fits, and its plot does not."""
     known = tmp_path / "known.json"
     shutil.copy(fit_file, known)
     curves = [fit_file.parent / "cosine.csv", fit_file.parent / "constant.csv"]
+    schedule = ("schedule", fit_file, "--constraint", "families=linear", "-o")
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "schedule.json").write_text("[1]")
     for arguments in (
         ("fit", *curves, "--law=annealing", "--samples=9", "--warmup-steps=100", "-o", known),
-        ("schedule", fit_file, "--steps", 2000, "--constraint", "families=linear", "-o", tmp_path / "best"),
+        (*schedule, tmp_path / "best", "--steps", 2000),
+        (*schedule, tmp_path / "best", "--steps", 10),
+        (*schedule, tmp_path / "new", "--steps", 10),
     ):
         code = (
             "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -179,7 +184,8 @@ def test_a_failed_write_keeps_the_old_files(fit_file: Path, tmp_path: Path) -> N
         assert message.startswith("error: ")
         assert "cannot be written" in message
     assert known.read_bytes() == fit_file.read_bytes()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["best", "known.json"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["best", "known.json", "schedule.json"]
+    assert (tmp_path / "best" / "schedule.json").read_text() == "[1]"
 
 
 def test_compute(tmp_path: Path) -> None:

@@ -81,3 +81,26 @@ def test_a_reader_that_has_closed_the_pipe_ends_a_command_silently() -> None:
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plot {inputs}/runs/try -o {inputs}/runs/try/checkpoints/x.png",
+        "plot {inputs}/runs/try -o {checkpoint}/x.png",
+        "plot {inputs}/runs/try -o {shards}/x.png",
+        "plot {inputs}/runs/try -o {source}/train/x.png",
+        "export {inputs}/runs/try {checkpoint}/x",
+        "law fit {inputs}/curve.csv --law=annealing --samples=0 -o {checkpoint}/x.json",
+        "law fit {inputs}/curve.csv --law=annealing --samples=0 --plot {source}/x.png",
+        "law schedule {inputs}/fit.json --steps 50 --constraint free_form=false -o {source}",
+    ],
+)
+def test_no_output_goes_among_checkpoints_or_shards(command: str, inputs: Path, text_shards: Path) -> None:
+    """A file that does not belong to a checkpoint makes it incomplete."""
+    (checkpoint,) = (inputs / "runs" / "try" / "checkpoints").glob("step-*")
+    source = next(text_shards.glob("*/dataset.json")).parent
+    before = {path for folder in (checkpoint.parent, text_shards) for path in folder.rglob("*")}
+    message = refused(*command.format(inputs=inputs, checkpoint=checkpoint, shards=text_shards, source=source).split())
+    assert "the checkpoints of a run; give another path" in message or "shards" in message
+    assert before == {path for folder in (checkpoint.parent, text_shards) for path in folder.rglob("*")}

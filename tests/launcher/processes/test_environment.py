@@ -101,13 +101,14 @@ def test_a_variable_without_a_whole_number_is_named(name: str, value: str) -> No
         read_rank_info({**NUMBERS[name], name: value})
 
 
-@pytest.mark.parametrize("value", ["0", "-2", "many", "1.5", "99999999999", ",4"])
+@pytest.mark.parametrize("value", ["0", "-2", "many", "1.5", "4096", "99999999999", ",4"])
 def test_wrong_openmp_threads_are_refused_before_any_process_starts(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     first = value.partition(",")[0]
-    with pytest.raises(UserError, match=f'^OMP_NUM_THREADS = "{first}" must be a whole number from 1 to 4096$'):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    with pytest.raises(UserError, match=f'^OMP_NUM_THREADS = "{first}" must be a whole number from 1 to 128$'):
         check_environment()
 
 
@@ -172,6 +173,37 @@ def test_a_rank_takes_its_share_of_the_cores_unless_omp_num_threads_is_set() -> 
     assert (omp_threads, threads) == ("1", "1")
     shared = code.replace("0, 1, 1, 0", "0, 99, 99, 0")
     assert run_python(shared, environ).split()[:2] == ["1", "1"]
+
+
+@pytest.mark.slow
+def test_the_one_thread_of_torchrun_is_not_the_users(tmp_path: Path) -> None:
+    """torchrun sets OMP_NUM_THREADS to 1 for two ranks or more, unless the user has set it, maybe to 1 too."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import launcher.processes.environment as environment\n"
+        "environment.available_cores = lambda: 12\n"
+        "environment.prepare_process(environment.read_rank_info())\n"
+        "import os, torch; print(f'threads={torch.get_num_threads()},{os.environ[\"OMP_NUM_THREADS\"]}', flush=True)\n"
+    )
+    root = str(Path(__file__).parents[3])
+    environ = {**{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}, "PYTHONPATH": root}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    for users, expected in ((None, "6,6"), ("1", "1,1"), ("2", "2,2")):
+        env = environ if users is None else {**environ, "OMP_NUM_THREADS": users}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=200)
+        assert done.stdout.split() == [f"threads={expected}"] * 2
+
+
+def test_a_gpus_memory_is_allocated_in_expandable_segments_unless_the_user_chooses() -> None:
+    code = (
+        "from launcher.processes.environment import prepare_imports\n"
+        "prepare_imports()\n"
+        "import os; print(os.environ.get('PYTORCH_ALLOC_CONF'), os.environ.get('PYTORCH_CUDA_ALLOC_CONF'))\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
+    assert run_python(code, environ).split() == ["expandable_segments:True", "None"]
+    for name, expected in (("PYTORCH_ALLOC_CONF", "x None"), ("PYTORCH_CUDA_ALLOC_CONF", "None x")):
+        assert run_python(code, {**environ, name: "x"}).split() == expected.split()
 
 
 @pytest.mark.parametrize(

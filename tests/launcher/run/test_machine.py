@@ -11,11 +11,14 @@ import pytest
 from launcher.processes.environment import gpus_are_hidden
 from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.run.config import RunConfig
-from launcher.run.machine import GIB, Machine, check_machine, memory_warnings, read_machine
+from launcher.run.machine import GIB, Machine, check_machine, memory_warnings, precision_warnings, read_machine
 from settings import UserError, compose
 
-CPU = Machine(gpus=0, gpu_bytes=0, free_bytes=64 * GIB, cpu_build=True, nvidia_gpus=False)
-GPUS = Machine(gpus=4, gpu_bytes=80 * GIB, free_bytes=512 * GIB, cpu_build=False, nvidia_gpus=True)
+H100 = "NVIDIA H100 80GB HBM3"
+CPU = Machine(gpus=0, gpu_bytes=0, free_bytes=64 * GIB, cpu_build=True, gpu_name="", tf32=False, nvidia_gpus=False)
+GPUS = Machine(
+    gpus=4, gpu_bytes=80 * GIB, free_bytes=512 * GIB, cpu_build=False, gpu_name=H100, tf32=False, nvidia_gpus=True
+)
 
 
 def compose_run(config: Path, *overrides: str) -> RunConfig:
@@ -75,6 +78,16 @@ def test_gpus_that_the_user_hides_are_no_gpus(monkeypatch: pytest.MonkeyPatch, v
     if value is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert gpus_are_hidden() == hidden
+
+
+def test_float32_without_tf32_on_a_gpu_is_warned_of(config: Path) -> None:
+    in_float32, in_bfloat16 = compose_run(config), compose_run(config, "train.precision=bfloat16")
+    (warning,) = precision_warnings(in_float32, GPUS)
+    assert f"at most 67 TFLOP/s, where bfloat16 has 989 ({H100})" in warning
+    (warning,) = precision_warnings(in_float32, replace(GPUS, gpu_name="NVIDIA X"))
+    assert "several times slower than bfloat16 (NVIDIA X)" in warning
+    for run, machine in ((in_bfloat16, GPUS), (in_float32, replace(GPUS, tf32=True)), (in_float32, CPU)):
+        assert precision_warnings(run, machine) == []
 
 
 LARGE = (  # 6.5e9 weights, of 16 bytes each with their gradient and state: 97 GiB

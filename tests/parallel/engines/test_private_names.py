@@ -17,6 +17,7 @@ DEEPSPEED = {  # of engine.optimizer, by ZeRO stage: name -> the file that uses 
         "_global_grad_norm": "gradient_clipping.py",
         "_lazy_init_hp_params_optimizer_state": "deepspeed_engine.py",
         "update_lp_params": "deepspeed_engine.py",
+        "averaged_gradients": "deepspeed_engine.py",
     },
     3: {
         "_global_grad_norm": "gradient_clipping.py",
@@ -24,6 +25,7 @@ DEEPSPEED = {  # of engine.optimizer, by ZeRO stage: name -> the file that uses 
         "_reassign_or_swap_out_partitioned_parameters": "deepspeed_engine.py",
         "fp32_partitioned_groups_flat": "deepspeed_engine.py",
         "persistent_parameters": "deepspeed_engine.py",
+        "grad_partitions_flat_buffer": "deepspeed_engine.py",
         "sub_group_to_group_id": "deepspeed_engine.py",
     },
 }

@@ -76,7 +76,9 @@ class Run:
             self.skipped += step in skip
             state = TrainState(step=step, tokens=step, skipped_steps=self.skipped)
             result = StepResult(nll=3.0, grad_norm=1.0, skipped=step in skip)
-            self.metrics.step(state, result, lr=float(self.lr[step - 1]), tokens=1, seconds=1.0, batch_hash="")
+            self.metrics.step(
+                state, result, lr=float(self.lr[step - 1]), tokens=1, seconds=1.0, batch_hash="", rank_seconds={}
+            )
             if step % EVERY == 0:
                 loss = true_loss(step - self.skipped) * (factor or {}).get(step, 1.0)
                 self.metrics.evaluation(state, Evaluation({"plays": SourceLoss(loss, 1.0, 10)}))

@@ -49,6 +49,7 @@ def take_steps(metrics: MetricsLogger, first: int, last: int) -> None:
             tokens=100,
             seconds=2.0,
             batch_hash=f"{step:016x}",
+            rank_seconds={},
         )
 
 
@@ -83,7 +84,7 @@ def test_a_step_without_tokens_has_no_loss(tmp_path: Path) -> None:
     out = io.StringIO()
     metrics = open_metrics(tmp_path, Console(file=out, width=200))
     result = StepResult(nll=0.0, grad_norm=0.0, skipped=False, diagnostics={})
-    metrics.step(TrainState(step=1), result, lr=1e-3, tokens=0, seconds=2.0, batch_hash="")
+    metrics.step(TrainState(step=1), result, lr=1e-3, tokens=0, seconds=2.0, batch_hash="", rank_seconds={})
     take_steps(metrics, 2, 2)
     metrics.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -258,7 +259,15 @@ def test_a_step_that_was_skipped_says_so(tmp_path: Path) -> None:
     out = io.StringIO()
     metrics = open_metrics(tmp_path, Console(file=out))
     result = StepResult(nll=math.nan, grad_norm=math.nan, skipped=True)
-    metrics.step(TrainState(step=1, skipped_steps=1), result, lr=1e-3, tokens=100, seconds=1.0, batch_hash="0" * 16)
+    metrics.step(
+        TrainState(step=1, skipped_steps=1),
+        result,
+        lr=1e-3,
+        tokens=100,
+        seconds=1.0,
+        batch_hash="0" * 16,
+        rank_seconds={},
+    )
     metrics.close()
     assert "not finite" in out.getvalue()
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["skipped_steps"] == 1

@@ -89,6 +89,19 @@ def test_metrics_that_are_gone_or_garbled_are_warned_of(folder: RunFolder) -> No
     assert folder.metrics.read_text() == text
 
 
+def test_a_held_out_loss_that_was_cut_off_is_warned_of(folder: RunFolder) -> None:
+    """The last line is the evaluation of the checkpoint's own step."""
+    state = TrainState(step=4, evaluated_step=4)
+    log(folder, range(1, 5), more='{"step": 4, "held_out/lo')
+    _, (lost,) = begin(folder, state, total_steps=9)
+    assert "has no held-out loss of step 4, which the checkpoint has evaluated" in lost
+    for line in ('{"step": 4, "held_out/loss": 3.5}\n', '{"step": 4, "held_out/loss": null}\n'):
+        log(folder, range(1, 5), more=line)
+        assert begin(folder, state, total_steps=9)[1] == []
+    log(folder, range(1, 5))
+    assert begin(folder, TrainState(step=4), total_steps=9)[1] == []  # stopped within its evaluation, made anew
+
+
 def test_a_lost_record_of_starts_is_warned_of(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     folder.record.unlink()

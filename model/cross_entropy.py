@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from model.layers import Layers
+from model.precision import cast, wide_dtype
 
 LOG2_E = math.log2(math.e)
 
@@ -74,7 +75,7 @@ def _run(
     x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, plan: _Plan, *, want_x: bool, want_head: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns total, nll, and the wanted gradients of the total (the head's summed over chunks in fp32)."""
-    wide = torch.promote_types(x_ND.dtype, torch.float32)
+    wide = wide_dtype(x_ND)
     # In float64: of thousands of chunks, fp32 would round the last ones away.
     total, nll = (x_ND.new_zeros((), dtype=torch.float64) for _ in range(2))
     grad_x_ND = torch.empty_like(x_ND) if want_x else None
@@ -85,7 +86,7 @@ def _run(
     for start in range(0, x_ND.shape[0], plan.chunk_tokens):
         chunk = slice(start, start + plan.chunk_tokens)
         x_nD, local_n, weights_n = x_ND[chunk], local_N[chunk], weights_N[chunk].to(wide)
-        logits_nv = torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)]).to(wide)
+        logits_nv = cast(torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)]), wide)
         here_n = (local_n >= 0) & (local_n < head_vD.shape[0])
         column_n1 = local_n.clamp(0, head_vD.shape[0] - 1)[:, None]
         aim_n = logits_nv.gather(1, column_n1)[:, 0] * here_n
@@ -95,18 +96,18 @@ def _run(
         denominator_n, aim_n = plan.layers.sum(torch.stack((exp_nv.sum(1), aim_n)))
         lse_n = highest_n + denominator_n.log()
         nll_n = lse_n - aim_n
-        total += (weights_n * (nll_n + plan.z_loss * lse_n.square())).sum(dtype=torch.float64)
-        nll += torch.where(weights_n > 0, nll_n, 0.0).sum(dtype=torch.float64)
+        total = total + (weights_n * (nll_n + plan.z_loss * lse_n.square())).sum(dtype=torch.float64)
+        nll = nll + torch.where(weights_n > 0, nll_n, 0.0).sum(dtype=torch.float64)
         if grad_x_ND is None and grad_head_vD is None:
             continue
         # d total / d logit_j = weight · ((1 + 2 z lse) softmax_j - [j is the target])
         slope_n = weights_n * (1 + 2 * plan.z_loss * lse_n) / denominator_n
         grad_nv = exp_nv.mul_(slope_n[:, None])
         grad_nv.scatter_add_(1, column_n1, -(weights_n * here_n)[:, None])
-        grad_nv = grad_nv.to(x_ND.dtype)
+        grad_nv = cast(grad_nv, x_ND.dtype)
         if grad_x_ND is not None:
             torch.mm(grad_nv, head_vD, out=grad_x_ND[chunk])
         if grad_head_vD is not None:
             grad_head_vD.addmm_(grad_nv.mT, x_nD) if wide == x_ND.dtype else grad_head_vD.add_(grad_nv.mT @ x_nD)
-    grad_head_vD = None if grad_head_vD is None else grad_head_vD.to(head_vD.dtype)
-    return total.to(wide), nll.to(wide), grad_x_ND, grad_head_vD
+    grad_head_vD = None if grad_head_vD is None else cast(grad_head_vD, head_vD.dtype)
+    return cast(total, wide), cast(nll, wide), grad_x_ND, grad_head_vD

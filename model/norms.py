@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from model.parameter import ParamSpec, declare
+from model.precision import at_least_fp32, cast
 from settings import Registry, Settings
 
 
@@ -52,7 +53,7 @@ class RMSNorm(nn.Module):
         self.weight = declare(torch.empty(size), ParamSpec(init=1.0, scale=scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _RMSNorm.apply(x, _at_least_fp32(self.weight) * self.scale, self.eps)  # type: ignore[no-untyped-call]
+        out: Tensor = _RMSNorm.apply(x, at_least_fp32(self.weight) * self.scale, self.eps)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -67,20 +68,19 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        wide = _at_least_fp32(x)
+        wide = at_least_fp32(x)
         root = (torch.linalg.vecdot(wide, wide)[..., None] / x.shape[-1] + eps).rsqrt()
         ctx.save_for_backward(x, gain, root)
-        out: Tensor = (wide * root).mul_(gain).to(x.dtype)
-        return out
+        return cast(wide * root * gain, x.dtype)  # not in place (model/precision.py)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, root = ctx.saved_tensors
-        wide, wide_grad = _at_least_fp32(x), _at_least_fp32(grad)
+        wide, wide_grad = at_least_fp32(x), at_least_fp32(grad)
         product = wide_grad * wide
         pull = (product @ gain)[..., None] * root.pow(3) / -x.shape[-1]
         grad_x = (wide_grad * gain).mul_(root).addcmul_(wide, pull)
-        return grad_x.to(x.dtype), _weighted_sum_of_rows(root.flatten(), product.flatten(0, -2)), None
+        return cast(grad_x, x.dtype), _weighted_sum_of_rows(root.flatten(), product.flatten(0, -2)), None
 
 
 class LayerNorm(nn.Module):
@@ -94,8 +94,8 @@ class LayerNorm(nn.Module):
         self.bias = declare(torch.empty(size), ParamSpec(init=0.0, scale=scale)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = _at_least_fp32(self.weight) * self.scale
-        shift = None if self.bias is None else _at_least_fp32(self.bias) * self.scale
+        gain = at_least_fp32(self.weight) * self.scale
+        shift = None if self.bias is None else at_least_fp32(self.bias) * self.scale
         out: Tensor = _LayerNorm.apply(x, gain, shift, self.eps)  # type: ignore[no-untyped-call]
         return out
 
@@ -105,15 +105,15 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor | None, eps: float) -> Tensor:
-        wide = _at_least_fp32(x)
+        wide = at_least_fp32(x)
         out, mean, root = torch.native_layer_norm(wide, gain.shape, gain, shift, eps)
         ctx.save_for_backward(x, gain, shift, mean, root)
-        return out.to(x.dtype)
+        return cast(out, x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, gain, shift, mean, root = ctx.saved_tensors
-        wide, wide_grad = _at_least_fp32(x), _at_least_fp32(grad)
+        wide, wide_grad = at_least_fp32(x), at_least_fp32(grad)
         mask = [True, True, shift is not None]
         rows = [each.flatten(0, -2) for each in (wide_grad, wide, mean, root)]
         # torch's CUDA kernel adds up blocks of rows by itself.
@@ -127,7 +127,7 @@ class _LayerNorm(torch.autograd.Function):
         )
         grad_x = (torch.cat(grads_x) if len(grads_x) > 1 else grads_x[0]).view(x.shape)
         grad_shift = None if shift is None else torch.stack(grads_shift).sum(0)
-        return grad_x.to(x.dtype), torch.stack(grads_gain).sum(0), grad_shift, None
+        return cast(grad_x, x.dtype), torch.stack(grads_gain).sum(0), grad_shift, None
 
 
 @NORMS.register
@@ -152,11 +152,6 @@ class LayerNormConfig(NormConfig):
 
     def build(self, size: int, *, bias: bool, scale: float = 1.0) -> nn.Module:
         return LayerNorm(size, eps=self.eps, scale=scale, bias=bias)
-
-
-def _at_least_fp32(x: Tensor) -> Tensor:
-    """Returns x itself if it is fp32 or fp64, else x in fp32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _weighted_sum_of_rows(weights_N: Tensor, x_ND: Tensor) -> Tensor:

@@ -12,11 +12,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from model.parameter import ParamSpec, declare
+from model.precision import at_least_fp32, cast
 from settings import Registry, Settings
 
 
 class Rotation(NamedTuple):
-    """cos and sin of each feature's angle, fp32, [T, B, 1, K]: computed once per micro-batch, for all layers."""
+    """cos and sin of each feature's angle, fp32, [T, B, 1, K]: computed once per micro-batch, for all layers.
+
+    The sine of the first K/2 features is negative, as it enters x_i cos - x_(i + K/2) sin.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -58,8 +62,9 @@ class RoPEConfig(PositionConfig):
     def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation:
         index = torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32)
         speed = 1.0 / (self.theta ** (index / head_size))
-        angles = positions_BT.transpose(0, 1)[..., None, None].float() * torch.cat((speed, speed))
-        return Rotation(angles.cos(), angles.sin())
+        position_TB11 = positions_BT.transpose(0, 1)[..., None, None].float()
+        angles = position_TB11 * torch.cat((speed, speed))
+        return Rotation(angles.cos(), (position_TB11 * torch.cat((-speed, speed))).sin())
 
     def kept_per_token(self, head_size: int) -> int:
         return 2 * head_size
@@ -114,9 +119,6 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turn(x_TBHK: Tensor, cos_TB1K: Tensor, sin_TB1K: Tensor, sense: float) -> Tensor:
-    wide_TBHK = x_TBHK.to(torch.promote_types(x_TBHK.dtype, torch.float32))
-    half = x_TBHK.shape[-1] // 2
-    out_TBHK = wide_TBHK * cos_TB1K
-    out_TBHK[..., :half].addcmul_(wide_TBHK[..., half:], sin_TB1K[..., :half], value=-sense)
-    out_TBHK[..., half:].addcmul_(wide_TBHK[..., :half], sin_TB1K[..., half:], value=sense)
-    return out_TBHK.to(x_TBHK.dtype)
+    wide_TBHK = at_least_fp32(x_TBHK)
+    partner_TBHK = wide_TBHK.roll(x_TBHK.shape[-1] // 2, -1)
+    return cast(torch.addcmul(wide_TBHK * cos_TB1K, partner_TBHK, sin_TB1K, value=sense), x_TBHK.dtype)

@@ -8,6 +8,7 @@ from model.config import ModelConfig
 
 SEQ_LENGTH = 2048
 VOCABULARY = 50304
+PEAK_FLOPS = 989e12  # bfloat16, dense, of H100 and H200: the goals' MFU is measured against it
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,5 @@ SIZES = {
     "410M": Size(24, 1024, 16, 2816, 8, goal=181_000),
     "1.3B": Size(24, 2048, 16, 5632, 4, goal=60_000),
 }
+TINY_SIZE = Size(2, 64, 2, 128, 2, vocab_size=512)
+TINY_SEQ_LENGTH = 64

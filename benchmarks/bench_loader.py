@@ -10,8 +10,6 @@ batches. Memory is private (anonymous) memory, without the page cache, of a fres
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import statistics
 import subprocess
 import sys
@@ -24,48 +22,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+from random_shards import write_random_shards
 
 from data.batches.loader import Loader
 from data.config import DataConfig
 
 SEQ_LENGTH = 1024
 VOCAB_SIZE = 50_000
-
-
-def write_shards(folder: Path, megabytes: int, document_tokens: int) -> Path:
-    """Writes a source of one file of random tokens; document lengths are exponentially distributed."""
-    rng = np.random.default_rng(0)
-    tokens = megabytes * 500_000
-    lengths = 1 + rng.exponential(document_tokens, tokens // document_tokens * 2).astype(np.int64)
-    ends = np.cumsum(lengths)
-    ends = np.append(ends[ends < tokens], tokens).astype("<u8")
-    shard = folder / "random/train/00000.ds"
-    shard.parent.mkdir(parents=True)
-    with shard.open("wb") as file:
-        for start in range(0, tokens, 5_000_000):
-            rng.integers(1, VOCAB_SIZE, min(5_000_000, tokens - start), dtype=np.uint16).tofile(file)
-    ends.tofile(f"{shard}.index")
-    (folder / "tokenizer.json").write_text("none")
-    file_info = {
-        "path": "train/00000.ds",
-        "tokens": tokens,
-        "documents": len(ends),
-        "sha256": "",
-        "index_sha256": "",
-    }
-    split = {"documents": len(ends), "tokens": tokens, "text_bytes": 4 * tokens, "files": [file_info]}
-    tokenizer = {"path": "tokenizer.json", "sha256": hashlib.sha256(b"none").hexdigest(), "vocab_size": VOCAB_SIZE}
-    info = {
-        "source": "random",
-        "licence": "none",
-        "language": "und",
-        "tokenizer": {**tokenizer, "eos_id": 0},
-        "token_bytes": 2,
-        "pipeline": {},
-        "splits": {"train": split},
-    }
-    (folder / "random/dataset.json").write_text(json.dumps(info))
-    return shard
 
 
 def megatron(shard: Path) -> Any:
@@ -105,7 +68,12 @@ def speed(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shard = write_shards(folder, arguments.megabytes[0], arguments.document_tokens)
+        shard = write_random_shards(
+            folder,
+            tokens=arguments.megabytes[0] * 500_000,
+            document_tokens=arguments.document_tokens,
+            vocab_size=VOCAB_SIZE,
+        )
         dataset = megatron(shard)
         batch, batches = arguments.batch, arguments.rows // arguments.batch
         position = 0
@@ -157,7 +125,12 @@ def memory(arguments: argparse.Namespace) -> None:
     """Prints the memory of a fresh process that reads all rows, for each size of shards."""
     for megabytes in arguments.megabytes:
         with tempfile.TemporaryDirectory() as name:
-            write_shards(Path(name), megabytes, arguments.document_tokens)
+            write_random_shards(
+                Path(name),
+                tokens=megabytes * 500_000,
+                document_tokens=arguments.document_tokens,
+                vocab_size=VOCAB_SIZE,
+            )
             command = [sys.executable, __file__, "--read", name, "--batch", str(arguments.batch)]
             subprocess.run(command, check=True)
 

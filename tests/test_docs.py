@@ -110,8 +110,11 @@ def test_command_is_valid(where: str, command: str) -> None:
         parse_lehr(words)
         check_config(words)
     elif program == "make":
-        targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(words) <= set(targets)
+        makefile = (ROOT / "Makefile").read_text()
+        targets = re.findall(r"^([\w./-]+):", makefile, re.MULTILINE)
+        variables = re.findall(r"^(\w+) \?=", makefile, re.MULTILINE)
+        assert {word for word in words if "=" not in word} <= set(targets)
+        assert {word.split("=")[0] for word in words if "=" in word} <= set(variables)
     else:
         from torch.distributed.run import get_args_parser
 

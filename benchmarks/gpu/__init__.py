@@ -1,0 +1,1 @@
+"""The measurements on a machine with one GPU: `make gpu`, phase by phase, into one record."""

@@ -1,0 +1,54 @@
+"""Training speed and memory of one size through `lehr train`, compiled and eager, with a profile of one step each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+from gpu.context import Context, Row
+from gpu.lehr_runs import mfu, overrides, read_steps, speed_of, train_command, write_config
+from gpu.processes import run
+from gpu.step_profile import ON_GPU, read_profile
+from launcher.run.config import load_run_config
+from launcher.run.estimate import estimate_step
+from launcher.run.preflight import model_with_vocabulary
+
+_WARM_STEPS = 4
+_LIMIT_SECONDS = 60.0
+
+
+def measure(context: Context, size_name: str, masks: str = "") -> Iterator[Row]:
+    """Yields a row for each way to compute; with `documents` as `masks`, only the compiled one, with document masks.
+
+    The tiny form is eager, since a CPU compiles for half a minute.
+    """
+    size = context.size(size_name)
+    config = write_config(context, size)
+    for compiled in (False,) if context.tiny else (True,) if masks else (True, False):
+        name = f"{size_name} {'compiled' if compiled else 'eager'}{' ' if masks else ''}{masks}"
+        steps = 8 if context.tiny else 14
+        profiled = steps - 1
+        values = {
+            "train.compile": compiled,
+            "train.steps": steps,
+            "data.document_masking": bool(masks),
+            "train.profile": {"first_step": profiled, "steps": 1},
+        }
+        folder = context.folder / "runs" / name.replace(" ", "-")
+        ended = run(train_command(config, folder.name, values), context.folder / f"{folder.name}.log", _LIMIT_SECONDS)
+        found = read_steps(folder)
+        if ended.code != 0 or len(found) < steps:
+            yield {"case": name, "outcome": f"ended with {ended.code}", "output": ended.tail()}
+            continue
+        run_config = load_run_config(config, overrides(values))
+        estimate = estimate_step(run_config, model_with_vocabulary(run_config), world_size=1)
+        speed = speed_of(found, warm=_WARM_STEPS, without=profiled)
+        yield {
+            "case": name,
+            **speed,
+            "mfu": mfu(speed["tokens_per_second"], estimate.flops / estimate.tokens),
+            "estimated_gib": round(estimate.rank.total / 2**30, 2),
+            **({"goal": size.goal} if compiled and size.goal and not masks else {}),
+            "profile": read_profile(folder, ("cpu_op",) if context.tiny else ON_GPU),
+        }
+        shutil.rmtree(folder)

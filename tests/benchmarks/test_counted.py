@@ -1,0 +1,115 @@
+"""The kernels that `benchmarks/counted.py` counts, against what is known of their number, bytes and FLOPs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from counted import CAUSES, ROOT, count_step, seconds, table
+from counted_kernels import Kernel, KernelTrace
+from gpu.sizes import Size
+from processes import run_ranks
+
+from model.size import non_embedding_parameters
+
+SEQ_LENGTH = 16
+
+
+def size_of(num_layers: int) -> Size:
+    return Size(num_layers, hidden_size=64, num_heads=4, ffn_size=96, micro_batch_size=3, vocab_size=256)
+
+
+def steps_of_three_sizes() -> list[list[Kernel]]:
+    return [count_step(size_of(num_layers), seq_length=SEQ_LENGTH) for num_layers in (2, 4, 6)]
+
+
+def traced(run: Callable[[], object]) -> list[Kernel]:
+    with KernelTrace(lambda file: None) as trace:
+        run()
+    return trace.kernels
+
+
+def test_a_step_has_the_products_of_its_model_and_every_layer_the_same_kernels() -> None:
+    ((two, four, six),) = run_ranks(1, steps_of_three_sizes, join=False)
+    products = [kernel for kernel in two if kernel.cause.startswith("products")]
+    size = size_of(2)
+    weights = non_embedding_parameters(size.model()) + size.vocab_size * size.hidden_size
+    assert sum(kernel.flops for kernel in products) == 6 * weights * 2 * size.micro_batch_size * SEQ_LENGTH
+    assert sum(kernel.launches for kernel in products) == 2 * 3 * (2 * 7 + 1)  # micro-batches, passes, matrices
+
+    of_two, of_four, of_six = (Counter(kernel.cause for kernel in step) for step in (two, four, six))
+    blocks = {"norms", "rotary", "SwiGLU", "attention", "products of the blocks", "accumulation"}
+    assert set(of_two) == {*blocks, "cross-entropy", "products of the head", "residual, embedding", "optimizer"}
+    for cause in of_two:
+        assert of_six[cause] - of_four[cause] == of_four[cause] - of_two[cause], cause
+        assert (of_four[cause] > of_two[cause]) == (cause in {*blocks, "residual, embedding"}), cause
+
+
+def test_views_and_allocations_are_no_kernels() -> None:
+    x = torch.empty(4, 6, device="meta")
+    assert traced(lambda: (x.t(), x[1:], x.view(24), x[:, None].expand(4, 3, 6), torch.empty_like(x))) == []
+
+
+def test_bytes_are_those_read_and_written() -> None:
+    x, row = torch.empty(4, 6, device="meta"), torch.empty(6, device="meta")
+    (added,) = traced(lambda: x + row)
+    assert added.bytes == 4 * (24 + 6 + 24)
+    (in_place,) = traced(lambda: x.add_(row.expand(4, 6)))
+    assert in_place.bytes == 4 * (24 + 6 + 24)
+    (filled,) = traced(lambda: x.zero_())
+    assert filled.bytes == 4 * 24
+    (cast,) = traced(lambda: x.to(torch.bfloat16))
+    assert cast.bytes == 4 * 24 + 2 * 24
+    (square,) = traced(lambda: torch.mul(x, x, out=torch.empty_like(x)))
+    assert square.bytes == 4 * 48
+
+
+def test_indexed_operations_move_what_the_index_selects() -> None:
+    embeddings, index = torch.empty(1000, 8, device="meta"), torch.empty(3, dtype=torch.int64, device="meta")
+    (found,) = traced(lambda: torch.nn.functional.embedding(index, embeddings))
+    assert found.bytes == 4 * 2 * 24 + 8 * 3
+
+
+def test_a_backward_kernel_has_the_cause_of_its_forward_operation() -> None:
+    x = torch.empty(4, 6, device="meta", requires_grad=True)
+    with KernelTrace(lambda file: "this file" if file == Path(__file__) else None) as trace:
+        y = torch.nn.functional.silu(x)
+        y.backward(torch.empty_like(y))
+    assert [(kernel.name, kernel.cause) for kernel in trace.kernels] == [
+        ("silu", "this file"),
+        ("silu_backward", "this file"),
+    ]
+
+
+@pytest.mark.parametrize(("tensors", "launches"), [(1, 1), (36, 1), (37, 2), (72, 2)])
+def test_a_fused_update_is_a_launch_for_each_36_small_tensors(tensors: int, launches: int) -> None:
+    def update() -> None:
+        lists = [[torch.empty(8, device="meta") for _ in range(tensors)] for _ in range(4)]
+        steps = [torch.empty((), device="meta")] * tensors
+        options = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "eps": 1e-8}
+        torch._fused_adamw_(*lists, [], steps, amsgrad=False, maximize=False, **options)
+
+    assert [each.launches for each in traced(update)] == [launches]
+
+
+def test_a_large_tensor_takes_several_launches() -> None:
+    large = [torch.empty(321 * 65536, device="meta")]
+    assert [each.launches for each in traced(lambda: torch._foreach_mul_(large, 2.0))] == [2]
+
+
+def test_the_table_adds_up() -> None:
+    kernels = [
+        Kernel("mm", "products", 1, 10**6, 779 * 10**9, torch.bfloat16),
+        Kernel("add", "norms", 2, 43 * 10**8, 0, torch.float32),
+    ]
+    assert [seconds(kernel) for kernel in kernels] == [pytest.approx(1e-3), pytest.approx(1e-3)]
+    lines = table(kernels, name="cause", key="cause")
+    assert lines[0] == "| cause | launches | GB | ms |"
+    assert lines[-1] == "| all | 3 | 4.3 | 2.0 |"
+
+
+def test_the_files_of_the_causes_exist() -> None:
+    assert [file for file in CAUSES if not (ROOT / file).exists()] == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from parallel.gather import gather_json
+from parallel.gather import broadcast_json, gather_json
 from settings import RunError, UserError
 
 
@@ -22,11 +22,39 @@ def agree(action: Callable[[], Any], group: dist.ProcessGroup | None = None) -> 
         mine["result"] = action()
     except Exception as error:
         failure = error
-        mine = {"failure": str(error) or type(error).__name__, "user": isinstance(error, UserError)}
+        mine = _described(error)
     everyone = gather_json(mine, group)
     if failure is not None:
         raise failure
     for rank, outcome in enumerate(everyone):
-        if "failure" in outcome:
-            raise UserError(outcome["failure"]) if outcome["user"] else RunError(f"rank {rank}: {outcome['failure']}")
+        _raise_failure(rank, outcome)
     return [outcome["result"] for outcome in everyone]
+
+
+def from_first_rank(action: Callable[[], Any], group: dist.ProcessGroup | None = None) -> Any:
+    """Runs the action on the group's first rank alone, and returns its result on every rank. A collective.
+
+    So a file that all ranks need is read once. If the action raises, all ranks raise.
+    """
+    failure: Exception | None = None
+    outcome: dict[str, Any] = {}
+    if dist.get_rank(group) == 0:
+        try:
+            outcome["result"] = action()
+        except Exception as error:
+            failure = error
+            outcome = _described(error)
+    outcome = broadcast_json(outcome, group)
+    if failure is not None:
+        raise failure
+    _raise_failure(0, outcome)
+    return outcome["result"]
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    return {"failure": str(error) or type(error).__name__, "user": isinstance(error, UserError)}
+
+
+def _raise_failure(rank: int, outcome: dict[str, Any]) -> None:
+    if "failure" in outcome:
+        raise UserError(outcome["failure"]) if outcome["user"] else RunError(f"rank {rank}: {outcome['failure']}")

@@ -24,6 +24,17 @@ def largest_over_world(values: Sequence[int]) -> list[int]:
     return [int(value) for value in largest]
 
 
+def broadcast_json(value: Any, group: dist.ProcessGroup | None = None) -> Any:
+    """Returns the group's first rank's value on every rank. It is sent as JSON, once and not once a rank."""
+    is_first = dist.get_rank(group) == 0
+    payload = torch.frombuffer(bytearray(json.dumps(value if is_first else None).encode()), dtype=torch.uint8)
+    size = torch.tensor([payload.numel()])
+    dist.broadcast(size, group=group, group_src=0)
+    received = payload if is_first else torch.zeros(int(size), dtype=torch.uint8)
+    dist.broadcast(received, group=group, group_src=0)
+    return json.loads(received.numpy().tobytes().decode())
+
+
 def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Returns every rank's value, by rank. They are sent as JSON (nothing that is received is ever unpickled)."""
     payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)

@@ -27,9 +27,9 @@ from data.batches.check_training_data import check_training_data
 from data.batches.held_out import HeldOutLoader
 from data.batches.loader import Loader
 from data.config import DataConfig
-from data.shards.verify import verify_shards
 from launcher.run.config import RunConfig
 from launcher.run.preflight import check_config
+from launcher.run.verify_shards import verify_run_shards
 from laws.reading.curves import read_curve
 from settings import RunError, UserError, compose
 from train.checkpoint.discovery import latest_checkpoint
@@ -132,7 +132,7 @@ def test_overrides(tmp_path: Path, shards: Path) -> None:
 
 def use_shards(config: DataConfig) -> None:
     check_training_data(config, seq_length=32)
-    verify_shards(config, config.shards.with_name("verified.json"))
+    verify_run_shards(config)
     loader = Loader(config, seed=1, seq_length=32, rows_per_step_global=8)
     try:
         for step in range(3):

@@ -19,6 +19,6 @@ def check_training_data(config: DataConfig, seq_length: int) -> Shards:
     build_mixture(config, shards, split="train", rows_per_step_global=1)  # raises if there is nothing to draw from
     for name, dataset in shards.datasets.items():
         for split in dataset.splits:
-            shards.stream(name, split)
+            shards.stream(name, split).check()
     shards.tokenizer_file()
     return shards

@@ -32,7 +32,7 @@ class HeldOutLoader:
     def __init__(self, config: DataConfig, *, seq_length: int, max_sequences: int | None = None) -> None:
         """Open the shards; `max_sequences` limits each source to its first sequences, and None takes all.
 
-        Raises UserError if the shards are missing or do not fit their dataset.json.
+        Raises UserError as `open_shards` does; `check_training_data` checks the files.
         """
         self.shards: Shards = open_shards(config)
         self._seq_length = seq_length

@@ -81,11 +81,19 @@ def check_hash(path: Path, expected: str) -> None:
     try:
         found = file_sha256(path)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); build the shards again with `lehr data build`"
-        ) from None
+        raise UserError(unreadable_message(path, error)) from None
     if found != expected:
-        raise UserError(
-            f"{path} was altered since the shards were built: its SHA-256 is {found[:16]}…, dataset.json says "
-            f"{expected[:16]}…; copy it again, or build the shards again with `lehr data build`"
-        )
+        raise UserError(altered_message(path, found=found, expected=expected))
+
+
+def unreadable_message(path: Path, error: OSError) -> str:
+    """Return the message for a file of the shards that cannot be read."""
+    return f"{path} cannot be read ({error.strerror}); build the shards again with `lehr data build`"
+
+
+def altered_message(path: Path, *, found: str, expected: str) -> str:
+    """Return the message for a file of the shards that has another SHA-256 than dataset.json records."""
+    return (
+        f"{path} was altered since the shards were built: its SHA-256 is {found[:16]}…, dataset.json says "
+        f"{expected[:16]}…; copy it again, or build the shards again with `lehr data build`"
+    )

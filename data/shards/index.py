@@ -53,7 +53,7 @@ class Shards:
         }
 
     def stream(self, name: str, split: Split) -> TokenStream:
-        """Open a source's split. Raises UserError if files are missing, truncated, or do not belong together."""
+        """Return a source's split as one stream. Its files are opened when they are read."""
         token_bytes = self.datasets[name].token_bytes
         return TokenStream(self.folder / name, self.split(name, split), token_bytes=token_bytes)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.commands.arguments import RunFolderArgument
+from launcher.console import print_columns
 from launcher.exit_codes import FAILED
 from settings import UserError
 
@@ -61,9 +62,7 @@ def list_checkpoints(run: RunFolderArgument) -> None:
                 mark,
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:  # one line per checkpoint, on a terminal of any width and in a pipe
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_columns(rows)
     if len({measured.on for manifest in manifests.values() if (measured := manifest.measured)}) > 1:
         print("held-out losses on different sequences are not compared: the best on each are kept", file=sys.stderr)
 

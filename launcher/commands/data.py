@@ -1,24 +1,20 @@
-"""`lehr data build` and `lehr data inspect`: builds token shards, and shows what they hold."""
+"""`lehr data`: builds token shards, shows what they hold, and compares them with their hashes."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from launcher.commands.arguments import OverridesArgument
+from launcher.console import ProgressLine, print_columns
 from launcher.exit_codes import FAILED, STOPPED_EARLY
-from train.safety.stop_signals import set_stop_handlers
+from launcher.processes.environment import available_cores, cache_folder
+from launcher.processes.stop_request import StopRequest
 
-data_app = typer.Typer(no_args_is_help=True, help="Build token shards from text, and inspect them.")
-
-_SECONDS_BETWEEN_LINES = 2.0  # if the output is no terminal
+data_app = typer.Typer(no_args_is_help=True, help="Build token shards from text, inspect and verify them.")
 
 
 @data_app.command("build")
@@ -41,17 +37,19 @@ def build_shards(
 
         data: DataConfig
 
-    stop = _StopOnSignal()
+    stop, progress = StopRequest(), ProgressLine()
     try:
         section = compose(DataFile, config, overrides or []).data
         result = build(
-            section, stop=stop.requested, report=_ProgressLines(), log=lambda line: print(line, file=sys.stderr)
+            section,
+            stop=stop,
+            report=lambda moment: progress.show(moment.line()),
+            log=lambda line: print(line, file=sys.stderr),
         )
     except StoppedError:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(STOPPED_EARLY) from None
-    if sys.stdout.isatty():
-        print()
+    progress.end()
     for name, source in result.sources.items():
         print(source.line(name))
     if result.already_built:
@@ -75,7 +73,7 @@ def inspect_shards(
         for split in source.splits:
             counts = (f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes_per_token:.2f}")
             rows.append((source.name, source.language, source.licence, split.name, *counts, split.status))
-    _print_columns(rows, numbers=range(4, 7))
+    print_columns(rows, numbers=range(4, 7))
     for source in sources:
         if source.sample:
             print(f"\n{source.name}:\n{source.sample}")
@@ -83,45 +81,54 @@ def inspect_shards(
         raise SystemExit(FAILED)
 
 
-def _print_columns(rows: Sequence[Sequence[str]], *, numbers: range) -> None:
-    """Prints full columns, whatever the terminal's width: a shortened count would be useless."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+@data_app.command("verify")
+def verify_shards(
+    shards: Annotated[Path, typer.Argument(help="a folder of shards, such as shards/demo", show_default=False)],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read every file, also those that were verified and have not changed since.")
+    ] = False,
+) -> None:
+    """Compare every file with its hash, and record the result, so that no start of a run has to read them again.
 
+    A file that was verified before is read again only if its size, times or inode have changed. Exit codes: 0: every
+    file is as it was built. 1: some are not, and each is named. 2: there are no shards. 75: the command was stopped,
+    and the same command goes on.
+    """
+    from data.config import DataConfig
+    from data.shards.index import open_shards
+    from data.shards.verified_record import VerifiedRecord
+    from data.shards.verify import hashed_files, verify_files
+    from settings import UserError
 
-class _StopOnSignal:
-    """The first stop signal lets the build end in good order; a second Ctrl-C ends it at once."""
-
-    def __init__(self) -> None:
-        self._requested = False
-        set_stop_handlers(self._handle)
-
-    def requested(self) -> bool:
-        return self._requested
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._requested and number == signal.SIGINT:
-            raise SystemExit(128 + number)
-        self._requested = True
-
-
-class _ProgressLines:
-    """Prints progress: one line that is overwritten on a terminal, a new line every few seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def __call__(self, progress: object) -> None:
-        from data.pipeline.progress import Progress
-
-        assert isinstance(progress, Progress)
-        if sys.stdout.isatty():
-            print(f"\r\033[K{progress.line()}", end="", flush=True)
-        elif time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            print(progress.line(), flush=True)
+    stop, progress = StopRequest(), ProgressLine()
+    opened = open_shards(DataConfig(shards=shards))
+    record = VerifiedRecord(shards, cache=cache_folder())
+    files = hashed_files(opened)
+    found = verify_files(
+        files,
+        {} if everything else record.read(),
+        threads=available_cores(),
+        report=lambda moment: progress.show(moment.line()),
+        save=record.add,
+        stop=stop,
+    )
+    progress.end()
+    problems = list(found.problems)
+    try:
+        opened.tokenizer_file()
+    except UserError as error:
+        problems.append(str(error))
+    recorded = record.add(found.verified)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if recorded is None:
+        print("warning: the result cannot be recorded, so that a run reads all files again", file=sys.stderr)
+    if found.stopped:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(STOPPED_EARLY)
+    print(
+        f"{shards}: {len(files):,} files, {len(problems)} of them wrong; "
+        f"read {found.read_bytes / 1e9:,.2f} GB, the others had not changed since they were verified"
+    )
+    if problems:
+        raise SystemExit(FAILED)

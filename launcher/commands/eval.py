@@ -27,16 +27,15 @@ def evaluate_run(
     from rich.table import Table
 
     from data.shards.unigram import unigram_loss
-    from data.shards.verify import verify_shards
     from launcher.run.held_out_sequences import held_out_loader, uncounted_warnings
     from launcher.run.saved_run import open_saved_run
+    from launcher.run.verify_shards import verify_run_shards
     from settings import UserError
     from train.evaluate import evaluate
-    from train.run_folder.folder import RunFolder
 
     saved = open_saved_run(run, step=step, data_shards=shards)
     config = saved.config
-    verify_shards(config.data, RunFolder(run).verified_shards)
+    verify_run_shards(config.data)
     held_out = held_out_loader(config, max_windows=windows)
     for warning in uncounted_warnings(held_out):
         print(f"warning: {warning}", file=sys.stderr)

@@ -24,7 +24,7 @@ from launcher.processes.rank_info import AddressError, RankInfo
 from launcher.processes.rank_logs import redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
-from launcher.run.machine import check_machine, memory_warnings, precision_warnings, read_machine
+from launcher.run.machine import check_machine, read_machine
 from settings import RunError, UserError, read_yaml
 from settings.processes import die_with_parent
 
@@ -111,7 +111,7 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
         found, limit_seconds = error, TrainConfig.model_fields["rendezvous_seconds"].default
     from launcher.processes.meeting import meet
     from launcher.processes.rendezvous import open_store
-    from launcher.run.verify_shards import verify_run_shards
+    from launcher.run.verify_shards import SharedVerification
 
     try:
         store = open_store(rank_info, timeout_seconds=limit_seconds)
@@ -122,7 +122,7 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
         rank_info,
         found,
         limit_seconds=limit_seconds,
-        last_check=lambda: verify_run_shards(run_config),  # it comes last because it takes longest
+        last_check=lambda: SharedVerification(run_config.data, rank_info),  # it comes last because it takes longest
     )
     return run_config, store
 
@@ -135,33 +135,24 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     if rank_info is not None:
         prepare_process(rank_info)
     from launcher.run.config import load_run_config
-    from launcher.run.held_out_sequences import held_out_warnings
-    from launcher.run.input_hashes import inputs_of
-    from launcher.run.preflight import check_config, model_with_vocabulary, repeated_data
-    from launcher.run.schedule_change import schedule_change_warnings
+    from launcher.run.start_checks import check_start
     from launcher.run.verify_shards import verify_run_shards
-    from train.run_folder.resume_check import check_run
 
     run_config = load_run_config(path, overrides)
     if rank_info is not None and rank_info.parent is not None:
         return run_config  # the parent has checked it
     machine = read_machine()
     check_machine(run_config, machine, rank_info)
-    world_size = run_config.parallel.ranks if rank_info is None else rank_info.world_size
-    warnings = check_config(run_config, world_size=world_size)
-    check_run(run_config.run.path, run_config, inputs_of(run_config))
-    warnings += [*schedule_change_warnings(run_config), *held_out_warnings(run_config)]
-    warnings += precision_warnings(run_config, machine)
-    warnings += memory_warnings(run_config, model_with_vocabulary(run_config), machine, rank_info)
-    notes, more_warnings = repeated_data(run_config)
-    warnings += more_warnings
+    if rank_info is not None and rank_info.local_rank:
+        return run_config  # the first rank of the node checks what is the same for all: every look at a file counts
+    found = check_start(run_config, machine, rank_info)
     if rank_info is None or rank_info.rank == 0:
-        for note in notes:
+        for note in found.notes:
             print(note, flush=True)
-        for warning in warnings:
+        for warning in found.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-    if rank_info is None:  # it comes last because it takes longest, and it records in the run folder what it read
-        verify_run_shards(run_config)
+    if rank_info is None:  # it comes last because it takes longest
+        verify_run_shards(run_config.data)
     return run_config
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from launcher.processes.network_interface import interface_to
@@ -125,6 +125,20 @@ def order_cuda_kernels() -> None:
     take the whole GPU first. Without tensor parallelism, more queues let copies and sums run beside the computation.
     """
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+
+
+def visible_gpus(count: int) -> list[str]:
+    """Returns the names by which a child's CUDA_VISIBLE_DEVICES may choose among the `count` GPUs of this process."""
+    named = [name.strip() for name in os.environ.get(_VISIBLE_GPUS, "").split(",") if name.strip()]
+    return named[:count] if named else [str(number) for number in range(count)]
+
+
+def limit_to(*, gpus: Sequence[str], threads: int) -> None:
+    """Gives this process and its children these GPUs (all if empty) and, unless the user has set it, these threads."""
+    if gpus:
+        os.environ[_VISIBLE_GPUS] = ",".join(gpus)
+    if _openmp_threads(os.environ) is None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def gpus_are_hidden() -> bool:

@@ -1,7 +1,8 @@
 """The meeting of the ranks that torchrun or srun started: they agree to train, or they all end with one message.
 
 Each rank brings its fingerprint (what must be the same on all ranks), or the mistake that it has found. Rank 0 waits
-for all, compares, and gives its word to each: an exit code, of which 0 means to train. A mistake is printed by rank 0,
+for all and compares; then every rank does its share of the last check, which takes longest. Rank 0 waits for the shares
+and gives its word to each: an exit code, of which 0 means to train. A mistake is printed by rank 0,
 whoever found it. No rank ends before all have heard of it, because the launcher kills the others when one ends. Rank 0
 may serve the store and ends last: after the word, each of the others counts itself in `heard`, waits until all have
 heard, counts itself in `left` and ends; rank 0 waits until all have left.
@@ -18,9 +19,9 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
@@ -33,6 +34,19 @@ from settings import RunError, UserError
 
 _GOODBYE_SECONDS = 30.0  # for ranks that start late, while the others wait to end
 _NAME, _COMPLETE, _HEARD, _LEFT = "meeting", "complete", "heard", "left"
+
+
+class LastCheck(Protocol):
+    """A check that the ranks divide among themselves."""
+
+    def share(self, stop: Callable[[], bool]) -> Any:
+        """Does this rank's share and returns its result, which becomes JSON. Raises UserError or RunError.
+
+        `stop` returns True once another rank has failed, so that the result is not needed any more.
+        """
+
+    def conclude(self, shares: Sequence[Any]) -> None:
+        """Takes the results of all ranks, on rank 0."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +67,12 @@ def meet(
     found: Mapping[str, Any] | UserError | RunError,
     *,
     limit_seconds: float,
-    last_check: Callable[[], None],
+    last_check: Callable[[], LastCheck],
 ) -> Store:
     """Returns a store for this attempt once all ranks have come and agree; else it ends the process, on every rank.
 
-    `found`: this rank's fingerprint, or why it cannot train. `last_check` is called on rank 0 at the end, while the
-    others wait without a limit; it may raise UserError or RunError.
+    `found`: this rank's fingerprint, or why it cannot train. `last_check` makes the check that all ranks share at the
+    end; those that are done wait for the others without a limit.
     """
     arrival = Arrival(
         rank=rank_info.rank,
@@ -70,7 +84,7 @@ def meet(
     )
     if rank_info.rank == 0:
         return _Host(store, arrival, world_size=rank_info.world_size).run(limit_seconds, last_check)
-    return _attend(store, rank_info, arrival, limit_seconds)
+    return _attend(store, rank_info, arrival, limit_seconds, last_check)
 
 
 class _Host:
@@ -83,13 +97,14 @@ class _Host:
         self._world_size = world_size
         store.set(_NAME, name)
 
-    def run(self, limit_seconds: float, last_check: Callable[[], None]) -> Store:
+    def run(self, limit_seconds: float, last_check: Callable[[], LastCheck]) -> Store:
         try:
             self._wait_for_all(Patience(limit_seconds))
             if lines := disagreement(list(self._arrivals.values())):
                 raise UserError(lines)
             self._store.set(_COMPLETE, "")
-            last_check()
+            check = last_check()
+            check.conclude([check.share(self._raise_failed_share), *self._shares_of_others()])
         except (UserError, RunError) as error:
             self._end(error)
         for arrival in self._arrivals.values():
@@ -103,11 +118,25 @@ class _Host:
             for rank, arrival in sorted(self._arrivals.items()):
                 if arrival.error:
                     text = f"rank {rank} on {arrival.node}: {arrival.error}" if rank else arrival.error
-                    raise UserError(text) if arrival.exit_code == USER_MISTAKE else RunError(text)
+                    raise _error(text, arrival.exit_code)
             if not (missing := self._missing()):
                 return
             patience.check(f"waits for {name_ranks(missing)} of {self._world_size}", who="rank 0", prints=True)
             _pause(self._world_size)
+
+    def _raise_failed_share(self) -> bool:
+        """Raises the error of a rank that has failed in its share of the last check."""
+        for rank, arrival in self._arrivals.items():
+            if rank and self._store.check([_share_key(arrival)]):
+                _result_of(arrival, self._store.get(_share_key(arrival)))
+        return False
+
+    def _shares_of_others(self) -> list[Any]:
+        others = [arrival for rank, arrival in sorted(self._arrivals.items()) if rank]
+        while not all(self._store.check([_share_key(arrival)]) for arrival in others):
+            self._raise_failed_share()
+            _pause(self._world_size)
+        return [_result_of(arrival, self._store.get(_share_key(arrival))) for arrival in others]
 
     def _missing(self) -> list[int]:
         return [rank for rank in range(self._world_size) if rank not in self._arrivals]
@@ -136,16 +165,30 @@ class _Host:
         exit_process(code, sys.stdout, sys.stderr)
 
 
-def _attend(store: Store, rank_info: RankInfo, arrival: Arrival, limit_seconds: float) -> Store:
-    """The side of the other ranks: it brings the arrival, and waits for rank 0's word."""
+def _attend(
+    store: Store,
+    rank_info: RankInfo,
+    arrival: Arrival,
+    limit_seconds: float,
+    last_check: Callable[[], LastCheck],
+) -> Store:
+    """The side of the other ranks: it brings the arrival and a share of the last check, and waits for rank 0's word."""
     patience = Patience(limit_seconds, longer_seconds=RANK_0_FIRST_SECONDS)
-    name, meeting = "", store
+    name, meeting, has_checked = "", store, False
+
+    def has_word() -> bool:
+        return bool(meeting.check([_word_key(arrival)]))
+
     try:
-        while not (name and meeting.check([_word_key(arrival)])):
+        while not (name and has_word()):
             if store.check([_NAME]) and (current := store.get(_NAME).decode()) != name:
-                name, meeting = current, PrefixStore(current, store)
+                name, meeting, has_checked = current, PrefixStore(current, store), False
                 meeting.set(_arrival_key(arrival.rank), json.dumps(asdict(arrival)))
-            if not (name and meeting.check([_COMPLETE])):
+            if name and meeting.check([_COMPLETE]):
+                if not has_checked:
+                    meeting.set(_share_key(arrival), json.dumps(_share_of(last_check, has_word)))
+                    has_checked = True
+            else:
                 patience.check("waits for rank 0", who=_name_of(arrival), prints=not name and rank_info.local_rank == 0)
             _pause(rank_info.world_size)
         code = int(meeting.get(_word_key(arrival)))
@@ -156,6 +199,22 @@ def _attend(store: Store, rank_info: RankInfo, arrival: Arrival, limit_seconds: 
     if code == DONE:
         return meeting
     _say_goodbye(meeting, rank_info, code)
+
+
+def _share_of(last_check: Callable[[], LastCheck], stop: Callable[[], bool]) -> dict[str, Any]:
+    """Does this rank's share of the last check, and returns the result or the error."""
+    try:
+        return {"result": last_check().share(stop)}
+    except (UserError, RunError) as error:
+        return {"error": str(error), "exit_code": _exit_code(error)}
+
+
+def _result_of(arrival: Arrival, message: bytes) -> Any:
+    """Returns the result of a rank's share of the last check. Raises its error."""
+    share = json.loads(message)
+    if "error" in share:
+        raise _error(f"rank {arrival.rank} on {arrival.node}: {share['error']}", share["exit_code"])
+    return share["result"]
 
 
 def _say_goodbye(meeting: Store, rank_info: RankInfo, code: int) -> NoReturn:
@@ -181,12 +240,20 @@ def _exit_code(error: Exception) -> int:
     return USER_MISTAKE if isinstance(error, UserError) else FAILED
 
 
+def _error(text: str, exit_code: int) -> UserError | RunError:
+    return UserError(text) if exit_code == USER_MISTAKE else RunError(text)
+
+
 def _name_of(arrival: Arrival) -> str:
     return f"rank {arrival.rank} on {arrival.node}"
 
 
 def _arrival_key(rank: int) -> str:
     return f"arrival/{rank}"
+
+
+def _share_key(arrival: Arrival) -> str:
+    return f"share/{arrival.token}"
 
 
 def _word_key(arrival: Arrival) -> str:

@@ -8,19 +8,17 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
-from launcher.exit_codes import DONE, FAILED, STOPPED_EARLY
+from launcher.exit_codes import DONE, STOPPED_EARLY
 from launcher.processes.environment import export_rank_info
 from launcher.processes.failure_reports import FailureReport, receive_report
+from launcher.processes.forked_process import run_forked
 from launcher.processes.rank_info import ParentHandles, RankInfo
 from launcher.processes.rank_logs import log_path
-from settings.processes import die_with_parent
-from train.safety.stop_signals import STOP_SIGNALS, stays_ignored
 
 POLL_SECONDS = 0.1
 
@@ -123,30 +121,15 @@ def _run_child(
     listener: socket.socket,
 ) -> NoReturn:
     """Makes the forked process a rank and calls `start`. It never returns to the code of the parent."""
-    code = FAILED
-    try:
-        os.setsid()
-        die_with_parent(parent.pid)
-        for number in STOP_SIGNALS:
-            if not stays_ignored(number):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        columns = shutil.get_terminal_size().columns if rank_info.rank == 0 and sys.stdout.isatty() else None
+    columns = shutil.get_terminal_size().columns if rank_info.rank == 0 and sys.stdout.isatty() else None
+
+    def become_rank() -> NoReturn:
         export_rank_info(rank_info, console_columns=columns)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, standard in ((null, 0), (out, 1), (err, 2)):
-            os.dup2(descriptor, standard)
-        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
         if parent.store_fd is None:
             listener.close()
         for inherited in (parent.report_fd, parent.store_fd):
             if inherited is not None:
                 os.set_inheritable(inherited, True)
         start(rank_info)
-    except SystemExit as exit:
-        code = exit.code if isinstance(exit.code, int) else FAILED
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
+
+    run_forked(become_rank, parent_pid=parent.pid, out=out, err=err)

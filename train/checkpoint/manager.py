@@ -21,7 +21,7 @@ from typing import Any
 import torch.distributed as dist
 
 from model.config import ModelConfig
-from parallel.agree import agree
+from parallel.agree import agree, from_first_rank
 from parallel.engines.engine import Engine
 from parallel.engines.slices import Slice
 from parallel.gather import gather_json
@@ -121,22 +121,22 @@ class CheckpointManager:
         complete, or if it does not fit the run.
         """
         self.wait()
-        names, warnings = agree(self._candidates, self._group)[0]
+        names, warnings = from_first_rank(self._candidates, self._group)
         path = first_complete(
             [self.folder / name for name in names],
             warnings,
             problems=self._problems,
             warn=self._warn,
         )
-        return None if path is None else self._load(engine, path, read_manifest(path))
+        return None if path is None else self._load(engine, path, self._read_manifest(path))
 
     def load(self, engine: Engine, path: Path) -> TrainState:
         """Reads one checkpoint into the engine, whatever layout wrote it. A collective.
 
         Its hashes are not checked; `load_latest` does that. Raises UserError if it does not fit the run.
         """
-        manifest = read_manifest(path)
-        check_slices(path, manifest)
+        manifest = self._read_manifest(path)
+        from_first_rank(lambda: check_slices(path, manifest), self._group)
         return self._load(engine, path, manifest)
 
     def _load(self, engine: Engine, path: Path, manifest: Manifest) -> TrainState:
@@ -148,12 +148,13 @@ class CheckpointManager:
                     part.tensor.zero_()
             slices = {name: part for name, part in slices.items() if not name.startswith("optimizer.")}
         self._check_fit(manifest, slices, path)
-        state = read_state(path)
+        state = parse(TrainState, from_first_rank(lambda: read_state(path).to_plain(), self._group), source=str(path))
         if state.step != manifest.step:
             raise UserError(
                 f"checkpoint {path}: {STATE_FILE_NAME} is of step {state.step}, the rest of {manifest.step}"
             )
-        agree(lambda: self._read_tensors(slices, path, manifest), self._group)
+        headers = from_first_rank(lambda: TensorFiles(manifest.tensor_files(path)).headers(), self._group)
+        agree(lambda: self._read_tensors(slices, path, headers), self._group)
         engine.loaded(optimizer_steps=state.optimizer_steps)
         return state
 
@@ -162,31 +163,48 @@ class CheckpointManager:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def _candidates(self) -> tuple[list[str], list[str]]:
-        if self._mesh.rank:
-            return [], []
         paths, warnings = candidates(self.folder)
         return [path.name for path in paths], warnings
 
     def _problems(self, path: Path) -> list[str]:
         """Lists what all ranks together find wrong with a checkpoint: the same list on each."""
 
+        try:
+            manifest = self._read_manifest(path)
+        except IncompleteCheckpointError as error:
+            return error.problems
+
         def find() -> list[str]:
+            found = content_problems(path, manifest, share=self._mesh.rank, shares=self._mesh.world_size)
+            if found or self._mesh.rank:
+                return found
             try:
-                manifest = read_manifest(path)
-                found = content_problems(path, manifest, share=self._mesh.rank, shares=self._mesh.world_size)
-                if not found and self._mesh.rank == 0:
-                    check_slices(path, manifest)
+                check_slices(path, manifest)
             except IncompleteCheckpointError as error:
                 return error.problems
-            return found
+            return []
 
         return list(dict.fromkeys(problem for found in agree(find, self._group) for problem in found))
 
-    def _read_tensors(self, slices: Mapping[str, Slice], path: Path, manifest: Manifest) -> None:
+    def _read_manifest(self, path: Path) -> Manifest:
+        """Reads a manifest on the first rank, for all ranks. Raises IncompleteCheckpointError on all ranks alike."""
+
+        def read() -> dict[str, Any]:
+            try:
+                return {"manifest": read_manifest(path).to_plain()}
+            except IncompleteCheckpointError as error:
+                return {"problems": error.problems}
+
+        read_by_first = from_first_rank(read, self._group)
+        if "problems" in read_by_first:
+            raise IncompleteCheckpointError(path, read_by_first["problems"])
+        return parse(Manifest, read_by_first["manifest"], source=str(path))
+
+    def _read_tensors(self, slices: Mapping[str, Slice], path: Path, headers: Mapping[str, Mapping[str, Any]]) -> None:
         """Reads what this rank needs, straight into the engine's tensors."""
         with explained("reading a checkpoint"):
             try:
-                files = TensorFiles(manifest.tensor_files(path))
+                files = TensorFiles.of_headers(path, headers)
                 for name, part in slices.items():
                     for offsets, box in part.boxes(self._mesh.tensor.rank):
                         files.read_into(name, box, offsets)

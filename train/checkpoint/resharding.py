@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -32,9 +32,32 @@ class TensorFiles:
     """
 
     def __init__(self, paths: Iterable[Path], *, skip: Sequence[str] = ()) -> None:
+        self._take([(path, _header_of(path, skip)) for path in paths])
+
+    @classmethod
+    def of_headers(cls, folder: Path, headers: Mapping[str, Mapping[str, Any]]) -> TensorFiles:
+        """Returns the tensors of files in `folder` whose `headers` another process has read. No file is opened yet."""
+        files = cls(())
+        files._take(
+            [
+                (folder / name, {tensor: SliceInfo.from_plain(part) for tensor, part in header.items()})
+                for name, header in headers.items()
+            ]
+        )
+        return files
+
+    def headers(self) -> dict[str, dict[str, Any]]:
+        """Returns the headers of all files by file name, as JSON for `of_headers`."""
+        plain: dict[str, dict[str, Any]] = {}
+        for tensor, slices in self._slices.items():
+            for path, part in slices:
+                plain.setdefault(path.name, {})[tensor] = part.to_plain()
+        return plain
+
+    def _take(self, headers: Iterable[tuple[Path, Mapping[str, SliceInfo]]]) -> None:
         self._slices: dict[str, list[tuple[Path, SliceInfo]]] = {}
-        for path in paths:
-            for name, part in _header_of(path, skip).items():
+        for path, header in headers:
+            for name, part in header.items():
                 self._slices.setdefault(name, []).append((path, part))
         self.shapes = {name: _full_shape(name, slices) for name, slices in self._slices.items()}
 

@@ -47,6 +47,16 @@ class SliceInfo:
     offsets: Shape
     start: int  # byte of the file
 
+    def to_plain(self) -> list[Any]:
+        """Returns the values as JSON."""
+        return [_NAMES[self.dtype], list(self.shape), list(self.offsets), self.start]
+
+    @classmethod
+    def from_plain(cls, plain: list[Any]) -> SliceInfo:
+        """Returns the slice that `to_plain` has described."""
+        dtype, shape, offsets, start = plain
+        return cls(DTYPES[dtype], tuple(shape), tuple(offsets), start)
+
 
 def slices_metadata(offsets: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """Returns the metadata by which torch's distributed checkpoint knows where each slice begins in its tensor."""

@@ -2,7 +2,6 @@
 
 runs/NAME/config.yaml     resolved: `lehr train runs/NAME/config.yaml` goes on with the run
 runs/NAME/run.json        the hashes of what it reads; every start: command, versions, git commit, host, date
-runs/NAME/verified_shards.json   the shards whose hashes were checked
 runs/NAME/metrics.jsonl   runs/NAME/events.jsonl   runs/NAME/tensorboard/   runs/NAME/checkpoints/   runs/NAME/logs/
 runs/NAME/profile/        traces of profiled steps
 runs/NAME/metrics-1.jsonl, tensorboard-1/        what was logged before the checkpoints were lost
@@ -65,11 +64,6 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Checkpoints, and `latest`."""
         return self.path / "checkpoints"
-
-    @property
-    def verified_shards(self) -> Path:
-        """The shards whose hashes were checked."""
-        return self.path / "verified_shards.json"
 
     @property
     def logs(self) -> Path:

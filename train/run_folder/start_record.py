@@ -56,6 +56,15 @@ def recorded_starts(path: Path) -> int:
         return 0
 
 
+def last_start(path: Path) -> dict[str, Any]:
+    """Returns the last start that the run in the folder `path` has recorded; empty if there is no record."""
+    try:
+        starts = _read_record(RunFolder(path).record).starts
+    except UserError:
+        return {}
+    return starts[-1] if starts and isinstance(starts[-1], dict) else {}
+
+
 def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is_first: bool) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 

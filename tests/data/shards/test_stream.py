@@ -12,6 +12,7 @@ from made_shards import documents, write_source
 from data.config import DataConfig
 from data.shards.index import open_shards
 from data.shards.stream import TokenStream
+from settings import UserError
 
 
 @pytest.mark.parametrize("token_bytes", [2, 4])
@@ -32,4 +33,22 @@ def test_open_streams_hold_no_file_descriptors(tmp_path: Path, token_bytes: int)
 
 
 def mapped_arrays(stream: TokenStream) -> list[np.ndarray]:
-    return [array for arrays in (stream._tokens, stream._ends, stream._loss) for array in arrays if array is not None]
+    arrays = [array for shard in stream._shards for array in (shard.tokens, shard.ends, shard.loss_mask)]
+    return [array for array in arrays if array is not None]
+
+
+def test_only_the_shards_that_are_read_are_opened(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_source(tmp_path, "a", train=[documents(rng, tokens=20) for _ in range(6)])
+    folder = tmp_path / "a/train"
+    for number in (0, 1, 2, 4, 5):
+        (folder / f"{number:05d}.ds").unlink()
+        (folder / f"{number:05d}.ds.index").unlink()
+    stream = open_shards(DataConfig(shards=tmp_path)).stream("a", "train")
+    assert stream.read(np.array([60]), 20).shape == (1, 20)
+    stream.document_starts(np.array([60]), 20)
+    with pytest.raises(UserError, match=r"shard .*00002.ds cannot be opened \(No such file .* `lehr data build`"):
+        stream.read(np.array([55]), 20)
+    (folder / "00002.ds").write_bytes(b"short")
+    with pytest.raises(UserError, match=r"00002.ds has 5 bytes but .*dataset.json says 40: it is cut short"):
+        stream.read(np.array([55]), 20)

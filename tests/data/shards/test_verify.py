@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from made_shards import documents, write_source
 
 from data.config import DataConfig
-from data.shards.verify import verify_shards
+from data.shards.index import open_shards
+from data.shards.verified_record import VerifiedRecord
+from data.shards.verify import HashingProgress, Verification, hashed_files, share_of, verify_files
 from settings import UserError
 
 TOKENS = 400_000
@@ -31,7 +34,17 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    return tmp_path / "run/verified_shards.json"
+    return tmp_path / "cache"
+
+
+def verify(folder: Path, cache: Path) -> Verification:
+    """Verify all files with the help of the record, and record the result. Raises the first problem."""
+    record = VerifiedRecord(folder, cache=cache)
+    found = verify_files(hashed_files(open_shards(DataConfig(shards=folder))), record.read(), threads=2)
+    if found.problems:
+        raise UserError(found.problems[0])
+    record.add(found.verified)
+    return found
 
 
 def age(folder: Path) -> None:
@@ -51,7 +64,7 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def bytes_read(action: Callable[[], None]) -> int:
+def bytes_read(action: Callable[[], object]) -> int:
     """Return how many bytes this process read from files during the action, by the kernel's count."""
 
     def count() -> int:
@@ -68,43 +81,38 @@ def test_an_altered_file_is_named(folder: Path, cache: Path, name: str) -> None:
     with pytest.raises(
         UserError, match=rf"{name} was altered since the shards were built: its SHA-256 is [0-9a-f]{{16}}…"
     ):
-        verify_shards(DataConfig(shards=folder), cache)
-    assert not cache.parent.exists()
-    verify_shards(DataConfig(shards=folder, verify_hashes=False), cache)
-    assert not cache.parent.exists()
+        verify(folder, cache)
+    assert not (folder / "verified_shards.json").exists()
 
 
 def test_a_verified_file_is_not_read_again(folder: Path, cache: Path) -> None:
     age(folder)
-
-    def verify() -> None:
-        verify_shards(DataConfig(shards=folder), cache)
-
-    assert bytes_read(verify) > 2 * TOKENS
-    cached = cache.read_bytes()
-    assert bytes_read(verify) < TOKENS / 4
-    assert cache.read_bytes() == cached
+    record = folder / "verified_shards.json"
+    assert bytes_read(lambda: verify(folder, cache)) > 2 * TOKENS
+    recorded = record.read_bytes()
+    assert bytes_read(lambda: verify(folder, cache)) < TOKENS / 4
+    assert record.read_bytes() == recorded
     os.utime(folder / "long/train/00000.ds")
-    assert bytes_read(verify) > 2 * TOKENS
-    cache.write_text("{")
-    assert bytes_read(verify) > 2 * TOKENS
+    assert bytes_read(lambda: verify(folder, cache)) > 2 * TOKENS
+    record.write_text("{")
+    assert bytes_read(lambda: verify(folder, cache)) > 2 * TOKENS
 
 
 def test_a_change_after_that_is_noticed(folder: Path, cache: Path) -> None:
     """This includes a change that keeps size and modification time, and another hash in dataset.json."""
     age(folder)
-    verify_shards(DataConfig(shards=folder), cache)
+    verify(folder, cache)
     path = folder / "english/train/00000.ds"
     flip(path)
     with pytest.raises(UserError, match=r"00000.ds was altered"):
-        verify_shards(DataConfig(shards=folder), cache)
+        verify(folder, cache)
     flip(path)
-    verify_shards(DataConfig(shards=folder), cache)
+    verify(folder, cache)
     info = json.loads((folder / "english/dataset.json").read_text())
     info["splits"]["train"]["files"][0]["sha256"] = "0" * 64
     (folder / "english/dataset.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match=r"00000.ds was altered .*dataset.json says 0000000000000000…"):
-        verify_shards(DataConfig(shards=folder), cache)
+        verify(folder, cache)
 
 
 def test_a_file_written_a_moment_ago_is_not_cached(folder: Path, cache: Path) -> None:
@@ -112,19 +120,51 @@ def test_a_file_written_a_moment_ago_is_not_cached(folder: Path, cache: Path) ->
     age(folder)
     ahead = time.time() + 60  # a server's clock may differ
     os.utime(folder / "long/train/00000.ds", (ahead, ahead))
-    verify_shards(DataConfig(shards=folder), cache)
-    cached = [Path(path).relative_to(folder) for path in json.loads(cache.read_text())["files"]]
+    verify(folder, cache)
+    cached = [
+        Path(path).relative_to(folder) for path in json.loads((folder / "verified_shards.json").read_text())["files"]
+    ]
     assert Path("english/train/00000.ds") in cached
     assert Path("long/train/00000.ds") not in cached
 
 
-def test_a_cache_that_cannot_be_written_is_no_obstacle(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_shards_that_cannot_be_written_is_no_obstacle(folder: Path, cache: Path) -> None:
+    """The record is in the cache then; if that cannot be written either, all files are read again."""
     age(folder)
-    (tmp_path / "run").write_text("a file")  # no folder can be made here
-    verify_shards(DataConfig(shards=folder), tmp_path / "run/verified_shards.json")
+    (folder / "verified_shards.json").mkdir()  # nobody can write a file of this name, root included
+    verify(folder, cache)
+    assert len(list((cache / "verified_shards").iterdir())) == 1
+    assert bytes_read(lambda: verify(folder, cache)) < TOKENS / 4
+    shutil.rmtree(cache)
+    cache.write_text("a file")
+    assert verify(folder, cache).read_bytes > 2 * TOKENS
     flip(folder / "english/train/00000.ds")
     with pytest.raises(UserError, match=r"00000.ds was altered"):
-        verify_shards(DataConfig(shards=folder), tmp_path / "run/verified_shards.json")
+        verify(folder, cache)
+
+
+def test_every_rank_compares_a_share_and_every_file_is_in_one(folder: Path) -> None:
+    files = hashed_files(open_shards(DataConfig(shards=folder)))
+    shares = [share_of(files, rank=rank, ranks=3) for rank in range(3)]
+    assert sorted(file for share in shares for file in share) == sorted(files)
+    assert len({len(share) for share in shares}) <= 2
+    masks = [file for file in files if file.path.suffix == ".ds"]
+    assert {sum(file in masks for file in share) for share in shares} <= {1, 2}
+
+
+def test_a_stop_keeps_what_was_compared(folder: Path) -> None:
+    age(folder)
+    files = hashed_files(open_shards(DataConfig(shards=folder)))
+    reports: list[HashingProgress] = []
+    stopped = verify_files(files, {}, threads=1, report=reports.append, stop=lambda: True)
+    assert stopped.stopped
+    assert len(stopped.verified) < len(files)
+    assert all(0 <= one.done_bytes <= one.total_bytes for one in reports)
+    assert reports[-1].line().startswith("hashing shards: 0.00 of 0.00 GB")
+    rest = verify_files(files, stopped.verified, threads=1)
+    assert not rest.stopped
+    assert len(rest.verified) == len(files)
+    assert rest.read_bytes == sum(file.path.stat().st_size for file in files if str(file.path) not in stopped.verified)
 
 
 def test_an_index_that_does_not_ascend(folder: Path, cache: Path) -> None:
@@ -139,4 +179,4 @@ def test_an_index_that_does_not_ascend(folder: Path, cache: Path) -> None:
     info["splits"]["train"]["files"][0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / "english/dataset.json").write_text(json.dumps(info))
     with pytest.raises(UserError, match="does not ascend"):
-        verify_shards(DataConfig(shards=folder), cache)
+        verify(folder, cache)

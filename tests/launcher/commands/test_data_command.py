@@ -1,8 +1,9 @@
-"""`lehr data build` and `lehr data inspect`: mistakes are one message and exit 2, altered files are exit 1."""
+"""`lehr data build`, `inspect` and `verify`: mistakes are one message and exit 2, altered files are exit 1."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,26 @@ def test_altered_files_are_named(kind: str, built: Path, tmp_path: Path) -> None
     assert done.returncode == 1, done.stderr
     assert f"{path.name} {verdict}" in done.stdout
     assert "Traceback" not in done.stderr
+    verified = lehr("data", "verify", shards)
+    assert verified.returncode == 1, verified.stderr
+    (line,) = verified.stderr.splitlines()
+    assert str(path) in line
+    assert "1 of them wrong" in verified.stdout
+
+
+def test_verify_reads_a_file_once(built: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(built / "shards", shards)
+    for path in shards.rglob("*"):
+        os.utime(path, (path.stat().st_mtime - 60, path.stat().st_mtime - 60))
+    first, again, everything = (lehr("data", "verify", shards, *options) for options in ([], [], ["--all"]))
+    assert [one.returncode for one in (first, again, everything)] == [0, 0, 0], first.stderr
+    assert "0 of them wrong; read 0.00 GB" in again.stdout
+    recorded = json.loads((shards / "verified_shards.json").read_text())["files"]
+    assert set(recorded) == {str(path) for path in shards.rglob("*.ds*") if path.suffix in (".ds", ".index")}
+    missing = lehr("data", "verify", tmp_path / "absent")
+    assert missing.returncode == 2
+    assert "there is no such folder" in missing.stderr
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], list[str], str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -77,17 +77,20 @@ def test_a_mistake_is_one_message_of_rank_0_whoever_has_it(
 
 
 def test_altered_shards_are_refused_on_all_ranks(config: Path, shards: Path, port: int) -> None:
-    (file,) = (shards / "beta" / "train").glob("*.ds")
-    before = file.read_bytes()
-    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-    try:
-        done = train(config, [], [], port=port)
-    finally:
-        file.write_bytes(before)
-    assert [one.returncode for one in done] == [2, 2]
-    assert f"{file} was altered" in done[0].stderr
-    assert done[1].stderr == ""
-    assert not (config.parent / "runs").exists()
+    """The ranks divide the files among themselves: each of them finds one that is altered."""
+    for name, finder in (("alpha/held_out", 0), ("alpha/train", 1)):
+        (file,) = (shards / name).glob("*.ds")
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        try:
+            done = train(config, [], [], port=port)
+        finally:
+            file.write_bytes(before)
+        assert [one.returncode for one in done] == [2, 2]
+        who = f"rank 1 on node 1 ({socket.gethostname()}): " if finder else ""
+        assert done[0].stderr.startswith(f"error: {who}{file} was altered")
+        assert done[1].stderr == ""
+        assert not (config.parent / "runs").exists()
 
 
 @pytest.mark.slow
@@ -145,6 +148,20 @@ def test_a_port_that_is_none_is_one_message(config: Path, port: str) -> None:
     )
 
 
+class NumberOfRank:
+    """A last check in which each rank's share is its number."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.concluded: list[int] = []
+
+    def share(self, stop: Callable[[], bool]) -> int:
+        return self.rank
+
+    def conclude(self, shares: Sequence[int]) -> None:
+        self.concluded = list(shares)
+
+
 def meet_twice() -> list[str]:
     """Returns what the other rank has written into the stores of two attempts that share one store."""
     rank = int(os.environ["RANK"])
@@ -156,7 +173,9 @@ def meet_twice() -> list[str]:
             shared.wait(["rank 1 has begun its second attempt"])
         elif attempt == "second":
             shared.set("rank 1 has begun its second attempt", "")
-        store = meet(shared, rank_info, {"x": 1}, limit_seconds=60, last_check=lambda: None)
+        check = NumberOfRank(rank)
+        store = meet(shared, rank_info, {"x": 1}, limit_seconds=60, last_check=lambda check=check: check)
+        assert check.concluded == ([0, 1] if rank == 0 else [])
         store.set(f"from {rank}", f"{attempt} of {rank}")
         read.append(store.get(f"from {1 - rank}").decode())
     return read

@@ -1,4 +1,4 @@
-"""The hashing of a run's shards, whose result is recorded in the run folder."""
+"""The hashing of a run's shards, whose result is recorded beside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_run_records_verified_shards_and_a_resume_notices_changes(config: Path
         os.utime(path, (time.time() - 60, time.time() - 60))
     first = lehr("train", config, "train.steps=2")
     assert first.returncode == 0, first.stderr
-    record = config.parent / "runs/try/verified_shards.json"
+    record = shards / "verified_shards.json"
     assert set(json.loads(record.read_text())["files"]) == set(map(str, files))
     info = shards / "beta/dataset.json"
     before = info.read_text()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     UInt64s: TypeAlias = npt.NDArray[np.uint64]
+    Int64s: TypeAlias = npt.NDArray[np.int64]
     Float64s: TypeAlias = npt.NDArray[np.float64]
     Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -59,6 +60,28 @@ class SelectorConfig(Settings):
     def pool_sample_bytes(self) -> int:
         """Bytes of text, about, of the random sample of the pool that `fit` receives; 0 means that it needs none."""
         return 0
+
+    @property
+    def seconds_per_mb(self) -> float:
+        """The estimated seconds of a core for a MB of text; a build's remaining time is computed from it."""
+        return 0.1
+
+    @property
+    def parts(self) -> tuple[SelectorConfig, ...]:
+        """The selectors whose scores decide; of several, a document's score is its mean rank in the pool."""
+        return (self,)
+
+    @property
+    def reference(self) -> SelectorConfig | None:
+        """The selector whose choice this one imitates, stratum by stratum; None if it has none."""
+        return None
+
+    def strata(self, *, source: int, text_bytes: UInt64s) -> Int64s:
+        """Return the stratum of each document, [documents], from the number of its source and its bytes of text.
+
+        Of each stratum, a selector with a reference chooses as much as the reference does.
+        """
+        raise AssertionError(f"{type(self).__name__} has no strata")
 
     def files(self) -> Sequence[Path]:
         """Return the files that the selector reads, such as stored scores; their fingerprints are recorded."""

@@ -36,7 +36,7 @@ def prepare(config: SelectorConfig, fitted: Arrays) -> Scorer:
 
 @pytest.mark.parametrize(
     "config",
-    [config for name in SELECTORS.names() for config in SELECTORS[name].examples()],
+    [part for name in SELECTORS.names() for config in SELECTORS[name].examples() for part in config.parts],
     ids=lambda config: config.name,
 )
 class TestEverySelector:
@@ -65,6 +65,12 @@ class TestEverySelector:
 
     def test_its_config_reads_back(self, config: SelectorConfig) -> None:
         assert SELECTORS.parse(config.to_plain()) == config
+
+    def test_its_strata_are_numbers_from_0_if_it_has_a_reference(self, config: SelectorConfig) -> None:
+        if config.reference:
+            strata = config.strata(source=1, text_bytes=np.array([1, 900, 1000, 10**9], dtype=np.uint64))
+            assert strata.dtype == np.int64
+            assert strata.min() >= 0
 
 
 def test_an_unknown_selector_is_named() -> None:

@@ -14,11 +14,14 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from data.filters import FILTERS, FilterConfig
+from data.select_config import SelectConfig
 from data.sources import SOURCES, SourceConfig
 from settings import Settings, may_change, may_move
+from settings.errors import nearest
 
 _HOW_BUILT = "it says how shards are built, not what is in them"
 BAD_DOCUMENTS = ".bad_documents.jsonl"  # the list of a source's bad documents is SHARDS/SOURCE.bad_documents.jsonl
+SELECTION_FOLDER = "selection"  # SHARDS/selection holds the scores and the report
 _FILES_OF_SHARDS = frozenset({"build.json", "tokenizer.json"})
 _MAX_NAME_LENGTH = 255 - len(BAD_DOCUMENTS)
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -116,6 +119,9 @@ class DataConfig(Settings):
         (), description="Filters in the order in which they are applied; a source may name its own instead."
     )
     deduplicate: DeduplicateConfig = Field(DeduplicateConfig(), description="Which duplicates are dropped.")
+    select: SelectConfig | None = Field(
+        None, description="How documents are chosen by score, after deduplication; null keeps all of them."
+    )
     tokenizer: TokenizerConfig = Field(TokenizerConfig(), description="The tokenizer to use or to train.")
     held_out_fraction: float = Field(
         0.01,
@@ -184,6 +190,8 @@ class DataConfig(Settings):
                     f'sources: "{name}" cannot be a folder of shards: a name has at most {_MAX_NAME_LENGTH} characters '
                     f"and is not that of a file there ({', '.join(sorted(_FILES_OF_SHARDS))}, *{BAD_DOCUMENTS})"
                 )
+        if self.select:
+            self._check_selection(self.select)
         for key, mixture in self.mixtures().items():
             if any(weight < 0 for weight in mixture.values()) or (mixture and not sum(mixture.values()) > 0):
                 raise ValueError(f"{key.removeprefix('data.')} = {mixture}: weights must be at least 0 and not all 0")
@@ -191,6 +199,27 @@ class DataConfig(Settings):
         if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
             raise ValueError(f"stages: from_step must grow from stage to stage, not {starts}")
         return self
+
+    def _check_selection(self, select: SelectConfig) -> None:
+        target = select.target.from_source if select.target else None
+        if target and target not in self.sources:
+            raise ValueError(
+                f'select.target.from_source: no source is called "{target}"{nearest(target, self.sources)}'
+            )
+        if select.choose == "tokens" and not self.tokenizer.path:
+            raise ValueError(
+                "select.choose = tokens needs tokenizer.path: a tokenizer that is trained is not known when documents "
+                "are scored; choose by bytes, or name a tokenizer"
+            )
+        if SELECTION_FOLDER in self.sources:
+            raise ValueError(
+                f'sources: "{SELECTION_FOLDER}" is the folder of the selection\'s record; take another name'
+            )
+
+    def input_sources(self) -> dict[str, SourceConfig]:
+        """Return everything that a build reads text from, by its key in the config."""
+        sources = {f"data.sources.{name}": source for name, source in self.sources.items()}
+        return sources | (self.select.input_sources() if self.select else {})
 
     def mixtures(self) -> dict[str, dict[str, float]]:
         """Return every mixture by its key in the config: the first one, then that of each stage."""

@@ -4,7 +4,8 @@
 |---------------------|-------------------------------------------------------------------------|-------------------|
 | `bad`               | data/sources/NAME.py and data/pipeline/steps/read_source.py             | the list below    |
 | `filtered`          | data/filters/blocks/NAME.py, counted in steps/filter_documents.py       | the filter's own  |
-| `duplicates`        | data/pipeline/steps/deduplicate.py, left out by steps/document_files.py | the last three    |
+| `duplicates`        | data/pipeline/steps/deduplicate.py, left out by steps/document_files.py | the next three    |
+| `not_selected`      | data/pipeline/selection/, left out by steps/document_files.py           | the last four     |
 
 A source may count a reason of its own: any single word.
 """
@@ -24,3 +25,8 @@ UNREADABLE_FILE: Final = "unreadable_file"  # damaged, truncated, or not of the 
 EXACT_DUPLICATE: Final = "exact"
 NEAR_DUPLICATE: Final = "near"
 HELD_OUT_ELSEWHERE: Final = "held_out_elsewhere"  # another source holds out the same text
+
+TARGET: Final = "target"  # a target of the selection, or a copy of one
+NEAR_HELD_OUT: Final = "near_held_out"  # a copy or near copy of a held-out document
+NOT_SCORED: Final = "not_scored"  # the selector has no score for it
+NOT_CHOSEN: Final = "not_chosen"  # other documents have better scores

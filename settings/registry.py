@@ -103,6 +103,11 @@ class Registry(Generic[T]):
         """Returns what makes a field take any method of this registry: Annotated[Base, REGISTRY.field]."""
         return MethodField(self)
 
+    @property
+    def field_within(self) -> MethodFieldWithin:
+        """Returns what makes a field of a method take another method of the same registry."""
+        return MethodFieldWithin(self)
+
     def _import_room(self, wanted: str | None = None) -> None:
         """Imports all modules of the room, or until `wanted` is known, the module of that name first.
 
@@ -133,3 +138,10 @@ class MethodField:
         names = self.registry.names()
         methods = [handler(self.registry[name].__pydantic_core_schema__) for name in names]
         return {"anyOf": [{"enum": list(names)}, *({**method, "required": ["name"]} for method in methods)]}
+
+
+class MethodFieldWithin(MethodField):
+    """Is described by the names of the methods alone: a method that holds any method has no finite description."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"enum": list(self.registry.names())}, {"type": "object", "required": ["name"]}]}

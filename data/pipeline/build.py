@@ -76,6 +76,8 @@ def build(
         return BuildResult(config.shards, found, already_built=True, seconds=time.monotonic() - start)
     if config.tokenizer.path:
         end_of_text_id(load_tokenizer(config.tokenizer.path), config.tokenizer.end_of_text, config.tokenizer.path)
+    if config.select:
+        config.select.selector.check()
     inputs = fingerprint_input(config, log)  # first, so that each task finds out what changed since the plan was made
     plan = make_plan(config)
     work = work_folder_of(config, inputs)

@@ -29,22 +29,25 @@ def fingerprint_input(config: DataConfig, log: Callable[[str], None] = lambda me
     """
     fingerprints: dict[str, str] = {}
     output = BuildOutput()
-    for name, source in config.sources.items():
-        with naming_source(name):
+    for key, source in config.input_sources().items():
+        with naming_source(key):
             files = source.files()
         written = [file for file in files if file in output]
         if written and len(written) == len(files):
             raise UserError(
-                f"data.sources.{name}: every file of it, such as {printable(str(written[0]))}, was written by "
+                f"{key}: every file of it, such as {printable(str(written[0]))}, was written by "
                 "`lehr data build`; name the files of text"
             )
         if written:
             count = (
                 "1 file of earlier builds is" if len(written) == 1 else f"{len(written):,} files of earlier builds are"
             )
-            log(f"data.sources.{name}: {count} not read, such as {printable(str(written[0]))}")
-        with naming_source(name):
+            log(f"{key}: {count} not read, such as {printable(str(written[0]))}")
+        with naming_source(key):
             fingerprints |= {printable(str(file)): _fingerprint(file) for file in files if file not in output}
+    for file in config.select.selector.files() if config.select else ():
+        with naming_source("data.select.selector"):
+            fingerprints[printable(str(file))] = _fingerprint(file)
     return fingerprints
 
 
@@ -56,8 +59,11 @@ def changed_files(before: dict[str, str], now: dict[str, str]) -> list[str]:
     return [file for file in {**before, **now} if not _is_same(before.get(file, ""), now.get(file, ""))]
 
 
-def check_unchanged(source: str, files: Iterable[Path], inputs: dict[str, str]) -> None:
-    """Raise UserError if a file of a source no longer has its fingerprint in `inputs`, taken when the build began."""
+def check_unchanged(key: str, files: Iterable[Path], inputs: dict[str, str]) -> None:
+    """Raise UserError if a file of a source no longer has its fingerprint in `inputs`, taken when the build began.
+
+    `key` is the source's in the config.
+    """
     for file in files:
         try:
             unchanged = _fingerprint(file) == inputs[printable(str(file))]
@@ -65,7 +71,7 @@ def check_unchanged(source: str, files: Iterable[Path], inputs: dict[str, str]) 
             unchanged = False
         if not unchanged:
             raise UserError(
-                f"data.sources.{source}: {printable(str(file))} changed while the build read it: its size, content or "
+                f"{key}: {printable(str(file))} changed while the build read it: its size, content or "
                 "modification time is another than when the build began; run the build again when nothing writes to it"
             )
 

@@ -20,7 +20,7 @@ from data.pipeline.work_folder import WorkFolder
 from settings import UserError
 from settings.files import output_of_user
 
-_WORK_FORMAT = 3  # a change makes unfinished builds of older code start afresh
+_WORK_FORMAT = 4  # a change makes unfinished builds of older code start afresh
 _SECONDS_FOR_THE_LOCK = 5.0
 
 

@@ -57,13 +57,13 @@ def make_plan(config: DataConfig) -> Plan:
         raise UserError("data.sources is empty: name at least one source to build shards from")
     total, output = 0, BuildOutput()
     for name, source in config.sources.items():
-        with naming_source(name):
+        with naming_source(f"data.sources.{name}"):
             size = sum(part.bytes for part in source.parts(_MAX_TASK_BYTES) if part.path not in output)
         total += min(size, source.max_bytes) if source.max_bytes else size
     task_bytes = config.task_bytes or min(max(total // _TASKS, _MIN_TASK_BYTES), _MAX_TASK_BYTES)
     tasks: list[Task] = []
     for name, source in config.sources.items():
-        with naming_source(name):
+        with naming_source(f"data.sources.{name}"):
             grouped = _group((part for part in source.parts(task_bytes) if part.path not in output), task_bytes)
             own = [Task(name, number, parts) for number, parts in enumerate(grouped)]
         size = sum(task.bytes for task in own)

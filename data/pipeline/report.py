@@ -31,6 +31,7 @@ class SourceReport(Settings):
     bad_files: dict[str, BadFile] = Field({}, description="Files not read to their end, by path.")
     filtered: dict[str, int]
     duplicates: dict[str, int]
+    not_selected: dict[str, int] = Field({}, description="Documents that left the pool or were not chosen from it.")
     documents: dict[Split, int]
     tokens: dict[Split, int]
 
@@ -43,7 +44,8 @@ class SourceReport(Settings):
         """Format the report as one line for the console."""
         parts = ["left out, no document stays"] if self.is_empty else []
         parts.append(f"{self.read:,} documents read ({self.read_bytes / 1e6:,.1f} MB)")
-        for kind, counts in (("bad", self.bad), ("filtered", self.filtered), ("duplicate", self.duplicates)):
+        dropped = {"bad": self.bad, "filtered": self.filtered, "duplicate": self.duplicates}
+        for kind, counts in {**dropped, "not selected": self.not_selected}.items():
             if sum(counts.values()):
                 largest = sorted(((n, reason) for reason, n in counts.items() if n), reverse=True)
                 details = ", ".join(f"{reason} {n:,}" for n, reason in largest[:4])

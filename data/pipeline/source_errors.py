@@ -9,11 +9,11 @@ from settings import UserError
 
 
 @contextmanager
-def naming_source(name: str) -> Iterator[None]:
-    """Put `data.sources.NAME` in front of the message of a UserError or OSError, which becomes a UserError."""
+def naming_source(key: str) -> Iterator[None]:
+    """Put a source's key in the config in front of the message of a UserError or OSError, which becomes a UserError."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"data.sources.{name}.{error}") from None
+        raise UserError(f"{key}.{error}") from None
     except OSError as error:
-        raise UserError(f"data.sources.{name}: {error}") from None
+        raise UserError(f"{key}: {error}") from None

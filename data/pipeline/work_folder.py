@@ -27,6 +27,10 @@ class WorkFolder:
         """Return the path of a task's documents on which the tokenizer may be trained."""
         return self._in("sample", f"{rank:05d}.jsonl.zst")
 
+    def pool_sample(self, rank: int) -> Path:
+        """Return the path of a task's documents in the random sample that selectors learn from."""
+        return self._in("pool_sample", f"{rank:05d}.jsonl.zst")
+
     def bad_documents(self, rank: int) -> Path:
         """Return the path of the list of a task's bad documents, one per line."""
         return self._in("bad_documents", f"{rank:05d}.jsonl")
@@ -43,9 +47,42 @@ class WorkFolder:
         """Return the path of the numbers of a task's documents that are duplicates or held out in another source."""
         return self._in("dropped", f"{rank:05d}.npy")
 
-    def read_dropped(self, rank: int) -> frozenset[int]:
-        """Read the numbers of a task's documents that are duplicates or held out in another source."""
-        return frozenset(np.load(self.dropped(rank)).tolist())
+    def not_selected(self, rank: int) -> Path:
+        """Return the path of the numbers of a task's documents that left the pool or were not chosen from it."""
+        return self._in("not_selected", f"{rank:05d}.npy")
+
+    def held_out_signatures(self, rank: int) -> Path:
+        """Return the path of the hashes of a task's held-out documents, in every bucket."""
+        return self._in("held_out_signatures", f"{rank:05d}.npy")
+
+    def evaluation_hashes(self, bucket: int) -> Path:
+        """Return the path of the sorted hashes of all held-out documents in one bucket."""
+        return self._in("evaluation_hashes", f"{bucket:03d}.npy")
+
+    @property
+    def targets(self) -> Path:
+        """The hashes and texts of the targets of the selection, sorted by hash."""
+        return self._in("targets", "targets.jsonl.zst")
+
+    def fitted(self, column: int) -> Path:
+        """Return the folder of the arrays that the selector of this column of the scores has learned."""
+        return self._in(f"fitted/{column}", "")
+
+    def scores(self, rank: int) -> Path:
+        """Return the path of the scores of a task's documents in the pool."""
+        return self._in("scores", f"{rank:05d}.npy")
+
+    def left_pool(self, rank: int) -> Path:
+        """Return the path of the numbers of a task's documents that are targets or near copies of held-out ones."""
+        return self._in("left_pool", f"{rank:05d}.npy")
+
+    def mean_ranks(self, column: int, rank: int) -> Path:
+        """Return the path of a task's scores that combine the ranks of several columns, of which this is the first."""
+        return self._in(f"mean_ranks/{column}", f"{rank:05d}.npy")
+
+    def choice(self, rank: int) -> Path:
+        """Return the path of the final score of each of a task's documents in the pool, and whether it was chosen."""
+        return self._in("choice", f"{rank:05d}.npy")
 
     def report(self, stage: str, rank: int) -> Path:
         """Return the path of a task's counts; `stage` may also be a kind of count, such as "filtered"."""
@@ -81,6 +118,11 @@ class WorkFolder:
     def _in(self, folder: str, name: str) -> Path:
         (self.path / folder).mkdir(parents=True, exist_ok=True)
         return self.path / folder / name
+
+
+def read_numbers(path: Path) -> frozenset[int]:
+    """Read a file of numbers of documents."""
+    return frozenset(np.load(path).tolist())
 
 
 class Counts(Counter[str]):

@@ -4,6 +4,7 @@ SHARDS/tokenizer.json
 SHARDS/SOURCE/dataset.json
 SHARDS/SOURCE/train/*.ds  *.ds.index  [*.ds.loss]     datatrove's format: little-endian tokens without a header,
 SHARDS/SOURCE/held_out/*.ds ...                       uint64 exclusive ends of documents, one byte a token
+SHARDS/SOURCE/train/*.ds.hashes                       uint64 hash of each document's text, by which scores are joined
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FILE_NAME = "dataset.json"
 
 
 class ShardFile(Settings):
-    """One `.ds` file with its index (and loss mask), named relative to the source's folder."""
+    """One `.ds` file with the files beside it, named relative to the source's folder."""
 
     path: str
     tokens: int = Field(ge=0)
@@ -30,12 +31,14 @@ class ShardFile(Settings):
     sha256: str
     index_sha256: str
     loss_sha256: str | None = None
+    document_hashes_sha256: str | None = None  # None in shards of earlier versions
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The SHA-256 of the shard's file, its index and its loss mask, by path."""
-        loss = {f"{self.path}.loss": self.loss_sha256} if self.loss_sha256 else {}
-        return {self.path: self.sha256, f"{self.path}.index": self.index_sha256, **loss}
+        """The SHA-256 of the shard's file, its index, its loss mask and its documents' hashes, by path."""
+        optional = {".loss": self.loss_sha256, ".hashes": self.document_hashes_sha256}
+        given = {f"{self.path}{suffix}": sha256 for suffix, sha256 in optional.items() if sha256}
+        return {self.path: self.sha256, f"{self.path}.index": self.index_sha256, **given}
 
 
 class SplitInfo(Settings):

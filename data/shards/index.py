@@ -47,6 +47,10 @@ class Shards:
     def digests(self) -> dict[str, str]:
         """Return for each source one hash of what training reads: its shards in their order, with their indexes."""
         plain = {name: info.to_plain() for name, info in self.datasets.items()}
+        for info in plain.values():
+            for split in info["splits"].values():
+                for file in split["files"]:
+                    del file["document_hashes_sha256"]  # which training does not read, and earlier builds do not write
         return {
             name: hashlib.sha256(json.dumps([info["token_bytes"], info["splits"]], sort_keys=True).encode()).hexdigest()
             for name, info in plain.items()

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from launcher.config_schema.schema import ITEM, NAME, Node, Schema, method_name
 
-_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true/false", "null": "null"}
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true/false"}
+_TYPES |= {"null": "null", "object": "mapping"}
 _REQUIRED = object()
 
 

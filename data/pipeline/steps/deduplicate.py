@@ -14,72 +14,25 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data.config import DeduplicateConfig
 from data.drop_reasons import EXACT_DUPLICATE, HELD_OUT_ELSEWHERE, NEAR_DUPLICATE
-from data.filters.blocks.words import add_cjk_spaces
 from data.pipeline.steps.held_out_copies import copies_of_held_out
-from data.pipeline.steps.simplify import WhitespaceTokenizer, simplify_text
+from data.pipeline.steps.minhash import Hashes, MinHash
 from data.pipeline.work_folder import Counts, WorkFolder
 
-Hashes = npt.NDArray[np.uint64]
 EXACT_BUCKET = 0  # of the hashes of full texts
 _RECORD = np.dtype([("hash", "<u8"), ("document", "<u8")])
 _TASK_SHIFT = 32  # a document's number is (rank of its task << 32) + its number in the task
-_PRIME = np.uint64((1 << 61) - 1)
-_PRIME_BITS = np.uint64(61)
-_SHINGLES_PER_BLOCK = 128  # so that 112 hashes of each stay in the cache
 
 
 def buckets(config: DeduplicateConfig) -> list[int]:
     """Return the numbers of the buckets that this deduplication compares."""
     return [EXACT_BUCKET] * config.exact + list(range(1, 1 + config.buckets)) * config.minhash
-
-
-class MinHash(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's MinHash signatures, bit for bit if the text is simplified, several times as fast."""
-
-    def __init__(self, config: DeduplicateConfig) -> None:
-        minhash = MinhashConfig(
-            n_grams=config.ngram_words, num_buckets=config.buckets, hashes_per_bucket=config.hashes_per_bucket
-        )
-        super().__init__(output_folder=".", config=minhash, language=WhitespaceTokenizer())
-        self.simplifies = config.text == "simplified"
-
-    def get_shingles(self, text: str) -> Hashes:
-        """Return the hash of every n-gram of the words of the text, simplified or as it is, [n-grams, 1]."""
-        content = (simplify_text(text) if self.simplifies else " ".join(add_cjk_spaces(text).split())).encode()
-        spaces = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord(" "))
-        starts = np.concatenate(([0], spaces + 1)).tolist() if content else []
-        ends = np.concatenate((spaces, [len(content)])).tolist()
-        hash_of = xxhash.xxh64_intdigest
-        n = self.config.n_grams
-        ngrams = zip(starts, ends[n - 1 :], strict=False)  # the last n - 1 words begin no n-gram
-        return np.array([hash_of(content[start:end]) for start, end in ngrams], dtype=np.uint64).reshape(-1, 1)
-
-    def signature(self, text: str) -> Hashes:
-        """Return the minimum of each hash function over the shingles; empty for a text without shingles."""
-        shingles = self.get_shingles(text).reshape(1, -1)
-        if not shingles.size:
-            return np.empty(0, dtype=np.uint64)
-        factor, offset = (parameter.reshape(-1, 1) for parameter in self.parameters)
-        minima = np.full(self.num_hashes, np.iinfo(np.uint64).max, dtype=np.uint64)
-        for begin in range(0, shingles.shape[1], _SHINGLES_PER_BLOCK):
-            # (a x + b) mod (2^61 - 1): the sum of the high bits and the low bits is at most 7 too large.
-            values = factor * shingles[:, begin : begin + _SHINGLES_PER_BLOCK]
-            values += offset
-            high = values >> _PRIME_BITS
-            values &= _PRIME
-            values += high
-            np.minimum(values, values - _PRIME, out=values)
-            np.minimum(minima, values.min(axis=1), out=minima)
-        return minima
 
 
 class ComputeSignatures(PipelineStep):  # type: ignore[misc]
@@ -93,9 +46,6 @@ class ComputeSignatures(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.work, self.config, self.tasks = work, config, tasks
         self.minhash = MinHash(config) if config.minhash else None
-        # The hashes of a bucket are combined to one by a random linear form with odd coefficients.
-        coefficients = np.random.default_rng(0).integers(1, 1 << 63, size=config.hashes_per_bucket, dtype=np.uint64)
-        self.coefficients: Hashes = coefficients * np.uint64(2) + np.uint64(1)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield every document."""
@@ -106,10 +56,10 @@ class ComputeSignatures(PipelineStep):  # type: ignore[misc]
         for number, document in enumerate(data):
             exact.append(document.metadata["hash"])
             if minhash:
-                signature = minhash.signature(document.text)
-                if signature.size:
+                bucket_hashes = minhash.bucket_hashes(document.text)
+                if bucket_hashes.size:
                     signed.append(number)
-                    signatures.append((signature.reshape(self.config.buckets, -1) * self.coefficients).sum(axis=1))
+                    signatures.append(bucket_hashes)
             yield document
         self._write(EXACT_BUCKET, rank, np.array(exact, dtype=np.uint64), np.arange(len(exact)))
         if minhash:

@@ -64,6 +64,7 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             },
             filtered=self._sum("filtered", ranks),
             duplicates=self._sum("duplicates", ranks) if self.config.compares_documents else {},
+            not_selected=self._sum("not_selected", ranks) if self.config.select else {},
             documents={split: splits[split].documents for split in SPLITS},
             tokens={split: splits[split].tokens for split in SPLITS},
         )

@@ -28,4 +28,9 @@ def is_held_out(hash_: int, fraction: float) -> bool:
 
 def is_sampled(hash_: int, fraction: float) -> bool:
     """Return whether a document belongs to a sample of this fraction, which is independent of the held-out split."""
-    return hash_ * _SCRAMBLE % _RANGE < int(fraction * _RANGE)
+    return sample_key(hash_) < int(fraction * _RANGE)
+
+
+def sample_key(hash_: int) -> int:
+    """Return the place of a document in a random order, of which samples are the beginning."""
+    return hash_ * _SCRAMBLE % _RANGE

@@ -73,7 +73,9 @@ class ReadSource(PipelineStep):  # type: ignore[misc]
                 if isinstance(content, BadDocument):
                     content = replace(content, where=printable(content.where), detail=printable(content.detail))
                     if content.reason == UNREADABLE_FILE:
-                        check_unchanged(task.source, [path], self.inputs)  # such as a file that was removed meanwhile
+                        check_unchanged(
+                            f"data.sources.{task.source}", [path], self.inputs
+                        )  # such as a file that was removed meanwhile
                         file = BadFile(bytes=path.stat().st_size, detail=content.detail)
                         if self.on_bad_file == "fail":
                             raise UserError(_bad_file_message(task.source, path, file))
@@ -91,7 +93,7 @@ class ReadSource(PipelineStep):  # type: ignore[misc]
                 )
                 if progress.add(len(content)) >= task.max_bytes > 0:
                     break
-        check_unchanged(task.source, dict.fromkeys(part.path for part in task.parts), self.inputs)
+        check_unchanged(f"data.sources.{task.source}", dict.fromkeys(part.path for part in task.parts), self.inputs)
         progress.write()
         Counts(documents=progress.documents, bytes=progress.bytes).write(self.work.report("read", rank))
         counts.write(self.work.report("bad", rank))

@@ -78,10 +78,12 @@ class _ShardWriter:
         self.name = f"{number:05d}.ds"
         self.folder, self._encoder, self._end = folder, encoder, end
         self._tokens: list[bytes] = []
+        self._hashes: list[int] = []
         self.text_bytes = 0
 
-    def add(self, tokens: bytes, text_bytes: int) -> None:
+    def add(self, tokens: bytes, *, hash_: int, text_bytes: int) -> None:
         self._tokens.append(tokens + self._end)
+        self._hashes.append(hash_)
         self.text_bytes += text_bytes
 
     def write(self, order: np.random.Generator | None) -> dict[str, object] | None:
@@ -100,11 +102,14 @@ class _ShardWriter:
             token_size=self._encoder.token_bytes,
         )
         count = len(self._tokens)
-        for document in order.permutation(count) if order else range(count):
+        documents = order.permutation(count) if order else np.arange(count)
+        for document in documents:
             file.write_bytes(self._tokens[document])
         file.close()
         path = self.folder / self.name
-        for written in (path, path.with_name(self.name + ".index"), path.with_name(self.name + ".metadata")):
+        beside = {suffix: path.with_name(self.name + suffix) for suffix in (".index", ".metadata", ".hashes")}
+        np.array(self._hashes, dtype="<u8")[documents].tofile(beside[".hashes"])
+        for written in (path, *beside.values()):
             with written.open("rb") as stream:
                 os.fsync(stream.fileno())
         shard = ShardFile(
@@ -112,7 +117,8 @@ class _ShardWriter:
             tokens=len(file),
             documents=count,
             sha256=file_sha256(path),
-            index_sha256=file_sha256(path.with_name(self.name + ".index")),
+            index_sha256=file_sha256(beside[".index"]),
+            document_hashes_sha256=file_sha256(beside[".hashes"]),
         )
         return {"file": shard.to_plain(), "text_bytes": self.text_bytes}
 
@@ -141,9 +147,9 @@ class TokenizeDocuments(PipelineStep):  # type: ignore[misc]
         progress = TaskProgress(self.work.progress(STAGE, rank))
         for batch in batched(data, _DOCUMENTS_PER_BATCH):
             for document, tokens in zip(batch, encoder.encode([d.text for d in batch]), strict=True):
-                split: Split = "held_out" if is_held_out(document.metadata["hash"], fraction) else "train"
-                text_bytes = len(document.text.encode())
-                shards[split].add(tokens, text_bytes)
+                hash_, text_bytes = document.metadata["hash"], len(document.text.encode())
+                split: Split = "held_out" if is_held_out(hash_, fraction) else "train"
+                shards[split].add(tokens, hash_=hash_, text_bytes=text_bytes)
                 progress.add(text_bytes)
         progress.write()
         shuffle = self.config.shuffle_documents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -21,7 +22,9 @@ from tokenizers import Tokenizer
 from data.config import DataConfig
 from data.pipeline.build import build
 from data.shards.dataset_json import DatasetInfo, read_dataset
+from data.shards.index import open_shards
 from data.shards.inspect import inspect
+from data.shards.verify import verify_shards
 from data.tokenizer import load_tokenizer
 from settings import UserError
 
@@ -80,11 +83,29 @@ def test_tokens_are_the_documents(folder: Path) -> None:
         for file in info.splits[split].files:  # type: ignore[index]
             tokens = np.fromfile(folder / "shards" / "made" / file.path, dtype="<u2")
             ends = np.fromfile(folder / "shards" / "made" / f"{file.path}.index", dtype="<u8")
+            hashes_of_texts = np.fromfile(folder / "shards" / "made" / f"{file.path}.hashes", dtype="<u8").tolist()
             assert ends[-1] == len(tokens) == file.tokens
-            for document in np.split(tokens, ends[:-1].astype(int)):
+            for document, hash_ in zip(np.split(tokens, ends[:-1].astype(int)), hashes_of_texts, strict=True):
                 assert document[-1] == info.tokenizer.eos_id
                 found.append(tokenizer.decode(document[:-1].tolist()))
+                assert hash_ == int.from_bytes(hashlib.sha256(found[-1].encode()).digest()[:8], "big")
     assert sorted(found) == sorted(text(seed) for seed in range(200))
+
+
+def test_shards_without_hashes_of_documents_have_the_same_digest(folder: Path) -> None:
+    """Earlier versions wrote none; a run resumes on either."""
+    build(config(folder))
+    before = open_shards(config(folder)).digests()
+    path = folder / "shards" / "made" / "dataset.json"
+    plain = json.loads(path.read_text())
+    for split in plain["splits"].values():
+        for file in split["files"]:
+            (folder / "shards" / "made" / f"{file['path']}.hashes").unlink()
+            del file["document_hashes_sha256"]
+    path.write_text(json.dumps(plain))
+    assert open_shards(config(folder)).digests() == before
+    assert {split.status for split in inspect(folder / "shards", sample_tokens=0)[0].splits} == {"ok"}
+    verify_shards(config(folder), folder / "verified.json")
 
 
 def test_the_end_of_text_string_in_a_document_is_text(folder: Path) -> None:

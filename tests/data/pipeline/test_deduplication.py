@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.config import DeduplicateConfig
-from data.pipeline.steps.deduplicate import ClusterDuplicates, ComputeSignatures, FindDuplicates, MinHash, buckets
+from data.pipeline.steps.deduplicate import ClusterDuplicates, ComputeSignatures, FindDuplicates, buckets
 from data.pipeline.steps.hashing import text_hash
+from data.pipeline.steps.minhash import MinHash
 from data.pipeline.steps.simplify import WhitespaceTokenizer, simplify_text
-from data.pipeline.work_folder import WorkFolder, read_report
+from data.pipeline.work_folder import WorkFolder, read_numbers, read_report
 
 TASKS = 3
 
@@ -62,7 +63,7 @@ def keep(texts: list[str], config: DeduplicateConfig, folder: Path, find_tasks: 
     for rank in range(find_tasks):
         list(FindDuplicates(work, config, tasks=range(TASKS)).run(None, rank, find_tasks))
     list(ClusterDuplicates(work, buckets(config), fractions=[0.0] * TASKS).run(None, 0, 1))
-    duplicates = [work.read_dropped(rank) for rank in range(TASKS)]
+    duplicates = [read_numbers(work.dropped(rank)) for rank in range(TASKS)]
     return [
         [text for number, text in enumerate(part) if number not in duplicates[rank]] for rank, part in enumerate(parts)
     ]

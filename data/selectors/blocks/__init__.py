@@ -1,0 +1,1 @@
+"""What selectors compute with, imported only when documents are scored."""

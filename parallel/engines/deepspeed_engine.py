@@ -118,14 +118,15 @@ class DeepSpeedEngine:
 
     def held_bytes(self) -> HeldBytes:
         inner, moments = self._engine.optimizer, self._optimizer.state
-        # Under ZeRO 3 this rank's part of a weight is beside the parameter, which is empty between uses, and one buffer
-        # has all gradients. Under ZeRO 2 the sums of each group are a list, which is freed after the step.
+        # Under ZeRO 3 this rank's part of a weight is beside the parameter, which is empty between uses. One buffer has
+        # all gradients, another one those that are being reduced. Under ZeRO 2 both are freed after the step.
         flat_gradients = getattr(inner, "grad_partitions_flat_buffer", None)
         parts = inner.averaged_gradients.values() if flat_gradients is None else [[flat_gradients]]
+        reduced = [bucket.buffer for bucket in inner.ipg_buckets.values() if isinstance(bucket.buffer, Tensor)]
         return held_bytes(
             self._mesh.device,
             weights=[getattr(shard.parameter, "ds_tensor", shard.parameter) for shard in self._shards],
-            gradients=[gradient for part in parts if part is not None for gradient in part],
+            gradients=[*reduced, *(gradient for part in parts if part is not None for gradient in part)],
             optimizer=[*moments, *(moment for of_master in moments.values() for moment in of_master.values())],
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from optim.optimizer import OptimizerConfig
 from parallel.chunk import MicroBatch, PipelineChunk

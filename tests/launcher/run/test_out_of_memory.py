@@ -74,7 +74,8 @@ def test_layouts_that_cannot_be_are_not_offered(config: Path) -> None:
     assert "parallel.tensor=2 parallel.data=2" in found
     assert not any(setting.startswith("parallel.zero=") for setting in found)  # a pipeline has none above 1
     found = savings(config, "parallel.data=4", "parallel.zero=1", world_size=4)
-    assert found["parallel.zero=3"] > found["parallel.zero=2"] > 0
+    assert found["parallel.zero=3"] > 0
+    assert "parallel.zero=2" not in found  # of a small model, the buffer that reduces gradients outweighs what it saves
     assert "parallel.offload=optimizer" not in found  # on a CPU it would change nothing
 
 

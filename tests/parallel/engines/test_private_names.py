@@ -26,6 +26,7 @@ DEEPSPEED = {  # of engine.optimizer, by ZeRO stage: name -> the file that uses 
         "fp32_partitioned_groups_flat": "deepspeed_engine.py",
         "persistent_parameters": "deepspeed_engine.py",
         "grad_partitions_flat_buffer": "deepspeed_engine.py",
+        "ipg_buckets": "deepspeed_engine.py",
         "sub_group_to_group_id": "deepspeed_engine.py",
     },
 }

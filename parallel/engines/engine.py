@@ -87,8 +87,8 @@ class Engine(Evaluates, Protocol):
     def state(self, *, saving: bool) -> dict[str, Slice]:
         """Returns tensors by their global checkpoint names, to be read (saving) or to be written in place (loading).
 
-        For saving, one data rank and one stage return each tensor, and nothing keeps the ranks from sending each other
-        parts of it: a collective. For loading, every rank returns what it needs, which may be a part of a tensor.
+        For saving, one data rank and one stage return each tensor in full: a collective of the data ranks. For loading,
+        every rank returns what it holds, which may be a part of its shard.
         """
         ...
 

@@ -339,7 +339,7 @@ def test_a_disk_slower_than_the_interval_holds_the_loop_and_mixes_nothing_up(tmp
                     assert (file.get_tensor(name) == step).all(), name
 
 
-@pytest.mark.parametrize("parallel", [{}, {"zero": 2}], ids=["owners", "ZeRO 2"])
+@pytest.mark.parametrize("parallel", [{}, {"zero": 2}, {"zero": 3}], ids=["owners", "ZeRO 2", "ZeRO 3"])
 def test_back_at_imported_weights_the_optimizer_starts_afresh(tmp_path: Path, parallel: dict[str, int]) -> None:
     trial = Trial(model=TRIAL.model, parallel=parallel)
     ((first, again),) = run_ranks(1, losses_from_imported_weights, tmp_path / "checkpoints", trial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -108,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; stderr does so already
     app = make_app(arguments)
     exit_by_exception()
     app(args=list(arguments), prog_name="lehr")

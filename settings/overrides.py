@@ -25,6 +25,10 @@ def apply_override(config: DictConfig, override: str) -> None:
         return
     key, equals, text = override.partition("=")
     key = key.strip()
+    try:
+        override.encode()
+    except UnicodeEncodeError:
+        raise UserError(f'override "{override}" is no UTF-8 text; rename the path or convert the text') from None
     if not equals or not _is_key(key):
         raise UserError(f'override "{override}" must have the form section.key=value, or ~section.key to remove a key')
     try:

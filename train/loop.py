@@ -119,6 +119,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
     )
     seconds = run.step_timer.end_step()
     run.stop_listener.note_step(seconds)
+    rank_seconds = run.slow_ranks.end_step(run.state.step)
     # Recorded before it is checked: what ends the run or rolls it back stands in metrics.jsonl.
     run.metrics.step(
         run.state,
@@ -127,7 +128,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
         tokens=agreement.tokens_global,
         seconds=seconds,
         batch_hash=agreement.batch_hash,
-        rank_seconds=run.slow_ranks.end_step(run.state.step),
+        rank_seconds=rank_seconds,
     )
     run.state = run.step_checks.after_step(
         run.state,

@@ -40,17 +40,18 @@ def plot_runs(
     check_picture_path(out, option="--out")
     figure = Figure(figsize=(9, 7), layout="constrained")
     losses, norms, lrs = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
+    names = {run: run.name.encode(errors="backslashreplace").decode() for run in runs}  # fonts have no other bytes
     for index, run in enumerate(runs):
         colour = f"C{index}"
-        _draw(losses, rows[run], "loss", label=f"{run.name}: training", color=colour, alpha=0.25, smooth=True)
+        _draw(losses, rows[run], "loss", label=f"{names[run]}: training", color=colour, alpha=0.25, smooth=True)
         _draw(norms, rows[run], "grad_norm", color=colour, linewidth=0.7)
         _draw(lrs, rows[run], "lr", color=colour)
         if len(runs) > 1:
-            _draw(losses, rows[run], "held_out/loss", label=f"{run.name}: held out", color=colour, marker="o")
+            _draw(losses, rows[run], "held_out/loss", label=f"{names[run]}: held out", color=colour, marker="o")
         _draw_forecast(losses, rows[run], color=colour)
     if len(runs) == 1:
         _draw_sources(losses, runs[0], rows[runs[0]])
-    losses.set(ylabel="loss, nats a token", title=", ".join(run.name for run in runs))
+    losses.set(ylabel="loss, nats a token", title=", ".join(names[run] for run in runs))
     losses.legend(fontsize="small", ncols=2)
     norms.set(ylabel="grad norm", yscale="log")
     lrs.set(ylabel="lr", xlabel="tokens")

@@ -15,6 +15,7 @@ from optim.optimizer import OPTIMIZERS, OptimizerConfig
 from parallel.config import ParallelConfig
 from schedules.base import SCHEDULES, ScheduleConfig
 from settings import Settings, compose, may_change
+from settings.paths import recordable
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.run_folder.folder import RunFolder
 
@@ -67,10 +68,10 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def place_overrides(path: Path) -> list[str]:
     """Returns overrides that set run.folder and run.name to the run folder that a config lies in; none elsewhere.
 
-    A run folder may have been moved or renamed since it recorded its config.
+    A run folder may have been moved or renamed since it recorded its config. Raises UserError if it is no UTF-8.
     """
     if path.name != RunFolder(path.parent).config.name or not RunFolder(path.parent).holds_run:
         return []
-    place = path.parent if path.parent.name not in ("", "..") else path.parent.resolve()
+    place = recordable(path.parent if path.parent.name not in ("", "..") else path.parent.resolve())
     values = {"run.folder": str(place.parent), "run.name": place.name}
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]

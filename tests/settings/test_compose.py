@@ -237,6 +237,7 @@ def test_a_key_of_the_file_that_another_method_does_not_know_names_the_override_
             'override "run.steps" must have the form section.key=value, or ~section.key to remove a key',
         ),
         (BASE, ["=3"], 'override "=3" must have the form'),
+        (BASE, ["run.name=a\udcff"], "is no UTF-8 text; rename the path or convert the text"),
         (BASE, ["run..steps=3"], 'override "run..steps=3" must have the form'),
         (BASE, ["run.name=[1,2"], 'override "run.name=[1,2" cannot be applied: while parsing a flow sequence'),
         (BASE + "stages: [{from_step: 1}]", ["stages.4.from_step=1"], "cannot be applied: list index out of range"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import Field
 
-from settings import Settings
-from settings.paths import with_absolute_paths
+from settings import Settings, UserError
+from settings.paths import recordable, with_absolute_paths
 
 
 class Inner(Settings):
@@ -40,3 +41,14 @@ def test_paths_are_joined_to_the_current_folder(tmp_path: Path, monkeypatch: pyt
     )
     assert with_absolute_paths(absolute) == absolute
     assert settings.inner.file == Path("x")
+
+
+def test_a_path_that_a_config_cannot_record_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=r"is no UTF-8, so that no config can record it; rename it$"):
+        recordable(folder)
+    with pytest.raises(UserError, match="is no UTF-8"):  # a relative path, by the current folder
+        recordable(Path("runs").absolute())
+    assert recordable(tmp_path / "\u00e4") == tmp_path / "\u00e4"

@@ -26,6 +26,7 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
     Raises UserError if the folder holds a run of another config (train/resume_rules.py), with every key that differs,
     or of other `inputs` (None: not compared), if a process trains it already, and if it cannot be written to.
     """
+    config = with_absolute_paths(config)  # before anything is written: it raises if a path cannot be recorded
     folder = RunFolder(path)
     check_writable(path)
     check_not_running(folder.checkpoints)

@@ -46,7 +46,7 @@ class SlowRanks:
         self._data_seconds = 0.0
         self._own_seconds: list[float] = []
         self._is_first_step = True
-        self._slow: dict[int, float] = {}  # the ranks that were named: times the median of their peers
+        self._named: frozenset[int] = frozenset()  # the slow ranks, as last recorded
 
     @contextmanager
     def reading_data(self) -> Iterator[None]:
@@ -84,21 +84,19 @@ class SlowRanks:
     def _name_slow_ranks(self, everyone: Sequence[RankSeconds], medians: Sequence[float], step: int) -> None:
         """Records the slow ranks if they are others than before."""
         ratios = [one.seconds / median for one, median in zip(everyone, medians, strict=True)]
-        slow = {
-            rank: ratio for rank, ratio in enumerate(ratios) if ratio > (_STILL_SLOW if rank in self._slow else _SLOW)
-        }
-        changed, self._slow = slow.keys() != self._slow.keys(), slow
-        if not changed:
+        slow = [rank for rank, ratio in enumerate(ratios) if ratio > (_STILL_SLOW if rank in self._named else _SLOW)]
+        if frozenset(slow) == self._named:
             return
+        self._named = frozenset(slow)
         lines = [
-            f"{everyone[rank].place}: {everyone[rank].seconds:.3g} s a step, {100 * (ratio - 1):.0f}% more than the "
-            f"median of the ranks of its stage, {medians[rank]:.3g} s"
-            for rank, ratio in slow.items()
+            f"{everyone[rank].place}: {everyone[rank].seconds:.3g} s a step, {100 * (ratios[rank] - 1):.0f}% more than "
+            f"the median of the ranks of its stage, {medians[rank]:.3g} s"
+            for rank in slow
         ]
         message = f"no rank is slow any more, over the last {WINDOW_STEPS} steps"
         if slow:
             message = f"warning: slow ranks, over the last {WINDOW_STEPS} steps:\n{listed(lines, most=_MOST_NAMED)}"
-        self._events.add("slow_ranks", message, step=step, ranks=list(slow), places=[everyone[i].place for i in slow])
+        self._events.add("slow_ranks", message, step=step, ranks=slow, places=[everyone[rank].place for rank in slow])
 
 
 def medians_of_stages(everyone: Sequence[RankSeconds]) -> list[float]:

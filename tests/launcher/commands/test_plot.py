@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
+from processes import lehr
 from typer.testing import CliRunner
 
 from launcher.cli import make_app
@@ -83,3 +85,12 @@ def test_mistakes_are_one_message(tmp_path: Path) -> None:
         assert code == 2
         assert message in output
         assert len(output.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_run_whose_name_is_no_utf8_is_drawn(tmp_path: Path) -> None:
+    run = write_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff")))
+    done = lehr("plot", run)
+    assert done.returncode == 0, done.stderr
+    assert "a\\udcff/curves.png" in done.stdout
+    assert (run / "curves.png").stat().st_size > 10_000

@@ -81,6 +81,7 @@ class _Host:
         self._store = PrefixStore(name, store)
         self._arrivals = {0: arrival}
         self._world_size = world_size
+        self._store.set(_arrival_key(0), json.dumps(asdict(arrival)))
         store.set(_NAME, name)
 
     def run(self, limit_seconds: float, last_check: Callable[[], None]) -> Store:
@@ -156,6 +157,11 @@ def _attend(store: Store, rank_info: RankInfo, arrival: Arrival, limit_seconds: 
     if code == DONE:
         return meeting
     _say_goodbye(meeting, rank_info, code)
+
+
+def node_of(store: Store, rank: int) -> str | None:
+    """Returns the node of a rank, such as `node 0 (gpu-01)`, from the store that `meet` returned; else None."""
+    return json.loads(store.get(_arrival_key(rank)))["node"] if store.check([_arrival_key(rank)]) else None
 
 
 def _say_goodbye(meeting: Store, rank_info: RankInfo, code: int) -> NoReturn:

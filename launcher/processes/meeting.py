@@ -95,6 +95,7 @@ class _Host:
         self._store = PrefixStore(name, store)
         self._arrivals = {0: arrival}
         self._world_size = world_size
+        self._store.set(_arrival_key(0), json.dumps(asdict(arrival)))
         store.set(_NAME, name)
 
     def run(self, limit_seconds: float, last_check: Callable[[], LastCheck]) -> Store:
@@ -215,6 +216,11 @@ def _result_of(arrival: Arrival, message: bytes) -> Any:
     if "error" in share:
         raise _error(f"rank {arrival.rank} on {arrival.node}: {share['error']}", share["exit_code"])
     return share["result"]
+
+
+def node_of(store: Store, rank: int) -> str | None:
+    """Returns the node of a rank, such as `node 0 (gpu-01)`, from the store that `meet` returned; else None."""
+    return json.loads(store.get(_arrival_key(rank)))["node"] if store.check([_arrival_key(rank)]) else None
 
 
 def _say_goodbye(meeting: Store, rank_info: RankInfo, code: int) -> NoReturn:

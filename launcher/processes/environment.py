@@ -14,6 +14,8 @@ from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_int, rea
 from launcher.processes.slurm import is_srun_rank, read_job_end_time, read_slurm_variables
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")  # those that torch takes for deterministic
 _MOST_THREADS = 4096  # a larger number is a typing error, and more threads than a process may have
 
 
@@ -94,6 +96,15 @@ def prepare_process(rank_info: RankInfo) -> None:
 
     os.environ["LOCAL_RANK"] = str(rank_info.gpu(torch.cuda.device_count()))
     torch.set_num_threads(threads)
+
+
+def fix_cublas_workspace() -> None:
+    """Gives cuBLAS a workspace with which it is deterministic, if the environment sets none. Before CUDA is used.
+
+    See "Results reproducibility" in NVIDIA's documentation of cuBLAS.
+    """
+    if os.environ.get(_CUBLAS_WORKSPACE) not in _DETERMINISTIC_WORKSPACES:
+        os.environ[_CUBLAS_WORKSPACE] = _DETERMINISTIC_WORKSPACES[0]
 
 
 def hide_gpus() -> None:

@@ -9,19 +9,25 @@ import torch
 from torch._C._distributed_c10d import Store
 
 from launcher.exit_codes import DONE, STOPPED_EARLY
+from launcher.processes.environment import fix_cublas_workspace
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
+from model.attention import Kernel
 from parallel.agree import agree
+from parallel.attention_kernel import agree_on_kernel
+from parallel.build import DTYPES
+from parallel.determinism import use_deterministic_algorithms
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
 from train.checkpoint.writer_lease import WriterLease
 from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.start_record import recorded_kernel
 from train.safety.watchdog import Hang, Watchdog
 
 
@@ -33,6 +39,9 @@ def run_rank(
     `store`: the one at which the ranks have met; None if it is not open yet. `on_hang` is called from another thread
     when training makes no progress, and should end the process.
     """
+    if config.train.deterministic:
+        fix_cublas_workspace()
+        use_deterministic_algorithms()
     # A stop signal waits from here on, until the loop can save: now it would end a rank that the others wait for.
     defer_signals()
     with exit_if_stuck():
@@ -41,8 +50,9 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    lease = _open_run(config, mesh)
-    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=met)
+    kernel = _agree_on_kernel(config, mesh)
+    lease = _open_run(config, mesh, kernel)
+    run = build_run(config, mesh, folder, kernel=kernel, lease=lease, watchdog=watchdog, store=met)
     try:
         done = train(run)
     finally:
@@ -75,13 +85,29 @@ def _connect(config: RunConfig, rank_info: RankInfo, store: Store, on_hang: Call
     return mesh
 
 
-def _open_run(config: RunConfig, mesh: Mesh) -> WriterLease | None:
+def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
+    """Returns the attention kernel of all ranks, which a run that goes on with `auto` keeps."""
+    kernel, warning = agree_on_kernel(
+        config.train.attention,
+        config.model,
+        mesh,
+        dtype=DTYPES[config.train.precision],
+        recorded=recorded_kernel(config.run.path) if mesh.rank == 0 else None,
+    )
+    if warning is not None and mesh.rank == 0:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return kernel
+
+
+def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
     def open_on_rank_0() -> None:
         if mesh.rank == 0:
-            leases.append(open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config)))
+            leases.append(
+                open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config), kernel=kernel)
+            )
 
     agree(open_on_rank_0)
     return leases[0] if leases else None

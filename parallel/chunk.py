@@ -80,7 +80,7 @@ def pipeline_chunks(
 ) -> list[PipelineChunk]:
     """Builds this rank's chunks in float32, without initial values. `dtype` is that of activations between stages."""
     config = megatron_config(model, parallel, dtype)
-    layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else TorchLayers()
+    layers = layers_of(model, parallel, mesh, dtype=dtype)
     ranges = layers_per_chunk(model.num_layers, parallel.pipeline * parallel.virtual_stages)
     chunks = []
     for virtual in range(parallel.virtual_stages):
@@ -99,6 +99,13 @@ def pipeline_chunks(
         vp_stage = virtual if parallel.virtual_stages > 1 else None
         chunks.append(PipelineChunk(transformer, config, last=last, vp_stage=vp_stage))
     return chunks
+
+
+def layers_of(model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, dtype: torch.dtype) -> Layers:
+    """Returns the layers from which this rank's part of the model is built."""
+    if parallel.tensor == 1:
+        return TorchLayers()
+    return MegatronLayers(megatron_config(model, parallel, dtype), mesh.tensor)
 
 
 def megatron_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:

@@ -18,6 +18,7 @@ from launcher.run.preflight import model_with_vocabulary
 from model.attention import Kernel
 from model.config import ModelConfig
 from parallel.build import ComputeConfig, TrainableModel, build
+from parallel.compiled_check import check_compiled_block
 from parallel.engines.engine import Engine
 from parallel.mesh import Mesh
 from train.checkpoint.manager import CheckpointManager
@@ -135,6 +136,15 @@ def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager) -> S
 def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh, kernel: Kernel) -> TrainableModel:
     train = config.train
     compute = ComputeConfig(train.precision, kernel, train.recompute, train.compile)
+    if train.compile:
+        check_compiled_block(
+            model,
+            config.parallel,
+            mesh,
+            compute=compute,
+            seq_length=train.seq_length,
+            micro_batch_size=train.micro_batch_size,
+        )
     return build(
         model,
         config.parallel,

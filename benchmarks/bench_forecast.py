@@ -92,7 +92,9 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     mesh = make_mesh(config.parallel, timeout_seconds=600)
     with tempfile.TemporaryDirectory() as folder:
         watchdog = Watchdog(600, lambda hang: None)  # not started
-        run = build_run(config, mesh, RunFolder(Path(folder)), lease=None, watchdog=watchdog, store=store)
+        run = build_run(
+            config, mesh, RunFolder(Path(folder)), kernel="blocked", lease=None, watchdog=watchdog, store=store
+        )
         train = config.train
 
         def step() -> None:

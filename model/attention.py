@@ -6,10 +6,9 @@ Shapes: t, T sequence (a rank's part, full), B batch, D hidden_size, H a rank's 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +16,12 @@ from torch import Tensor, nn
 from model.blocked import attend_in_blocks
 from model.layers import Layers
 from model.norms import NormConfig
+from model.packed import PackedKernel, attend_to_documents, attend_to_rows, load_documents_kernel, load_rows_kernel
 from model.parameter import applied_to_shards
 from model.position import Rotation, rotate
 from model.recompute import RecomputeContext, saving
-from settings import UserError
 
-Kernel = Literal["sdpa", "blocked", "flash"]
+Kernel = Literal["sdpa", "blocked", PackedKernel]
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class AttentionMask:
 
     mask_B1TT: Tensor | None = None  # sdpa, blocked: 0 where the query attends to the key, else -inf
     first_key_BT: Tensor | None = None  # blocked: int64, on the CPU, the first key that each query attends to
-    document_starts: Tensor | None = None  # flash: int32, the first of the B·T tokens of each document, and B·T
-    longest_document: int = 0  # flash: tokens of the longest document
+    document_starts: Tensor | None = None  # packed kernels: int32, the first of the B·T tokens of each document; B·T
+    longest_document: int = 0  # packed kernels: tokens of the longest document
 
     @staticmethod
     def from_documents(
@@ -47,7 +46,7 @@ class AttentionMask:
         if not bool(change_BT.any()):
             return None
         begins_BT = nn.functional.pad(change_BT, (1, 0), value=True)
-        if kernel == "flash":
+        if kernel in get_args(PackedKernel):
             starts = nn.functional.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=documents_BT.numel())
             return AttentionMask(
                 document_starts=starts.to(device, torch.int32), longest_document=int(starts.diff().max())
@@ -77,29 +76,6 @@ def sdpa(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: Attenti
     )
 
 
-def flash(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: AttentionMask | None) -> Tensor:
-    """flash-attn (arXiv 2307.08691) on CUDA in 16 bits; its variable-length form if rows hold several documents."""
-    from flash_attn import flash_attn_func, flash_attn_varlen_func
-
-    q_BTHK, k_BTGK, v_BTGK = q_BHTK.transpose(1, 2), k_BGTK.transpose(1, 2), v_BGTK.transpose(1, 2)
-    if attention_mask is None:
-        out_BTHK: Tensor = flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True)
-    else:
-        assert attention_mask.document_starts is not None, "the attention mask was built for another kernel"
-        packed = flash_attn_varlen_func(
-            q_BTHK.flatten(0, 1),
-            k_BTGK.flatten(0, 1),
-            v_BTGK.flatten(0, 1),
-            attention_mask.document_starts,
-            attention_mask.document_starts,
-            attention_mask.longest_document,
-            attention_mask.longest_document,
-            causal=True,
-        )
-        out_BTHK = packed.view(q_BTHK.shape)
-    return out_BTHK.transpose(1, 2)
-
-
 def blocked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: AttentionMask | None) -> Tensor:
     """The same in blocks, on the CPU (model/blocked.py): faster than sdpa there, above all with several documents."""
     if attention_mask is None or attention_mask.mask_B1TT is None:
@@ -107,32 +83,29 @@ def blocked(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: Atte
     return attend_in_blocks(q_BHTK, k_BGTK, v_BGTK, attention_mask.mask_B1TT[:, 0], attention_mask.first_key_BT)
 
 
-KERNELS: dict[Kernel, Attend] = {"sdpa": sdpa, "blocked": blocked, "flash": flash}
+KERNELS: dict[Kernel, Attend] = {"sdpa": sdpa, "blocked": blocked}  # those that need no package and run on CPUs
 
 
-def choose_kernel(wanted: Kernel | Literal["auto"], *, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """Resolves `auto`: flash on CUDA if it can run, blocked on CPUs in fp32, else sdpa.
+def attend_by(kernel: Kernel) -> Attend:
+    """Returns the kernel's function. Raises ImportError if it comes from a package that is not installed.
 
-    Raises UserError if the wanted kernel cannot run.
+    torch's `varlen` is for documents; rows of one document go to `sdpa`, which has faster kernels for them.
     """
-    if wanted == "sdpa":
-        return "sdpa"
-    if wanted == "blocked" or (wanted == "auto" and device.type == "cpu"):
-        if device.type != "cpu":
-            raise UserError(
-                f"train.attention = blocked is for the CPU, and the model is on {device.type}; set it to auto"
-            )
-        return "blocked" if wanted == "blocked" or dtype == torch.float32 else "sdpa"
-    obstacle = None
-    if device.type != "cuda":
-        obstacle = f"it needs a CUDA device, and the model is on {device.type}"
-    elif dtype not in (torch.bfloat16, torch.float16):
-        obstacle = "it needs train.precision = bfloat16"
-    elif importlib.util.find_spec("flash_attn") is None:
-        obstacle = "flash-attn is not installed; install it with: pip install 'lehr[gpu]'"
-    if wanted == "flash" and obstacle:
-        raise UserError(f"train.attention = flash cannot be used: {obstacle}; or set train.attention to auto")
-    return "sdpa" if obstacle else "flash"
+    if kernel == "sdpa" or kernel == "blocked":
+        return KERNELS[kernel]
+    documents_kernel = load_documents_kernel(kernel)
+    rows_kernel = None if kernel == "varlen" else load_rows_kernel(kernel)
+
+    def attend(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, attention_mask: AttentionMask | None) -> Tensor:
+        if attention_mask is not None:
+            starts, longest = attention_mask.document_starts, attention_mask.longest_document
+            assert starts is not None, "the attention mask was built for another kernel"
+            return attend_to_documents(documents_kernel, q_BHTK, k_BGTK, v_BGTK, starts, longest)
+        if rows_kernel is None:
+            return sdpa(q_BHTK, k_BGTK, v_BGTK, None)
+        return attend_to_rows(rows_kernel, q_BHTK, k_BGTK, v_BGTK)
+
+    return attend
 
 
 class Attention(nn.Module):

@@ -17,10 +17,7 @@ from settings import Registry, Settings
 
 
 class Rotation(NamedTuple):
-    """cos and sin of each feature's angle, fp32, [T, B, 1, K]: computed once per micro-batch, for all layers.
-
-    The sine of the first K/2 features is negative, as it enters x_i cos - x_(i + K/2) sin.
-    """
+    """cos and sin of each feature's angle, fp32, [T, B, 1, K]: computed once per micro-batch, for all layers."""
 
     cos: Tensor
     sin: Tensor
@@ -62,9 +59,8 @@ class RoPEConfig(PositionConfig):
     def rotation(self, positions_BT: Tensor, head_size: int) -> Rotation:
         index = torch.arange(0, head_size, 2, device=positions_BT.device, dtype=torch.float32)
         speed = 1.0 / (self.theta ** (index / head_size))
-        position_TB11 = positions_BT.transpose(0, 1)[..., None, None].float()
-        angles = position_TB11 * torch.cat((speed, speed))
-        return Rotation(angles.cos(), (position_TB11 * torch.cat((-speed, speed))).sin())
+        angles = positions_BT.transpose(0, 1)[..., None, None].float() * torch.cat((speed, speed))
+        return Rotation(angles.cos(), angles.sin())
 
     def kept_per_token(self, head_size: int) -> int:
         return 2 * head_size
@@ -110,15 +106,20 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TBHK: Tensor, cos_TB1K: Tensor, sin_TB1K: Tensor) -> Tensor:
         ctx.save_for_backward(cos_TB1K, sin_TB1K)
-        return _turn(x_TBHK, cos_TB1K, sin_TB1K, 1.0)
+        # A copy in fp32 too: the result of the in-place operations must not be returned (model/precision.py).
+        return _turn(x_TBHK, cos_TB1K, sin_TB1K, 1.0).to(x_TBHK.dtype, copy=True)
 
     @staticmethod
     def backward(ctx: Any, grad_TBHK: Tensor) -> tuple[Tensor, None, None]:
         cos_TB1K, sin_TB1K = ctx.saved_tensors
-        return _turn(grad_TBHK, cos_TB1K, sin_TB1K, -1.0), None, None
+        return cast(_turn(grad_TBHK, cos_TB1K, sin_TB1K, -1.0), grad_TBHK.dtype), None, None
 
 
 def _turn(x_TBHK: Tensor, cos_TB1K: Tensor, sin_TB1K: Tensor, sense: float) -> Tensor:
+    """Returns the rotated features in fp32, or in fp64."""
     wide_TBHK = at_least_fp32(x_TBHK)
-    partner_TBHK = wide_TBHK.roll(x_TBHK.shape[-1] // 2, -1)
-    return cast(torch.addcmul(wide_TBHK * cos_TB1K, partner_TBHK, sin_TB1K, value=sense), x_TBHK.dtype)
+    half = x_TBHK.shape[-1] // 2
+    out_TBHK = wide_TBHK * cos_TB1K
+    out_TBHK[..., :half].addcmul_(wide_TBHK[..., half:], sin_TB1K[..., :half], value=-sense)
+    out_TBHK[..., half:].addcmul_(wide_TBHK[..., :half], sin_TB1K[..., half:], value=sense)
+    return out_TBHK

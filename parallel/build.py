@@ -18,11 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.attention import KERNELS, AttentionMask, choose_kernel
+from model.attention import AttentionMask, Kernel, attend_by
 from model.config import ModelConfig
 from model.init import Wanted, draw
 from model.parameter import spec_of
 from optim.optimizer import OptimizerConfig
+from parallel.attention_kernel import usable_kernel
 from parallel.chunk import PipelineChunk, pipeline_chunks
 from parallel.compute_timer import ComputeTimer
 from parallel.config import ParallelConfig
@@ -40,7 +41,7 @@ class ComputeConfig:
     """How forward and backward passes are computed."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "sdpa", "blocked", "flash"] = "auto"
+    attention: Kernel | Literal["auto"] = "auto"
     recompute: Literal["none", "selective", "full"] = "none"
     compile: bool = False
 
@@ -132,13 +133,13 @@ def build_local_model(
 ) -> LocalModel:
     """Builds this rank's part of the model on the meta device."""
     dtype = compute.dtype
-    kernel = choose_kernel(compute.attention, device=mesh.device, dtype=dtype)
+    kernel = usable_kernel(compute.attention, model, mesh, dtype=dtype)
     chunks = pipeline_chunks(
         model,
         parallel,
         mesh,
         seq_length=seq_length,
-        attend=KERNELS[kernel],
+        attend=attend_by(kernel),
         recompute=compute.recompute,
         dtype=dtype,
     )

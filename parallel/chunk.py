@@ -93,7 +93,7 @@ def pipeline_chunks(
     """Builds this rank's chunks on the meta device. `dtype` is that of activations between stages."""
     compute_timer = ComputeTimer(mesh.device)
     config, groups = megatron_config(model, parallel, dtype, compute_timer), megatron_groups(mesh)
-    layers: Layers = MegatronLayers(config, mesh.tensor) if parallel.tensor > 1 else TorchLayers()
+    layers = layers_of(model, parallel, mesh, dtype=dtype)
     ranges = layers_per_chunk(model.num_layers, parallel.pipeline * parallel.virtual_stages)
     chunks = []
     for virtual in range(parallel.virtual_stages):
@@ -128,6 +128,13 @@ def megatron_groups(mesh: Mesh) -> ProcessGroupCollection:
     return ProcessGroupCollection(
         tp=mesh.tensor.group, pp=mesh.pipeline.group, cp=_OneRank(), embd=None, pos_embd=None, dp_cp=mesh.data.group
     )
+
+
+def layers_of(model: ModelConfig, parallel: ParallelConfig, mesh: Mesh, *, dtype: torch.dtype) -> Layers:
+    """Returns the layers from which this rank's part of the model is built."""
+    if parallel.tensor == 1:
+        return TorchLayers()
+    return MegatronLayers(megatron_config(model, parallel, dtype, ComputeTimer(mesh.device)), mesh.tensor)
 
 
 def megatron_config(

@@ -224,10 +224,10 @@ def local_micro_batches(batch: GlobalBatch, trial: Trial, mesh: Mesh, parts: Tra
         part = slice(start_row, start_row + trial.micro_batch_size)
         micro_batches.append(
             MicroBatch(
-                batch.tokens[part],
-                batch.targets[part],
-                weights[part],
-                batch.positions[part],
+                batch.tokens[part].to(mesh.device),
+                batch.targets[part].to(mesh.device),
+                weights[part].to(mesh.device),
+                batch.positions[part].to(mesh.device),
                 parts.build_attention_mask(batch.documents[part]),
             )
         )

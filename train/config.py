@@ -95,10 +95,18 @@ class TrainConfig(Settings):
         "large and cheap (selective), or all of a layer (full).",
         json_schema_extra=may_change("it trades memory for time"),
     )
-    attention: Literal["auto", "sdpa", "blocked", "flash"] = Field(
+    attention: Literal["auto", "sdpa", "blocked", "varlen", "flash", "flash3", "flash4"] = Field(
         "auto",
-        description="Attention kernel; auto is the fastest that runs on this machine.",
+        description="Attention kernel; auto is the fastest kind that runs on this machine, and stays when the run goes "
+        "on. sdpa and varlen (sdpa with a kernel for documents, on a GPU) are torch's, flash, flash3 and flash4 the "
+        "packages flash-attn 2 to 4, blocked is for CPUs.",
         json_schema_extra=may_change("every kernel computes the same function"),
+    )
+    deterministic: bool = Field(
+        False,
+        description="Whether a GPU gives the same bits every time, at the cost of speed: attention without cuDNN and "
+        "with a deterministic backward pass, a fixed cuBLAS workspace, no atomic additions. CPUs do so anyway.",
+        json_schema_extra=may_change("it changes rounding and the speed"),
     )
     compile: bool = Field(
         False,

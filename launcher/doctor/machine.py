@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import resource
 import shutil
@@ -13,7 +12,6 @@ from pathlib import Path
 from launcher.doctor.finding import Finding
 from launcher.processes.environment import available_cores, gloo_interface
 from launcher.run.machine import GIB, free_bytes, read_machine
-from settings.packages import installed_version
 
 # A rank opens shards, checkpoints, sockets to every other rank, and inductor's files.
 _OPEN_FILES = 4096
@@ -32,11 +30,7 @@ def check_devices() -> Iterator[Finding]:
         memory = machine.gpu_bytes / GIB
         result = f"{machine.gpus} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each, CUDA {torch.version.cuda}"
         yield Finding("gpu", "ok", result)
-        if importlib.util.find_spec("flash_attn") is None:
-            fix = "pip install 'lehr[gpu]' --no-build-isolation"
-            yield Finding("flash-attn", "note", "not installed: attention by torch, document masks cost more", fix)
-        else:
-            yield Finding("flash-attn", "ok", installed_version("flash-attn") or "installed")
+        yield _attention_kernel()
         bfloat16 = torch.cuda.is_bf16_supported()
         yield Finding(
             "bfloat16", "ok" if bfloat16 else "note", "yes" if bfloat16 else "no: use train.precision=float32"
@@ -46,6 +40,21 @@ def check_devices() -> Iterator[Finding]:
         yield Finding("gpu", "note", f"there is a driver, but torch {torch.__version__} is built without CUDA", fix)
     else:
         yield Finding("gpu", "note", "none: training runs on the CPU, over gloo")
+
+
+def _attention_kernel() -> Finding:
+    """Tries the kernels of bfloat16 attention, for heads of 128 features."""
+    import torch
+
+    from model.kernel_choice import AttentionSetting, choose_kernel, try_kernel
+
+    setting = AttentionSetting.on(torch.device("cuda"), torch.bfloat16)
+    kernel = choose_kernel("auto", setting, lambda name: try_kernel(name, setting, heads=4, kv_heads=2, head_size=128))
+    if kernel != "sdpa":
+        return Finding("attention", "ok", f"{kernel}: documents need no mask of all pairs of tokens")
+    reason = try_kernel("varlen", setting, heads=4, kv_heads=2, head_size=128)
+    result = f"sdpa: documents need a mask of all pairs of tokens, since torch's varlen cannot be used: {reason}"
+    return Finding("attention", "note", result, "install torch 2.13 or newer, or flash-attn")
 
 
 def check_compiler() -> Iterator[Finding]:

@@ -18,6 +18,8 @@ _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _OPENMP_THREADS = "OMP_NUM_THREADS"
 _MOST_THREADS_PER_CORE = 8  # a larger number is a typing error, and soon more threads than a process may have
 _ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")  # those that torch takes for deterministic
 
 
 def read_rank_info(environ: Mapping[str, str] | None = None) -> RankInfo:
@@ -111,6 +113,15 @@ def prepare_process(rank_info: RankInfo) -> None:
 
     os.environ["LOCAL_RANK"] = str(rank_info.gpu(torch.cuda.device_count()))
     torch.set_num_threads(threads)
+
+
+def fix_cublas_workspace() -> None:
+    """Gives cuBLAS a workspace with which it is deterministic, if the environment sets none. Before CUDA is used.
+
+    See "Results reproducibility" in NVIDIA's documentation of cuBLAS.
+    """
+    if os.environ.get(_CUBLAS_WORKSPACE) not in _DETERMINISTIC_WORKSPACES:
+        os.environ[_CUBLAS_WORKSPACE] = _DETERMINISTIC_WORKSPACES[0]
 
 
 def hide_gpus() -> None:

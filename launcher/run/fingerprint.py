@@ -18,7 +18,7 @@ from settings.packages import installed_version
 
 _ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("data", "launcher", "laws", "model", "optim", "parallel", "schedules", "settings", "train")
-_LIBRARIES = ("megatron-core", "deepspeed", "flash-attn", "numpy")
+_LIBRARIES = ("megatron-core", "deepspeed", "flash-attn", "flash-attn-3", "flash-attn-4", "numpy")
 
 
 def fingerprint_of(config: RunConfig, rank_info: RankInfo) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | Non
     """
     import torch
 
-    from model.attention import choose_kernel
+    from model.kernel_choice import AttentionSetting, choose_kernel
 
     _check_device(config.train.device, machine)
     wanted = config.parallel.ranks
@@ -68,7 +68,7 @@ def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | Non
             "or torchrun"
         )
     device = torch.device("cuda" if machine.gpus else "cpu")
-    choose_kernel(config.train.attention, device=device, dtype=getattr(torch, config.train.precision))
+    choose_kernel(config.train.attention, AttentionSetting(device, getattr(torch, config.train.precision)))
 
 
 def _check_device(device: str, machine: Machine) -> None:

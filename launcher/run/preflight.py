@@ -22,6 +22,7 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     check_layout(config.parallel, config.model, workload(config, world_size))
     config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
     _check_keep_best(config)
+    _check_compile(config)
     check_training_data(config.data, config.train.seq_length)
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
@@ -69,6 +70,15 @@ def _check_keep_best(config: RunConfig) -> None:
             f"checkpoint.keep_best = {config.checkpoint.keep_best} needs an evaluation at every checkpoint: "
             f"checkpoint.every_steps = {every} must be divisible by evaluate.every_steps = {evaluated}; "
             f"set evaluate.every_steps={every}"
+        )
+
+
+def _check_compile(config: RunConfig) -> None:
+    """Raises UserError for a layout whose blocks torch.compile cannot compile."""
+    if config.train.compile and config.parallel.zero == 3:
+        raise UserError(
+            "train.compile = true does not work with parallel.zero = 3, whose layers have weights only while they run; "
+            "set train.compile=false, or parallel.zero to 2 or less"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch._C._distributed_c10d import Store
 
 from launcher.exit_codes import DONE, STOPPED_EARLY
+from launcher.processes.environment import fix_cublas_workspace
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
@@ -17,7 +18,11 @@ from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
+from model.attention import Kernel
 from parallel.agree import agree
+from parallel.attention_kernel import agree_on_kernel
+from parallel.build import DTYPES
+from parallel.determinism import use_deterministic_algorithms
 from parallel.group_check import check_groups
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
 from settings import RunError
@@ -26,6 +31,7 @@ from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.start_record import recorded_kernel
 from train.safety.watchdog import Hang, Watchdog
 
 
@@ -37,6 +43,9 @@ def run_rank(
     `store`: the one at which the ranks have met; None if it is not open yet. `on_hang` is called from another thread
     when training makes no progress, and should end the process.
     """
+    if config.train.deterministic:
+        fix_cublas_workspace()
+        use_deterministic_algorithms()
     # A stop signal waits from here on, until the loop can save: now it would end a rank that the others wait for.
     defer_signals()
     with exit_if_stuck():
@@ -45,10 +54,11 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    lease = _open_run(config, mesh, group_record)
+    kernel = _agree_on_kernel(config, mesh)
+    lease = _open_run(config, mesh, kernel, group_record)
     run: Run | None = None
     try:
-        run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=met)
+        run = build_run(config, mesh, folder, kernel=kernel, lease=lease, watchdog=watchdog, store=met)
         done = _train(run)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -105,14 +115,31 @@ def _connect(
     return mesh, check.record()
 
 
-def _open_run(config: RunConfig, mesh: Mesh, group_record: dict[str, Any]) -> WriterLease | None:
+def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
+    """Returns the attention kernel of all ranks, which a run that goes on with `auto` keeps."""
+    kernel, warning = agree_on_kernel(
+        config.train.attention,
+        config.model,
+        mesh,
+        dtype=DTYPES[config.train.precision],
+        recorded=recorded_kernel(config.run.path) if mesh.rank == 0 else None,
+    )
+    if warning is not None and mesh.rank == 0:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return kernel
+
+
+def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any]) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
     def open_on_rank_0() -> None:
         if mesh.rank == 0:
             inputs, size = inputs_of(config), mesh.world_size
-            leases.append(open_run(config.run.path, config, world_size=size, inputs=inputs, groups=group_record))
+            lease = open_run(
+                config.run.path, config, world_size=size, inputs=inputs, kernel=kernel, groups=group_record
+            )
+            leases.append(lease)
 
     agree(open_on_rank_0)
     return leases[0] if leases else None

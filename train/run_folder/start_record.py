@@ -26,6 +26,8 @@ _PACKAGES = (
     "deepspeed",
     "datatrove",
     "flash-attn",
+    "flash-attn-3",
+    "flash-attn-4",
     "numpy",
     "safetensors",
     "tokenizers",
@@ -46,6 +48,16 @@ def recorded_inputs(path: Path) -> Inputs:
         return _read_record(RunFolder(path).record).inputs
     except UserError:
         return Inputs()
+
+
+def recorded_kernel(path: Path) -> str | None:
+    """Returns the attention kernel of the newest start that recorded one, or None."""
+    try:
+        starts = _read_record(RunFolder(path).record).starts
+    except UserError:
+        return None
+    kernels = [start.get("attention_kernel") for start in starts if isinstance(start, dict)]
+    return next((kernel for kernel in reversed(kernels) if isinstance(kernel, str)), None)
 
 
 def recorded_starts(path: Path) -> int:
@@ -87,13 +99,16 @@ def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is
     ]
 
 
-def describe_start(command: Sequence[str], world_size: int, groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Describes this start: command, date, host, process groups, versions, git commit."""
+def describe_start(
+    command: Sequence[str], world_size: int, *, kernel: str | None, groups: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Describes this start: command, date, host, attention kernel, process groups, versions, git commit."""
     return {
         "command": shlex.join(command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "ranks": world_size,
+        **({} if kernel is None else {"attention_kernel": kernel}),
         "groups": dict(groups),
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},

@@ -200,6 +200,10 @@ MISTAKES = {
     "schedule": (["schedule.warmup_steps=100"], "schedule.warmup_steps = 100"),
     "optimizer": (["optim.name=adamv"], "adamw"),
     "kernel": (["train.attention=flash"], "train.attention = flash cannot be used"),
+    "compiled ZeRO 3": (
+        ["train.compile=true", "parallel.zero=3"],
+        "train.compile = true does not work with parallel.zero = 3",
+    ),
 }
 
 

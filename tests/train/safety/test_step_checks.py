@@ -101,7 +101,7 @@ def run_on_a_rank(
     folder = RunFolder(config.run.path)
     lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
     watchdog = Watchdog(60, lambda hang: None)
-    run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=store_of_ranks())
+    run = build_run(config, mesh, folder, kernel="blocked", lease=lease, watchdog=watchdog, store=store_of_ranks())
     if left_out:
         run.state = run.state.model_copy(update={"left_out": left_out})
     change = {"not finite": not_finite_at, "spoilt": spoilt}[kind](*numbers)

@@ -14,7 +14,6 @@ from launcher.run.estimate import estimate_step
 from launcher.run.preflight import model_with_vocabulary
 
 _WARM_STEPS = 4
-_LIMIT_SECONDS = 60.0
 
 
 def measure(context: Context, size_name: str, masks: str = "") -> Iterator[Row]:
@@ -24,7 +23,8 @@ def measure(context: Context, size_name: str, masks: str = "") -> Iterator[Row]:
     """
     size = context.size(size_name)
     config = write_config(context, size)
-    for compiled in (False,) if context.tiny else (True,) if masks else (True, False):
+    ways = (False,) if context.tiny else (True,) if masks else (True, False)
+    for number, compiled in enumerate(ways):
         name = f"{size_name} {'compiled' if compiled else 'eager'}{' ' if masks else ''}{masks}"
         steps = 8 if context.tiny else 14
         profiled = steps - 1
@@ -35,7 +35,8 @@ def measure(context: Context, size_name: str, masks: str = "") -> Iterator[Row]:
             "train.profile": {"first_step": profiled, "steps": 1},
         }
         folder = context.folder / "runs" / name.replace(" ", "-")
-        ended = run(train_command(config, folder.name, values), context.folder / f"{folder.name}.log", _LIMIT_SECONDS)
+        limit = context.seconds_left / (len(ways) - number)
+        ended = run(train_command(config, folder.name, values), context.folder / f"{folder.name}.log", limit)
         found = read_steps(folder)
         if ended.code != 0 or len(found) < steps:
             yield {"case": name, "outcome": f"ended with {ended.code}", "output": ended.tail()}

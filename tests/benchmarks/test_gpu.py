@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,10 +149,10 @@ def test_wheels_have_the_versions_of_the_constraints() -> None:
     assert len(wanted) == len(PACKAGES) + len(SOURCES)
 
 
-def gpu_command(*words: object) -> subprocess.CompletedProcess[str]:
+def gpu_command(*words: object, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": "benchmarks", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "gpu", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def test_without_a_gpu_the_command_says_so(tmp_path: Path) -> None:
@@ -171,25 +171,30 @@ def test_phases_for_which_no_time_is_left_are_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_phase_runs_in_its_small_form(tmp_path: Path) -> None:
-    began = time.monotonic()
-    # In the small form the sizes are one model.
+    # In the small form all sizes are one model. Half of the phases run beside the other half.
     names = [phase.name for phase in CORE if phase.name not in ("speed-410M", "speed-1.3B", "documents-160M")]
-    done = gpu_command("--tiny", *names, "--record", tmp_path / "record.jsonl", "--scratch", tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = read_record(tmp_path / "record.jsonl")
+
+    def measure_half(half: int) -> list[Row]:
+        record = tmp_path / f"{half}.jsonl"
+        options = ("--record", record, "--scratch", tmp_path, "--seconds", 800)
+        done = gpu_command("--tiny", *names[half::2], *options, timeout=850)
+        assert done.returncode == 0, done.stderr
+        assert record.with_suffix(".md").read_text().count("###") >= 4
+        return read_record(record)
+
+    with ThreadPoolExecutor(2) as pool:
+        rows = [row for half in pool.map(measure_half, (0, 1)) for row in half]
     assert {row["phase"] for row in rows} == set(names)
-    wrong = [row for row in rows if row.get("outcome", "done") != "done" or row.get("as_expected") is False]
-    assert wrong == [], f"after {time.monotonic() - began:.0f} s"
-    compared = [row for row in rows if "equal" in row]
+    assert [row for row in rows if row.get("outcome", "done") != "done" or row.get("as_expected") is False] == []
+
+    compared = [row["equal"] for row in rows if "equal" in row]
     assert len(compared) > 14
-    assert all(row["equal"] for row in compared)
-    errors = {
-        row["case"]: (row["error"], row["plain_error"]) for row in rows if row["phase"] == "kernels" and "error" in row
-    }
+    assert all(compared)
+    errors = {row["case"]: (row["error"], row["plain_error"]) for row in rows if "plain_error" in row}
     assert len(errors) == 7
     assert all(error <= 2 * plain for error, plain in errors.values()), errors
     (speed,) = (row for row in rows if row["phase"] == "speed-160M" and row["case"] != "end")
     assert speed["tokens_per_second"] > 0
     assert speed["profile"]["kernels"] > 100
-    assert (tmp_path / "record.md").read_text().count("###") >= 8

@@ -45,11 +45,15 @@ def main() -> None:
     """Reads the command line, measures, and writes the page beside the record."""
     given = _arguments()
     record: Path = given.record or ROOT / ("build/gpu/tiny.jsonl" if given.tiny else "benchmarks/gpu.jsonl")
+    record = record.resolve()
     record.parent.mkdir(parents=True, exist_ok=True)
     if not given.no_phase:
         if given.wheels is not None:
             _install(given.wheels)
-        phases = chosen_phases(given.phases or ["core"])
+        try:
+            phases = chosen_phases(given.phases or ["core"])
+        except ValueError as error:
+            sys.exit(f"error: {error}")
         with tempfile.TemporaryDirectory(prefix="lehr-gpu-", dir=given.scratch) as folder:
             context = _context(given, record, Path(folder))
             measure(context, phases, seconds=given.seconds)
@@ -71,7 +75,7 @@ def measure(context: Context, phases: Sequence[Phase], *, seconds: float) -> Non
         command = [sys.executable, "-m", "gpu.run_phase", phase.name, in_time.to_json()]
         threads = {"OMP_NUM_THREADS": "1"} if context.tiny else {}  # more only get into each other's way
         written = len(read_record(context.record))
-        ended = run(command, context.folder / f"{phase.name}.log", limit, threads)
+        ended = run(command, context.folder / f"{phase.name}.log", limit, threads, new_group=True)
         for line in read_record(context.record)[written:]:
             print(json.dumps({key: value for key, value in line.items() if key not in context.origin}), flush=True)
         outcome = {0: "done", TIME_LIMIT: TIME_LIMIT}.get(ended.code, f"failed with exit code {ended.code}")

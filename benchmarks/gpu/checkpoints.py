@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from gpu.context import Context, Row
 from gpu.lehr_runs import read_steps, train_command, write_config
+from gpu.models import model_of
 from gpu.processes import TIME_LIMIT, kill, start, wait
 from optim.adamw import AdamWConfig
 from parallel.build import ComputeConfig, build
@@ -31,7 +32,7 @@ def measure(context: Context) -> Iterator[Row]:
 
 
 def _held(context: Context) -> Row:
-    model = context.size("160M").model()
+    model = model_of(context.size("160M"))
     start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=600, store=dist.HashStore())  # type: ignore[attr-defined]
     mesh = make_mesh(ParallelConfig(), timeout_seconds=600)
     parts = build(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu.context import Context, Row
+from gpu.models import model_of
 from gpu.processes import lehr
 from gpu.sizes import PEAK_FLOPS, Size
 
@@ -19,7 +20,7 @@ def write_config(context: Context, size: Size) -> Path:
     plain = {
         "run": {"name": "run", "folder": str(context.folder / "runs"), "seed": 1},
         "data": {"shards": str(context.shards), "verify_hashes": False, "document_masking": False},
-        "model": size.model().to_plain(),
+        "model": model_of(size).to_plain(),
         "optim": {"name": "adamw", "lr": 3e-4},
         "schedule": {"name": "constant", "warmup_steps": 2},
         "train": {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gpu.context import Context, Row
+from gpu.models import model_of
 from gpu.sizes import Size
 from gpu.timing import cost_of, seconds_of
 from model.transformer import without_values
@@ -48,7 +49,7 @@ def _parts(side: int, layers: int, device: str) -> Iterator[Row]:
 def _optimizer(name: str, size: Size, device: str) -> Optimizer:
     settings = {"refresh_interval": 10**6} if name == "conda" else {}
     config = OPTIMIZERS.parse({**OPTIMIZERS[name].examples()[0].to_plain(), **settings})
-    model = without_values(size.model(), seq_length=1)
+    model = without_values(model_of(size), seq_length=1)
     params = [
         Param(key, _normal(each.shape, device), tuple(each.shape), grad=_normal(each.shape, device))
         for key, each in model.named_parameters()

@@ -12,6 +12,7 @@ import pytest
 from gpu.__main__ import measure
 from gpu.context import ROOT, Context, Row, read_record
 from gpu.lehr_runs import mfu, speed_of
+from gpu.models import model_of
 from gpu.parity import difference
 from gpu.phases import CORE, MORE, chosen_phases
 from gpu.processes import TIME_LIMIT, run, start, wait
@@ -61,7 +62,7 @@ def test_a_phase_that_was_measured_again_counts_once() -> None:
 
 def test_a_process_beyond_its_limit_is_killed_with_its_children(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    process = start(["sh", "-c", "sleep 600 & echo $!; wait"], log)
+    process = start(["sh", "-c", "sleep 600 & echo $!; wait"], log, new_group=True)
     wait_until(lambda: log.read_text().endswith("\n"))
     assert wait(process, 0.1) == TIME_LIMIT
     child = Path(f"/proc/{log.read_text().strip()}/stat")
@@ -108,8 +109,8 @@ def test_losses_are_compared_only_if_both_runs_have_them() -> None:
 def test_sizes_and_goals_are_those_of_the_page() -> None:
     found = {
         name: (
-            round(parameters(size.model(), seq_length=SEQ_LENGTH) / 1e6),
-            mfu(size.goal, flops_per_token(size.model(), SEQ_LENGTH)),
+            round(parameters(model_of(size), seq_length=SEQ_LENGTH) / 1e6),
+            mfu(size.goal, flops_per_token(model_of(size), SEQ_LENGTH)),
         )
         for name, size in SIZES.items()
     }
@@ -159,6 +160,13 @@ def test_without_a_gpu_the_command_says_so(tmp_path: Path) -> None:
     refused = gpu_command("environment", "--record", tmp_path / "record.jsonl")
     assert refused.returncode == 1
     assert refused.stderr == "error: torch finds no GPU here; --tiny runs every phase in small shapes on the CPU\n"
+
+
+def test_the_command_needs_nothing_of_lehr_before_the_wheels_are_unpacked() -> None:
+    code = "import sys, gpu.__main__; print({'torch', 'pydantic', 'model', 'settings'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": "benchmarks"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_phases_for_which_no_time_is_left_are_recorded(tmp_path: Path) -> None:

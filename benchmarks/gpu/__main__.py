@@ -73,9 +73,10 @@ def measure(context: Context, phases: Sequence[Phase], *, seconds: float) -> Non
         limit = min(phase.limit_seconds * (_TINY_PATIENCE if context.tiny else 1), left)
         in_time = dataclasses.replace(context, end=time.monotonic() + limit)
         command = [sys.executable, "-m", "gpu.run_phase", phase.name, in_time.to_json()]
-        threads = {"OMP_NUM_THREADS": "1"} if context.tiny else {}  # more only get into each other's way
+        # More threads only get into each other's way.
+        variables = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} if context.tiny else {}
         written = len(read_record(context.record))
-        ended = run(command, context.folder / f"{phase.name}.log", limit, threads, new_group=True)
+        ended = run(command, context.folder / f"{phase.name}.log", limit, variables, new_group=True)
         for line in read_record(context.record)[written:]:
             print(json.dumps({key: value for key, value in line.items() if key not in context.origin}), flush=True)
         outcome = {0: "done", TIME_LIMIT: TIME_LIMIT}.get(ended.code, f"failed with exit code {ended.code}")

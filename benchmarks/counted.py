@@ -25,6 +25,7 @@ from torch import Tensor
 path.insert(0, str(Path(__file__).parents[1]))
 
 from counted_kernels import Kernel, KernelTrace
+from gpu.models import model_of
 from gpu.sizes import SEQ_LENGTH, SIZES, Size
 
 from model.attention import AttentionMask
@@ -103,7 +104,7 @@ def _build_engine(size: Size, *, seq_length: int, micro_batches: int) -> Engine:
     dtype = torch.bfloat16
     with META:
         chunks = pipeline_chunks(
-            size.model(), parallel, mesh, seq_length=seq_length, attend=_flash, recompute="none", dtype=dtype
+            model_of(size), parallel, mesh, seq_length=seq_length, attend=_flash, recompute="none", dtype=dtype
         )
     return build_engine(
         EngineInputs(

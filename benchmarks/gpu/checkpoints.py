@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from gpu.context import Context, Row
 from gpu.lehr_runs import read_steps, train_command, write_config
+from gpu.models import model_of
 from gpu.processes import TIME_LIMIT, kill, start, wait
 from optim.adamw import AdamWConfig
 from parallel.build import ComputeConfig, build
@@ -21,19 +22,17 @@ from train.checkpoint.writer_lease import WriterLease
 from train.config import CheckpointConfig, TrainConfig
 from train.state import TrainState
 
-_LIMIT_SECONDS = 60.0
 _STEPS, _EVERY, _KILLED_AFTER = 10, 4, 6
 
 
 def measure(context: Context) -> Iterator[Row]:
     """Yields the seconds of a save of 160M, then the comparison of an unbroken, a repeated and a killed run."""
-    runs = _start_runs(context)  # they start up while the save is measured
     yield _held(context)
-    yield from _resumed(context, runs)
+    yield from _resumed(context, _start_runs(context))
 
 
 def _held(context: Context) -> Row:
-    model = context.size("160M").model()
+    model = model_of(context.size("160M"))
     start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=600, store=dist.HashStore())  # type: ignore[attr-defined]
     mesh = make_mesh(ParallelConfig(), timeout_seconds=600)
     parts = build(
@@ -82,15 +81,14 @@ def _start_runs(context: Context) -> dict[str, Any]:
 
 
 def _resumed(context: Context, runs: dict[str, Any]) -> Iterator[Row]:
-    end = time.monotonic() + _LIMIT_SECONDS
     folders = {name: context.folder / "runs" / name for name in runs}
     command, process = runs["killed"]
-    while len(read_steps(folders["killed"])) < _KILLED_AFTER and time.monotonic() < end and process.poll() is None:
+    while len(read_steps(folders["killed"])) < _KILLED_AFTER and context.seconds_left > 0 and process.poll() is None:
         time.sleep(0.02)
     kill(process)
     killed_at = len(read_steps(folders["killed"]))
-    resumed = wait(start(command, context.folder / "resumed.log"), end - time.monotonic())
-    codes = {name: wait(runs[name][1], end - time.monotonic()) for name in ("unbroken", "repeated")}
+    resumed = wait(start(command, context.folder / "resumed.log"), context.seconds_left)
+    codes = {name: wait(runs[name][1], context.seconds_left) for name in ("unbroken", "repeated")}
     losses = {name: [row["loss"] for row in read_steps(folder)] for name, folder in folders.items()}
     deterministic = "deterministic" in TrainConfig.model_fields
     for name, code in (("repeated", codes["repeated"]), ("killed", resumed)):

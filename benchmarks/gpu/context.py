@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from gpu.sizes import SEQ_LENGTH, SIZES, TINY_SEQ_LENGTH, TINY_SIZE, Size
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
+_SECONDS_TO_RECORD = 3.0
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Context:
     shards: Path
     tiny: bool  # the form for a CPU: every shape is small
     origin: Row  # date, card, torch, revision: the beginning of every line
+    end: float = math.inf  # when the phase is killed, by time.monotonic(), which all processes share
 
     def size(self, name: str) -> Size:
         """Returns the model of this name; in the tiny form one model stands for all."""
@@ -35,6 +39,11 @@ class Context:
     def device(self) -> str:
         return "cpu" if self.tiny else "cuda"
 
+    @property
+    def seconds_left(self) -> float:
+        """Returns how long the phase may still wait for other processes, so that it can record how they end."""
+        return self.end - _SECONDS_TO_RECORD - time.monotonic()
+
     def append(self, phase: str, row: Row) -> None:
         """Appends a line to the record."""
         line = json.dumps({**self.origin, "phase": phase, **row})
@@ -43,7 +52,7 @@ class Context:
 
     def to_json(self) -> str:
         paths = {name: str(getattr(self, name)) for name in ("record", "folder", "shards")}
-        return json.dumps({**paths, "tiny": self.tiny, "origin": self.origin})
+        return json.dumps({**paths, "tiny": self.tiny, "origin": self.origin, "end": self.end})
 
     @classmethod
     def from_json(cls, text: str) -> Context:

@@ -13,7 +13,6 @@ from gpu.lehr_runs import overrides, read_steps, write_config
 from gpu.processes import start, wait
 from launcher.processes.rank_info import SINGLE_PROCESS, torchrun_variables
 
-_LIMIT_SECONDS = 65.0
 # What the output must have, and the exit code.
 _EXPECTED = {"nan": ("skipped", 0), "hang": ("no progress for", 1), "memory": ("out of memory", 1)}
 
@@ -35,7 +34,7 @@ def measure(context: Context) -> Iterator[Row]:
         rank = dataclasses.replace(SINGLE_PROCESS, master_port=_free_port())
         processes[fault] = start(command, context.folder / f"{fault}.log", torchrun_variables(rank))
     for fault, process in processes.items():
-        code = wait(process, began + _LIMIT_SECONDS - time.monotonic())
+        code = wait(process, context.seconds_left)
         yield _outcome(fault, code, context, seconds=time.monotonic() - began)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu.context import Context, Row
+from gpu.models import model_of
 from gpu.processes import lehr
 from gpu.sizes import PEAK_FLOPS, Size
 
@@ -19,7 +20,7 @@ def write_config(context: Context, size: Size) -> Path:
     plain = {
         "run": {"name": "run", "folder": str(context.folder / "runs"), "seed": 1},
         "data": {"shards": str(context.shards), "verify_hashes": False, "document_masking": False},
-        "model": size.model().to_plain(),
+        "model": model_of(size).to_plain(),
         "optim": {"name": "adamw", "lr": 3e-4},
         "schedule": {"name": "constant", "warmup_steps": 2},
         "train": {
@@ -55,12 +56,9 @@ def read_steps(run: Path) -> list[Row]:
 
 
 def speed_of(steps: Sequence[Row], *, warm: int, without: int | None = None) -> Row:
-    """Returns the medians over the steps after the first `warm`, without one step, and the first step's seconds.
-
-    `mfu` is a percentage of the peak of the goals, whatever the card's own is; on a CPU there is none.
-    """
+    """Returns the medians over the steps after the first `warm`, without one step, and the first step's seconds."""
     timed = [row for row in steps[warm:] if row["step"] != without]
-    found: Row = {
+    return {
         "steps": len(steps),
         "tokens_per_second": round(statistics.median(row["tokens_per_second"] for row in timed)),
         "step_seconds": round(statistics.median(row["seconds_per_step"] for row in timed), 4),
@@ -68,7 +66,6 @@ def speed_of(steps: Sequence[Row], *, warm: int, without: int | None = None) -> 
         "memory_gib": round(max(row["memory_bytes"] for row in steps) / 2**30, 2),
         "loss": round(steps[-1]["loss"], 4),
     }
-    return found
 
 
 def mfu(tokens_per_second: float, flops_per_token: float) -> float:

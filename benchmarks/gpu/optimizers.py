@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from gpu.context import Context, Row
+from gpu.models import model_of
+from gpu.sizes import Size
 from gpu.timing import cost_of, seconds_of
 from model.transformer import without_values
 from optim.muon import orthogonalise
-from optim.optimizer import OPTIMIZERS, OneRank, Param
+from optim.optimizer import OPTIMIZERS, OneRank, Optimizer, Param
+
+_MATRICES = 4  # of which the eigenvectors are timed: they take a large part of a second each
 
 
 def measure(context: Context) -> Iterator[Row]:
-    """Yields the milliseconds of a step of each optimizer, with Conda's refresh apart, then those of its parts."""
-    size = context.size("410M")
-    device = context.device
-    for name in OPTIMIZERS.names():
-        settings = {"refresh_interval": 10**6} if name == "conda" else {}
-        config = OPTIMIZERS.parse({**OPTIMIZERS[name].examples()[0].to_plain(), **settings})
-        model = without_values(size.model(), seq_length=context.seq_length)
-        params = [
-            Param(key, _normal(each.shape, device), tuple(each.shape), grad=_normal(each.shape, device))
-            for key, each in model.named_parameters()
-        ]
-        optimizer = config.build(params, OneRank())
-        optimizer.step(lr=1e-3)  # Conda's first step makes its bases
-        row = cost_of(lambda optimizer=optimizer: optimizer.step(lr=1e-3))  # type: ignore[misc]
-        yield {"case": f"step of {name}", **row}
-        del optimizer, params
+    """Yields the milliseconds of both parts, then those of a step of each optimizer, of Conda between refreshes.
+
+    Conda comes last, since its first step makes a basis for every matrix.
+    """
+    size, device = context.size("410M"), context.device
+    yield from _parts(size.hidden_size, size.num_layers, device)
+    for name in sorted(OPTIMIZERS.names(), key=lambda name: (name == "conda", name)):
+        optimizer = _optimizer(name, size, device)
+        optimizer.step(lr=1e-3)
+        yield {"case": f"step of {name}", **cost_of(partial(optimizer.step, lr=1e-3))}
+        del optimizer
         if device == "cuda":
             torch.cuda.empty_cache()
-    side, count = size.hidden_size, size.num_layers
-    square = _normal(torch.Size((count, side, side)), device)
-    gram = (square @ square.mT).double()
-    repeats = 2 if device == "cuda" else 1
-    seconds = seconds_of(lambda: torch.linalg.eigh(gram), repeats=repeats)
-    yield {"case": f"eigh of {count} matrices {side} x {side}, float64", "ms": round(1000 * seconds, 1)}
+
+
+def _parts(side: int, layers: int, device: str) -> Iterator[Row]:
+    square = _normal(torch.Size((layers, side, side)), device)
     for dtype in (torch.bfloat16, torch.float32):
-        stack = square.to(dtype)
-        ms = round(1000 * seconds_of(lambda stack=stack: orthogonalise(stack, 5)), 2)  # type: ignore[misc]
-        yield {"case": f"Newton-Schulz, 5 iterations of {count} matrices {side} x {side}, {dtype}", "ms": ms}
+        seconds = seconds_of(partial(orthogonalise, square.to(dtype), 5))
+        name = f"Newton-Schulz, 5 iterations of {layers} matrices {side} x {side}, {str(dtype).removeprefix('torch.')}"
+        yield {"case": name, "ms": round(1000 * seconds, 2)}
+    few = square[:_MATRICES]
+    seconds = seconds_of(partial(torch.linalg.eigh, (few @ few.mT).double()), repeats=2)
+    yield {"case": f"eigh of {len(few)} matrices {side} x {side}, float64", "ms": round(1000 * seconds, 1)}
 
 
-def _normal(shape: torch.Size, device: str) -> torch.Tensor:
+def _optimizer(name: str, size: Size, device: str) -> Optimizer:
+    settings = {"refresh_interval": 10**6} if name == "conda" else {}
+    config = OPTIMIZERS.parse({**OPTIMIZERS[name].examples()[0].to_plain(), **settings})
+    model = without_values(model_of(size), seq_length=1)
+    params = [
+        Param(key, _normal(each.shape, device), tuple(each.shape), grad=_normal(each.shape, device))
+        for key, each in model.named_parameters()
+    ]
+    return config.build(params, OneRank())
+
+
+def _normal(shape: torch.Size, device: str) -> Tensor:
     return torch.randn(shape, device=device) * 0.02

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from gpu.context import Context, Row
 from gpu.parity_cases import CASES
 from gpu.processes import start, wait
-
-_LIMIT_SECONDS = 70.0
 
 
 def measure(context: Context) -> Iterator[Row]:
@@ -21,7 +18,6 @@ def measure(context: Context) -> Iterator[Row]:
     Both devices train at the same time, each in a process of its own.
     """
     form = "tiny" if context.tiny else "full"
-    end = time.monotonic() + _LIMIT_SECONDS
     logs = {side: context.folder / f"parity-{side}.log" for side in ("all", "reference")}
     sides = {
         side: start(
@@ -31,7 +27,7 @@ def measure(context: Context) -> Iterator[Row]:
         )
         for side, log in logs.items()
     }
-    codes = {side: wait(process, end - time.monotonic()) for side, process in sides.items()}
+    codes = {side: wait(process, context.seconds_left) for side, process in sides.items()}
     rows, on_cpu = (_read(log) for log in logs.values())
     for name, case in CASES.items():
         if context.tiny and case.compiled:

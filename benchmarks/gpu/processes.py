@@ -1,4 +1,4 @@
-"""Processes with a time limit, each in a process group of its own, which is killed as a whole."""
+"""Processes with a time limit. That of a phase leads a process group, to which all that it starts belongs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ class Ended:
         return self.log.read_text(errors="replace")[-characters:]
 
 
-def start(command: Sequence[object], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[object], log: Path, env: Mapping[str, str] | None = None, *, new_group: bool = False
+) -> subprocess.Popen[bytes]:
     """Starts a command at the root of the tree, its output in `log`, with some variables changed.
 
-    It imports the modules of benchmarks/ too: as packages, so that none hides a package of its name.
+    It can import what stands in benchmarks/. With `new_group` it leads a process group, which is killed as a whole;
+    otherwise it belongs to this process's group.
     """
     python_path = os.pathsep.join([str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("w") as file:
@@ -44,31 +47,40 @@ def start(command: Sequence[object], log: Path, env: Mapping[str, str] | None = 
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=new_group,
         )
 
 
 def wait(process: subprocess.Popen[bytes], limit_seconds: float) -> int | str:
-    """Returns the exit code, or `time limit`. What the process has left running is killed either way."""
+    """Returns the exit code, or `time limit`. What the process or its group has left running is killed either way."""
     try:
         code: int | str = process.wait(max(limit_seconds, 0))
     except subprocess.TimeoutExpired:
         code = TIME_LIMIT
-    kill(process)
+    finally:
+        kill(process)
     return code
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills the process and its group."""
+    """Kills the process, and the group that it leads."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
 
 
-def run(command: Sequence[object], log: Path, limit_seconds: float, env: Mapping[str, str] | None = None) -> Ended:
+def run(
+    command: Sequence[object],
+    log: Path,
+    limit_seconds: float,
+    env: Mapping[str, str] | None = None,
+    *,
+    new_group: bool = False,
+) -> Ended:
     """Runs a command to its end or to its limit."""
     began = time.monotonic()
-    code = wait(start(command, log, env), limit_seconds)
+    code = wait(start(command, log, env, new_group=new_group), limit_seconds)
     return Ended(code, time.monotonic() - began, log)
 
 

@@ -1,10 +1,8 @@
-"""The models whose speed is measured on one GPU, and their goals."""
+"""The models whose speed is measured on one GPU, and their goals. Nothing of lehr is imported here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from model.config import ModelConfig
 
 SEQ_LENGTH = 2048
 VOCABULARY = 50304
@@ -22,18 +20,6 @@ class Size:
     micro_batch_size: int
     goal: int = 0  # tokens per second
     vocab_size: int = VOCABULARY
-
-    def model(self) -> ModelConfig:
-        """Returns the section `model` of a config."""
-        return ModelConfig(
-            num_layers=self.num_layers,
-            hidden_size=self.hidden_size,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_heads,
-            ffn_size=self.ffn_size,
-            vocab_size=self.vocab_size,
-            tied_embeddings=True,
-        )
 
 
 SIZES = {

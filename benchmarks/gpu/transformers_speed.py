@@ -10,6 +10,7 @@ import torch
 
 from gpu.context import Context, Row
 from gpu.lehr_runs import mfu
+from gpu.models import model_of
 from model.size import flops_per_token
 
 _STEPS, _WARM_STEPS = 12, 5
@@ -57,7 +58,7 @@ def measure(context: Context, size_name: str) -> Iterator[Row]:
     yield {
         "case": f"{size_name} transformers",
         "tokens_per_second": round(tokens_per_second),
-        "mfu": mfu(tokens_per_second, flops_per_token(size.model(), length)),
+        "mfu": mfu(tokens_per_second, flops_per_token(model_of(size), length)),
         "first_step_seconds": round(seconds[0], 1),
         "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if device == "cuda" else 0.0,
     }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from counted import CAUSES, ROOT, count_step, seconds, table
 from counted_kernels import Kernel, KernelTrace
+from gpu.models import model_of
 from gpu.sizes import Size
 from processes import run_ranks
 
@@ -36,7 +37,7 @@ def test_a_step_has_the_products_of_its_model_and_every_layer_the_same_kernels()
     ((two, four, six),) = run_ranks(1, steps_of_three_sizes, join=False)
     products = [kernel for kernel in two if kernel.cause.startswith("products")]
     size = size_of(2)
-    weights = non_embedding_parameters(size.model()) + size.vocab_size * size.hidden_size
+    weights = non_embedding_parameters(model_of(size)) + size.vocab_size * size.hidden_size
     assert sum(kernel.flops for kernel in products) == 6 * weights * 2 * size.micro_batch_size * SEQ_LENGTH
     assert sum(kernel.launches for kernel in products) == 2 * 3 * (2 * 7 + 1)  # micro-batches, passes, matrices
 

@@ -23,6 +23,7 @@ from settings import UserError
 if TYPE_CHECKING:
     from launcher.run.machine import Machine
     from launcher.sweep.points import Point, Sweep
+    from launcher.sweep.records import Record
     from launcher.sweep.runner import Outcome
 
 
@@ -103,7 +104,7 @@ def _check(points: Sequence[Point], machine: Machine) -> None:
         verify_run_shards(data)
 
 
-def _train(planned: Sweep, known: dict, records: Path, machine: Machine, jobs: int | None) -> Outcome:  # type: ignore[type-arg]
+def _train(planned: Sweep, known: dict[str, Record], records: Path, machine: Machine, jobs: int | None) -> Outcome:
     """Trains the points that have no record."""
     from launcher.processes.stop_request import StopRequest
     from launcher.sweep.point_process import PointProcess, start_point
@@ -135,18 +136,15 @@ def _train(planned: Sweep, known: dict, records: Path, machine: Machine, jobs: i
     with output_of_user(planned.folder):
         for part in ("configs", "logs"):
             (planned.folder / part).mkdir(parents=True, exist_ok=True)
-        return run_points(
-            planned.points,
-            known=known,
-            records=records,
-            jobs=jobs,
-            start=start,
-            log_of=log_of,
-            stop=StopRequest(),
-        )
+    with output_of_user(records):  # found out now, and not when the first run has ended
+        records.parent.mkdir(parents=True, exist_ok=True)
+        records.open("ab").close()
+    return run_points(
+        planned.points, known=known, records=records, jobs=jobs, start=start, log_of=log_of, stop=StopRequest()
+    )
 
 
-def _report(planned: Sweep, known: dict) -> None:  # type: ignore[type-arg]
+def _report(planned: Sweep, known: dict[str, Record]) -> None:
     """Prints the table and the best combination, and draws the plot."""
     import matplotlib
 

@@ -97,7 +97,7 @@ def record_of(point: Point) -> Record:
     held_out = [(int(row["tokens"]), row["held_out/loss"]) for row in rows if "held_out/loss" in row]
     is_evaluated = "held_out/loss" in rows[-1]
     loss = rows[-1]["held_out/loss"] if is_evaluated else _last_training_loss(rows)
-    diverged = not is_complete(rows, point) or not math.isfinite(loss)
+    diverged = not _is_complete(rows, point) or not math.isfinite(loss)
     return Record(
         config=point.digest,
         point=dict(point.values),
@@ -114,7 +114,7 @@ def record_of(point: Point) -> Record:
     )
 
 
-def is_complete(rows: list[dict[str, Any]], point: Point) -> bool:
+def _is_complete(rows: list[dict[str, Any]], point: Point) -> bool:
     """Returns whether the last step of a run is among its metrics."""
     return bool(rows) and rows[-1]["step"] == point.config.train.steps
 

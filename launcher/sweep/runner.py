@@ -51,16 +51,17 @@ def run_points(
     """Trains the points that have no record, `jobs` at a time, and adds a record for each one that has ended.
 
     `start` gets a point and the number of a free slot from 0 to jobs - 1. On a stop, running points are stopped with
-    checkpoints. A point that stops by itself, before a time limit, stops the sweep too.
+    checkpoints. After a point that stops by itself, before a time limit, no other begins.
     """
     outcome = Outcome(dict(known))
     waiting = [point for point in points if point.digest not in known]
     progress = SweepProgress(points, finished=known.keys() & {point.digest for point in points})
     line = ProgressLine(seconds_between=_SECONDS_BETWEEN_LINES)
     running: dict[int, tuple[Point, PointProcess]] = {}
+    asked = False
     while running or (waiting and not outcome.stopped):
-        if stop() and not outcome.stopped:
-            outcome.stopped = True
+        if stop() and not asked:
+            asked = outcome.stopped = True
             line.end()
             print("stopping the running points after their steps; Ctrl-C again ends at once", flush=True)
             for _, process in running.values():

@@ -154,13 +154,13 @@ def _report(planned: Sweep, known: dict[str, Record]) -> None:
     from launcher.sweep.plot import draw_sweep
     from launcher.sweep.summary import closing_lines, combine, table
 
-    kinds = {known[point.digest].loss_is for point in planned.points if point.digest in known}
-    if not kinds:
+    ended = [known[point.digest] for point in planned.points if point.digest in known]
+    if not ended:
         return
     combinations = combine(planned.points, known)
     print()
     print_columns(table(combinations, planned.axes))
-    for line in closing_lines(combinations, planned.axes, kinds):
+    for line in closing_lines(combinations, planned.axes, {record.loss_is for record in ended if record.loss_is}):
         print(line)
     path = planned.folder / "sweep.png"
     path.parent.mkdir(parents=True, exist_ok=True)

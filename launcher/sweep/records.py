@@ -36,7 +36,9 @@ class Record(Settings):
     seed: int
     diverged: bool
     loss: float | None = Field(description="The final loss in nats a token; null if the run diverged.")
-    loss_is: LossKind = Field(description="Held-out loss after the last step, or mean training loss of the last steps.")
+    loss_is: LossKind | None = Field(
+        description="The held-out loss after the last step, or the mean training loss of the last tenth of the steps."
+    )
     sources: dict[str, float] = Field({}, description="The final held-out loss of each source.")
     curve: list[tuple[int, float]] = Field([], description="Tokens and held-out loss of each evaluation.")
     steps: int
@@ -104,7 +106,7 @@ def record_of(point: Point) -> Record:
         seed=point.seed,
         diverged=diverged,
         loss=None if diverged else loss,
-        loss_is="held_out" if is_evaluated else "training",
+        loss_is=None if diverged else "held_out" if is_evaluated else "training",
         sources={} if diverged else _source_losses(rows[-1]),
         curve=[(tokens, loss) for tokens, loss in held_out if math.isfinite(loss)],
         steps=rows[-1]["step"],

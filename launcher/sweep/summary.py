@@ -107,7 +107,8 @@ def table(combinations: Sequence[Combination], axes: Sequence[Axis]) -> list[lis
 
 def closing_lines(combinations: Sequence[Combination], axes: Sequence[Axis], kinds: set[LossKind]) -> Iterator[str]:
     """Yields what the table's numbers are, the best combination with its interval, and how far it can be trusted."""
-    yield f"loss: {' or '.join(_LOSS_NAMES[kind] for kind in sorted(kinds))}, in nats a token"
+    if kinds:
+        yield f"loss: {' or '.join(_LOSS_NAMES[kind] for kind in sorted(kinds))}, in nats a token"
     best = best_of(combinations)
     if best is None:
         yield "best: none, since no combination has a loss for every seed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,8 @@ from small_runs import make_shards, write_config
 from launcher.sweep.grid import parse_axes
 from launcher.sweep.plot import draw_sweep
 from launcher.sweep.points import Point, Sweep, plan_sweep
-from launcher.sweep.records import Record, add_record, read_records
+from launcher.sweep.records import Record
 from launcher.sweep.summary import Estimate, best_of, closing_lines, combine, table
-from settings import UserError
 
 LOSSES = {"1e-3": (3.0, 3.2, 3.1), "2e-3": (2.9, 3.1, 3.05), "4e-3": (2.0, 2.1, None), "8e-3": (3.9, 4.2, 4.0)}
 
@@ -34,7 +32,7 @@ def record(point: Point, loss: float | None) -> Record:
         seed=point.seed,
         diverged=loss is None,
         loss=loss,
-        loss_is="held_out",
+        loss_is=None if loss is None else "held_out",
         steps=12,
         tokens=3072,
         seconds=1.5,
@@ -96,19 +94,3 @@ def test_the_plot_has_each_mean_and_each_seed(sweep: Sweep) -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-3", "2e-3", "4e-3", "8e-3"]
     seeds = [line.get_ydata() for line in axes.lines if line.get_marker() == "."]
     assert sorted(float(y) for ys in seeds for y in ys) == sorted(y for ys in LOSSES.values() for y in ys if y)
-
-
-def test_records_read_back_equal_and_a_line_that_was_cut_off_is_replaced(sweep: Sweep, tmp_path: Path) -> None:
-    path = tmp_path / "new/runs.jsonl"
-    assert read_records(path) == {}
-    known = records(sweep)
-    first, second, *_ = known.values()
-    add_record(path, first)
-    with path.open("a") as file:
-        file.write('{"format": 1, "con')
-    assert read_records(path) == {first.config: first}
-    add_record(path, second)
-    assert read_records(path) == {one.config: one for one in (first, second)}
-    path.write_text("{\n" + path.read_text())
-    with pytest.raises(UserError, match=r"runs.jsonl, line 1: is no JSON"):
-        read_records(path)

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import typer
 from launcher.cli import make_app
 from launcher.run.config import RunConfig
 from launcher.run.preflight import workload
+from launcher.sweep.grid import combinations, parse_axes
 from optim.optimizer import OPTIMIZERS
 from parallel.layout import check_layout
 from schedules.base import SCHEDULES
@@ -98,9 +100,12 @@ def check_config(words: list[str]) -> None:
     path = next((ROOT / word for word in words if word.startswith("configs/")), None)
     if path is None:
         return
-    config = compose(RunConfig, path, [word for word in words if re.match(r"[a-z_.]+=|~", word)])
-    config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
-    check_layout(config.parallel, config.model, workload(config, config.parallel.ranks))
+    grids = [after for word, after in pairwise(words) if word == "--grid"]
+    overrides = [word for word in words if re.match(r"[a-z_.]+=|~", word) and word not in grids]
+    for values in combinations(parse_axes(grids)):
+        config = compose(RunConfig, path, [*overrides, *(f"{key}={value}" for key, value in values.items())])
+        config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
+        check_layout(config.parallel, config.model, workload(config, config.parallel.ranks))
 
 
 @pytest.mark.parametrize(("where", "command"), ALL, ids=[f"{where}: {command}" for where, command in ALL])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -85,14 +85,15 @@ def verify_files(
     known: Mapping[str, VerifiedFile],
     *,
     threads: int,
+    until_first_problem: bool = False,
     report: Callable[[HashingProgress], None] = lambda progress: None,
     save: Callable[[Mapping[str, VerifiedFile]], object] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Verification:
     """Compare files with their hashes, except those whose attributes are `known`, and check that indexes ascend.
 
-    `report` is called several times a second, and `save` once a minute with the files verified since. After `stop` has
-    returned True, the files compared by then are returned.
+    `report` is called several times a second, and `save` once a minute with the files verified so far. After `stop` has
+    returned True, or after a problem with `until_first_problem`, the files compared by then are returned.
     """
     outcome = Verification()
     pending: list[HashedFile] = []
@@ -104,14 +105,16 @@ def verify_files(
             pending.append(file)
     total = sum(attributes.size for file in pending if (attributes := _attributes_of(file)) is not None)
     reader, began, saved = _Reader(), time.monotonic(), time.monotonic()
-    with ThreadPoolExecutor(threads) as pool:  # hashing releases the interpreter lock
+    with ThreadPoolExecutor(threads) as pool, reader:  # hashing releases the interpreter lock
         futures = {pool.submit(reader.compare, file): file for file in pending}
         running = set(futures)
         while running:
             done, running = wait(running, timeout=_SECONDS_BETWEEN_REPORTS, return_when=FIRST_COMPLETED)
             for future in done:
-                if (verified := future.result().verified) is not None:
-                    outcome.verified[str(futures[future].path)] = verified
+                comparison = future.result()
+                if comparison.verified is not None:
+                    outcome.verified[str(futures[future].path)] = comparison.verified
+                reader.stopped |= until_first_problem and bool(comparison.problem)
             report(HashingProgress(reader.bytes, total, time.monotonic() - began))
             if save is not None and time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 save(outcome.verified)
@@ -139,6 +142,12 @@ class _Reader:
         self.bytes = 0
         self.stopped = False
         self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped = True  # after an error, the threads that are waited for read no further
 
     def compare(self, file: HashedFile) -> _Comparison:
         """Compares one file with its hash."""

@@ -2,10 +2,10 @@
 
 Each rank brings its fingerprint (what must be the same on all ranks), or the mistake that it has found. Rank 0 waits
 for all and compares; then every rank does its share of the last check, which takes longest. Rank 0 waits for the shares
-and gives its word to each: an exit code, of which 0 means to train. A mistake is printed by rank 0,
-whoever found it. No rank ends before all have heard of it, because the launcher kills the others when one ends. Rank 0
-may serve the store and ends last: after the word, each of the others counts itself in `heard`, waits until all have
-heard, counts itself in `left` and ends; rank 0 waits until all have left.
+and gives its word to each: an exit code, of which 0 means to train. A mistake is printed by rank 0, whoever found it.
+No rank ends before all have heard of it, because the launcher kills the others when one ends. Rank 0 may serve the
+store and ends last: after the word, each of the others counts itself in `heard`, waits until all have heard, counts
+itself in `left` and ends; rank 0 waits until all have left.
 
 The store may hold the keys of an earlier attempt: torchrun restarts ranks, and its agent keeps the store. So rank 0
 gives every meeting a name, under which all keys stand, and the word is for a token that the receiving rank has drawn.

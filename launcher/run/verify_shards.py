@@ -20,12 +20,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def verify_run_shards(config: DataConfig) -> None:
     """Hashes the shards of a run that are not recorded as verified, and records them. Raises UserError."""
-    with_all_ranks = SharedVerification(config, SINGLE_PROCESS)
-    with_all_ranks.conclude([with_all_ranks.share(lambda: False)])
+    verification = SharedVerification(config, SINGLE_PROCESS)
+    verification.conclude([verification.share(lambda: False)])
 
 
 class SharedVerification:
-    """The hashing of a run's shards, divided among ranks that wait for each other: so it takes as short as it can."""
+    """The hashing of a run's shards, divided among its ranks, since all of them wait for it."""
 
     def __init__(self, config: DataConfig, rank_info: RankInfo) -> None:
         self._config = config
@@ -50,6 +50,7 @@ class SharedVerification:
             share_of(hashed_files(open_shards(self._config)), rank=rank_info.rank, ranks=rank_info.world_size),
             record.read(),
             threads=max(1, available_cores() // rank_info.local_world_size),
+            until_first_problem=True,
             report=report,
             save=record.add if rank_info.rank == 0 else None,
             stop=stop,

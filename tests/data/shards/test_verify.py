@@ -16,7 +16,7 @@ from made_shards import documents, write_source
 from data.config import DataConfig
 from data.shards.index import open_shards
 from data.shards.verified_record import VerifiedRecord
-from data.shards.verify import HashingProgress, Verification, hashed_files, share_of, verify_files
+from data.shards.verify import HashedFile, HashingProgress, Verification, hashed_files, share_of, verify_files
 from settings import UserError
 
 TOKENS = 400_000
@@ -152,19 +152,43 @@ def test_every_rank_compares_a_share_and_every_file_is_in_one(folder: Path) -> N
     assert {sum(file in masks for file in share) for share in shares} <= {1, 2}
 
 
-def test_a_stop_keeps_what_was_compared(folder: Path) -> None:
+@pytest.fixture
+def endless(tmp_path: Path) -> HashedFile:
+    """A file without blocks on the disk that takes many seconds to read."""
+    path = tmp_path / "endless"
+    with path.open("wb") as file:
+        file.truncate(2**36)
+    return HashedFile(path, "0" * 64)
+
+
+def test_a_stop_keeps_what_was_compared(folder: Path, endless: HashedFile) -> None:
     age(folder)
     files = hashed_files(open_shards(DataConfig(shards=folder)))
     reports: list[HashingProgress] = []
-    stopped = verify_files(files, {}, threads=1, report=reports.append, stop=lambda: True)
+    stopped = verify_files([*files, endless], {}, threads=1, report=reports.append, stop=lambda: True)
     assert stopped.stopped
-    assert len(stopped.verified) < len(files)
+    assert not stopped.problems
     assert all(0 <= one.done_bytes <= one.total_bytes for one in reports)
-    assert reports[-1].line().startswith("hashing shards: 0.00 of 0.00 GB")
+    assert reports[-1].line().startswith("hashing shards: ")
     rest = verify_files(files, stopped.verified, threads=1)
     assert not rest.stopped
     assert len(rest.verified) == len(files)
-    assert rest.read_bytes == sum(file.path.stat().st_size for file in files if str(file.path) not in stopped.verified)
+    left = [file for file in files if str(file.path) not in stopped.verified]
+    assert rest.read_bytes == sum(file.path.stat().st_size for file in left)
+
+
+def test_an_error_or_a_problem_ends_the_reading(folder: Path, endless: HashedFile) -> None:
+    files = [*hashed_files(open_shards(DataConfig(shards=folder))), endless]
+
+    def fail() -> bool:
+        raise RuntimeError("another rank has failed")
+
+    with pytest.raises(RuntimeError, match="another rank has failed"):
+        verify_files(files, {}, threads=1, stop=fail)
+    flip(files[0].path)
+    found = verify_files(files, {}, threads=1, until_first_problem=True)
+    assert found.stopped
+    assert len(found.problems) == 1
 
 
 def test_an_index_that_does_not_ascend(folder: Path, cache: Path) -> None:

@@ -12,6 +12,7 @@ from data.pipeline.progress import StageCost
 from data.pipeline.selection.choose_documents import ChooseDocuments
 from data.pipeline.selection.held_out_signatures import SignHeldOut
 from data.pipeline.selection.score_documents import FitSelectors, ScoreDocuments, score_columns
+from data.pipeline.selection.summarize_choice import SummarizeChoice
 from data.pipeline.selection.targets import PrepareTargets
 from data.pipeline.steps.deduplicate import ClusterDuplicates, ComputeSignatures, FindDuplicates, buckets
 from data.pipeline.steps.document_files import ReadDocuments, WriteDocuments
@@ -88,6 +89,8 @@ def make_stages(config: DataConfig, plan: Plan, work: WorkFolder, inputs: dict[s
         stages.append(BuildStage("fit", "fitting the selector", 1, min(size, pool_sample_bytes), 0.5, (fit,)))
         stages.append(BuildStage("scores", "scoring documents", tasks, size, cost, (score,)))
         stages.append(BuildStage("choice", "choosing documents", 1, size, 0.001, (choose,)))
+        summarize = SummarizeChoice(work, plan.tasks, config)
+        stages.append(BuildStage("record", "recording the choice", tasks, size, 0.01, (summarize,)))
     excluded = [work.dropped] * config.compares_documents + [work.not_selected] * bool(config.select)
     encode = (ReadDocuments(work, excluded=excluded), TokenizeDocuments(work, config, plan.tasks))
     stages.append(BuildStage("tokens", "writing shards", tasks, size, 0.15, encode))

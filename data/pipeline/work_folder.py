@@ -84,6 +84,10 @@ class WorkFolder:
         """Return the path of the final score of each of a task's documents in the pool, and whether it was chosen."""
         return self._in("choice", f"{rank:05d}.npy")
 
+    def score_cells(self, rank: int) -> Path:
+        """Return the path of the counts of a task's documents by length and score, in the pool and chosen."""
+        return self._in("score_cells", f"{rank:05d}.npy")
+
     def report(self, stage: str, rank: int) -> Path:
         """Return the path of a task's counts; `stage` may also be a kind of count, such as "filtered"."""
         return self._in(f"reports/{stage}", f"{rank:05d}.json")

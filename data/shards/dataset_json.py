@@ -59,6 +59,24 @@ class TokenizerInfo(Settings):
     eos_id: int
 
 
+class Amount(Settings):
+    """A number of documents, and their bytes of text in UTF-8."""
+
+    documents: int
+    bytes: int
+
+
+class SelectionInfo(Settings):
+    """How the documents to train on were chosen from this source's pool. SHARDS/selection holds the full record."""
+
+    method: dict[str, Any]  # data.select of the config that built it
+    targets: int
+    targets_sha256: str  # of the hashes of the targets, 8 bytes each, sorted
+    inputs: dict[str, str]  # the fingerprints of the files of targets and of stored scores, by path
+    pool: Amount
+    chosen: Amount
+
+
 class DatasetInfo(Settings):
     """The content of `dataset.json`."""
 
@@ -70,6 +88,7 @@ class DatasetInfo(Settings):
     token_bytes: Literal[2, 4]
     pipeline: dict[str, Any]  # the config that built it
     splits: dict[Split, SplitInfo]
+    selection: SelectionInfo | None = None
 
 
 def read_dataset(folder: Path) -> DatasetInfo:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.shards.dataset_json import FILE_NAME, DatasetInfo, SplitInfo, read_dataset
+from data.shards.dataset_json import FILE_NAME, DatasetInfo, SelectionInfo, SplitInfo, read_dataset
 from data.tokenizer import load_tokenizer
 from settings import UserError
 from settings.files import file_sha256
@@ -36,6 +36,7 @@ class SourceView:
     licence: str
     splits: tuple[SplitView, ...]
     sample: str
+    selection: str  # one line on how its documents were chosen; empty if all were taken
 
 
 def inspect(shards: Path, *, sample_tokens: int) -> list[SourceView]:
@@ -59,7 +60,27 @@ def _view(folder: Path, info: DatasetInfo, shards: Path, sample_tokens: int) -> 
         )
         for name, split in info.splits.items()
     )
-    return SourceView(info.source, info.language, info.licence, splits, _sample(folder, info, shards, sample_tokens))
+    return SourceView(
+        name=info.source,
+        language=info.language,
+        licence=info.licence,
+        splits=splits,
+        sample=_sample(folder, info, shards, sample_tokens),
+        selection=_selection_line(info.selection) if info.selection else "",
+    )
+
+
+def _selection_line(selection: SelectionInfo) -> str:
+    """Format how documents were chosen: by which selector, up to which limit, with how many targets, and how many."""
+    method, pool, chosen = selection.method, selection.pool, selection.chosen
+    limit = method["amount"] if method["threshold"] is None else method["threshold"]
+    return (
+        f"{method['selector']['name']}, {method['choose']}"
+        + (f" {limit:,g}" if limit is not None else "")
+        + (f", {selection.targets:,} targets" if selection.targets else "")
+        + f": {chosen.documents:,} of {pool.documents:,} documents of the pool, "
+        f"{chosen.bytes / 1e6:,.1f} of {pool.bytes / 1e6:,.1f} MB"
+    )
 
 
 def _tokenizer_fault(info: DatasetInfo, shards: Path) -> str:

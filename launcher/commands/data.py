@@ -65,6 +65,7 @@ def inspect_shards(
     sample_tokens: Annotated[int, typer.Option(min=0, help="Length of the sample of each source, in tokens.")] = 60,
 ) -> None:
     """Show sources, licences, documents, tokens, a sample of text, and whether the files are as they were built."""
+    from data.config import SELECTION_FOLDER
     from data.shards.inspect import inspect
 
     sources = inspect(shards, sample_tokens=sample_tokens)
@@ -74,6 +75,11 @@ def inspect_shards(
             counts = (f"{split.documents:,}", f"{split.tokens:,}", f"{split.bytes_per_token:.2f}")
             rows.append((source.name, source.language, source.licence, split.name, *counts, split.status))
     print_columns(rows, numbers=range(4, 7))
+    for source in sources:
+        if source.selection:
+            print(f"{source.name}: selected by {source.selection}")
+    if any(source.selection for source in sources):
+        print(f"the record of the selection: {shards / SELECTION_FOLDER / 'report.md'}")
     for source in sources:
         if source.sample:
             print(f"\n{source.name}:\n{source.sample}")

@@ -6,6 +6,7 @@ other choices none that grows with the pool.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,13 +26,14 @@ from data.pipeline.selection.ranking import (
     take_first,
     total_weights,
 )
-from data.pipeline.work_folder import Counts, WorkFolder, read_report
+from data.pipeline.work_folder import Counts, WorkFolder, read_report, write_report
 from data.select_config import SelectConfig
 from data.selectors import SelectorConfig
 from data.selectors.blocks.seeded_uniform import seeded_uniform
 
 STAGE = "choice"
 _NOT_SCORED_GROUP = 0  # of documents without a score, of which nothing is taken
+_DRAW = 2**32  # seeds from here on are those of draws, so that none is the seed of a selector's random scores
 CHOICE = np.dtype([("number", "<u4"), ("hash", "<u8"), ("bytes", "<u8"), ("score", "<f8"), ("chosen", "?")])
 
 
@@ -57,14 +59,24 @@ class ChooseDocuments(PipelineStep):  # type: ignore[misc]
         if not self.select.chooses:
             flags = pool.all()
         elif selector.reference:
-            columns = len(selector.parts)
-            own = _FinalScores(self.work, selector.reference, tasks=len(self.source_numbers), first_column=columns)
-            reference = _ScoredPool(self.work, self.source_numbers, self.select, own)
+            imitated = _FinalScores(
+                self.work, selector.reference, tasks=len(self.source_numbers), first_column=len(selector.parts)
+            )
+            reference = _ScoredPool(self.work, self.source_numbers, self.select, imitated)
             flags = pool.imitate(selector, reference.choose())
         else:
             flags = pool.choose()
+        counts = Counts(pool=0, chosen=0)
+        lowest, highest = math.inf, -math.inf
         for task, chosen in enumerate(flags):
-            self._write(task, scores(task), chosen)
+            own = scores(task)
+            self._write(task, own, chosen)
+            counts.update(pool=len(chosen), chosen=int(chosen.sum()))
+            finite = own[np.isfinite(own)]
+            lowest, highest = min(lowest, finite.min(initial=math.inf)), max(highest, finite.max(initial=-math.inf))
+        if lowest > highest:  # no document has a finite score
+            lowest = highest = 0.0
+        write_report(self.work.report(STAGE, 0), {**counts, "lowest": float(lowest), "highest": float(highest)})
         yield from ()
 
     def _write(self, task: int, scores: Float64s, chosen: Bools) -> None:
@@ -186,7 +198,7 @@ class _ScoredPool:
             return scores
         preference = -scores if select.order == "lowest" else scores + 0.0
         if select.temperature:
-            preference = preference / select.temperature - np.log(-np.log(seeded_uniform(hashes, select.seed)))
+            preference = preference / select.temperature - np.log(-np.log(seeded_uniform(hashes, _DRAW + select.seed)))
         return preference
 
     def _strata(self, selector: SelectorConfig, task: int, records: Any) -> Int64s:

@@ -14,7 +14,7 @@ from data.config import BAD_DOCUMENTS, DataConfig
 from data.pipeline.plan import Plan
 from data.pipeline.report import BUILD_FILE, BadFile, BuildFile, SourceReport
 from data.pipeline.work_folder import WorkFolder, read_report
-from data.shards.dataset_json import FILE_NAME, SPLITS, DatasetInfo, ShardFile, SplitInfo, TokenizerInfo
+from data.shards.dataset_json import FILE_NAME, SPLITS, DatasetInfo, SelectionInfo, ShardFile, SplitInfo, TokenizerInfo
 from data.tokenizer import end_of_text_id, load_tokenizer, token_bytes, vocab_size
 from settings.files import file_sha256, write_json
 
@@ -34,7 +34,12 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Write the descriptions; yield nothing."""
         tokenizer = self._tokenizer()
-        reports = {source: self._describe(source, tokenizer) for source in self.config.sources}
+        selections: dict[str, SelectionInfo] = {}
+        if self.config.select:
+            from data.pipeline.selection.record import write_selection_record  # late, since it imports matplotlib
+
+            selections = write_selection_record(self.work, self.config, self.plan, self.inputs)
+        reports = {source: self._describe(source, tokenizer, selections.get(source)) for source in self.config.sources}
         build = BuildFile(recipe=self.config.recipe(), inputs=self.inputs, sources=reports)
         write_json(self.work.shards / BUILD_FILE, build.to_plain())
         yield from ()
@@ -49,7 +54,7 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             eos_id=end_of_text_id(tokenizer, self.config.tokenizer.end_of_text, path),
         )
 
-    def _describe(self, source: str, tokenizer: TokenizerInfo) -> SourceReport:
+    def _describe(self, source: str, tokenizer: TokenizerInfo, selection: SelectionInfo | None) -> SourceReport:
         ranks = self.plan.tasks_of(source)
         shards = [read_report(self.work.report("tokens", rank)) for rank in ranks]
         splits = {split: _split_info([shard[split] for shard in shards if shard[split]]) for split in SPLITS}
@@ -86,6 +91,7 @@ class DescribeShards(PipelineStep):  # type: ignore[misc]
             token_bytes=token_bytes(tokenizer.vocab_size),
             pipeline=self.config.recipe(),
             splits=splits,
+            selection=selection,
         )
         write_json(folder / FILE_NAME, info.to_plain())
         return report

@@ -19,7 +19,7 @@ from parallel.gather import gather_json
 from parallel.mesh import Mesh
 from settings import RunError
 
-SLOW_FACTOR = 10.0  # times the median of the groups of one axis
+_SLOW_FACTOR = 10.0  # times the median of the groups of one axis
 _REPEATS = 3
 _BYTES = {"cuda": 16 << 20, "cpu": 64 << 10}  # of one sum: on a GPU, enough to measure the network
 _LEAST_SLOW_SECONDS = {"cuda": 0.0, "cpu": 0.25}  # ranks on a CPU share its cores: less is no matter of the network
@@ -80,7 +80,7 @@ class GroupCheck:
             f"{_name(axis, speed.ranks, self.nodes)} takes {1e3 * speed.seconds:.3g} ms for a sum of "
             f"{speed.size / 2**20:.3g} MiB, the median {axis} group {1e3 * median:.3g} ms: check its network and GPUs"
             for speed in speeds
-            if speed.seconds > max(SLOW_FACTOR * median, self.least_slow_seconds)
+            if speed.seconds > max(_SLOW_FACTOR * median, self.least_slow_seconds)
         ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch._C._distributed_c10d import Store
 
-from launcher.processes.meeting import node_of
+from launcher.processes.arrivals import arrival_of
 from launcher.processes.rank_info import RankInfo, name_ranks
 from launcher.processes.stuck_collectives import explain_collectives
 from parallel.flight_recorder import GroupProgress
@@ -39,8 +39,8 @@ def _exchange(store: Store, rank_info: RankInfo, collectives: Sequence[GroupProg
         return ""  # that rank writes the lines
 
     def place(rank: int) -> str:
-        node = node_of(store, rank)
-        return f" on {node}" if node else ""
+        arrival = arrival_of(store, rank)
+        return f" on {arrival.node}" if arrival else ""
 
     unresponsive = [rank for rank in ranks if rank not in announced]
     line = f"no answer from {name_ranks(unresponsive, place)}: stopped, or out of reach"

@@ -14,18 +14,17 @@ gives every meeting a name, under which all keys stand, and the word is for a to
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, Protocol
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from launcher.exit_codes import DONE, FAILED, USER_MISTAKE
+from launcher.processes.arrivals import Arrival, announce, arrival_of
 from launcher.processes.fingerprints import disagreement
 from launcher.processes.rank_exit import RANK_0_FIRST_SECONDS, exit_on_stop_signals, exit_process
 from launcher.processes.rank_info import RankInfo, name_ranks
@@ -47,18 +46,6 @@ class LastCheck(Protocol):
 
     def conclude(self, shares: Sequence[Any]) -> None:
         """Takes the results of all ranks, on rank 0."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """The message of one rank to rank 0."""
-
-    rank: int
-    node: str
-    token: str
-    fingerprint: dict[str, Any]
-    error: str  # "" if it has found none
-    exit_code: int  # that of the error
 
 
 def meet(
@@ -95,7 +82,7 @@ class _Host:
         self._store = PrefixStore(name, store)
         self._arrivals = {0: arrival}
         self._world_size = world_size
-        self._store.set(_arrival_key(0), json.dumps(asdict(arrival)))
+        announce(self._store, arrival)
         store.set(_NAME, name)
 
     def run(self, limit_seconds: float, last_check: Callable[[], LastCheck]) -> Store:
@@ -144,8 +131,8 @@ class _Host:
 
     def _receive(self) -> None:
         for rank in self._missing():
-            if self._store.check([_arrival_key(rank)]):
-                self._arrivals[rank] = Arrival(**json.loads(self._store.get(_arrival_key(rank))))
+            if (arrival := arrival_of(self._store, rank)) is not None:
+                self._arrivals[rank] = arrival
 
     def _end(self, error: UserError | RunError) -> NoReturn:
         """Prints the message, gives every rank the exit code, also those that still come, and ends."""
@@ -184,7 +171,7 @@ def _attend(
         while not (name and has_word()):
             if store.check([_NAME]) and (current := store.get(_NAME).decode()) != name:
                 name, meeting, has_checked = current, PrefixStore(current, store), False
-                meeting.set(_arrival_key(arrival.rank), json.dumps(asdict(arrival)))
+                announce(meeting, arrival)
             if name and meeting.check([_COMPLETE]):
                 if not has_checked:
                     meeting.set(_share_key(arrival), json.dumps(_share_of(last_check, has_word)))
@@ -218,11 +205,6 @@ def _result_of(arrival: Arrival, message: bytes) -> Any:
     return share["result"]
 
 
-def node_of(store: Store, rank: int) -> str | None:
-    """Returns the node of a rank, such as `node 0 (gpu-01)`, from the store that `meet` returned; else None."""
-    return json.loads(store.get(_arrival_key(rank)))["node"] if store.check([_arrival_key(rank)]) else None
-
-
 def _say_goodbye(meeting: Store, rank_info: RankInfo, code: int) -> NoReturn:
     """Ends a rank that has heard of a mistake, once all have heard of it."""
     exit_on_stop_signals(code)
@@ -252,10 +234,6 @@ def _error(text: str, exit_code: int) -> UserError | RunError:
 
 def _name_of(arrival: Arrival) -> str:
     return f"rank {arrival.rank} on {arrival.node}"
-
-
-def _arrival_key(rank: int) -> str:
-    return f"arrival/{rank}"
 
 
 def _share_key(arrival: Arrival) -> str:

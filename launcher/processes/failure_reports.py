@@ -6,9 +6,11 @@ import json
 import os
 import time
 import traceback
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
+from parallel.flight_recorder import GroupProgress
 from settings import RunError, UserError
 
 # A pipe holds 64 KiB: within it a rank never waits for its parent to read.
@@ -23,6 +25,7 @@ class FailureReport:
     message: str  # a user's mistake in full; else the exception or the position of the hang, in one line
     traceback: str
     seconds: float  # time of the failure on the machine's clock: the earliest failure is the cause of the others
+    collectives: list[dict[str, Any]] = field(default_factory=list)  # of a hang: GroupProgress as plain values
 
     @classmethod
     def from_error(cls, error: BaseException) -> FailureReport:
@@ -36,9 +39,10 @@ class FailureReport:
         return cls("failure", message[:1000], text[-_MOST_CHARACTERS:], time.time())
 
     @classmethod
-    def from_hang(cls, position: str, stack: str) -> FailureReport:
+    def from_hang(cls, position: str, stack: str, collectives: Sequence[GroupProgress] = ()) -> FailureReport:
         """Builds the report of a rank whose watchdog saw no progress."""
-        return cls("hang", position[:1000], stack[-_MOST_CHARACTERS:], time.time())
+        plain = [progress.to_plain() for progress in collectives]
+        return cls("hang", position[:1000], stack[-_MOST_CHARACTERS:], time.time(), plain)
 
 
 def send_report(report: FailureReport, fd: int) -> None:

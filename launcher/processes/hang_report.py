@@ -1,4 +1,4 @@
-"""The message of a launcher whose run hangs: the positions of the ranks, and the stacks of those that do not answer."""
+"""The message of a launcher whose run hangs: where the ranks stand, in which collectives, and the stacks of all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.processes.failure_reports import FailureReport
+from launcher.processes.stuck_collectives import explain_collectives
+from parallel.flight_recorder import GroupProgress
 from settings.processes import process_state
 
 STACKS_SIGNAL = signal.SIGUSR2  # a rank writes the stacks of all its threads to its log and continues
@@ -43,10 +45,17 @@ def request_stacks(rank: int, pid: int, log: Path) -> UnresponsiveRank:
 
 
 def explain_hang(reports: Mapping[int, FailureReport], unresponsive: Sequence[UnresponsiveRank]) -> str:
-    """Returns the message: the position of each rank that reported, the state of each other rank, and all stacks."""
+    """Returns the message: the position of each rank that reported, the state of each other rank, and all stacks.
+
+    Between them it says which collectives are stuck, and which ranks did not join them.
+    """
     lines = ["the run hangs:"]
     lines += [f"  rank {rank}: {report.message}" for rank, report in reports.items()]
     lines += [f"  rank {one.rank} does not answer: {one.process_state}" for one in unresponsive]
+    collectives = {
+        rank: [GroupProgress.model_validate(plain) for plain in report.collectives] for rank, report in reports.items()
+    }
+    lines += explain_collectives(collectives).splitlines()
     for rank, report in reports.items():
         lines += [f"rank {rank}:", *(f"  {line}" for line in report.traceback.rstrip().splitlines()[-_SHOWN_LINES:])]
     for one in unresponsive:

@@ -13,18 +13,17 @@ gives every meeting a name, under which all keys stand, and the word is for a to
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from launcher.exit_codes import DONE, FAILED, USER_MISTAKE
+from launcher.processes.arrivals import Arrival, announce, arrival_of
 from launcher.processes.fingerprints import disagreement
 from launcher.processes.rank_exit import RANK_0_FIRST_SECONDS, exit_on_stop_signals, exit_process
 from launcher.processes.rank_info import RankInfo, name_ranks
@@ -33,18 +32,6 @@ from settings import RunError, UserError
 
 _GOODBYE_SECONDS = 30.0  # for ranks that start late, while the others wait to end
 _NAME, _COMPLETE, _HEARD, _LEFT = "meeting", "complete", "heard", "left"
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """The message of one rank to rank 0."""
-
-    rank: int
-    node: str
-    token: str
-    fingerprint: dict[str, Any]
-    error: str  # "" if it has found none
-    exit_code: int  # that of the error
 
 
 def meet(
@@ -81,6 +68,7 @@ class _Host:
         self._store = PrefixStore(name, store)
         self._arrivals = {0: arrival}
         self._world_size = world_size
+        announce(self._store, arrival)
         store.set(_NAME, name)
 
     def run(self, limit_seconds: float, last_check: Callable[[], None]) -> Store:
@@ -114,8 +102,8 @@ class _Host:
 
     def _receive(self) -> None:
         for rank in self._missing():
-            if self._store.check([_arrival_key(rank)]):
-                self._arrivals[rank] = Arrival(**json.loads(self._store.get(_arrival_key(rank))))
+            if (arrival := arrival_of(self._store, rank)) is not None:
+                self._arrivals[rank] = arrival
 
     def _end(self, error: UserError | RunError) -> NoReturn:
         """Prints the message, gives every rank the exit code, also those that still come, and ends."""
@@ -144,7 +132,7 @@ def _attend(store: Store, rank_info: RankInfo, arrival: Arrival, limit_seconds: 
         while not (name and meeting.check([_word_key(arrival)])):
             if store.check([_NAME]) and (current := store.get(_NAME).decode()) != name:
                 name, meeting = current, PrefixStore(current, store)
-                meeting.set(_arrival_key(arrival.rank), json.dumps(asdict(arrival)))
+                announce(meeting, arrival)
             if not (name and meeting.check([_COMPLETE])):
                 patience.check("waits for rank 0", who=_name_of(arrival), prints=not name and rank_info.local_rank == 0)
             _pause(rank_info.world_size)
@@ -183,10 +171,6 @@ def _exit_code(error: Exception) -> int:
 
 def _name_of(arrival: Arrival) -> str:
     return f"rank {arrival.rank} on {arrival.node}"
-
-
-def _arrival_key(rank: int) -> str:
-    return f"arrival/{rank}"
 
 
 def _word_key(arrival: Arrival) -> str:

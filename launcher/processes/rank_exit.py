@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from launcher.exit_codes import FAILED, USER_MISTAKE
 from launcher.processes.failure_reports import FailureReport, send_report
 from launcher.processes.rank_info import AddressError, RankInfo
+from parallel.flight_recorder import group_progress
 from train.safety.stop_signals import set_stop_handlers
 
 if TYPE_CHECKING:
@@ -68,15 +69,16 @@ def exit_hung(rank_info: RankInfo, hang: Hang, store: Store, console: TextIO) ->
     line = f"rank {rank_info.rank} hangs: {hang.position}"
     print(f"{line}\n{hang.stacks}", file=sys.stderr, flush=True)
     if rank_info.parent is not None:
-        send_report(FailureReport.from_hang(hang.position, hang.main_stack), rank_info.parent.report_fd)
+        report = FailureReport.from_hang(hang.position, hang.main_stack, group_progress())
+        send_report(report, rank_info.parent.report_fd)
         time.sleep(_HANG_REPORT_SECONDS)
         os._exit(FAILED)
     if rank_info.rank > 0:  # rank 0's standard error is the console
         print(f"{line}\n{hang.main_stack}", file=console, flush=True)
-    from launcher.processes.unresponsive_ranks import name_unresponsive_ranks  # imports torch
+    from launcher.processes.hang_exchange import exchange_hangs  # imports torch
 
-    if unresponsive := name_unresponsive_ranks(store, rank_info, seconds=_HANG_REPORT_SECONDS):
-        print(f"the run hangs: {unresponsive}", file=console, flush=True)
+    if text := exchange_hangs(store, rank_info, group_progress(), seconds=_HANG_REPORT_SECONDS):
+        print(f"the run hangs: {text}", file=console, flush=True)
     os._exit(FAILED)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,10 +122,14 @@ def torchrun_variables(rank_info: RankInfo) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def name_ranks(ranks: Sequence[int]) -> str:
-    """Returns `rank 3`, `ranks 0, 1`, or the first ten and how many more there are."""
+def name_ranks(ranks: Sequence[int], place: Callable[[int], str] = lambda rank: "") -> str:
+    """Returns `rank 3`, `ranks 0, 1`, or the first ten and how many more there are.
+
+    `place` returns words that follow a rank's number, such as ` on node 1`.
+    """
     more = f" and {len(ranks) - _MOST_NAMED} more" if len(ranks) > _MOST_NAMED else ""
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks[:_MOST_NAMED]))}{more}"
+    named = ", ".join(f"{rank}{place(rank)}" for rank in ranks[:_MOST_NAMED])
+    return f"rank{'s' if len(ranks) > 1 else ''} {named}{more}"
 
 
 def read_int(

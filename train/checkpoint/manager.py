@@ -73,7 +73,7 @@ class CheckpointManager:
         self._mesh = mesh
         self._provenance = CheckpointProvenance(dict(model), tokenizer, dict(layout or {}))
         # The writer's thread needs a process group of its own: the loop's collectives run meanwhile.
-        self._group = dist.new_group(backend="gloo", timeout=_WRITE_TIMEOUT)
+        self._group = dist.new_group(backend="gloo", timeout=_WRITE_TIMEOUT, group_desc="checkpoint")
         self._writer = CheckpointWriter(
             folder,
             mesh,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -189,6 +191,7 @@ def test_a_stopped_rank_is_a_hang_that_names_it(config: Path) -> None:
     assert "the run hangs:\n  rank 0: no progress for" in errors
     assert " of parallel/" in errors or " of train/" in errors  # where the collective is called
     assert "rank 1 does not answer: its process is stopped" in errors
+    assert re.search(r"  \w+ \d+ of the group of all ranks: rank 0 joined; rank 1 gave no answer\n", errors), errors
     log = (run / "logs" / "rank-00001.log").read_text()
     assert "(most recent call first)" in log
     assert "train/loop.py" in log
@@ -206,7 +209,10 @@ def test_under_torchrun_the_waiting_ranks_report_the_hang(config: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "rank 1 hangs: no progress for" in errors
-    assert "the run hangs: no answer from rank 0: stopped, or out of reach" in errors
+    assert f"the run hangs: no answer from rank 0 on node 0 ({socket.gethostname()}): stopped, or out" in errors
+    assert re.search(
+        r"  \w+ \d+ of the group of all ranks: rank 1 joined; rank 0 on node 0 \(.*\) gave no answer\n", errors
+    )
     assert "main thread:" in (run / "logs" / "rank-00001.log").read_text()
     assert psutil.wait_procs(ranks, timeout=5)[1] == []
 

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from processes import run_ranks
 
 from launcher.processes.failure_reports import FailureReport
+from launcher.processes.hang_exchange import exchange_hangs
 from launcher.processes.hang_report import STACKS_SIGNAL, explain_hang, request_stacks
 from launcher.processes.rank_info import SINGLE_PROCESS
-from launcher.processes.unresponsive_ranks import name_unresponsive_ranks
 
 HANGS = f"""
 import faulthandler, sys, time
@@ -78,7 +78,7 @@ def unresponsive_ranks(unresponsive: list[int]) -> str | None:
     dist.barrier()  # else a rank that is slow to start would count as one that does not answer
     if rank_info.rank in unresponsive:
         return None
-    return name_unresponsive_ranks(store, rank_info, seconds=1.5)
+    return exchange_hangs(store, rank_info, [], seconds=1.5)
 
 
 def test_one_rank_names_the_unresponsive_ranks() -> None:
@@ -94,7 +94,7 @@ def test_a_store_that_does_not_answer_takes_no_longer() -> None:
         def set(self, key: str, value: str) -> None:
             time.sleep(1000)
 
-    line = name_unresponsive_ranks(Stuck(), replace(SINGLE_PROCESS, world_size=2), seconds=0.2)  # type: ignore[arg-type]
+    line = exchange_hangs(Stuck(), replace(SINGLE_PROCESS, world_size=2), [], seconds=0.2)  # type: ignore[arg-type]
     assert "does not answer" in line
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch._C._distributed_c10d import Store
@@ -16,6 +17,7 @@ from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from parallel.agree import agree
+from parallel.group_check import check_groups
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
 from train.checkpoint.writer_lease import WriterLease
 from train.config import FIRST_TIME_FACTOR
@@ -37,11 +39,11 @@ def run_rank(
     defer_signals()
     with exit_if_stuck():
         met = store or open_store(rank_info, timeout_seconds=config.train.rendezvous_seconds)
-        mesh = _connect(config, rank_info, met, lambda hang: on_hang(hang, met))
+        mesh, group_record = _connect(config, rank_info, met, lambda hang: on_hang(hang, met))
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    lease = _open_run(config, mesh)
+    lease = _open_run(config, mesh, group_record)
     run = build_run(config, mesh, folder, lease=lease, watchdog=watchdog, store=met)
     try:
         done = train(run)
@@ -58,8 +60,13 @@ def run_rank(
     return DONE if done else STOPPED_EARLY
 
 
-def _connect(config: RunConfig, rank_info: RankInfo, store: Store, on_hang: Callable[[Hang], None]) -> Mesh:
-    """Makes the process groups. Every rank waits here for others, for `train.rendezvous_seconds` at most."""
+def _connect(
+    config: RunConfig, rank_info: RankInfo, store: Store, on_hang: Callable[[Hang], None]
+) -> tuple[Mesh, dict[str, Any]]:
+    """Makes the process groups and tries each; returns what the run records of them too.
+
+    Every rank waits here for others, for `train.rendezvous_seconds` at most.
+    """
     watchdog = Watchdog(config.train.rendezvous_seconds / FIRST_TIME_FACTOR, on_hang)
     watchdog.start()
     watchdog.set_phase("making the process groups")
@@ -75,17 +82,23 @@ def _connect(config: RunConfig, rank_info: RankInfo, store: Store, on_hang: Call
         timeout_seconds=config.train.timeout_seconds,
         tied_embeddings=config.model.tied_embeddings,
     )
+    watchdog.set_phase("trying the process groups")
+    check = check_groups(mesh)
     watchdog.close()
-    return mesh
+    if mesh.rank == 0:
+        for warning in check.warnings():
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return mesh, check.record()
 
 
-def _open_run(config: RunConfig, mesh: Mesh) -> WriterLease | None:
+def _open_run(config: RunConfig, mesh: Mesh, group_record: dict[str, Any]) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
     def open_on_rank_0() -> None:
         if mesh.rank == 0:
-            leases.append(open_run(config.run.path, config, world_size=mesh.world_size, inputs=inputs_of(config)))
+            inputs, size = inputs_of(config), mesh.world_size
+            leases.append(open_run(config.run.path, config, world_size=size, inputs=inputs, groups=group_record))
 
     agree(open_on_rank_0)
     return leases[0] if leases else None

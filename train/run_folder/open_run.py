@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from settings import Settings, to_yaml
 from settings.files import explained, write_text
@@ -22,18 +23,19 @@ def open_run(
     world_size: int,
     inputs: Inputs | None = None,
     command: Sequence[str] | None = None,
+    groups: Mapping[str, Any] | None = None,
 ) -> WriterLease:
     """Creates the folder of a run or adds a start to it, and takes the writer lease. For one rank only.
 
-    `command` is recorded as what started the run: by default this process's arguments. Raises UserError as `check_run`
-    does, and RunError if the folder cannot be written to.
+    `command` is recorded as what started the run: by default this process's arguments. `groups` is the record of the
+    process groups. Raises UserError as `check_run` does, and RunError if the folder cannot be written to.
     """
     folder = check_run(path, config, inputs)
     with explained("opening the run folder"):
         for part in (folder.path, folder.checkpoints, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
         lease = WriterLease.take(folder.checkpoints)
-        start = describe_start(command or ("lehr", *sys.argv[1:]), world_size)
+        start = describe_start(command or ("lehr", *sys.argv[1:]), world_size, groups or {})
         made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
         # With relative paths, the config would be another run's in another current folder.
         is_first = not folder.config.exists()

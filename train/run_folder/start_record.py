@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,13 +78,14 @@ def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is
     ]
 
 
-def describe_start(command: Sequence[str], world_size: int) -> dict[str, Any]:
-    """Describes this start: command, date, host, versions, git commit."""
+def describe_start(command: Sequence[str], world_size: int, groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Describes this start: command, date, host, process groups, versions, git commit."""
     return {
         "command": shlex.join(command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "ranks": world_size,
+        "groups": dict(groups),
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},
         "git": git_commit(Path(__file__).parent),

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 from torch import Tensor
 
-from model.cross_entropy import cross_entropy
+from model.cross_entropy import cross_entropy, default_chunk_tokens
 from model.layers import Layers
 from settings import Registry, Settings, may_change
 
@@ -45,16 +45,20 @@ class NextTokenConfig(ObjectiveConfig):
 
     name: Literal["next_token"] = "next_token"
     z_loss: float = Field(0.0, ge=0, description="Weight of the squared logarithm of the softmax's denominator.")
-    chunk_tokens: int = Field(
-        512,
+    chunk_tokens: int | None = Field(
+        None,
         gt=0,
-        description="Tokens whose logits are in memory at once.",
+        description="Tokens whose logits are in memory at once; null means 512 on a CPU, for its cache, and on a GPU "
+        "as many as have 134 million logits on a rank (2,560 tokens of a vocabulary of 50,304).",
         json_schema_extra=may_change("it trades memory for time"),
     )
 
     def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
+        chunk_tokens = self.chunk_tokens
+        if chunk_tokens is None:
+            chunk_tokens = default_chunk_tokens(x_ND.device.type, len(head_vD))
         total, nll = cross_entropy(
-            x_ND, head_vD, targets_N, weights_N, layers, z_loss=self.z_loss, chunk_tokens=self.chunk_tokens
+            x_ND, head_vD, targets_N, weights_N, layers, z_loss=self.z_loss, chunk_tokens=chunk_tokens
         )
         return LossSums(total, nll)
 

@@ -11,7 +11,7 @@ import torch
 from live_memory import LiveMemory
 from torch import Tensor, nn
 
-from model.cross_entropy import cross_entropy
+from model.cross_entropy import cross_entropy, default_chunk_tokens
 from model.layers import TorchLayers
 
 TOKENS, HIDDEN, VOCABULARY = 37, 16, 48
@@ -144,3 +144,11 @@ def test_sums_over_thousands_of_chunks_lose_nothing() -> None:
     wanted_total, wanted_nll = with_all_logits(x.double(), head.double(), targets, weights.double(), 0.0)
     torch.testing.assert_close(total.double(), wanted_total, rtol=3e-7, atol=0)
     torch.testing.assert_close(nll.double(), wanted_nll, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "tokens"),
+    [("cpu", 50304, 512), ("cuda", 50304, 2560), ("cuda", 128256, 1024), ("cuda", 8192, 16384), ("cuda", 600000, 512)],
+)
+def test_chunks_are_for_a_cpus_cache_or_fill_a_gpu(device: str, vocabulary: int, tokens: int) -> None:
+    assert default_chunk_tokens(device, vocabulary) == tokens

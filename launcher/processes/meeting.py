@@ -14,6 +14,7 @@ gives every meeting a name, under which all keys stand, and the word is for a to
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import sys
 import time

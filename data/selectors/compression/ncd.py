@@ -1,0 +1,76 @@
+"""The score of ZIP-FIT, exactly: one minus the mean normalised compression distance to the targets.
+
+The distance of the texts x and y is NCD(x, y) = (C(x + y) - min(C(x), C(y))) / max(C(x), C(y)), where C is the size in
+bytes after compression (Cilibrasi and Vitányi 2005; arXiv:2410.18194, section 3).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from data.selectors.compression.compressors import Compressor
+
+Float64s: TypeAlias = npt.NDArray[np.float64]
+CHUNK_BYTES = 16_000  # a chunk of a document and one of a target together fit into deflate's window of 32 KiB
+
+
+@dataclass(frozen=True)
+class TargetChunks:
+    """The targets, cut into chunks, with the compressed size of each and its share in the mean over the targets."""
+
+    contents: tuple[bytes, ...]
+    sizes: Float64s  # [chunks]
+    weights: Float64s  # [chunks], with sum 1
+
+    def subset(self, numbers: Sequence[int]) -> TargetChunks:
+        """Return the chunks of these numbers; their weights are those within the whole, and do not sum to 1."""
+        contents = tuple(self.contents[number] for number in numbers)
+        return TargetChunks(contents, self.sizes[list(numbers)], self.weights[list(numbers)])
+
+
+def make_target_chunks(compressor: Compressor, targets: Sequence[bytes]) -> TargetChunks:
+    """Cut the targets into chunks and compress each once. Every target has the same weight, whatever its length."""
+    assert targets, "a mean over no targets"
+    chunks = [chunk for target in targets for chunk in cut(target)]
+    weights = [weight / len(targets) for target in targets for weight in chunk_weights(cut(target)).tolist()]
+    return TargetChunks(tuple(chunks), np.array([compressor.size(chunk) for chunk in chunks], float), np.array(weights))
+
+
+def cut(content: bytes) -> list[bytes]:
+    """Cut a text into the fewest chunks of at most CHUNK_BYTES, equally long but for one byte; an empty text is one."""
+    count = max(1, -(-len(content) // CHUNK_BYTES))
+    ends = [len(content) * number // count for number in range(count + 1)]
+    return [content[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def chunk_weights(chunks: Sequence[bytes]) -> Float64s:
+    """Return each chunk's share of the bytes of its document, [chunks]."""
+    lengths = np.array([len(chunk) for chunk in chunks], dtype=np.float64)
+    return lengths / lengths.sum() if lengths.any() else np.ones(1)
+
+
+def similarities(compressor: Compressor, content: bytes, targets: TargetChunks) -> Float64s:
+    """Return 1 - NCD(content, target chunk) for each target chunk, [target chunks].
+
+    A content of several chunks has the mean over them, weighted by their bytes.
+    """
+    chunks = cut(content)
+    rows = [_chunk_similarities(compressor, chunk, targets) for chunk in chunks]
+    return rows[0] if len(rows) == 1 else (np.stack(rows) * chunk_weights(chunks)[:, None]).sum(axis=0)
+
+
+def mean_similarity(similarities: Float64s, targets: TargetChunks) -> float:
+    """Return the score of a document, from its similarities to all target chunks."""
+    return float((similarities * targets.weights).sum())
+
+
+def _chunk_similarities(compressor: Compressor, chunk: bytes, targets: TargetChunks) -> Float64s:
+    own = float(compressor.size(chunk))
+    joint = np.array(compressor.joint_sizes(chunk, targets.contents), dtype=np.float64)
+    return 1 - (joint - np.minimum(own, targets.sizes)) / np.maximum(own, targets.sizes)

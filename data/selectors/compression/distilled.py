@@ -1,0 +1,127 @@
+"""An estimate of the exact score by a linear model over hashed byte n-grams, fitted to exact scores of a sample.
+
+With the saving s(x, y) = C(x) + C(y) - C(x + y), the exact score is the mean of s(x, y) / max(C(x), C(y)) over the
+targets y. The saving comes from n-grams that the two share, and from one table of codes in place of two, which is worth
+more the more alike their bytes are distributed. So the model is h(x) a(x) + b(x): h(x) is the mean of
+1 / max(C(x), C(y)), which needs one compression, and a and b are linear in the counts of bytes and in the distinct
+n-grams. The weight of an n-gram depends on its length and on the share of the targets that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from data.selectors.compression.compressors import Compressor
+from data.selectors.compression.ncd import TargetChunks, chunk_weights, cut
+from data.selectors.compression.ngrams import ORDERS, Buckets, DistinctNgrams, order_of, target_shares
+from data.selectors.compression.ridge import fit_ridge
+
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Float64s: TypeAlias = npt.NDArray[np.float64]
+_BYTES = 256
+_BYTE_PRIOR = 0.03  # of a byte's coefficient, relative to one for n-grams: a small sample has few documents a byte
+_LIMIT = 1.0  # of an estimate: texts that are unlike the sample's may be far out
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """The weights of a(x) in row 0 and of b(x) in row 1."""
+
+    ngram_weights: Float32s  # [2, buckets]
+    byte_weights: Float32s  # [2, 256 + 1], the last is the constant
+
+
+class Estimator:
+    """Estimates scores with a fitted model; the compressor and the targets are those of the fit."""
+
+    def __init__(self, compressor: Compressor, targets: TargetChunks, model: LinearModel) -> None:
+        self.features = _ChunkFeatures(compressor, targets)
+        self.model = model
+
+    def estimate(self, content: bytes) -> float:
+        """Return the estimate of the exact score; that of a text of several chunks is the mean weighted by bytes."""
+        chunks = cut(content)
+        estimates = np.array([self._estimate_chunk(chunk) for chunk in chunks])
+        return float(np.clip((estimates * chunk_weights(chunks)).sum(), -_LIMIT, _LIMIT))
+
+    def _estimate_chunk(self, chunk: bytes) -> float:
+        buckets, counts = self.features.buckets(chunk), self.features.byte_counts(chunk)
+        a, b = (
+            float(ngrams.take(buckets).sum(dtype=np.float64) + (of_bytes * counts).sum(dtype=np.float64))
+            for ngrams, of_bytes in zip(self.model.ngram_weights, self.model.byte_weights, strict=True)
+        )
+        return self.features.scale(chunk) * a + b
+
+
+@dataclass(frozen=True)
+class DistilledFit:
+    """A fitted model, and what it estimates for each document of its sample when fitted to the others."""
+
+    model: LinearModel
+    left_out_estimates: Float64s  # [documents]
+
+
+def fit_linear_model(
+    compressor: Compressor, targets: TargetChunks, contents: Sequence[bytes], scores: Float64s
+) -> DistilledFit:
+    """Fit the model to the exact scores [documents] of a sample, by ridge regression."""
+    shares = target_shares(targets)
+    features = _ChunkFeatures(compressor, targets)
+    rows = np.stack([_document_features(features, content, shares) for content in contents])
+    num_ngram_features = rows.shape[1] // 2 - _BYTES - 1
+    priors = np.tile(np.repeat([1.0, _BYTE_PRIOR], [num_ngram_features, _BYTES + 1]), 2)
+    fitted = fit_ridge(rows, scores, priors)
+    of_ngrams, of_bytes = np.split(fitted.coefficients.reshape(2, -1), [num_ngram_features], axis=1)
+    of_bytes[1, -1] += fitted.intercept
+    functions = _share_functions(shares.reshape(len(ORDERS), -1))
+    weights = np.einsum("aof,fob->aob", of_ngrams.reshape(2, len(ORDERS), -1), functions).reshape(2, -1)
+    model = LinearModel(weights.astype(np.float32), of_bytes.astype(np.float32))
+    return DistilledFit(model, np.clip(fitted.left_out_predictions, -_LIMIT, _LIMIT))
+
+
+class _ChunkFeatures:
+    """What the model looks at in a chunk."""
+
+    def __init__(self, compressor: Compressor, targets: TargetChunks) -> None:
+        self.compressor, self.targets = compressor, targets
+        self.ngrams = DistinctNgrams()
+
+    def buckets(self, chunk: bytes) -> Buckets:
+        return self.ngrams.buckets(chunk)
+
+    def byte_counts(self, chunk: bytes) -> Float32s:
+        """Return how often each byte occurs, and a 1 for the constant, [256 + 1]."""
+        counts = np.ones(_BYTES + 1, dtype=np.float32)
+        counts[:_BYTES] = np.bincount(np.frombuffer(chunk, dtype=np.uint8), minlength=_BYTES)
+        return counts
+
+    def scale(self, chunk: bytes) -> float:
+        """Return h(x), in thousandths, so that features have like sizes."""
+        return float((1000 * self.targets.weights / np.maximum(self.compressor.size(chunk), self.targets.sizes)).sum())
+
+
+def _document_features(features: _ChunkFeatures, content: bytes, shares: Float32s) -> Float64s:
+    """Return the regressors of a document: the mean over its chunks, weighted by bytes, [2 x (n-grams, bytes, 1)]."""
+    chunks = cut(content)
+    rows = []
+    for chunk in chunks:
+        buckets = features.buckets(chunk)
+        sums = [
+            np.bincount(order_of(buckets), weights=values, minlength=len(ORDERS))
+            for values in _share_functions(shares[buckets])
+        ]
+        row: Float64s = np.concatenate((np.stack(sums, axis=1).ravel(), features.byte_counts(chunk)))
+        rows.append(np.concatenate((row * features.scale(chunk), row)))
+    mean: Float64s = (np.stack(rows) * chunk_weights(chunks)[:, None]).sum(axis=0)
+    return mean
+
+
+def _share_functions(shares: Float32s) -> Float64s:
+    """Return functions of the share of targets that has an n-gram; its weight is a sum of them, [functions, ...]."""
+    exact = shares.astype(np.float64)
+    return np.stack((np.ones_like(exact), exact > 0, np.sqrt(exact), exact, exact**2))

@@ -3,7 +3,7 @@
 With the saving s(x, y) = C(x) + C(y) - C(x + y), the exact score is the mean of s(x, y) / max(C(x), C(y)) over the
 targets y. The saving comes from n-grams that the two share, and from one table of codes in place of two, which is worth
 more the more alike their bytes are distributed. So the model is h(x) a(x) + b(x): h(x) is the mean of
-1 / max(C(x), C(y)), which needs one compression, and a and b are linear in the counts of bytes and in the distinct
+1 / max(C(x), C(y)), with C by LZ4, which is quick, and a and b are linear in the counts of bytes and in the distinct
 n-grams. The weight of an n-gram depends on its length and on the share of the targets that has it.
 """
 
@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from data.selectors.compression.compressors import Compressor
+from data.selectors.compression.compressors import Lz4
 from data.selectors.compression.ncd import TargetChunks, chunk_weights, cut
 from data.selectors.compression.ngrams import ORDERS, Buckets, DistinctNgrams, order_of, target_shares
 from data.selectors.compression.ridge import fit_ridge
@@ -37,10 +37,10 @@ class LinearModel:
 
 
 class Estimator:
-    """Estimates scores with a fitted model; the compressor and the targets are those of the fit."""
+    """Estimates scores with a fitted model; the targets are those of the fit."""
 
-    def __init__(self, compressor: Compressor, targets: TargetChunks, model: LinearModel) -> None:
-        self.features = _ChunkFeatures(compressor, targets)
+    def __init__(self, targets: TargetChunks, model: LinearModel) -> None:
+        self.features = _ChunkFeatures(targets)
         self.model = model
 
     def estimate(self, content: bytes) -> float:
@@ -66,12 +66,10 @@ class DistilledFit:
     left_out_estimates: Float64s  # [documents]
 
 
-def fit_linear_model(
-    compressor: Compressor, targets: TargetChunks, contents: Sequence[bytes], scores: Float64s
-) -> DistilledFit:
+def fit_linear_model(targets: TargetChunks, contents: Sequence[bytes], scores: Float64s) -> DistilledFit:
     """Fit the model to the exact scores [documents] of a sample, by ridge regression."""
     shares = target_shares(targets)
-    features = _ChunkFeatures(compressor, targets)
+    features = _ChunkFeatures(targets)
     rows = np.stack([_document_features(features, content, shares) for content in contents])
     num_ngram_features = rows.shape[1] // 2 - _BYTES - 1
     priors = np.tile(np.repeat([1.0, _BYTE_PRIOR], [num_ngram_features, _BYTES + 1]), 2)
@@ -87,9 +85,10 @@ def fit_linear_model(
 class _ChunkFeatures:
     """What the model looks at in a chunk."""
 
-    def __init__(self, compressor: Compressor, targets: TargetChunks) -> None:
-        self.compressor, self.targets = compressor, targets
-        self.ngrams = DistinctNgrams()
+    def __init__(self, targets: TargetChunks) -> None:
+        self.lz4, self.ngrams = Lz4(), DistinctNgrams()
+        self.target_weights = targets.weights
+        self.target_sizes = np.array([self.lz4.size(content) for content in targets.contents], dtype=np.float64)
 
     def buckets(self, chunk: bytes) -> Buckets:
         return self.ngrams.buckets(chunk)
@@ -102,7 +101,7 @@ class _ChunkFeatures:
 
     def scale(self, chunk: bytes) -> float:
         """Return h(x), in thousandths, so that features have like sizes."""
-        return float((1000 * self.targets.weights / np.maximum(self.compressor.size(chunk), self.targets.sizes)).sum())
+        return float((1000 * self.target_weights / np.maximum(self.lz4.size(chunk), self.target_sizes)).sum())
 
 
 def _document_features(features: _ChunkFeatures, content: bytes, shares: Float32s) -> Float64s:

@@ -39,7 +39,7 @@ def fit_to_sample(
     fitted: dict[str, Any] = {}
     estimated = final = scores
     if estimates:
-        distilled = fit_linear_model(compressor, used, contents, scores)
+        distilled = fit_linear_model(used, contents, scores)
         estimated = final = distilled.left_out_estimates
         fitted |= vars(distilled.model)
     if prefilter_share:

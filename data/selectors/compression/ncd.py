@@ -17,6 +17,7 @@ import numpy.typing as npt
 from data.selectors.compression.compressors import Compressor
 
 Float64s: TypeAlias = npt.NDArray[np.float64]
+_DECIMALS = 12
 CHUNK_BYTES = 16_000  # a chunk of a document and one of a target together fit into deflate's window of 32 KiB
 
 
@@ -66,8 +67,11 @@ def similarities(compressor: Compressor, content: bytes, targets: TargetChunks) 
 
 
 def mean_similarity(similarities: Float64s, targets: TargetChunks) -> float:
-    """Return the score of a document, from its similarities to all target chunks."""
-    return float((similarities * targets.weights).sum())
+    """Return the score of a document, from its similarities to all target chunks.
+
+    It is rounded, since equal means must be ties, whatever the order of their terms.
+    """
+    return round(float((similarities * targets.weights).sum()), _DECIMALS)
 
 
 def _chunk_similarities(compressor: Compressor, chunk: bytes, targets: TargetChunks) -> Float64s:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from data.selectors.compression.ncd import TargetChunks
 
 Buckets: TypeAlias = npt.NDArray[np.intp]
-ORDERS = (3, 4, 6, 8)  # bytes: 3 is the shortest match of deflate
+ORDERS = (3, 5)  # bytes: 3 is the shortest match of deflate; more orders improve no estimate
 _BITS = 16  # of a hash: a hundred targets of 2 kB share buckets, which costs the estimate nothing; 17 are slower
 NUM_BUCKETS = len(ORDERS) << _BITS
 _MULTIPLIER = np.uint32(0x9E3779B1)

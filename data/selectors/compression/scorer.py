@@ -29,7 +29,7 @@ class ZipFitScorer(Scorer):
         self._estimator = self._prefilter = None
         if "ngram_weights" in fitted:
             model = LinearModel(fitted["ngram_weights"], fitted["byte_weights"])
-            self._estimator = Estimator(compressor, self._targets, model)
+            self._estimator = Estimator(self._targets, model)
         if "first_targets" in fitted:
             self._prefilter = Prefilter(
                 first_targets=tuple(fitted["first_targets"].tolist()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scored_texts import COMPRESSOR, TARGETS, exact_scores, texts
+from scored_texts import TARGETS, exact_scores, texts
 
 from data.selectors.compression.agreement import rank_correlation
 from data.selectors.compression.distilled import Estimator, fit_linear_model
@@ -14,8 +14,8 @@ FITTED, NEW = slice(0, 250), slice(250, -12)
 
 
 def test_estimates_of_new_texts_rank_as_exact_scores() -> None:
-    fitted = fit_linear_model(COMPRESSOR, TARGETS, texts()[FITTED], exact_scores()[FITTED])
-    estimator = Estimator(COMPRESSOR, TARGETS, fitted.model)
+    fitted = fit_linear_model(TARGETS, texts()[FITTED], exact_scores()[FITTED])
+    estimator = Estimator(TARGETS, fitted.model)
     estimates = np.array([estimator.estimate(text) for text in texts()[NEW]])
     correlation = rank_correlation(estimates, exact_scores()[250:])
     assert correlation > 0.9
@@ -25,8 +25,8 @@ def test_estimates_of_new_texts_rank_as_exact_scores() -> None:
 def test_an_estimate_within_the_sample_lies_between_the_score_and_the_left_out_estimate() -> None:
     """That is so of every ridge regression; it holds only if the weights of n-grams and bytes are what was fitted."""
     scores = exact_scores()[FITTED]
-    fitted = fit_linear_model(COMPRESSOR, TARGETS, texts()[FITTED], scores)
-    estimator = Estimator(COMPRESSOR, TARGETS, fitted.model)
+    fitted = fit_linear_model(TARGETS, texts()[FITTED], scores)
+    estimator = Estimator(TARGETS, fitted.model)
     estimates = np.array([estimator.estimate(text) for text in texts()[FITTED]])
     assert len(texts()[0]) > 2 * CHUNK_BYTES
     lower, upper = np.minimum(scores, fitted.left_out_estimates), np.maximum(scores, fitted.left_out_estimates)
@@ -36,5 +36,5 @@ def test_an_estimate_within_the_sample_lies_between_the_score_and_the_left_out_e
 
 @pytest.mark.parametrize("content", [b"", b"a", b"ab", b"\x00" * 50_000, bytes(range(256)) * 100])
 def test_odd_texts_have_finite_estimates(content: bytes) -> None:
-    fitted = fit_linear_model(COMPRESSOR, TARGETS, texts()[:30], exact_scores()[:30])
-    assert -1 <= Estimator(COMPRESSOR, TARGETS, fitted.model).estimate(content) <= 1
+    fitted = fit_linear_model(TARGETS, texts()[:30], exact_scores()[:30])
+    assert -1 <= Estimator(TARGETS, fitted.model).estimate(content) <= 1

@@ -60,6 +60,7 @@ def test_the_documents_most_like_the_targets_are_chosen(folder: Path) -> None:
     assert hashes_to_train_on(folder / "exact") == hashes_of(sorted(pool, key=gzip_score, reverse=True)[:30])
 
 
+@pytest.mark.slow
 def test_the_prefilter_gives_the_same_bytes_with_any_number_of_workers(folder: Path) -> None:
     keys = {"mode": "prefilter", "prefilter_share": 0.4}
     build(config(folder, "one", workers=1, **keys))

@@ -25,6 +25,7 @@ class LayoutSizes:
     sequence: bool = False
     recompute: Recompute = "none"
     bfloat16: bool = False
+    device_type: str = "cpu"
 
     @property
     def element(self) -> int:
@@ -103,7 +104,9 @@ def logits_bytes(config: ModelConfig, layout: LayoutSizes, *, tokens: int) -> in
     copies in both live at once, and those of a chunk until the next one's are computed.
     """
     bytes_each = 2 * (BYTES_BFLOAT16 + BYTES_FLOAT32) if layout.bfloat16 else BYTES_FLOAT32
-    return config.objective.tokens_at_once(tokens) * config.vocabulary // layout.tensor * bytes_each
+    vocabulary = config.vocabulary // layout.tensor
+    at_once = config.objective.tokens_at_once(tokens, device_type=layout.device_type, vocabulary=vocabulary)
+    return at_once * vocabulary * bytes_each
 
 
 def block_bytes_per_token(config: ModelConfig, layout: LayoutSizes) -> float:

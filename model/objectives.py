@@ -31,8 +31,11 @@ class ObjectiveConfig(Settings):
         """Computes the sums from hidden states after the final norm and this rank's shard of the head's weight."""
         raise AssertionError(f"{type(self).__name__} has no loss")
 
-    def tokens_at_once(self, tokens: int) -> int:
-        """Returns of how many of a micro-batch's tokens the logits are in memory at once."""
+    def tokens_at_once(self, tokens: int, *, device_type: str, vocabulary: int) -> int:
+        """Returns of how many of a micro-batch's tokens the logits are in memory at once.
+
+        `vocabulary` is this rank's shard of it.
+        """
         return tokens
 
 
@@ -54,13 +57,14 @@ class NextTokenConfig(ObjectiveConfig):
     )
 
     def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
-        chunk_tokens = self.chunk_tokens
-        if chunk_tokens is None:
-            chunk_tokens = default_chunk_tokens(x_ND.device.type, len(head_vD))
+        chunk_tokens = self._chunk_tokens(x_ND.device.type, len(head_vD))
         total, nll = cross_entropy(
             x_ND, head_vD, targets_N, weights_N, layers, z_loss=self.z_loss, chunk_tokens=chunk_tokens
         )
         return LossSums(total, nll)
 
-    def tokens_at_once(self, tokens: int) -> int:
-        return min(self.chunk_tokens, tokens)
+    def tokens_at_once(self, tokens: int, *, device_type: str, vocabulary: int) -> int:
+        return min(self._chunk_tokens(device_type, vocabulary), tokens)
+
+    def _chunk_tokens(self, device_type: str, vocabulary: int) -> int:
+        return default_chunk_tokens(device_type, vocabulary) if self.chunk_tokens is None else self.chunk_tokens

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from gpu.context import Context, Row
 from gpu.timing import cost_of
-from model.attention import KERNELS, AttentionMask, choose_kernel
+from model.attention import AttentionMask, attend_by
 from model.cross_entropy import cross_entropy
+from model.kernel_choice import AttentionSetting, choose_kernel, try_kernel
 from model.layers import TorchLayers
 from model.mlps import SwiGLUConfig
 from model.norms import LayerNormConfig, RMSNormConfig
@@ -48,7 +49,10 @@ def _attention_7(context: Context) -> Row:
 
 def _attention(context: Context, *, documents: int) -> Row:
     rows, heads, length, head_size = (1, 2, 64, 16) if context.tiny else (2, 12, 2048, 64)
-    kernel = choose_kernel("auto", device=torch.device(context.device), dtype=torch.bfloat16)
+    setting = AttentionSetting.on(torch.device(context.device), torch.bfloat16)
+    sizes = {"heads": heads, "kv_heads": heads, "head_size": head_size}
+    kernel = choose_kernel("auto", setting, lambda name: try_kernel(name, setting, **sizes))
+    attend = attend_by(kernel)
     documents_BT = (torch.arange(length) * documents // length).expand(rows, length)
     mask = AttentionMask.from_documents(documents_BT, kernel=kernel, dtype=torch.bfloat16, device=context.device)
     places_T = torch.arange(length, device=context.device)
@@ -60,7 +64,7 @@ def _attention(context: Context, *, documents: int) -> Row:
         return scores_BHTT.softmax(-1) @ v_BHTK
 
     inputs = [_random(context, rows, heads, length, head_size, seed=seed) for seed in range(3)]
-    return {"kernel": kernel, **_compare(lambda q, k, v: KERNELS[kernel](q, k, v, mask), plain, inputs)}
+    return {"kernel": kernel, **_compare(lambda q, k, v: attend(q, k, v, mask), plain, inputs)}
 
 
 def _rmsnorm(context: Context) -> Row:
@@ -115,7 +119,7 @@ def _cross_entropy(context: Context) -> Row:
     generator = torch.Generator().manual_seed(5)
     targets_N = torch.randint(vocabulary, (tokens,), generator=generator).to(context.device)
     weights_N = torch.full((tokens,), 1 / tokens, device=context.device)
-    chunk_tokens = NextTokenConfig().chunk_tokens
+    chunk_tokens = NextTokenConfig().tokens_at_once(tokens, device_type=context.device, vocabulary=vocabulary)
 
     def run(x_ND: Tensor, head_VD: Tensor) -> Tensor:
         return cross_entropy(x_ND, head_VD, targets_N, weights_N, TorchLayers(), z_loss=0.0, chunk_tokens=chunk_tokens)[

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from data.batches.batch import BYTES_PER_TOKEN
 from launcher.run.config import RunConfig
 from model.config import ModelConfig
@@ -49,6 +51,7 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
         sequence=parallel.sequence,
         recompute=train.recompute,
         bfloat16=train.precision == "bfloat16",
+        device_type=device_type(config),
     )
     rank = rank_bytes(
         model,
@@ -66,6 +69,11 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
         tokens=tokens,
         flops=tokens * flops_per_token(model, train.seq_length),
     )
+
+
+def device_type(config: RunConfig) -> str:
+    """Returns the type of device that the ranks compute on."""
+    return "cpu" if config.train.device == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
 def estimate_lines(step: StepEstimate, peak: Peak, *, world_size: int) -> list[str]:

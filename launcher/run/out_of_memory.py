@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from launcher.run.config import RunConfig
-from launcher.run.estimate import StepEstimate, estimate_step, format_bytes
+from launcher.run.estimate import StepEstimate, device_type, estimate_step, format_bytes
 from launcher.run.machine import free_bytes
 from launcher.run.preflight import model_with_vocabulary, workload
 from model.config import ModelConfig
@@ -78,7 +78,7 @@ def settings_that_need_less(
     Those that only cost time come first, then other layouts, and another arithmetic at the end.
     """
     needed = _device_bytes(config, model, world_size, on_gpu=on_gpu)
-    for values, ranks in _changes(config, world_size, on_gpu=on_gpu):
+    for values, ranks in _changes(config, model, world_size, on_gpu=on_gpu):
         changed = _with_values(config, values)
         changed_model = changed.model.with_vocabulary(model.vocabulary)
         if layout_problems(changed.parallel, changed_model, workload(changed, ranks)):
@@ -90,7 +90,9 @@ def settings_that_need_less(
             yield SmallerSetting(overrides + on_more, saved, saved / needed)
 
 
-def _changes(config: RunConfig, world_size: int, *, on_gpu: bool) -> Iterator[tuple[dict[str, Any], int]]:
+def _changes(
+    config: RunConfig, model: ModelConfig, world_size: int, *, on_gpu: bool
+) -> Iterator[tuple[dict[str, Any], int]]:
     """Yields values by key, and the number of ranks; not all of them fit the model."""
     train, parallel = config.train, config.parallel
     divisors = [size for size in range(1, train.micro_batch_size) if train.micro_batch_size % size == 0]
@@ -99,7 +101,11 @@ def _changes(config: RunConfig, world_size: int, *, on_gpu: bool) -> Iterator[tu
     levels = ("none", "selective", "full")
     for level in levels[levels.index(train.recompute) + 1 :]:
         yield {"train.recompute": level}, world_size
-    chunk_tokens = config.model.objective.tokens_at_once(train.micro_batch_size * train.seq_length)
+    chunk_tokens = config.model.objective.tokens_at_once(
+        train.micro_batch_size * train.seq_length,
+        device_type=device_type(config),
+        vocabulary=model.vocabulary // parallel.tensor,
+    )
     if chunk_tokens >= 4 and "chunk_tokens" in type(config.model.objective).model_fields:
         yield {"model.objective.chunk_tokens": chunk_tokens // 4}, world_size
     if on_gpu and parallel.offload == "none":

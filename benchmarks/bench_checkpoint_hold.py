@@ -73,6 +73,7 @@ def make_parts(args: argparse.Namespace) -> tuple[Mesh, TrainableModel]:
         seq_length=args.seq,
         micro_batches=1,
         seed=0,
+        total_steps=1,
     )
     parts.draw_weights()
     return mesh, parts

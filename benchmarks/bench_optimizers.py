@@ -22,7 +22,8 @@ import torch
 from llama60m import FFN, HIDDEN, VOCAB, fresh, is_matrix, shapes
 from optimizer_loops import Step, conda_as_written, conda_loop, muon_loop_float32
 
-from optim.optimizer import OPTIMIZERS, OneRank, Optimizer, Param
+from optim.optimizer import OPTIMIZERS, Optimizer
+from optim.parameters import OneRank, Param
 
 TOKENS_PER_STEP = 131072
 

@@ -24,7 +24,8 @@ import torch.multiprocessing as processes
 from llama60m import fresh, shapes
 from torch import nn
 
-from optim.optimizer import OPTIMIZERS, OneRank, Param
+from optim.optimizer import OPTIMIZERS
+from optim.parameters import OneRank, Param
 from parallel.engines import parameter_all_gather
 from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, view_of
 from parallel.engines.parameter_all_gather import ParameterAllGather

@@ -61,8 +61,11 @@ def rank_bytes(
     micro_batch_size: int,
     micro_batches: int | None = None,
     moments: int = 2,
+    mask_bytes: int = 0,
 ) -> RankBytes:
     """Returns the bytes of the fullest rank, for an optimizer that keeps `moments` numbers per weight.
+
+    `mask_bytes`: what transforms of its update keep per weight, on top.
 
     `micro_batches` a step: fewer than the pipeline's stages leave some of them empty. Gradients are float32 sums.
     """
@@ -88,7 +91,7 @@ def rank_bytes(
         return RankBytes(
             weights=round(held * layout.element / shares[0]),
             gradients=round(gradients),
-            optimizer=round((held - copied) * BYTES_FLOAT32 * numbers / shares[2]),
+            optimizer=round((held - copied) * (BYTES_FLOAT32 * numbers + mask_bytes) / shares[2]),
             activations=round(
                 _activations(config, layout, stage, seq_length * micro_batch_size, micro_batches=micro_batches)
             ),

@@ -46,14 +46,23 @@ def local_parameters(
     return _held(one_layer, tp_size) + max(num_layers - 1, 0) * blocks
 
 
+def parameter_shapes(config: ModelConfig, *, seq_length: int) -> dict[str, tuple[int, ...]]:
+    """Returns the global names and full shapes of all parameters, in the model's order. Nothing is allocated."""
+    transformer = without_values(config, seq_length=seq_length)
+    return {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}
+
+
 def non_embedding_parameters(config: ModelConfig) -> int:
     """Returns the elements of the blocks' matrices: the N of scaling laws without embeddings (arXiv 2503.04715)."""
     return config.num_layers * matrix_parameters_per_layer(config)
 
 
-def flops_per_token(config: ModelConfig, seq_length: int) -> int:
-    """Returns the FLOPs of one token's forward and backward pass in rows of `seq_length`, head included."""
-    products = 2 * (non_embedding_parameters(config) + config.vocabulary * config.hidden_size)
+def flops_per_token(config: ModelConfig, seq_length: int, *, zeroed_weights: float = 0) -> float:
+    """Returns the FLOPs of one token's forward and backward pass in rows of `seq_length`, head included.
+
+    `zeroed_weights` of the blocks' matrices cost none: sparse hardware skips them, dense hardware multiplies by zero.
+    """
+    products = 2 * (non_embedding_parameters(config) - zeroed_weights + config.vocabulary * config.hidden_size)
     attention = config.num_layers * 2 * seq_length * config.hidden_size  # q·k and weights·v, each T/2 keys on average
     return 3 * (products + attention)
 

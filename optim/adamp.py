@@ -22,7 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from optim.adamw import AdamConstants, fused_adamw, gradients
-from optim.optimizer import OPTIMIZERS, Param, TensorRanks
+from optim.optimizer import OPTIMIZERS
+from optim.parameters import Param, TensorRanks
 from optim.projection import ProjectedOptimizer, ProjectedOptimizerConfig
 from optim.scale_invariance import ParamState
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from optim.chunks import chunk_slices
 from optim.groups import ParamRule, rule_of
-from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
+from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig
+from optim.parameters import Param, StateTensor, TensorRanks
 
 # Weights of one kernel call: large enough that calls cost nothing, small enough that the first ones can be sent early.
 _CALL_BYTES = 64 << 20
@@ -91,7 +92,7 @@ class AdamW(Optimizer):
             for moment, tensors in (("exp_avg", bucket.exp_avgs), ("exp_avg_sq", bucket.exp_avg_sqs)):
                 tensor = torch.zeros_like(param.weight, memory_format=torch.contiguous_format, requires_grad=False)
                 tensors.append(tensor)
-                self._state[f"{param.name}.{moment}"] = StateTensor(tensor, param.dim)
+                self._state[f"{param.name}.{moment}"] = StateTensor(tensor, param.dim, per_weight=True)
         self._buckets = list(buckets.values())
 
     @torch.no_grad()

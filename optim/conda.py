@@ -31,7 +31,8 @@ from optim.adamw import AdamConstants, fused_adamw, gradients
 from optim.chunks import ScratchBuffers, bucket_by, chunk_slices, scratch_bytes
 from optim.groups import ADAMW_FOR_NON_MATRICES, ParamRule, rule_of
 from optim.mixed import FallbackAdamWConfig, MatrixOptimizerConfig
-from optim.optimizer import OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
+from optim.optimizer import OPTIMIZERS, Optimizer
+from optim.parameters import Param, StateTensor, TensorRanks
 
 EIGEN_FLOPS = 60.0  # fp32 flop equivalents of an eigh of [k, k], per k^3 (measured: 42 ms for k = 512 at 200 GFLOP/s)
 

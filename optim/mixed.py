@@ -9,7 +9,8 @@ from pydantic import Field
 
 from optim.adamw import AdamConstants, AdamW
 from optim.groups import rule_of
-from optim.optimizer import ELEMENT_COST, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
+from optim.optimizer import ELEMENT_COST, Optimizer, OptimizerConfig
+from optim.parameters import Param, StateTensor, TensorRanks
 from settings import Settings, UserError
 
 

@@ -24,7 +24,8 @@ from optim.adamw import gradients
 from optim.chunks import bucket_by, chunk_slices, scratch_bytes
 from optim.groups import ADAMW_FOR_NON_MATRICES, ParamRule, rule_of
 from optim.mixed import MatrixOptimizerConfig
-from optim.optimizer import OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
+from optim.optimizer import OPTIMIZERS, Optimizer
+from optim.parameters import Param, StateTensor, TensorRanks
 from optim.sums import squared_norms
 
 # a, b, c as published: they maximise the slope at zero, and bring singular values into about [0.7, 1.2].
@@ -100,7 +101,9 @@ class Muon(Optimizer):
                 yield bucket[chunk]
 
     def state(self) -> dict[str, StateTensor]:
-        return {f"{name}.momentum": StateTensor(b, self._dims[name]) for name, b in self._buffers.items()}
+        return {
+            f"{name}.momentum": StateTensor(b, self._dims[name], per_weight=True) for name, b in self._buffers.items()
+        }
 
     def _step(self, params: list[Param], lr: float) -> None:
         """Updates matrices of one shape, sharding and row of the table."""

@@ -10,71 +10,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, field_validator
 
 from optim.groups import DECAY_MATRICES, ParamRule, check_table, rule_of
+from optim.parameters import Param, StateTensor, TensorRanks
+from optim.transforms.base import TRANSFORMS, TransformConfig
 from settings import Registry, Settings
-
-
-class TensorRanks(Protocol):
-    """Collectives over the tensor-parallel ranks that hold the shards of one matrix.
-
-    Every rank makes the same calls in the same order.
-    """
-
-    tp_size: int
-    rank: int
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Returns the element-wise sum over the ranks. It may overwrite `x`."""
-        ...
-
-    def gather(self, x: Tensor, dim: int) -> Tensor:
-        """Returns the full tensor, concatenated from the shards along `dim`, on every rank."""
-        ...
-
-    def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
-        """Turns a shard along dim `have` into a shard along dim `want` (an all-to-all)."""
-        ...
-
-
-class OneRank:
-    """TensorRanks without tensor parallelism: this rank holds every matrix in full."""
-
-    tp_size = 1
-    rank = 0
-
-    def sum(self, x: Tensor) -> Tensor:
-        return x
-
-    def gather(self, x: Tensor, dim: int) -> Tensor:
-        return x
-
-    def reshard(self, x: Tensor, *, have: int, want: int) -> Tensor:
-        return x
-
-
-@dataclass
-class Param:
-    """One parameter as this rank holds it, in fp32. `weight` is updated in place; `grad` is set before each step."""
-
-    name: str  # global: layers.3.attention.q.weight
-    weight: Tensor
-    shape: tuple[int, ...]  # of the full parameter; `weight` and `grad` have the shard's
-    dim: int | None = None  # the dim sharded over the tensor ranks; None: each rank holds the full parameter
-    grad: Tensor | None = field(default=None, repr=False)
-
-
-@dataclass
-class StateTensor:
-    """One tensor of optimizer state. `dim` is the dim sharded over the tensor ranks, or None, as in Param."""
-
-    tensor: Tensor
-    dim: int | None = None
 
 
 class Optimizer(ABC):
@@ -125,6 +68,26 @@ class OptimizerConfig(Settings):
     table: tuple[ParamRule, ...] = Field(
         DECAY_MATRICES, description="How parameters are updated, by name; the first row whose pattern matches counts."
     )
+    transforms: tuple[Annotated[TransformConfig, TRANSFORMS.field], ...] = Field(
+        (),
+        description="What is done to gradients before and to weights after each update, in this order; for example "
+        "[{name: sparsity, target: 0.5}].",
+    )
+
+    @field_validator("transforms")
+    @classmethod
+    def _has_each_once(cls, transforms: tuple[TransformConfig, ...]) -> tuple[TransformConfig, ...]:
+        names = [transform.name for transform in transforms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"has a transform twice: {', '.join(names)}")
+        return transforms
+
+    def needs_full_matrices(self) -> str | None:
+        """Returns the setting that flat parts of parameters (ZeRO 2 and 3) do not suit, or None if none does."""
+        if not self.elementwise:
+            return f"optim.name = {self.name}"
+        needs = ((each.name, each.needs_full_matrices()) for each in self.transforms)
+        return next((f"optim.transforms ({name}), {setting}," for name, setting in needs if setting), None)
 
     def build(self, params: Sequence[Param], ranks: TensorRanks) -> Optimizer:
         """Builds the optimizer of this rank's parameters."""

@@ -20,7 +20,8 @@ from torch import Tensor
 from optim.chunks import ScratchBuffers, bucket_by, chunk_slices, scratch_bytes
 from optim.groups import DECAY_MATRICES, ParamRule, rule_of
 from optim.mixed import MixedOptimizerConfig
-from optim.optimizer import Optimizer, Param, StateTensor, TensorRanks
+from optim.optimizer import Optimizer
+from optim.parameters import Param, StateTensor, TensorRanks
 from optim.scale_invariance import InvarianceRule, InvarianceTest, ParamState, View, row_dots, sum_over_ranks
 from settings import UserError
 
@@ -105,7 +106,7 @@ class ProjectedOptimizer(Optimizer):
         tensors = {}
         for state in self._states:
             for name, moment in zip(self.moment_names, state.moments, strict=True):
-                tensors[f"{state.param.name}.{name}"] = StateTensor(moment, state.param.dim)
+                tensors[f"{state.param.name}.{name}"] = StateTensor(moment, state.param.dim, per_weight=True)
             tensors[f"{state.param.name}.projections"] = StateTensor(state.projections)
         return tensors
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from optim.chunks import ScratchBuffers
 from optim.groups import ParamRule
-from optim.optimizer import Param, TensorRanks
+from optim.parameters import Param, TensorRanks
 from optim.sums import dot, squared_norms
 
 View = Literal["row", "head", "layer"]

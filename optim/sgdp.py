@@ -20,7 +20,8 @@ from torch import Tensor
 
 from optim.adamw import gradients
 from optim.groups import ParamRule
-from optim.optimizer import OPTIMIZERS, Param, TensorRanks
+from optim.optimizer import OPTIMIZERS
+from optim.parameters import Param, TensorRanks
 from optim.projection import ProjectedOptimizer, ProjectedOptimizerConfig
 from optim.scale_invariance import ParamState
 

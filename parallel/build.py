@@ -32,6 +32,7 @@ from parallel.engines.engine import Engine, EngineInputs
 from parallel.engines.slices import Slice
 from parallel.mesh import Axis, Mesh
 from parallel.parameter_shards import ParameterShard, parameter_shards, shard_of
+from parallel.run_plan import run_plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -82,6 +83,7 @@ def build(
     seq_length: int,
     micro_batches: int,
     seed: int,
+    total_steps: int,
 ) -> TrainableModel:
     """Builds this rank's part of the model, and the engine that trains it. `seed` is that of the initial weights."""
     local = build_local_model(model, parallel, mesh, compute=compute, seq_length=seq_length)
@@ -104,6 +106,7 @@ def build(
             offload=parallel.offload == "optimizer",
             dtype=compute.dtype,
             micro_batches=micro_batches,
+            plan=run_plan(model, seq_length=seq_length, steps=total_steps),
         )
     )
 

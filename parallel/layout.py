@@ -18,8 +18,7 @@ class Workload:
     seq_length: int
     micro_batch_size: int
     global_batch_size: int
-    full_matrices: bool  # the optimizer needs full matrices
-    optimizer: str
+    needs_full_matrices: str | None = None  # the setting that does, if one does: "optim.name = conda"
 
 
 def check_layout(parallel: ParallelConfig, model: ModelConfig, work: Workload) -> None:
@@ -138,9 +137,9 @@ def _zero_problems(parallel: ParallelConfig, work: Workload) -> list[str]:
             f"parallel.zero = {parallel.zero} reduces gradients in every backward pass, which a pipeline "
             f"(parallel.pipeline = {parallel.pipeline}) runs many times a step; use parallel.zero 0 or 1"
         )
-    if work.full_matrices:
+    if work.needs_full_matrices:
         problems.append(
-            f"parallel.zero = {parallel.zero} splits matrices into flat parts, and optim.name = {work.optimizer} needs "
+            f"parallel.zero = {parallel.zero} splits matrices into flat parts, and {work.needs_full_matrices} needs "
             "full matrices; use parallel.zero 0 or 1"
         )
     return problems

@@ -210,6 +210,7 @@ def allocated(trial: Trial, mesh: Mesh | None = None) -> tuple[Mesh, TrainableMo
         seq_length=SEQ_LENGTH,
         micro_batches=ROWS // (mesh.data.size * trial.micro_batch_size),
         seed=SEED,
+        total_steps=trial.steps,
     )
     return mesh, parts
 

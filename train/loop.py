@@ -115,7 +115,10 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
     tracked = run.long_step.track(run.watchdog.track_progress(micro_batches), step=run.state.step + 1)
     result = run.engine.train_step(tracked, lr=lr)
     run.state = run.state.after_step(
-        tokens=agreement.tokens_global, skipped=result.skipped, optimizer_steps=run.engine.optimizer_steps
+        tokens=agreement.tokens_global,
+        skipped=result.skipped,
+        optimizer_steps=run.engine.optimizer_steps,
+        zeroed_weights=result.zeroed_weights,
     )
     seconds = run.step_timer.end_step()
     run.stop_listener.note_step(seconds)

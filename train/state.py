@@ -21,6 +21,7 @@ class TrainState(Settings):
     optimizer_steps: int = Field(0, ge=0, description="steps that changed weights")
     skipped_steps: int = Field(0, ge=0, description="steps without a finite gradient")
     skipped_in_a_row: int = Field(0, ge=0)
+    zeroed_weight_steps: int = Field(0, ge=0, description="weights that transforms held at zero, summed over the steps")
     evaluated_step: int = Field(0, ge=0, description="the last step after which the held-out loss was evaluated")
     # Batches are left out, steps are skipped: the name keeps the two apart, and is the key in state.json.
     left_out: BatchRanges = Field(
@@ -41,13 +42,14 @@ class TrainState(Settings):
                 number += last - first + 1
         return number
 
-    def after_step(self, *, tokens: int, skipped: bool, optimizer_steps: int) -> TrainState:
+    def after_step(self, *, tokens: int, skipped: bool, optimizer_steps: int, zeroed_weights: int = 0) -> TrainState:
         """Returns the state after one more step of `tokens` unmasked tokens."""
         changes = {
             "step": self.step + 1,
             "tokens": self.tokens + tokens,
             "optimizer_steps": optimizer_steps,
             "skipped_steps": self.skipped_steps + skipped,
+            "zeroed_weight_steps": self.zeroed_weight_steps + zeroed_weights,
             "skipped_in_a_row": self.skipped_in_a_row + 1 if skipped else 0,
             "held_out_loss": None,
         }

@@ -72,7 +72,10 @@ def verify_checkpoints(
     run: RunFolderArgument,
     step: Annotated[int | None, typer.Option(min=0, help="The step of the checkpoint; all if not given.")] = None,
 ) -> None:
-    """Hash every file of every checkpoint and compare: exit code 0 if all are complete, 1 if not."""
+    """Hash every file of every checkpoint and compare: exit code 0 if all are complete, 1 if not.
+
+    Of a run that prunes, it counts the zeros too, and fails if a pruned weight is not zero.
+    """
     from train.checkpoint.discovery import candidates, problems_of, step_of
 
     paths = _checkpoints(run)
@@ -89,11 +92,25 @@ def verify_checkpoints(
     for path in paths:
         problems = problems_of(path)
         failed = failed or bool(problems)
-        print(f"{path}: {'complete' if not problems else 'incomplete'}", flush=True)
+        print(f"{path}: {'incomplete' if problems else _complete(path)}", flush=True)
         for problem in problems:
             print(f"  {problem}", file=sys.stderr, flush=True)
     if failed:
         raise SystemExit(FAILED)
+
+
+def _complete(path: Path) -> str:
+    """Returns the verdict on a checkpoint whose hashes are right: with the zeros of its pruned weights, if it has any.
+
+    Raises UserError if a pruned weight is not zero.
+    """
+    from train.checkpoint.manifest import read_manifest
+    from train.checkpoint.zeros import count_zeros
+
+    zeros = count_zeros(path, read_manifest(path))
+    if not zeros.weights:
+        return "complete"
+    return f"complete, {zeros.zeros:,} of {zeros.weights:,} prunable weights are zero ({zeros.share:.2%})"
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -37,7 +37,8 @@ def import_huggingface(
     run_config = _run_config(source, config, overrides or [])
     from data.shards.index import shard_tokenizer
     from launcher.run.input_hashes import inputs_of
-    from launcher.run.preflight import check_config, model_with_vocabulary, parameter_shapes
+    from launcher.run.preflight import check_config, model_with_vocabulary
+    from model.size import parameter_shapes
     from settings.files import new_folder
     from train.checkpoint.weights_only import write_first_checkpoint
     from train.run_folder.folder import RunFolder
@@ -47,7 +48,7 @@ def import_huggingface(
     for warning in check_config(run_config, world_size=run_config.parallel.ranks):
         _warn(warning)
     model = model_with_vocabulary(run_config)
-    entries = source.architecture.entries(parameter_shapes(model, run_config.train.seq_length))
+    entries = source.architecture.entries(parameter_shapes(model, seq_length=run_config.train.seq_length))
     path = run_config.run.path
     with new_folder(path) as staging:
         weights = open_weights(source, entries, tied=model.tied_embeddings)

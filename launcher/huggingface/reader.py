@@ -106,7 +106,7 @@ def open_weights(folder: HuggingFaceFolder, entries: list[Entry], *, tied: bool)
 def _open_files(folder: HuggingFaceFolder) -> TensorFiles:
     """Opens the files of the weights. Raises UserError for a tensor of a type that lehr does not read."""
     try:
-        return TensorFiles(_weight_files(folder.path), skip=folder.architecture.not_weights)
+        return TensorFiles(_weight_files(folder.path), skip=folder.architecture.not_weights, only_floats=True)
     except UnsupportedDtypeError as error:
         raise UserError(
             f"{error}; let transformers write the model in float32: "

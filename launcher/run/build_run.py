@@ -17,14 +17,17 @@ from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
 from model.attention import Kernel
 from model.config import ModelConfig
+from model.size import flops_per_token, parameters
 from parallel.build import ComputeConfig, TrainableModel, build
 from parallel.compiled_check import check_compiled_block
 from parallel.mesh import Mesh
+from parallel.run_plan import run_plan
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
 from train.loop import LoopConfig, Run
 from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
 from train.metrics.logger import MetricsLogger
+from train.metrics.sparse_cost import SparseCost
 from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.beginning import begin
@@ -104,6 +107,9 @@ def _announce_step(config: RunConfig, model: ModelConfig, mesh: Mesh) -> float |
     step = estimate_step(config, model, world_size=mesh.world_size)
     for line in estimate_lines(step, peak, world_size=mesh.world_size):
         print(line)
+    plan = run_plan(model, seq_length=config.train.seq_length, steps=config.train.steps)
+    for transform in config.optim.transforms:
+        print(*transform.notes(plan), sep="\n")
     for warning in step_warnings(config, step, peak, world_size=mesh.world_size):
         print(f"warning: {warning}", file=sys.stderr)
     return None if peak.flops is None else peak.flops * mesh.world_size
@@ -155,6 +161,7 @@ def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh, kernel: Ker
         seq_length=train.seq_length,
         micro_batches=train.global_batch_size // (train.micro_batch_size * mesh.data.size),
         seed=config.run.seed,
+        total_steps=train.steps,
     )
 
 
@@ -217,7 +224,17 @@ def _build_metrics(
         memory_bytes=lambda: memory_bytes(mesh.device),
         log_every_steps=train.log_every_steps,
         forecast=_build_forecast(config, model) if writes else None,
+        sparse_cost=_build_sparse_cost(config, model) if config.optim.transforms else None,
         lease=lease,
+    )
+
+
+def _build_sparse_cost(config: RunConfig, model: ModelConfig) -> SparseCost:
+    train = config.train
+    tokens = train.global_batch_size * train.seq_length
+    return SparseCost(
+        parameters=parameters(model, seq_length=train.seq_length),
+        flops_per_step=lambda zeroed: tokens * flops_per_token(model, train.seq_length, zeroed_weights=zeroed),
     )
 
 

@@ -30,7 +30,7 @@ class StepEstimate:
     batch_bytes: int  # of main memory, of a rank's rows of this batch and of those that are prefetched
     micro_batches: int  # of a data rank
     tokens: int  # of the global batch
-    flops: int  # of the global batch
+    flops: float  # of the global batch
 
     def least_seconds(self, peak_flops: float) -> float:
         """Returns how long a step takes at the peak of all ranks; a real one takes a multiple of it."""
@@ -59,6 +59,7 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
         seq_length=train.seq_length,
         micro_batch_size=train.micro_batch_size,
         micro_batches=micro_batches,
+        mask_bytes=sum(transform.bytes_per_weight for transform in config.optim.transforms),
     )
     tokens = train.global_batch_size * train.seq_length
     return StepEstimate(

@@ -7,8 +7,8 @@ from data.batches.epochs import epochs_by_source
 from data.shards.index import open_shards, shard_tokenizer
 from launcher.run.config import RunConfig
 from model.config import ModelConfig
-from model.transformer import without_values
 from parallel.layout import Workload, check_layout
+from parallel.run_plan import run_plan
 from settings import UserError
 from train.profiling.check_profile import check_profile
 
@@ -26,7 +26,10 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     check_training_data(config.data, config.train.seq_length)
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
-    config.optim.check(parameter_shapes(model, config.train.seq_length))
+    plan = run_plan(model, seq_length=config.train.seq_length, steps=config.train.steps)
+    config.optim.check(plan.shapes)
+    for transform in config.optim.transforms:
+        transform.check(plan, tensor=config.parallel.tensor)
     if config.train.profile is not None:
         check_profile(config.train.profile, config.parallel, world_size=world_size)
     warnings = list(model.warnings())
@@ -89,17 +92,10 @@ def workload(config: RunConfig, world_size: int) -> Workload:
         seq_length=config.train.seq_length,
         micro_batch_size=config.train.micro_batch_size,
         global_batch_size=config.train.global_batch_size,
-        full_matrices=not config.optim.elementwise,
-        optimizer=config.optim.name,
+        needs_full_matrices=config.optim.needs_full_matrices(),
     )
 
 
 def model_with_vocabulary(config: RunConfig) -> ModelConfig:
     """Returns the model with the vocabulary of the shards. Raises UserError if its own does not fit them."""
     return config.model.with_vocabulary(shard_tokenizer(config.data).vocab_size)
-
-
-def parameter_shapes(model: ModelConfig, seq_length: int) -> dict[str, tuple[int, ...]]:
-    """Returns the global names and full shapes of all parameters. Nothing is allocated."""
-    transformer = without_values(model, seq_length=seq_length)
-    return {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}

@@ -149,7 +149,7 @@ def _print_outcome(run: Run, folder: RunFolder, done: bool) -> None:
     steps = run.config.train.steps
     if done:
         print(f"done: {run.state.step} steps, {run.state.tokens:,} tokens; everything is in {folder.path}")
-        if (line := run.metrics.closing_line()) is not None:
+        for line in run.metrics.closing_lines(run.state):
             print(line)
     elif run.state.step:
         print(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optim.optimizer import OptimizerConfig
+from optim.transforms.base import RunPlan
 from parallel.chunk import MicroBatch, PipelineChunk
 from parallel.engines.slices import Slice
 from parallel.mesh import Mesh
@@ -28,6 +29,7 @@ class EngineInputs:
     offload: bool  # whether masters and optimizer state are on the host
     dtype: torch.dtype  # of weights in forward and backward; masters and optimizer state are float32
     micro_batches: int  # of one step, on each data rank
+    plan: RunPlan
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class StepResult:
     nll: float  # summed over the unmasked tokens of the global batch
     grad_norm: float  # before clipping
     skipped: bool  # loss or gradients were not finite: no weight was changed
-    diagnostics: dict[str, float] = field(default_factory=dict)  # the optimizer's, of all parameters
+    diagnostics: dict[str, float] = field(default_factory=dict)  # the optimizer's and its transforms', by name
+    zeroed_weights: int = 0  # of the full model: weights that transforms hold at zero
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optim.chunks import chunk_slices
-from optim.optimizer import Param
+from optim.parameters import Param
 from parallel.engines.flat_buffers import FlatLayout
 from parallel.mesh import Axis
 from parallel.waiting import wait_for_collectives

@@ -21,8 +21,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optim.optimizer import Optimizer, Param
+from optim.optimizer import Optimizer
+from optim.parameters import Param
 from optim.sums import sum_of_squares
+from optim.transformed import TransformedOptimizer
+from optim.transforms.base import TransformInputs
+from optim.transforms.chain import TransformChain, moments_by_parameter
 from parallel.chunk import MicroBatch
 from parallel.engines import gradient_clipping
 from parallel.engines.diagnostics import Diagnostics
@@ -31,7 +35,7 @@ from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, vi
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.engines.slices import Slice
-from parallel.engines.tensor_ranks import TensorAxisRanks
+from parallel.engines.tensor_ranks import TensorAxisRanks, sum_over_world
 from parallel.host_memory import host_empty
 from parallel.schedule import run_micro_batches
 from parallel.spans import span
@@ -66,7 +70,7 @@ class ShardedOptimizerEngine:
         if inputs.offload:
             self._master_gradients = host_empty(self._masters.shape, mesh.device)
         self._owned = self._layout.owned_by(self._owner)
-        self._optimizer = self._build_optimizer(inputs)
+        self._optimizer, self._transforms = self._build_optimizer(inputs)
         self._gradient_of = {
             shard.name: view_of(gradients, offset, shard)
             for layout, gradients in ((self._layout, self._gradients), (layout_of_copies, self._gradients_of_copies))
@@ -101,7 +105,13 @@ class ShardedOptimizerEngine:
         if finite:
             with span("update"):
                 self._clip_and_update(lr, norm)
-        return StepResult(nll_sum, norm, skipped=not finite, diagnostics=self._diagnostics.of_all_ranks())
+        return StepResult(
+            nll_sum,
+            norm,
+            skipped=not finite,
+            diagnostics=self._diagnostics.of_all_ranks() | self._transforms.metrics(),
+            zeroed_weights=self._transforms.zeroed_weights,
+        )
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
         nll = run_micro_batches(self._chunks, micro_batches, backward=False)
@@ -148,7 +158,7 @@ class ShardedOptimizerEngine:
             return torch.zeros(end - start, dtype=torch.float32, device=device)
         return None
 
-    def _build_optimizer(self, inputs: EngineInputs) -> Optimizer:
+    def _build_optimizer(self, inputs: EngineInputs) -> tuple[Optimizer, TransformChain]:
         params = [
             Param(
                 name=shard.name,
@@ -156,10 +166,23 @@ class ShardedOptimizerEngine:
                 shape=shard.shape,
                 dim=shard.dim,
                 grad=view_of(self._master_gradients, offset, shard),
+                counted=gradient_clipping.is_counted(shard, self._mesh, sharded_over_data=self._sharded),
             )
             for shard, offset in self._owned
         ]
-        return inputs.optimizer.build(params, TensorAxisRanks(self._mesh.tensor))
+        ranks = TensorAxisRanks(self._mesh.tensor)
+        optimizer = inputs.optimizer.build(params, ranks)
+        transforms = TransformChain.build(
+            inputs.optimizer.transforms,
+            TransformInputs(
+                params=params,
+                moments=moments_by_parameter(optimizer.state()),
+                tensor_ranks=ranks,
+                sum_over_ranks=sum_over_world(self._mesh),
+                plan=inputs.plan,
+            ),
+        )
+        return TransformedOptimizer(optimizer, transforms, params), transforms
 
     def _sum_partial_gradients(self) -> None:
         mesh = self._mesh

@@ -1,12 +1,14 @@
-"""The collectives over the tensor axis that an optimizer of sharded matrices needs (optim.optimizer.TensorRanks)."""
+"""The collectives that optimizers of sharded matrices and their transforms need (optim/parameters.py)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from parallel.mesh import Axis
+from parallel.mesh import Axis, Mesh
 
 
 class TensorAxisRanks:
@@ -36,3 +38,16 @@ class TensorAxisRanks:
         incoming = [torch.empty_like(outgoing[self.rank]) for _ in range(self.tp_size)]
         dist.all_to_all(incoming, outgoing, group=self._group)
         return torch.cat(incoming, have)
+
+
+def sum_over_world(mesh: Mesh) -> Callable[[Tensor], Tensor]:
+    """Returns a function that sums a tensor, on whatever device it is, over all ranks of the run."""
+
+    def total(x: Tensor) -> Tensor:
+        if mesh.world_size == 1:
+            return x
+        summed = x.to(mesh.device)
+        dist.all_reduce(summed)
+        return summed.to(x.device)
+
+    return total

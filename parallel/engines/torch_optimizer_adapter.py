@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from optim.groups import ParamRule, rule_of
-from optim.optimizer import Optimizer, OptimizerConfig, Param
+from optim.optimizer import Optimizer, OptimizerConfig
+from optim.parameters import Param
 from parallel.engines.gradient_clipping import is_finite
 from parallel.parameter_shards import ParameterShard
 

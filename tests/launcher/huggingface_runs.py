@@ -20,10 +20,11 @@ from data.tokenizer import train_tokenizer
 from launcher.cli import make_app
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
-from launcher.run.preflight import model_with_vocabulary, parameter_shapes
+from launcher.run.preflight import model_with_vocabulary
 from model.attention import KERNELS
 from model.config import ModelConfig
 from model.layers import TorchLayers
+from model.size import parameter_shapes
 from model.transformer import Transformer
 from settings import compose
 from train.checkpoint.weights_only import write_first_checkpoint
@@ -90,7 +91,7 @@ def write_random_run(folder: Path, shards: Path, *, model: dict[str, Any], std: 
     """Writes a run with random weights, of this standard deviation, and no step. Returns it and its weights' bytes."""
     config = compose(RunConfig, write_config(folder, shards, model=model))
     full_model = model_with_vocabulary(config)
-    shapes = parameter_shapes(full_model, config.train.seq_length)
+    shapes = parameter_shapes(full_model, seq_length=config.train.seq_length)
     run = RunFolder(config.run.path)
     open_run(run.path, config, world_size=1, inputs=inputs_of(config)).release()
     generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optim.optimizer import OneRank, Optimizer, OptimizerConfig, Param, TensorRanks
+from optim.optimizer import Optimizer, OptimizerConfig
+from optim.parameters import OneRank, Param, TensorRanks
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from processes import run_ranks
 from torch import Tensor
 
 from optim.chunks import ScratchBuffers
-from optim.optimizer import OPTIMIZERS, OneRank, OptimizerConfig, Param
+from optim.optimizer import OPTIMIZERS, OptimizerConfig
+from optim.parameters import OneRank, Param
 from optim.scale_invariance import row_dots
 from settings import UserError
 

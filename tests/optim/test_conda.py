@@ -15,7 +15,7 @@ from optim_cases import Case
 from torch import Tensor
 
 from optim.conda import CondaConfig
-from optim.optimizer import OneRank, Param
+from optim.parameters import OneRank, Param
 
 NAME = "layers.0.mlp.up.weight"
 FORMS = {"tall": (20, 8), "wide": (8, 20), "square": (8, 8), "row": (1, 5), "column": (5, 1)}

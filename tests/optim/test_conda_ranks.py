@@ -15,7 +15,7 @@ from processes import run_ranks
 from torch import Tensor
 
 from optim.conda import CondaConfig
-from optim.optimizer import TensorRanks
+from optim.parameters import TensorRanks
 
 
 def config_of(**values: Any) -> CondaConfig:

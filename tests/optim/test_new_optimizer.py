@@ -23,7 +23,8 @@ import torch
 
 from optim.adamw import gradients
 from optim.groups import ParamRule, rule_of
-from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig, Param, StateTensor, TensorRanks
+from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig
+from optim.parameters import Param, StateTensor, TensorRanks
 
 
 @OPTIMIZERS.register
@@ -73,7 +74,8 @@ import torch
 from optim.adamw import gradients
 from optim.groups import ADAMW_FOR_NON_MATRICES, ParamRule, rule_of
 from optim.mixed import MatrixOptimizerConfig
-from optim.optimizer import OPTIMIZERS, Optimizer, Param, StateTensor, TensorRanks
+from optim.optimizer import OPTIMIZERS, Optimizer
+from optim.parameters import Param, StateTensor, TensorRanks
 
 
 @OPTIMIZERS.register

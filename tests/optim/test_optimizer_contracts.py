@@ -18,7 +18,8 @@ from torch import Tensor
 
 from optim import chunks
 from optim.groups import rule_of
-from optim.optimizer import OPTIMIZERS, OneRank, OptimizerConfig, Param
+from optim.optimizer import OPTIMIZERS, OptimizerConfig
+from optim.parameters import OneRank, Param
 from settings import UserError, parse
 
 NAMES = OPTIMIZERS.names()

@@ -21,8 +21,7 @@ def workload(name: str) -> Workload:
         seq_length=16,
         micro_batch_size=1,
         global_batch_size=4,
-        full_matrices=not OPTIMIZERS[name].elementwise,
-        optimizer=name,
+        needs_full_matrices=OPTIMIZERS[name].examples()[0].needs_full_matrices(),
     )
 
 

@@ -31,6 +31,7 @@ def timeouts_on_a_rank(parallel: dict[str, Any]) -> dict[str, timedelta]:
         seq_length=32,
         micro_batches=1,
         seed=0,
+        total_steps=1,
     )
     made = set(dist.distributed_c10d._world.pg_map) - before
     return {group.group_desc: group._get_backend(torch.device("cpu")).options._timeout for group in made}

@@ -48,7 +48,7 @@ class Manifest(Settings):
     model: dict[str, Any]  # the model's config: weights of another model are refused by name
     tokenizer: str = ""  # its hash; "" if not known
     layout: dict[str, Any] = Field({}, description="the layout that wrote it; any other can read it")
-    tensors: dict[str, tuple[int, ...]]  # full shapes, float32
+    tensors: dict[str, tuple[int, ...]]  # full shapes; float32, but for optimizer state that is bool
     files: dict[str, FileRecord]
 
     @property
@@ -156,7 +156,7 @@ def check_slices(path: Path, manifest: Manifest) -> None:
             full = manifest.tensors.get(name)
             if full is None or len(full) != len(part.shape):
                 problems.append(f"{file.name}: its {name} is not the manifest's")
-            elif part.dtype != torch.float32:
+            elif part.dtype != torch.float32 and (part.dtype != torch.bool or not name.startswith("optimizer.")):
                 problems.append(f"{file.name}: its {name} is of {part.dtype}, and a checkpoint of torch.float32")
             elif any(o + s > f for o, s, f in zip(part.offsets, part.shape, full, strict=True)):
                 problems.append(f"{file.name}: its part of {name} lies outside of {list(full)}")

@@ -28,11 +28,17 @@ Box = tuple[slice, ...]  # a range of every dim
 class TensorFiles:
     """The tensors of several safetensors files, by name. Raises UserError for a file that is not of the format.
 
-    `skip`: patterns of the names of tensors that are not wanted; these may be of any type.
+    `skip`: patterns of the names of tensors that are not wanted; these may be of any type. `only_floats`: a tensor of
+    bools raises UnsupportedDtypeError, as those of other types do.
     """
 
-    def __init__(self, paths: Iterable[Path], *, skip: Sequence[str] = ()) -> None:
-        self._take([(path, _header_of(path, skip)) for path in paths])
+    def __init__(self, paths: Iterable[Path], *, skip: Sequence[str] = (), only_floats: bool = False) -> None:
+        headers = [(path, _header_of(path, skip)) for path in paths]
+        for path, header in headers:
+            for name, part in header.items():
+                if only_floats and part.dtype == torch.bool:
+                    raise UnsupportedDtypeError(f"{path.parent}: {path.name}: {name} is of type BOOL, and no weight")
+        self._take(headers)
 
     @classmethod
     def of_headers(cls, folder: Path, headers: Mapping[str, Mapping[str, Any]]) -> TensorFiles:

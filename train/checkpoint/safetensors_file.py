@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor
 from settings import UserError
 from settings.files import naming
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SLICES_KEY, _OFFSETS_KEY = "DCP_SHARDING_INFO", "saved_offsets"
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -65,16 +65,24 @@ def slices_metadata(offsets: Mapping[str, Sequence[int]]) -> dict[str, str]:
 
 
 def write_safetensors(
-    path: Path, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], *, dtype: torch.dtype, metadata: dict[str, str]
+    path: Path,
+    shapes: Mapping[str, Shape],
+    tensors: Iterable[Tensor],
+    *,
+    dtype: torch.dtype,
+    bools: Collection[str] = (),
+    metadata: dict[str, str],
 ) -> tuple[int, str]:
     """Writes a new file, flushes it to disk, and returns its size in bytes and its SHA-256. Raises OSError.
 
-    `tensors` come in the order of `shapes`, on the CPU; each is taken when its turn comes, and converted to `dtype`.
+    `tensors` come in the order of `shapes`, on the CPU; each is taken when its turn comes, and converted to `dtype`, or
+    to a byte per value if its name is in `bools`.
     """
+    dtypes = {name: torch.bool if name in bools else dtype for name in shapes}
     digest = hashlib.sha256()
     size = 0
     with naming(path), path.open("xb", buffering=0) as file:
-        for chunk in _chunks(_header(shapes, dtype, metadata), shapes, tensors, dtype):
+        for chunk in _chunks(_header(shapes, dtypes, metadata), shapes, tensors, dtypes):
             digest.update(chunk)
             written = 0
             while written < len(chunk):
@@ -128,24 +136,24 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(values)
 
 
-def _header(shapes: Mapping[str, Shape], dtype: torch.dtype, metadata: dict[str, str]) -> bytes:
+def _header(shapes: Mapping[str, Shape], dtypes: Mapping[str, torch.dtype], metadata: dict[str, str]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        start, end = end, end + math.prod(shape) * dtypes[name].itemsize
+        entries[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # values begin at a multiple of 8
     return len(text).to_bytes(8, "little") + text
 
 
 def _chunks(
-    header: bytes, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], dtype: torch.dtype
+    header: bytes, shapes: Mapping[str, Shape], tensors: Iterable[Tensor], dtypes: Mapping[str, torch.dtype]
 ) -> Iterator[memoryview]:
     yield memoryview(header)
     for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
         assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)}, not {shape}"
-        values = bytes_of(tensor.to(dtype).contiguous())
+        values = bytes_of(tensor.to(dtypes[name]).contiguous())
         for start in range(0, len(values), _CHUNK_BYTES):
             yield values[start : start + _CHUNK_BYTES]
 

@@ -47,7 +47,7 @@ _NICENESS = 10  # of the writer's thread: a step that wants the core gets it
 
 @dataclass(frozen=True)
 class StagedSlice:
-    """A contiguous float32 tensor on the CPU: the part of a full tensor that begins at `offsets`."""
+    """A contiguous float32 or bool tensor on the CPU: the part of a full tensor that begins at `offsets`."""
 
     tensor: Tensor
     offsets: tuple[int, ...]
@@ -193,6 +193,7 @@ class CheckpointWriter:
             {name: tuple(part.tensor.shape) for name, part in staged.items()},
             (part.tensor for part in staged.values()),
             dtype=torch.float32,
+            bools=[name for name, part in staged.items() if part.tensor.dtype == torch.bool],
             metadata=slices_metadata({name: part.offsets for name, part in staged.items()}),
         )
         return {name: {"bytes": size, "sha256": sha256}}

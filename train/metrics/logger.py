@@ -15,6 +15,7 @@ from train.checkpoint.writer_lease import WriterLease
 from train.evaluate import Evaluation
 from train.metrics.console import ConsoleLines
 from train.metrics.jsonl import MetricsFile, read_metrics
+from train.metrics.sparse_cost import SparseCost
 from train.run_folder.folder import RunFolder
 from train.state import TrainState
 
@@ -47,6 +48,7 @@ class MetricsLogger:
         memory_bytes: Callable[[], int],
         log_every_steps: int = 1,
         forecast: RunForecast | None = None,
+        sparse_cost: SparseCost | None = None,
         console: Console | None = None,
         lease: WriterLease | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class MetricsLogger:
         self._board = _open_board(folder, state.step)
         self._lines = ConsoleLines(console or Console(), from_step=state.step, total=total_steps, every=log_every_steps)
         self._forecast = forecast
+        self._sparse_cost = sparse_cost
         if forecast is not None:
             forecast.recall(read_metrics(folder.metrics), state=state)
             self._board.add_custom_scalars(_FORECAST_CHARTS)
@@ -107,6 +110,8 @@ class MetricsLogger:
             "seconds_per_step": seconds,
             "skipped_steps": state.skipped_steps,
         }
+        if self._sparse_cost is not None:
+            values |= self._sparse_cost.metrics(state, result)
         values |= {f"optim/{name}": value for name, value in result.diagnostics.items()} | dict(rank_seconds)
         self._write(
             state.step, {"step": state.step, "tokens": state.tokens, "loss": loss, **values}, batch_hash=batch_hash
@@ -132,9 +137,13 @@ class MetricsLogger:
         if self._file is not None:
             self._lines.notice(line)
 
-    def closing_line(self) -> str | None:
-        """Returns forecast, held-out loss and error of a run that has ended; None without an end or a forecast."""
-        return None if self._file is None or self._forecast is None else self._forecast.closing_line()
+    def closing_lines(self, state: TrainState) -> list[str]:
+        """Returns forecast, held-out loss and error of a run that has ended, and what its zeroed weights count as."""
+        if self._file is None:
+            return []
+        forecast = None if self._forecast is None else self._forecast.closing_line()
+        sparse = None if self._sparse_cost is None else self._sparse_cost.closing_line(state)
+        return [line for line in (forecast, sparse) if line is not None]
 
     def rewind(self, state: TrainState) -> None:
         """Drops what was logged past a state: the run goes on from there."""

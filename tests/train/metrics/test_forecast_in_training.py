@@ -86,7 +86,7 @@ class Run:
         return self
 
     def end(self) -> list[dict[str, Any]]:
-        self.closing_line = self.metrics.closing_line()
+        self.closing_line = next(iter(self.metrics.closing_lines(TrainState(step=self.step))), None)
         self.metrics.close()
         return read_metrics(self.folder / "metrics.jsonl")
 
@@ -123,7 +123,7 @@ def test_forecast_and_fact_stand_side_by_side(kind: str, fit: Fit, tmp_path: Pat
 @KINDS
 def test_the_verdict_says_forecast_fact_and_error(kind: str, fit: Fit, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", forecaster(kind, fit)).go(STEPS - EVERY)
-    assert run.metrics.closing_line() is None  # the end has not come
+    assert run.metrics.closing_lines(TrainState(step=run.step)) == []  # the end has not come
     rows = run.go(STEPS).end()
     told = next(row for row in rows if "forecast/final" in row)
     error = 100 * (rows[-1]["held_out/loss"] / told["forecast/final"] - 1)

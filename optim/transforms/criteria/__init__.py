@@ -1,0 +1,1 @@
+"""Pruning criteria: how much a weight is worth."""

@@ -1,0 +1,43 @@
+"""Groups of weights that are pruned together: m consecutive ones along the input dim, of which n are kept (n:m).
+
+Without a structure each weight is a group of its own, of which none is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The size of the groups. Groups are numbered through the flattened tensor, whose last dim is the input dim."""
+
+    kept: int
+    size: int
+
+    @property
+    def pruned(self) -> int:
+        """The weights that a pruned group loses."""
+        return self.size - self.kept
+
+    @property
+    def pruned_share(self) -> float:
+        """The share of its weights that a pruned group loses."""
+        return self.pruned / self.size
+
+    def dense(self, mask: Tensor) -> Tensor:
+        """Returns the numbers of the groups without a pruned weight: int64 [n]."""
+        return mask.view(-1, self.size).any(1).logical_not_().nonzero().squeeze(1)
+
+    def scores(self, scores: Tensor, numbers: Tensor) -> Tensor:
+        """Returns the score of each of these groups: the sum of the scores that it would lose, the lowest. [n]"""
+        rows = scores.reshape(-1, self.size)[numbers]
+        return rows.squeeze(1) if self.size == 1 else rows.sort(dim=1).values[:, : self.pruned].sum(1)
+
+    def prune(self, mask: Tensor, scores: Tensor, numbers: Tensor) -> None:
+        """Marks the lowest scores of each of these groups in `mask`, in place; of equal ones the first."""
+        rows = mask.view(-1, self.size)
+        lowest = scores.reshape(-1, self.size)[numbers].sort(stable=True, dim=1).indices[:, : self.pruned]
+        rows[numbers] = rows[numbers].scatter(1, lowest, True)

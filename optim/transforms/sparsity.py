@@ -152,13 +152,13 @@ class SparsityConfig(TransformConfig):
     def notes(self, plan: RunPlan) -> list[str]:
         ramp, sizes = self.ramp(plan), self.prunable(plan.shapes)
         lines = [
-            f"sparsity: {sum(sizes.values()):,} weights are prunable; their sparsity rises from 0 at step {ramp.start} to "
-            f"{self.target:.1%} at step {ramp.end}. Zeros are multiplied like other numbers: the run is not faster."
+            f"sparsity: {sum(sizes.values()):,} weights are prunable; their sparsity rises from 0 at step {ramp.start} "
+            f"to {self.target:.1%} at step {ramp.end}. Zeros are multiplied like other numbers: the run is not faster."
         ]
         if self.structure == "2:4":
             lines.append(
-                "sparsity: GPUs with sparse tensor cores (NVIDIA Ampere and later) run a product with 2:4 weights up to "
-                "twice as fast once the trained weights are converted for them."
+                "sparsity: GPUs with sparse tensor cores (NVIDIA Ampere and later) run a product with 2:4 weights up "
+                "to twice as fast once the trained weights are converted for them."
             )
         return lines
 

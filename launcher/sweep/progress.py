@@ -69,7 +69,7 @@ def share_done(point: Point) -> float:
     return min(1.0, float(step) / point.config.train.steps)
 
 
-def _flops(point: Point) -> int:
+def _flops(point: Point) -> float:
     config = point.config
     step = estimate_step(config, model_with_vocabulary(config), world_size=config.parallel.ranks)
     return step.flops * config.train.steps

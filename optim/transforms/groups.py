@@ -29,15 +29,19 @@ class Groups:
 
     def dense(self, mask: Tensor) -> Tensor:
         """Returns the numbers of the groups without a pruned weight: int64 [n]."""
-        return mask.view(-1, self.size).any(1).logical_not_().nonzero().squeeze(1)
+        return self._rows(mask).any(1).logical_not_().nonzero().squeeze(1)
 
     def scores(self, scores: Tensor, numbers: Tensor) -> Tensor:
         """Returns the score of each of these groups: the sum of the scores that it would lose, the lowest. [n]"""
-        rows = scores.reshape(-1, self.size)[numbers]
+        rows = self._rows(scores)[numbers]
         return rows.squeeze(1) if self.size == 1 else rows.sort(dim=1).values[:, : self.pruned].sum(1)
 
     def prune(self, mask: Tensor, scores: Tensor, numbers: Tensor) -> None:
         """Marks the lowest scores of each of these groups in `mask`, in place; of equal ones the first."""
-        rows = mask.view(-1, self.size)
-        lowest = scores.reshape(-1, self.size)[numbers].sort(stable=True, dim=1).indices[:, : self.pruned]
+        rows = self._rows(mask)
+        lowest = self._rows(scores)[numbers].sort(stable=True, dim=1).indices[:, : self.pruned]
         rows[numbers] = rows[numbers].scatter(1, lowest, True)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Returns a view of a contiguous tensor, perhaps an empty one: [groups, size]."""
+        return x.view(x.numel() // self.size, self.size)

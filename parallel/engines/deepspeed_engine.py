@@ -14,7 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optim.parameters import Param
+from optim.transforms.base import TransformInputs
+from optim.transforms.chain import TransformChain
 from parallel.chunk import MicroBatch
+from parallel.engines import gradient_clipping
 from parallel.engines.deepspeed_setup import (
     ModelParallelUnit,
     allocate_weights,
@@ -22,8 +26,8 @@ from parallel.engines.deepspeed_setup import (
     import_deepspeed,
 )
 from parallel.engines.engine import EngineInputs, HeldBytes, StepResult, held_bytes
-from parallel.engines.gradient_clipping import deepspeed_norm, deepspeed_norm_within_step
 from parallel.engines.slices import FlatSlice, Slice
+from parallel.engines.tensor_ranks import TensorAxisRanks, sum_over_world
 from parallel.engines.torch_optimizer_adapter import TorchOptimizerAdapter
 from parallel.engines.zero_partitions import ZeroPartitions
 from parallel.parameter_shards import ParameterShard
@@ -49,7 +53,7 @@ class DeepSpeedEngine:
             self._engine, *_ = deepspeed.initialize(
                 model=self._chunk, optimizer=self._optimizer, mpu=unit, dist_init_required=False, config=config
             )
-        self._optimizer.grad_norm = lambda: deepspeed_norm_within_step(self._engine)
+        self._optimizer.grad_norm = lambda: gradient_clipping.deepspeed_norm_within_step(self._engine)
         self._zero = inputs.zero
         self._allocate_state()
         self._partitions = ZeroPartitions(
@@ -57,6 +61,7 @@ class DeepSpeedEngine:
             [math.prod(shape) for shape in self._shapes.values()],
             inputs.mesh,
         )
+        self._transforms = self._build_transforms(inputs)
 
     @property
     def optimizer_steps(self) -> int:
@@ -77,9 +82,15 @@ class DeepSpeedEngine:
                 self._engine.backward(total * scale)
             with span("update"):  # after the last micro-batch; before it, DeepSpeed only counts
                 self._engine.step()
-        norm = deepspeed_norm(self._engine)
+        norm = gradient_clipping.deepspeed_norm(self._engine)
         updated = self._optimizer.end_train_step()
-        return StepResult(self._sum_over_data(nll_sum), norm, skipped=not updated)
+        return StepResult(
+            self._sum_over_data(nll_sum),
+            norm,
+            skipped=not updated,
+            diagnostics=self._transforms.metrics(),
+            zeroed_weights=self._transforms.zeroed_weights,
+        )
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
         return self._sum_over_data(run_micro_batches([self._chunk], micro_batches, backward=False).double())
@@ -88,12 +99,11 @@ class DeepSpeedEngine:
         slices: dict[str, Slice] = {}
         for shard in self._shards:
             shape = self._shapes[shard.name]
-            for key, moment in self._keys(shard):
+            for key, part in self._parts(shard).items():
                 if not saving:
-                    part = self._partitions.view(shard.name, moment)
                     if len(part):
                         slices[key] = FlatSlice(part, shard.dim, self._partitions.start_of(shard.name), shape)
-                elif (full := self._partitions.gather(shard.name, moment)) is not None:
+                elif (full := self._partitions.gather(shard.name, part)) is not None:
                     # On the host: the device has no room for all of them.
                     slices[key] = Slice(full.view(shape).cpu(), shard.dim)
                     del full  # before the next one is gathered
@@ -130,10 +140,43 @@ class DeepSpeedEngine:
             optimizer=[*moments, *(moment for of_master in moments.values() for moment in of_master.values())],
         )
 
-    def _keys(self, shard: ParameterShard) -> list[tuple[str, str | None]]:
-        """Returns (checkpoint name, moment) of a parameter's master, whose moment is None, and of its moments."""
-        moments = [(f"optimizer.{shard.name}.{moment}", moment) for moment in self._optimizer.moments]
-        return [(f"model.{shard.name}", None), *moments]
+    def _parts(self, shard: ParameterShard) -> dict[str, Tensor]:
+        """Returns this rank's range of a parameter's master and of its state, by checkpoint name."""
+        view, state = self._partitions.view, f"optimizer.{shard.name}"
+        moments = {f"{state}.{moment}": view(shard.name, moment) for moment in self._optimizer.moments}
+        own = {f"optimizer.{key}": value.tensor for key, value in self._transforms.state().items()}
+        of_transforms = {key: tensor for key, tensor in own.items() if key.rpartition(".")[0] == state}
+        return {f"model.{shard.name}": view(shard.name, None), **moments, **of_transforms}
+
+    def _build_transforms(self, inputs: EngineInputs) -> TransformChain:
+        """Builds the transforms of this rank's ranges; a range may be empty, so that all ranks have the same state."""
+        view = self._partitions.view
+        ranges = [
+            Param(
+                name=shard.name,
+                weight=view(shard.name, None),
+                shape=shard.shape,
+                dim=shard.dim,
+                counted=gradient_clipping.is_counted(shard, self._mesh, sharded_over_data=True),
+                start=self._partitions.start_of(shard.name),
+            )
+            for shard in inputs.shards
+        ]
+        transforms = TransformChain.build(
+            inputs.optimizer.transforms,
+            TransformInputs(
+                params=ranges,
+                moments={
+                    shard.name: [view(shard.name, moment) for moment in self._optimizer.moments]
+                    for shard in inputs.shards
+                },
+                tensor_ranks=TensorAxisRanks(self._mesh.tensor),
+                sum_over_ranks=sum_over_world(self._mesh),
+                plan=inputs.plan,
+            ),
+        )
+        self._optimizer.transform(transforms, ranges)
+        return transforms
 
     def _allocate_state(self) -> None:
         """Allocates optimizer state, so that it can be loaded before the first step, when DeepSpeed would do it."""

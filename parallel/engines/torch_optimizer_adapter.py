@@ -12,6 +12,7 @@ from torch import Tensor
 from optim.groups import ParamRule, rule_of
 from optim.optimizer import Optimizer, OptimizerConfig
 from optim.parameters import Param
+from optim.transforms.chain import TransformChain
 from parallel.engines.gradient_clipping import is_finite
 from parallel.parameter_shards import ParameterShard
 
@@ -32,7 +33,9 @@ class TorchOptimizerAdapter(torch.optim.Optimizer):
         self.steps = 0
         self.moments: tuple[str, ...] = ()  # names of the optimizer's state tensors: "exp_avg" and so on
         self._lr = 0.0
-        self._updated = False
+        self._begun = self._updated = False  # in this training step
+        self._transforms = TransformChain(())
+        self._ranges: Sequence[Param] = ()
         self._optimizers: dict[int, tuple[Optimizer, Param]] = {}  # by id of the flat shard
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         for shard in shards:
@@ -44,7 +47,7 @@ class TorchOptimizerAdapter(torch.optim.Optimizer):
     def begin_train_step(self, lr: float) -> None:
         """Begins a training step, to which the next calls of `step` belong."""
         self._lr = lr
-        self._updated = False
+        self._begun = self._updated = False
 
     def end_train_step(self) -> bool:
         """Counts the training step if it has changed weights, and returns whether it has."""
@@ -56,11 +59,18 @@ class TorchOptimizerAdapter(torch.optim.Optimizer):
         for flat_shard in flat_shards:
             self._optimizer_of(flat_shard, rule)
 
+    def transform(self, transforms: TransformChain, ranges: Sequence[Param]) -> None:
+        """Applies transforms around the updates of `ranges`: views of flat shards, one for each parameter in them."""
+        self._transforms, self._ranges = transforms, ranges
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Updates the flat shards that have a gradient, unless the gradient norm is not finite."""
         if not is_finite(self.grad_norm()):
             return
+        if not self._begun:
+            self._transforms.begin_step(self.steps + 1)
+            self._begun = True
         for group in self.param_groups:
             for flat_shard in group["params"]:
                 if flat_shard.grad is None:
@@ -68,8 +78,24 @@ class TorchOptimizerAdapter(torch.optim.Optimizer):
                 optimizer, param = self._optimizer_of(flat_shard, group["rule"])
                 param.weight, param.grad = flat_shard.data, flat_shard.grad
                 optimizer.step_count = self.steps
+                ranges = self._ranges_in(flat_shard)
+                self._transforms.before_update(ranges)
                 optimizer.step(lr=self._lr)
+                self._transforms.after_update(ranges)
                 self._updated = True
+
+    def _ranges_in(self, flat_shard: Tensor) -> list[Param]:
+        """Returns the ranges that are views of a flat shard, with their gradients."""
+        flat, gradient = flat_shard.data, flat_shard.grad
+        assert gradient is not None
+        found = []
+        for param in self._ranges:
+            first = param.weight.storage_offset() - flat.storage_offset()
+            same_memory = param.weight.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+            if same_memory and first >= 0 and first + param.weight.numel() <= flat.numel():
+                param.grad = gradient[first : first + param.weight.numel()]
+                found.append(param)
+        return found
 
     def _optimizer_of(self, flat_shard: Tensor, rule: ParamRule) -> tuple[Optimizer, Param]:
         if id(flat_shard) not in self._optimizers:

@@ -48,18 +48,18 @@ class ZeroPartitions:
         start, end = self._ranges[name][self._mesh.data.rank]
         return _partition(self._parameters[name], moment)[: end - start]
 
-    def gather(self, name: str, moment: str | None) -> Tensor | None:
+    def gather(self, name: str, own: Tensor) -> Tensor | None:
         """Returns the full value on the device of one data rank, which is another one for each parameter, else None.
 
-        The other ranks send their ranges there. A collective of the data ranks.
+        `own`: the value of this rank's range. The other ranks send theirs there. A collective of the data ranks.
         """
         data, owner = self._mesh.data, self._owners[name]
-        own = self.view(name, moment).to(self._mesh.device)
+        own = own.to(self._mesh.device)
         if data.rank != owner:
             sends = [dist.P2POp(dist.isend, own, group=data.group, group_peer=owner)] if len(own) else []
             wait_for_collectives(dist.batch_isend_irecv(sends) if sends else ())
             return None
-        full = torch.empty(self._sizes[name], device=self._mesh.device)
+        full = own.new_empty(self._sizes[name])
         receives = []
         for rank, (start, end) in enumerate(self._ranges[name]):
             part = full[start:end]

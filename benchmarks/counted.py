@@ -36,6 +36,7 @@ from parallel.engines.build_engine import build_engine
 from parallel.engines.engine import Engine, EngineInputs
 from parallel.mesh import make_mesh, start_processes, stop_processes
 from parallel.parameter_shards import parameter_shards
+from parallel.run_plan import run_plan
 
 META = torch.device("meta")
 BYTES_PER_SECOND = 4.3e12  # that H200s reach of their 4.8e12
@@ -118,6 +119,7 @@ def _build_engine(size: Size, *, seq_length: int, micro_batches: int) -> Engine:
             offload=False,
             dtype=dtype,
             micro_batches=micro_batches,
+            plan=run_plan(model_of(size), seq_length=seq_length, steps=1),
         )
     )
 

@@ -9,6 +9,7 @@ import torch
 from parallel_runs import Trial, allocated
 from processes import run_ranks
 
+from optim.transforms.base import RunPlan
 from parallel.config import ParallelConfig
 from parallel.engines.deepspeed_setup import deepspeed_config
 from parallel.engines.engine import EngineInputs
@@ -30,6 +31,7 @@ def _pins_in_deepspeed(device: str) -> bool:
     inputs = EngineInputs(
         chunks=(), shards=(), mesh=mesh, optimizer=trial.optimizer, zero=2, offload=True, dtype=torch.bfloat16,
         micro_batches=1,
+        plan=RunPlan(1, 1.0, {}),
     )  # fmt: skip
     return bool(deepspeed_config(inputs)["zero_optimization"]["offload_optimizer"]["pin_memory"])
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from parallel.chunk import megatron_config
+from parallel.compute_timer import ComputeTimer
 from parallel.config import ParallelConfig
 from parallel.layers import MegatronLayers
 from parallel.mesh import make_mesh
@@ -50,7 +51,7 @@ def _both(sequence: bool, bias: bool, dtype: torch.dtype) -> list[tuple[Tensor, 
     parallel = ParallelConfig(tensor=2, sequence=sequence)
     mesh = make_mesh(parallel, timeout_seconds=60)
     model = ModelConfig(num_layers=1, hidden_size=32, num_heads=4, ffn_size=48)
-    layers = MegatronLayers(megatron_config(model, parallel, dtype), mesh.tensor)
+    layers = MegatronLayers(megatron_config(model, parallel, dtype, ComputeTimer(mesh.device)), mesh.tensor)
     generator = torch.Generator().manual_seed(mesh.rank)
     columns = [layers.column(32, size, bias=bias).to(dtype) for size in (32, 16, 16)]
     with torch.no_grad():

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from settings import UserError
 from settings.files import naming
-from train.checkpoint.safetensors_file import Shape, SliceInfo, UnsupportedDtypeError, bytes_of, read_header
+from train.checkpoint.safetensors_file import (
+    FLOAT_DTYPES,
+    Shape,
+    SliceInfo,
+    UnsupportedDtypeError,
+    bytes_of,
+    read_header,
+)
 
 _CHUNK_BYTES = 8 * 2**20  # of one read, or of the rows that are read one by one
 _LEAP_BYTES = 16 * 2**10  # a smaller gap between the wanted parts of two rows is read over: it is quicker
@@ -37,7 +44,9 @@ class TensorFiles:
         for path, header in headers:
             for name, part in header.items():
                 if only_floats and part.dtype == torch.bool:
-                    raise UnsupportedDtypeError(f"{path.parent}: {path.name}: {name} is of type BOOL, and no weight")
+                    raise UnsupportedDtypeError(
+                        f"{path.parent}: {path.name}: {name} is of type BOOL; lehr reads {', '.join(FLOAT_DTYPES)}"
+                    )
         self._take(headers)
 
     @classmethod

@@ -25,7 +25,8 @@ from torch import Tensor
 from settings import UserError
 from settings.files import naming
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool}
+FLOAT_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {**FLOAT_DTYPES, "BOOL": torch.bool}  # bools are masks in optimizer state
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SLICES_KEY, _OFFSETS_KEY = "DCP_SHARDING_INFO", "saved_offsets"
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -167,7 +168,7 @@ def _slice_of(name: str, entry: Any, offsets: Any, values_start: int) -> SliceIn
     if set(entry) != {"dtype", "shape", "data_offsets"} or type(first) is not int or type(last) is not int:
         raise ValueError(f"{name}: an entry has other keys or values than the format's")
     if entry["dtype"] not in DTYPES:
-        raise UnsupportedDtypeError(f"{name} is of type {entry['dtype']}; lehr reads {', '.join(DTYPES)}")
+        raise UnsupportedDtypeError(f"{name} is of type {entry['dtype']}; lehr reads {', '.join(FLOAT_DTYPES)}")
     dtype = DTYPES[entry["dtype"]]
     if last - first != dtype.itemsize * math.prod(shape):
         raise ValueError(f"{name}: a slice has more or fewer bytes than its shape")

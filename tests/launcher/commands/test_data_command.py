@@ -113,7 +113,7 @@ def test_verify_reads_a_file_once(built: Path, tmp_path: Path) -> None:
     assert [one.returncode for one in (first, again, everything)] == [0, 0, 0], first.stderr
     assert "0 of them wrong; read 0.00 GB" in again.stdout
     recorded = json.loads((shards / "verified_shards.json").read_text())["files"]
-    assert set(recorded) == {str(path) for path in shards.rglob("*.ds*") if path.suffix in (".ds", ".index")}
+    assert set(recorded) == {str(path) for path in shards.rglob("*.ds*") if path.suffix in (".ds", ".index", ".hashes")}
     missing = lehr("data", "verify", tmp_path / "absent")
     assert missing.returncode == 2
     assert "there is no such folder" in missing.stderr

@@ -164,6 +164,14 @@ def test_other_types_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
     assert TensorFiles([tmp_path / "x.safetensors"], skip=["x*"]).shapes == {}
 
 
+def test_bools_are_read_but_where_weights_are_wanted(tmp_path: Path) -> None:
+    mask = torch.arange(12).view(3, 4) % 5 == 0
+    save_file({"x": mask}, tmp_path / "x.safetensors")
+    assert torch.equal(TensorFiles([tmp_path / "x.safetensors"]).read("x"), mask)
+    with pytest.raises(UserError, match=r"x\.safetensors: x is of type BOOL; lehr reads F32, F16, BF16$"):
+        TensorFiles([tmp_path / "x.safetensors"], only_floats=True)
+
+
 @given(place=st.integers(0, 400), value=st.integers(0, 255), cut=st.none() | st.integers(0, 400))
 @settings(max_examples=300, deadline=None)
 def test_whatever_byte_is_altered_it_is_read_or_refused(

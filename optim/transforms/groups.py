@@ -1,4 +1,4 @@
-"""Groups of weights that are pruned together: m consecutive ones along the input dim, of which n are kept (n:m).
+"""Groups of weights that are pruned together: m consecutive ones along the input dim, of which n are kept (n-of-m).
 
 Without a structure each weight is a group of its own, of which none is kept.
 """

@@ -6,8 +6,8 @@ round(sparsity x prunable weights) are. A pruned weight stays zero: its gradient
 it, its moments when it is pruned, and the weight after each update. The gradient norm, by which gradients are clipped,
 is that before the zeroing.
 
-Of groups of m weights along the input dim (`structure: n:m`), those are pruned first whose m - n lowest scores have the
-smallest sum, so that each group is dense or has n weights left.
+Of groups of m weights along the input dim (`structure: n-of-m`), those are pruned first whose m - n lowest scores have
+the smallest sum, so that each group is dense or has n weights left.
 
 The paper verifies the start and the end (25% and 75% of compute). The cubic rise, the global threshold and the interval
 are choices of this implementation.
@@ -67,9 +67,9 @@ class SparsityConfig(TransformConfig):
     )
     structure: str = Field(
         "unstructured",
-        pattern=r"^(unstructured|\d+:\d+)$",
+        pattern=r"^(unstructured|\d+-of-\d+)$",
         description="Which weights may be pruned: any (unstructured), or m - n in each group of m along the input dim "
-        '(n:m, for example "2:4").',
+        '(n-of-m, for example "2-of-4", the 2:4 of GPUs).',
     )
     parameters: str = Field(
         _LINEAR_MAPS,
@@ -81,7 +81,7 @@ class SparsityConfig(TransformConfig):
         plain = {"target": 0.5, "interval_steps": 2, "start": 0.2, "end": 0.8}
         return (
             cls.model_validate(plain),
-            cls.model_validate({**plain, "structure": "2:4", "scope": "matrix", "shape": "linear", "unit": "steps"}),
+            cls.model_validate({**plain, "structure": "2-of-4", "scope": "matrix", "shape": "linear", "unit": "steps"}),
             cls.model_validate({**plain, "criterion": "gradient_weighted"}),
         )
 
@@ -94,7 +94,7 @@ class SparsityConfig(TransformConfig):
         except re.error as error:
             raise ValueError(f'parameters = "{self.parameters}" is no regular expression ({error})') from None
         if self.groups.kept >= self.groups.size:
-            raise ValueError(f'structure = "{self.structure}" must keep fewer weights than a group has, as 2:4 does')
+            raise ValueError(f'structure = "{self.structure}" must keep fewer weights than a group has, as 2-of-4 does')
         share = self.groups.pruned_share
         if self.structure != "unstructured" and self.target not in (0, share):
             raise ValueError(f'structure = "{self.structure}" prunes {share:g} of the weights, not {self.target:g}')
@@ -105,7 +105,7 @@ class SparsityConfig(TransformConfig):
         """The groups of weights that are pruned together."""
         if self.structure == "unstructured":
             return Groups(kept=0, size=1)
-        kept, size = map(int, self.structure.split(":"))
+        kept, size = map(int, self.structure.split("-of-"))
         return Groups(kept=kept, size=size)
 
     def prunable(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -155,7 +155,7 @@ class SparsityConfig(TransformConfig):
             f"sparsity: {sum(sizes.values()):,} weights are prunable; their sparsity rises from 0 at step {ramp.start} "
             f"to {self.target:.1%} at step {ramp.end}. Zeros are multiplied like other numbers: the run is not faster."
         ]
-        if self.structure == "2:4":
+        if self.structure == "2-of-4":
             lines.append(
                 "sparsity: GPUs with sparse tensor cores (NVIDIA Ampere and later) run a product with 2:4 weights up "
                 "to twice as fast once the trained weights are converted for them."

@@ -13,6 +13,7 @@ from test_transform_contracts import LR, PLAN, STEPS, built, trained
 
 from optim.optimizer import OPTIMIZERS
 from optim.transforms.base import RunPlan
+from optim.transforms.criteria.base import CRITERIA
 from optim.transforms.sparsity import SparsityConfig
 from settings import UserError, parse
 
@@ -78,9 +79,24 @@ def test_the_gradient_weighted_criterion_prunes_what_changes_the_loss_least() ->
     assert torch.equal(after != 0, expected)
 
 
+@pytest.mark.parametrize("criterion", CRITERIA.names())
+def test_every_criterion_prunes_its_lowest_scores(criterion: str) -> None:
+    config = config_of(unit="steps", target=0.5, start=0.0, end=0.1, criterion=criterion)
+    params = cases.params_of(MODEL, cases.weights(MODEL))
+    optimizer, _ = built("adamw", config, params)
+    weights, grads = cases.weights(MODEL), cases.gradients(MODEL, 0)
+    scores = torch.cat([config.criterion.scores(weights[name], grads[name]).flatten() for name in LINEAR_MAPS])
+    assert bool((scores >= 0).all())
+    cases.take_steps(optimizer, params, MODEL, [0], lr=1e-30)
+    after = torch.cat([param.weight.flatten() for param in params if param.name in LINEAR_MAPS])
+    expected = torch.ones(COUNT, dtype=torch.bool)
+    expected[scores.sort(stable=True).indices[: round(COUNT / 2)]] = False
+    assert torch.equal(after != 0, expected)
+
+
 @every_optimizer
 def test_two_of_four_keeps_the_two_largest_of_each_group(optimizer: str) -> None:
-    config = config_of(structure="2:4", target=0.5)
+    config = config_of(structure="2-of-4", target=0.5)
     params = cases.params_of(MODEL, cases.weights(MODEL))
     stepped, _ = built(optimizer, config, params)
     for step in range(STEPS):
@@ -93,7 +109,7 @@ def test_two_of_four_keeps_the_two_largest_of_each_group(optimizer: str) -> None
         if param.name in LINEAR_MAPS:
             assert bool(((param.weight == 0).view(-1, 4).sum(1) == 2).all()), param.name
     at_once = cases.params_of(MODEL, cases.weights(MODEL))
-    optimizer_at_once, _ = built(optimizer, config_of(structure="2:4", target=0.5, start=0.0, end=0.1), at_once)
+    optimizer_at_once, _ = built(optimizer, config_of(structure="2-of-4", target=0.5, start=0.0, end=0.1), at_once)
     cases.take_steps(optimizer_at_once, at_once, MODEL, [0], lr=1e-30)
     for param in at_once:
         if param.name in LINEAR_MAPS:
@@ -127,8 +143,8 @@ def test_moments_of_dead_weights_are_zero() -> None:
         ({"target": 1}, "target = 1"),
         ({"target": -0.1}, "target = -0.1"),
         ({"start": 0.8, "end": 0.5}, "start = 0.8 must be less than end = 0.5"),
-        ({"structure": "4:2"}, "must keep fewer weights than a group has"),
-        ({"structure": "2:4", "target": 0.6}, "prunes 0.5 of the weights, not 0.6"),
+        ({"structure": "4-of-2"}, "must keep fewer weights than a group has"),
+        ({"structure": "2-of-4", "target": 0.6}, "prunes 0.5 of the weights, not 0.6"),
         ({"parameters": "("}, "is no regular expression"),
         ({"criterion": "magnitud"}, 'did you mean "magnitude"'),
         ({"interval_steps": 0}, "interval_steps = 0"),
@@ -144,8 +160,8 @@ def test_a_mistake_is_one_message(values: dict[str, Any], message: str) -> None:
     [
         ({"parameters": "nothing"}, PLAN, 1, 'parameters = "nothing" matches no parameter of the model'),
         ({"end": 0.3}, RunPlan(1, 1e6, cases.shapes()), 1, "in a run of 1 steps"),
-        ({"structure": "4:8", "target": 0.5}, PLAN, 1, "layers.0.mlp.down.weight is [8, 20]"),
-        ({"structure": "2:4", "target": 0.5}, PLAN, 4, "a multiple of 16"),
+        ({"structure": "4-of-8", "target": 0.5}, PLAN, 1, "layers.0.mlp.down.weight is [8, 20]"),
+        ({"structure": "2-of-4", "target": 0.5}, PLAN, 4, "a multiple of 16"),
     ],
 )
 def test_what_does_not_fit_the_run_is_refused(values: dict[str, Any], plan: RunPlan, tensor: int, message: str) -> None:

@@ -23,6 +23,7 @@ from parallel_runs import (
 from processes import run_ranks
 
 from optim.optimizer import OPTIMIZERS
+from optim.transforms.base import TRANSFORMS
 from train.checkpoint.discovery import latest_checkpoint
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
@@ -159,6 +160,21 @@ def test_through_every_layout_of_the_parity_list(tmp_path: Path) -> None:
     trial = Trial(steps=len(layouts), model={"tied_embeddings": True})
     (unbroken,) = run_ranks(1, on_a_rank, trial)
     assert losses_through(layouts, tmp_path, trial, steps_each=1) == pytest.approx(unbroken.losses, rel=1e-5)
+
+
+TRANSFORM_LAYOUTS = ("data2-zero2", "tensor2-sequence", "data2-zero1-offload", "pipeline2", "data2-zero3")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", TRANSFORMS.names())
+def test_transforms_go_on_in_another_layout(name: str, tmp_path: Path) -> None:
+    """Each leg begins in the middle of what the transform does: its state is cut, gathered and cut otherwise."""
+    optimizer = example("adamw", clip_grad_norm=0.5, transforms=[TRANSFORMS[name].examples()[0].to_plain()])
+    trial = Trial(steps=2 * len(TRANSFORM_LAYOUTS), optimizer=optimizer, all_tokens=True)
+    (unbroken,) = run_ranks(1, on_a_rank, trial)
+    layouts = [PARITY_LAYOUTS[layout] for layout in TRANSFORM_LAYOUTS]
+    assert losses_through(layouts, tmp_path, trial, steps_each=2) == pytest.approx(unbroken.losses, rel=1e-5)
 
 
 WHOLE_MATRIX_LAYOUTS: list[dict[str, Any]] = [

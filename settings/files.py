@@ -33,8 +33,11 @@ def write_text(path: Path, text: str) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """Yields the path of a staging file to write, which is flushed to disk and renamed to `path` at the end.
 
-    After an error nothing is left of it. Raises OSError.
+    After an error nothing is left of it. Raises OSError, also where `path` is a device or a pipe: the rename would
+    replace it, /dev/null for the whole machine.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(errno.EEXIST, "it is a device or a pipe, no file", str(path))
     staging = path.with_name(f".{path.name}.partial")
     try:
         yield staging

@@ -1,10 +1,10 @@
 """Pruning in pretraining (The Journey Matters, arXiv:2501.12486): weights become zero while the model learns.
 
-Sparsity, the share of the prunable weights that are pruned, follows a ramp (ramp.py). Every `interval_steps` steps of
-the rise, and at its end, the weights of the lowest scores (criteria/) are pruned, so that exactly
-round(sparsity x prunable weights) are. A pruned weight stays zero: its gradient is zeroed before the optimizer reads
-it, its moments when it is pruned, and the weight after each update. The gradient norm, by which gradients are clipped,
-is that before the zeroing.
+Sparsity, the share of the prunable weights that are pruned, follows a ramp (optim/pruning/ramp.py). Every
+`interval_steps` steps of the rise, and at its end, the weights of the lowest scores (optim/pruning/criteria/) are
+pruned, so that exactly round(sparsity x prunable weights) are. A pruned weight stays zero: its gradient is zeroed
+before the optimizer reads it, its moments when it is pruned, and the weight after each update. The gradient norm, by
+which gradients are clipped, is that before the zeroing.
 
 Of groups of m weights along the input dim (`structure: n-of-m`), those are pruned first whose m - n lowest scores have
 the smallest sum, so that each group is dense or has n weights left.
@@ -27,12 +27,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from optim.parameters import Param, StateTensor, positions_in_full
+from optim.pruning.criteria.base import CRITERIA, CriterionConfig
+from optim.pruning.criteria.magnitude import MagnitudeConfig
+from optim.pruning.groups import Groups
+from optim.pruning.ramp import Ramp, ramp_by_compute, ramp_by_steps
+from optim.pruning.selection import Candidates, select_smallest
 from optim.transforms.base import TRANSFORMS, RunPlan, TransformConfig, TransformInputs, UpdateTransform
-from optim.transforms.criteria.base import CRITERIA, CriterionConfig
-from optim.transforms.criteria.magnitude import MagnitudeConfig
-from optim.transforms.groups import Groups
-from optim.transforms.ramp import Ramp, ramp_by_compute, ramp_by_steps
-from optim.transforms.selection import Candidates, select_smallest
 from settings import UserError
 
 _LINEAR_MAPS = r"layers\..*\.(attention|mlp)\..*weight"
@@ -138,6 +138,12 @@ class SparsityConfig(TransformConfig):
             raise UserError(
                 f"{self._key}: in a run of {plan.steps} steps, start = {self.start:g} and end = {self.end:g} are both "
                 f"step {ramp.end}; make the run longer, or end later"
+            )
+        if self.target and self.interval_steps > ramp.end - ramp.start:
+            raise UserError(
+                f"{self._key}.interval_steps = {self.interval_steps} is longer than the rise of sparsity, which takes "
+                f"{ramp.end - ramp.start} steps (from step {ramp.start} to {ramp.end}): all weights would be pruned at "
+                f"once; set interval_steps to at most {ramp.end - ramp.start}"
             )
         size = self.groups.size
         for name in sizes:

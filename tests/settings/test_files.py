@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
 
 from settings import UserError
-from settings.files import new_files, read_json, write_json
+from settings.files import new_files, read_json, write_json, write_text
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -50,3 +51,16 @@ def test_new_files_replace_those_of_their_names_or_none(tmp_path: Path) -> None:
         (staging / "a").write_text("1")
         (staging / "b").write_text("2")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "1", "b": "2", "mine": ""}
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """As root, a rename would replace /dev/null for the whole machine."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for path in (pipe, link):
+        with pytest.raises(OSError, match="it is a device or a pipe, no file"):
+            write_text(path, "text")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link"}

@@ -59,7 +59,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from optim.transforms.criteria.base import CRITERIA, CriterionConfig
+from optim.pruning.criteria.base import CRITERIA, CriterionConfig
 
 
 @CRITERIA.register
@@ -73,7 +73,7 @@ class FractionConfig(CriterionConfig):
 
 @pytest.mark.slow
 def test_a_file_is_all_that_a_new_transform_or_criterion_takes(tmp_path: Path) -> None:
-    files = {"optim/transforms/clamp.py": CLAMP, "optim/transforms/criteria/fraction.py": RANDOM}
+    files = {"optim/transforms/clamp.py": CLAMP, "optim/pruning/criteria/fraction.py": RANDOM}
     folder = copy_rooms(tmp_path, *ROOMS, "tests/optim", "tests/parallel", files=files)
     tests = ["tests/optim/transforms", "tests/parallel/engines/test_transforms_in_layouts.py"]
     code, found, output = run_contracts(folder, tests, keyword="clamp or fraction or one_process")

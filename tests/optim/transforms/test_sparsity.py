@@ -12,8 +12,8 @@ from optim_cases import MODEL
 from test_transform_contracts import LR, PLAN, STEPS, built, trained
 
 from optim.optimizer import OPTIMIZERS
+from optim.pruning.criteria.base import CRITERIA
 from optim.transforms.base import RunPlan
-from optim.transforms.criteria.base import CRITERIA
 from optim.transforms.sparsity import SparsityConfig
 from settings import UserError, parse
 
@@ -159,6 +159,7 @@ def test_a_mistake_is_one_message(values: dict[str, Any], message: str) -> None:
     ("values", "plan", "tensor", "message"),
     [
         ({"parameters": "nothing"}, PLAN, 1, 'parameters = "nothing" matches no parameter of the model'),
+        ({"interval_steps": 9, "unit": "steps"}, PLAN, 1, "takes 6 steps (from step 2 to 8)"),
         ({"end": 0.3}, RunPlan(1, 1e6, cases.shapes()), 1, "in a run of 1 steps"),
         ({"structure": "4-of-8", "target": 0.5}, PLAN, 1, "layers.0.mlp.down.weight is [8, 20]"),
         ({"structure": "2-of-4", "target": 0.5}, PLAN, 4, "a multiple of 16"),

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from optim.transforms.criteria.base import CRITERIA, CriterionConfig
+from optim.pruning.criteria.base import CRITERIA, CriterionConfig
 
 
 @CRITERIA.register

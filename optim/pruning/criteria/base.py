@@ -26,4 +26,4 @@ class CriterionConfig(Settings):
         raise AssertionError(f"{type(self).__name__} has no scores")
 
 
-CRITERIA = Registry("criterion", room="optim.transforms.criteria", base=CriterionConfig)
+CRITERIA = Registry("criterion", room="optim.pruning.criteria", base=CriterionConfig)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from optim.transforms.ramp import Ramp, ramp_by_compute, ramp_by_steps
+from optim.pruning.ramp import Ramp, ramp_by_compute, ramp_by_steps
 
 STEPS = 100_000
 

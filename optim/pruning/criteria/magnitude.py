@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from optim.transforms.criteria.base import CRITERIA, CriterionConfig
+from optim.pruning.criteria.base import CRITERIA, CriterionConfig
 
 
 @CRITERIA.register

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optim.transforms.selection import Candidates, select_smallest
+from optim.pruning.selection import Candidates, select_smallest
 
 
 def candidates_of(scores: list[Tensor], cuts: list[int], groups: list[int]) -> list[Candidates]:

@@ -55,8 +55,14 @@ class Sweep:
 def plan_sweep(path: Path, overrides: Sequence[str], axes: Sequence[Axis], *, seeds: int) -> Sweep:
     """Returns the sweep of the config `path`: every combination of the axes' values, with `seeds` seeds from run.seed.
 
-    Raises UserError for a point whose config has a mistake or no shards, and for two points of the same config.
+    Raises UserError for an override of an axis's key, for a point whose config has a mistake or no shards, and for two
+    points of the same config.
     """
+    for key in (axis.key for axis in axes):
+        if override := next((each for each in overrides if each.partition("=")[0].strip() == key), None):
+            raise UserError(
+                f"{override} and --grid {key}=... set the same key: give all values to one --grid, with commas between"
+            )
     points: list[Point] = []
     folder = Path()
     for values in combinations(axes):

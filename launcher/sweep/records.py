@@ -57,7 +57,8 @@ def read_records(path: Path) -> dict[str, Record]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        reason = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UserError(f"{path} cannot be read as the file of finished runs ({reason}); give another --runs") from None
     found = {}
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):

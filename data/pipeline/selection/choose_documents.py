@@ -30,6 +30,7 @@ from data.pipeline.work_folder import Counts, WorkFolder, read_report, write_rep
 from data.select_config import SelectConfig
 from data.selectors import SelectorConfig
 from data.selectors.blocks.seeded_uniform import seeded_uniform
+from settings import UserError
 
 STAGE = "choice"
 _NOT_SCORED_GROUP = 0  # of documents without a score, of which nothing is taken
@@ -74,6 +75,12 @@ class ChooseDocuments(PipelineStep):  # type: ignore[misc]
             counts.update(pool=len(chosen), chosen=int(chosen.sum()))
             finite = own[np.isfinite(own)]
             lowest, highest = min(lowest, finite.min(initial=math.inf)), max(highest, finite.max(initial=-math.inf))
+        if self.select.chooses and not counts["chosen"]:
+            scores_are = "none has a score" if lowest > highest else f"their scores are {lowest:.6g} to {highest:.6g}"
+            raise UserError(
+                f"data.select chooses none of {counts['pool']:,} documents: {scores_are}; change data.select.amount or "
+                "data.select.threshold"
+            )
         if lowest > highest:  # no document has a finite score
             lowest = highest = 0.0
         write_report(self.work.report(STAGE, 0), {**counts, "lowest": float(lowest), "highest": float(highest)})

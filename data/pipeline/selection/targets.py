@@ -45,6 +45,8 @@ class PrepareTargets(PipelineStep):  # type: ignore[misc]
         counts = Counts(targets=0)
         targets: dict[int, str] = {}
         for hash_, text in self._candidates(target) if target else ():
+            if not text.strip():
+                continue
             if copies.has_copy(hash_) or copies.has_near_copy(text):
                 counts[NEAR_HELD_OUT] += 1
             else:
@@ -52,7 +54,7 @@ class PrepareTargets(PipelineStep):  # type: ignore[misc]
             progress.add(len(text.encode()))
         if target and not targets:
             copied = f"; {counts[NEAR_HELD_OUT]:,} are copies of held-out documents" if counts[NEAR_HELD_OUT] else ""
-            raise UserError(f"data.select.target: no document is left to compare with{copied}")
+            raise UserError(f"data.select.target: no document with text is left to compare with{copied}")
         with write_lines(self.work.targets) as file:
             for hash_ in sorted(targets):
                 file.write(as_line([hash_, targets[hash_]]))
@@ -86,8 +88,6 @@ class PrepareTargets(PipelineStep):  # type: ignore[misc]
             for item in source.read(part):
                 if not isinstance(item, RawDocument):
                     raise UserError(f"{key}: {item.reason} at {item.where} {item.detail}; repair or remove it".rstrip())
-                if item.text.isspace() or not item.text:
-                    continue
                 content = item.text.encode()
                 if source.max_bytes and taken >= source.max_bytes:
                     return

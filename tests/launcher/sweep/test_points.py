@@ -44,6 +44,8 @@ def test_a_mistake_of_any_point_is_found_before_a_start(config: Path) -> None:
         UserError, match=r"the points optim.lr=1e-3, seed 1 and optim.lr=0.001, seed 1 are the same run"
     ):
         plan_sweep(config, [], parse_axes(["optim.lr=1e-3,0.001"]), seeds=1)
+    with pytest.raises(UserError, match=r"optim.lr=2e-3 and --grid optim.lr=... set the same key"):
+        plan_sweep(config, ["optim.lr=2e-3"], parse_axes(["optim.lr=1e-3"]), seeds=1)  # `--grid A B` for `--grid A,B`
 
 
 def test_the_hash_changes_with_what_decides_the_losses_and_with_nothing_else(config: Path, tmp_path: Path) -> None:

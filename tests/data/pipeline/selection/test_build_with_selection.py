@@ -22,6 +22,7 @@ from data.selectors.blocks.seeded_uniform import seeded_uniform
 from data.shards.dataset_json import read_dataset
 from data.shards.inspect import inspect
 from data.tokenizer import load_tokenizer
+from settings import UserError
 
 TEXTS = {"made": [make_text(seed, words=40 + seed % 50) for seed in range(300)]}
 TEXTS["other"] = [make_text(1000 + seed, words=80) for seed in range(120)]
@@ -83,6 +84,22 @@ def test_a_band_is_chosen_and_the_held_out_split_and_the_tokenizer_stay(folder: 
     not_chosen = sum(report.not_selected["not_chosen"] for report in result.sources.values())
     assert not_chosen == len(order) - 50
     assert "not selected (not_chosen" in result.sources["made"].line("made")
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ({"selector": "random", "choose": "threshold", "threshold": 5}, "data.select chooses none of [0-9]+ documents"),
+        (
+            {"selector": "dsir", "target": {"documents": [" "]}, "choose": "share", "amount": 0.5},
+            "data.select.target: no document with text is left",
+        ),
+    ],
+)
+def test_a_choice_of_nothing_is_refused(folder: Path, select: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(config(folder, "nothing", select))
+    assert not (folder / "nothing").exists()
 
 
 def test_limits_in_bytes_tokens_and_shares_of_each_source(folder: Path) -> None:

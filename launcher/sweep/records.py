@@ -42,6 +42,7 @@ class Record(Settings):
     sources: dict[str, float] = Field({}, description="The final held-out loss of each source.")
     curve: list[tuple[int, float]] = Field([], description="Tokens and held-out loss of each evaluation.")
     steps: int
+    skipped_steps: int = Field(0, description="Steps that were skipped, since their gradients were not finite.")
     tokens: int
     seconds: float = Field(description="Seconds of all steps.")
     versions: dict[str, str | None] = Field({}, description="Of lehr, its commit and the packages.")
@@ -88,7 +89,11 @@ def add_record(path: Path, record: Record) -> None:
 
 
 def record_of(point: Point) -> Record:
-    """Returns the record of a run that has ended, complete or diverged, from its folder. Raises UserError."""
+    """Returns the record of a run that has ended, from its folder. Raises UserError.
+
+    A run has diverged if it did not come to its last step, if that step was skipped, or if the loss is not finite. If
+    the last step was skipped, the loss may look normal, but its weights have no finite gradient.
+    """
     folder = RunFolder(point.config.run.path)
     try:
         rows = read_metrics(folder.metrics)
@@ -100,7 +105,7 @@ def record_of(point: Point) -> Record:
     held_out = [(int(row["tokens"]), row["held_out/loss"]) for row in rows if "held_out/loss" in row]
     is_evaluated = "held_out/loss" in rows[-1]
     loss = rows[-1]["held_out/loss"] if is_evaluated else _last_training_loss(rows)
-    diverged = not _is_complete(rows, point) or not math.isfinite(loss)
+    diverged = not _is_complete(rows, point) or _last_was_skipped(rows) or not math.isfinite(loss)
     return Record(
         config=point.digest,
         point=dict(point.values),
@@ -111,6 +116,7 @@ def record_of(point: Point) -> Record:
         sources={} if diverged else _source_losses(rows[-1]),
         curve=[(tokens, loss) for tokens, loss in held_out if math.isfinite(loss)],
         steps=rows[-1]["step"],
+        skipped_steps=_skipped(rows[-1]),
         tokens=int(rows[-1]["tokens"]),
         seconds=round(sum(row["seconds_per_step"] for row in rows if "seconds_per_step" in row), 3),
         versions=_versions(folder),
@@ -120,6 +126,16 @@ def record_of(point: Point) -> Record:
 def _is_complete(rows: list[dict[str, Any]], point: Point) -> bool:
     """Returns whether the last step of a run is among its metrics."""
     return bool(rows) and rows[-1]["step"] == point.config.train.steps
+
+
+def _last_was_skipped(rows: list[dict[str, Any]]) -> bool:
+    """Returns whether the last step of a run was skipped, since its gradients were not finite."""
+    return _skipped(rows[-1]) > (_skipped(rows[-2]) if len(rows) > 1 else 0)
+
+
+def _skipped(row: Mapping[str, Any]) -> int:
+    """Returns how many steps were skipped up to this row."""
+    return int(row.get("skipped_steps", 0))
 
 
 def has_diverged(point: Point) -> bool:

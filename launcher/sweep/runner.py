@@ -15,6 +15,7 @@ from launcher.sweep.point_process import PointProcess
 from launcher.sweep.points import Point
 from launcher.sweep.progress import SweepProgress
 from launcher.sweep.records import Record, add_record, has_diverged, record_of
+from launcher.sweep.summary import skipped_note
 from settings import UserError
 
 _POLL_SECONDS = 0.1
@@ -106,5 +107,7 @@ def _note_end(point: Point, code: int, outcome: Outcome, records: Path, log: Pat
 def describe(record: Record) -> str:
     """Returns the result of a run in words."""
     if record.loss is None:
-        return f"diverged at step {record.steps}"
-    return f"{'held-out' if record.loss_is == 'held_out' else 'training'} loss {record.loss:.4f}"
+        result = f"diverged at step {record.steps}"
+    else:
+        result = f"{'held-out' if record.loss_is == 'held_out' else 'training'} loss {record.loss:.4f}"
+    return result + (f", {skipped_note(record.skipped_steps)}" if record.skipped_steps else "")

@@ -46,6 +46,7 @@ class Combination:
 
     values: Mapping[str, str]
     losses: Mapping[int, float]  # by seed; without those that diverged, failed or are missing
+    skipped_steps: int  # of the runs that have a loss
     diverged: int
     missing: int
 
@@ -74,7 +75,8 @@ def combine(points: Sequence[Point], records: Mapping[str, Record]) -> list[Comb
     for values, group in groups.items():
         ended = {point.seed: records[point.digest] for point in group if point.digest in records}
         losses = {seed: record.loss for seed, record in ended.items() if record.loss is not None}
-        found.append(Combination(dict(values), losses, len(ended) - len(losses), len(group) - len(ended)))
+        skipped = sum(ended[seed].skipped_steps for seed in losses)
+        found.append(Combination(dict(values), losses, skipped, len(ended) - len(losses), len(group) - len(ended)))
     return found
 
 
@@ -90,7 +92,9 @@ def table(combinations: Sequence[Combination], axes: Sequence[Axis]) -> list[lis
     rows = [[*(axis.key for axis in axes), "seeds", "loss", "least", "largest", "minus best", ""]]
     for one in sorted(combinations, key=lambda one: (not one.is_whole, one.estimate.mean)):
         losses = list(one.losses.values())
-        notes = [f"{count} {what}" for count, what in ((one.diverged, "diverged"), (one.missing, "missing")) if count]
+        notes = ["best"] if one is best else []
+        notes += [f"{count} {what}" for count, what in ((one.diverged, "diverged"), (one.missing, "missing")) if count]
+        notes += [skipped_note(one.skipped_steps)] if one.skipped_steps else []
         rows.append(
             [
                 *(one.values[axis.key] for axis in axes),
@@ -99,10 +103,15 @@ def table(combinations: Sequence[Combination], axes: Sequence[Axis]) -> list[lis
                 f"{min(losses):.4f}" if losses else "",
                 f"{max(losses):.4f}" if losses else "",
                 "" if best is None or one is best or not losses else str(_difference(one, best)),
-                "best" if one is best else ", ".join(notes),
+                ", ".join(notes),
             ]
         )
     return rows
+
+
+def skipped_note(steps: int) -> str:
+    """Returns how many steps were skipped, for a reader."""
+    return f"{steps} step{'' if steps == 1 else 's'} skipped"
 
 
 def closing_lines(combinations: Sequence[Combination], axes: Sequence[Axis], kinds: set[LossKind]) -> Iterator[str]:

@@ -80,9 +80,14 @@ def test_a_sweep_goes_on_from_its_records_alone(config: Path, tmp_path: Path) ->
     assert records.read_bytes() == before
     assert not list((config.parent / "runs/try-sweep").glob("lr-*"))
 
-    shorter = lehr(*arguments[:-1], "optim.lr=3e-3", "train.steps=4", env=ENVIRONMENT)
-    assert shorter.returncode == 0, shorter.stdout + shorter.stderr
-    assert [line["steps"] for line in lines_of(records)[4:]] == [4, 4]
+    shorter = lehr(*arguments, "train.steps=3", env=ENVIRONMENT)  # too short for more than two skipped steps
+    assert shorter.returncode == 1, shorter.stdout + shorter.stderr
+    assert "optim.lr=1e30, seed 2: diverged at step 3, 2 steps skipped" in shorter.stdout
+    lines = lines_of(records)[4:]
+    assert {(line["point"]["optim.lr"], line["steps"], line["diverged"]) for line in lines} == {
+        ("3e-3", 3, False),
+        ("1e30", 3, True),
+    }
 
 
 @pytest.mark.slow

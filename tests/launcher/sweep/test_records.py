@@ -11,6 +11,7 @@ from small_runs import STEPS, make_shards, write_config
 from launcher.sweep.grid import parse_axes
 from launcher.sweep.points import Point, plan_sweep
 from launcher.sweep.records import add_record, has_diverged, read_records, record_of
+from launcher.sweep.runner import describe
 from settings import UserError
 from train.run_folder.folder import RunFolder
 
@@ -21,13 +22,16 @@ def point(tmp_path: Path) -> Point:
     return plan_sweep(config, ["train.steps=20", "train.max_skipped_steps=2"], parse_axes([]), seeds=1).points[0]
 
 
-def write_metrics(point: Point, *, steps: int = 20, held_out: dict[int, float] | None = None) -> None:
+def write_metrics(
+    point: Point, *, steps: int = 20, held_out: dict[int, float] | None = None, skipped: tuple[int, ...] = ()
+) -> None:
     """Writes the metrics of a run: the loss of step n is 10 - n / 10."""
     path = RunFolder(point.config.run.path).metrics
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines: list[dict[str, float]] = []
     for step in range(1, steps + 1):
         lines.append({"step": step, "tokens": 256 * step, "loss": 10 - step / 10, "seconds_per_step": 0.5})
+        lines[-1]["skipped_steps"] = sum(one <= step for one in skipped)
         if held_out and step in held_out:
             lines.append({"step": step, "held_out/loss": held_out[step], "held_out/alpha/loss": 2 * held_out[step]})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -60,6 +64,15 @@ def test_a_run_without_a_last_loss_has_diverged(point: Point) -> None:
     with events.open("a") as file:
         file.write(json.dumps({"event": "skipped", "step": 3, "in_a_row": 3}) + "\n")
     assert has_diverged(point)
+
+
+@pytest.mark.parametrize(("skipped", "diverged"), [((3, 4, 5), False), ((20,), True), ((3, 19, 20), True)])
+def test_a_run_whose_last_step_was_skipped_has_diverged(skipped: tuple[int, ...], diverged: bool, point: Point) -> None:
+    write_metrics(point, held_out={20: 5.5452}, skipped=skipped)
+    record = record_of(point)
+    assert (record.diverged, record.loss) == (diverged, None if diverged else 5.5452)
+    assert record.skipped_steps == len(skipped)
+    assert describe(record).endswith(f", {len(skipped)} step{'s' if len(skipped) > 1 else ''} skipped")
 
 
 def test_a_folder_without_metrics_is_no_run(point: Point) -> None:

@@ -72,6 +72,15 @@ def test_the_best_has_a_loss_for_every_seed(sweep: Sweep) -> None:
     ]
 
 
+def test_skipped_steps_of_runs_with_a_loss_are_marked(sweep: Sweep) -> None:
+    known = records(sweep)
+    for number, steps in ((0, 1), (3, 2), (4, 1), (8, 5)):
+        digest = sweep.points[number].digest
+        known[digest] = known[digest].model_copy(update={"skipped_steps": steps})
+    rows = table(combine(sweep.points, known), sweep.axes)
+    assert [row[-1] for row in rows[1:]] == ["best, 3 steps skipped", "1 step skipped", "", "1 diverged"]
+
+
 def test_what_is_close_missing_or_at_an_edge_is_named(sweep: Sweep) -> None:
     known = records(sweep)
     for point, loss in zip(sweep.points[:3], (2.8, 3.2, 3.0), strict=True):

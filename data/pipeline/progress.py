@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data.pipeline.task_progress import read_task_progress
 from data.pipeline.work_folder import WorkFolder
+from settings.data_sizes import format_size
 from settings.durations import format_duration
 
 _SECONDS_BETWEEN_REPORTS = 0.25
@@ -48,7 +49,7 @@ class Progress:
         left = "" if self.seconds_left is None else f", {format_duration(self.seconds_left)} left"
         return (
             f"[{self.number}/{self.stages}] {self.stage}: {self.documents:,} documents, "
-            f"{self.bytes / 1e6:,.1f} MB, {self.mb_per_second:.1f} MB/s, {self.share_done:.0%} of all{left}"
+            f"{format_size(self.bytes)}, {self.mb_per_second:.1f} MB/s, {self.share_done:.0%} of all{left}"
         )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from data.shards.dataset_json import Split
 from settings import Settings, UserError, parse
+from settings.data_sizes import format_size
 from settings.differences import ABSENT, Difference, differing_sections, show
 
 BUILD_FILE = "build.json"
@@ -43,7 +44,7 @@ class SourceReport(Settings):
     def line(self, name: str) -> str:
         """Format the report as one line for the console."""
         parts = ["left out, no document stays"] if self.is_empty else []
-        parts.append(f"{self.read:,} documents read ({self.read_bytes / 1e6:,.1f} MB)")
+        parts.append(f"{self.read:,} documents read ({format_size(self.read_bytes)})")
         dropped = {"bad": self.bad, "filtered": self.filtered, "duplicate": self.duplicates}
         for kind, counts in {**dropped, "not selected": self.not_selected}.items():
             if sum(counts.values()):

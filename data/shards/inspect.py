@@ -11,6 +11,7 @@ import numpy as np
 from data.shards.dataset_json import FILE_NAME, DatasetInfo, SelectionInfo, SplitInfo, read_dataset
 from data.tokenizer import load_tokenizer
 from settings import UserError
+from settings.data_sizes import format_size
 from settings.files import file_sha256
 
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # with which text can look like other text
@@ -79,7 +80,7 @@ def _selection_line(selection: SelectionInfo) -> str:
         + (f" {limit:,g}" if limit is not None else "")
         + (f", {selection.targets:,} targets" if selection.targets else "")
         + f": {chosen.documents:,} of {pool.documents:,} documents of the pool, "
-        f"{chosen.bytes / 1e6:,.1f} of {pool.bytes / 1e6:,.1f} MB"
+        f"{format_size(chosen.bytes)} of {format_size(pool.bytes)}"
     )
 
 

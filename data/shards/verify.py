@@ -17,6 +17,7 @@ from data.shards.dataset_json import altered_message, unreadable_message
 from data.shards.index import Shards
 from data.shards.mapped_shard import END_TYPE
 from data.shards.verified_record import VerifiedFile
+from settings.data_sizes import format_size
 from settings.durations import format_duration
 
 # Where the file system's clock is coarse, a file this young may be written to again without a change of its times.
@@ -47,8 +48,8 @@ class HashingProgress:
         share = self.done_bytes / max(self.total_bytes, 1)
         left = self.seconds * (1 - share) / share if share > _MIN_SHARE_DONE else None
         return (
-            f"hashing shards: {self.done_bytes / 1e9:,.2f} of {self.total_bytes / 1e9:,.2f} GB, "
-            f"{self.done_bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s"
+            f"hashing shards: {format_size(self.done_bytes)} of {format_size(self.total_bytes)}, "
+            f"{format_size(self.done_bytes / max(self.seconds, 1e-9))}/s"
             + ("" if left is None else f", {format_duration(left)} left")
         )
 
@@ -59,6 +60,7 @@ class Verification:
 
     verified: dict[str, VerifiedFile] = field(default_factory=dict)  # what to record, by absolute path
     problems: list[str] = field(default_factory=list)  # a message for each file that is wrong
+    read_files: int = 0
     read_bytes: int = 0
     stopped: bool = False  # before all files were compared
 
@@ -123,6 +125,7 @@ def verify_files(
     found = [future.result() for future in futures]
     outcome.problems = [comparison.problem for comparison in found if comparison.problem]
     outcome.stopped = any(comparison.stopped for comparison in found)
+    outcome.read_files = sum(not comparison.stopped for comparison in found)
     outcome.read_bytes = reader.bytes
     return outcome
 

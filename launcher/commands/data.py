@@ -105,6 +105,7 @@ def verify_shards(
     from data.shards.verified_record import VerifiedRecord
     from data.shards.verify import hashed_files, verify_files
     from settings import UserError
+    from settings.data_sizes import format_size
 
     stop, progress = StopRequest(), ProgressLine()
     opened = open_shards(DataConfig(shards=shards))
@@ -132,9 +133,10 @@ def verify_shards(
     if found.stopped:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(STOPPED_EARLY)
+    others = ", the others had not changed since they were verified" if found.read_files < len(files) else ""
     print(
-        f"{shards}: {len(files):,} files, {len(problems)} of them wrong; "
-        f"read {found.read_bytes / 1e9:,.2f} GB, the others had not changed since they were verified"
+        f"{shards}: read {found.read_files:,} of {len(files):,} files ({format_size(found.read_bytes)}){others}; "
+        f"{len(problems):,} wrong"
     )
     if problems:
         raise SystemExit(FAILED)

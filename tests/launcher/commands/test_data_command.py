@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from processes import lehr
 
+from settings.data_sizes import format_size
+
 TEXTS = [f"Document {number} of the kiln and the glass, with some words to be of use." for number in range(60)]
 
 
@@ -101,7 +103,7 @@ def test_altered_files_are_named(kind: str, built: Path, tmp_path: Path) -> None
     assert verified.returncode == 1, verified.stderr
     (line,) = verified.stderr.splitlines()
     assert str(path) in line
-    assert "1 of them wrong" in verified.stdout
+    assert verified.stdout.endswith("; 1 wrong\n")
 
 
 def test_verify_reads_a_file_once(built: Path, tmp_path: Path) -> None:
@@ -111,9 +113,14 @@ def test_verify_reads_a_file_once(built: Path, tmp_path: Path) -> None:
         os.utime(path, (path.stat().st_mtime - 60, path.stat().st_mtime - 60))
     first, again, everything = (lehr("data", "verify", shards, *options) for options in ([], [], ["--all"]))
     assert [one.returncode for one in (first, again, everything)] == [0, 0, 0], first.stderr
-    assert "0 of them wrong; read 0.00 GB" in again.stdout
+    files = [path for path in shards.rglob("*.ds*") if path.suffix in (".ds", ".index", ".hashes")]
+    count, size = len(files), format_size(sum(path.stat().st_size for path in files))
+    unchanged = ", the others had not changed since they were verified"
+    lines = [one.stdout.splitlines()[-1] for one in (first, again, everything)]
+    assert lines[0] == lines[2] == f"{shards}: read {count} of {count} files ({size}); 0 wrong"
+    assert lines[1] == f"{shards}: read 0 of {count} files (0 bytes){unchanged}; 0 wrong"
     recorded = json.loads((shards / "verified_shards.json").read_text())["files"]
-    assert set(recorded) == {str(path) for path in shards.rglob("*.ds*") if path.suffix in (".ds", ".index", ".hashes")}
+    assert set(recorded) == {str(path) for path in files}
     missing = lehr("data", "verify", tmp_path / "absent")
     assert missing.returncode == 2
     assert "there is no such folder" in missing.stderr

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data.shards.inspect import without_controls
+from settings.data_sizes import format_size
 
 _TITLES = {
     "highest": "Highest scores",
@@ -26,8 +27,10 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     method, pool, chosen = report["method"], report["pool"], report["chosen"]
     yield f"# Selection by {method['selector']['name']}"
     yield ""
-    yield f"Of {pool['documents']:,} documents ({pool['bytes'] / 1e6:,.1f} MB) in the pool, {chosen['documents']:,} "
-    yield f"({chosen['bytes'] / 1e6:,.1f} MB) were chosen. Targets: {report['targets']:,} documents."
+    yield (
+        f"Of {pool['documents']:,} documents ({format_size(pool['bytes'])}) in the pool, {chosen['documents']:,} "
+        f"({format_size(chosen['bytes'])}) were chosen. Targets: {report['targets']:,} documents."
+    )
     yield ""
     yield "```json"
     yield json.dumps(method, indent=1)
@@ -35,7 +38,11 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for facts in report["facts"]:
         if len(facts) > 1:
             yield ""
-            yield f"{facts['selector']}: " + ", ".join(f"{k} {_number(v)}" for k, v in facts.items() if k != "selector")
+            yield f"| {facts['selector']} | |"
+            yield "|---|---|"
+            for key, value in facts.items():
+                if key != "selector":
+                    yield f"| {key.replace('_', ' ')} | {_value(value)} |"
     yield ""
     yield "| source | pool | chosen | share of its bytes | share of all chosen bytes | not selected |"
     yield "|---|---|---|---|---|---|"
@@ -70,5 +77,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
                 yield f"- {example['score']:.4g} ({example['bytes']:,} bytes, {example['hash']:016x}): `{text}`"
 
 
-def _number(value: Any) -> str:
+def _value(value: Any) -> str:
+    """Return a fact for a reader; several ones by their keys, such as `1%: 0.94, 2%: 1`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_value(one)}" for key, one in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from settings.base import Settings
 from settings.errors import UserError, nearest
@@ -122,6 +123,8 @@ def _describe(
         elif isinstance(cause, KeyMistakeError):
             key = ".".join(map(str, (*location, cause.name)))
             line = f"{key} = {show_value(cause.value)}: {cause.rule}"
+        elif numbers := _items_of_no_list(item, key, overrides):
+            line = f"{name}.{numbers[0]}: the config has no such item; {name} is not given, so give the whole list"
         elif cause is not None:  # its text names the values
             shown = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {show_value(item['input'])}"
             line = f"{name}{shown}: {cause}"
@@ -133,6 +136,14 @@ def _describe(
                 line += rule_of(item)
         lines.append((key, line))
     return lines
+
+
+def _items_of_no_list(item: ErrorDetails, key: str, overrides: Sequence[str]) -> list[str]:
+    """Returns the numbers of items that overrides set in a list that the config does not have."""
+    if item["type"] not in ("list_type", "tuple_type") or not isinstance(item["input"], Mapping):
+        return []
+    numbers = [str(number) for number in item["input"] if str(number).isdecimal()]
+    return [number for number in numbers if any(changes(f"{key}.{number}", override) for override in overrides)]
 
 
 def _fields_at(schema: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -38,7 +38,9 @@ def apply_override(config: DictConfig, override: str) -> None:
         if parent and isinstance(name := OmegaConf.select(config, parent), str):
             OmegaConf.update(config, parent, {"name": name}, force_add=True)
         OmegaConf.update(config, key, value["value"], merge=False, force_add=True)
-    except (yaml.YAMLError, OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
+    except IndexError:
+        raise UserError(f'override "{override}": {_no_such_item(config, override)}') from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f'override "{override}" cannot be applied: {one_line(error)}') from None
 
 
@@ -61,6 +63,18 @@ def changes(key: str, override: str) -> bool:
 def _target(override: str) -> str:
     """Returns the dotted key that an override sets or removes: `filters.0.name` for `filters[0].name=a`."""
     return override.partition("=")[0].removeprefix(REMOVE).strip().replace("[", ".").replace("]", "")
+
+
+def _no_such_item(config: DictConfig, override: str) -> str:
+    """Returns the message about an override of an item that a list of the config does not have."""
+    parts = _target(override).split(".")
+    for count, number in enumerate(parts[1:], start=1):
+        key = ".".join(parts[:count])
+        items = OmegaConf.select(config, key)
+        if isinstance(items, ListConfig) and not -len(items) <= int(number) < len(items):
+            has = f"{len(items)} item{'' if len(items) == 1 else 's'}"
+            return f"the config has no {key}.{number}; {key} has {has}, counted from 0"
+    raise AssertionError(f"no index of {override} is out of range")
 
 
 def _remove(config: DictConfig, override: str) -> None:

@@ -65,7 +65,9 @@ def sweep(
         waiting = [point for point in planned.points if point.digest not in known]
         _check(waiting, machine)
         outcome = _train(planned, known, records, machine, jobs) if waiting else None
-    if outcome is not None:
+    if outcome is None:
+        print(f"{len(planned.points)} of {len(planned.points)} runs were finished; nothing was trained")
+    else:
         known = outcome.records
     _report(planned, known)
     print(f"runs: {records}")

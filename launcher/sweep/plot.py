@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from launcher.sweep.grid import Axis
-from launcher.sweep.summary import Combination, as_number
+from launcher.sweep.summary import CONFIDENCE, Combination, as_number
 
 _LEAST_RATIO = 4.0  # of the largest number to the smallest, from which the axis is logarithmic
 
@@ -38,7 +38,9 @@ def draw_sweep(combinations: Sequence[Combination], axes: Sequence[Axis], *, tit
             plot.set_xscale("log")
         plot.set_xticks(numbers, list(along.values))
         plot.minorticks_off()
-    plot.set(xlabel=along.key if along else "", ylabel="final loss, nats a token", title=title)
+    bars = any(len(one.losses) > 1 for one in combinations)
+    label = "final loss, nats a token" + (f"\nbars: {CONFIDENCE:.0%} t interval of the mean" if bars else "")
+    plot.set(xlabel=along.key if along else "", ylabel=label, title=title)
     if any(lines):
         plot.legend(fontsize="small")
     return figure

@@ -100,6 +100,7 @@ def test_what_is_close_missing_or_at_an_edge_is_named(sweep: Sweep) -> None:
 def test_the_plot_has_each_mean_and_each_seed(sweep: Sweep) -> None:
     (axes,) = draw_sweep(combine(sweep.points, records(sweep)), sweep.axes, title="x").axes
     assert axes.get_xscale() == "log"
+    assert axes.get_ylabel() == "final loss, nats a token\nbars: 95% t interval of the mean"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-3", "2e-3", "4e-3", "8e-3"]
     seeds = [line.get_ydata() for line in axes.lines if line.get_marker() == "."]
     assert sorted(float(y) for ys in seeds for y in ys) == sorted(y for ys in LOSSES.values() for y in ys if y)

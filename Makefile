@@ -22,9 +22,10 @@ WORKERS ?= 3
 CONFIG ?= configs/demo.yaml
 LOSS_CURVES ?=
 VERSIONS ?= build/versions
-# Of `make gpu`, which runs with PYTHON and what it has: the phases, and a folder of wheels to unpack.
+# Of `make gpu`, which runs with PYTHON and what it has: the phases, a folder of wheels to unpack, and shards to train on.
 PHASES ?= core
 WHEELS ?=
+SHARDS ?=
 RECORD ?= benchmarks/gpu.jsonl
 GPU = PYTHONPATH=benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
@@ -92,7 +93,7 @@ bench-quality: $(VENV)/.installed-dev corpora/.fetched
 	$(BIN)/python benchmarks/optimizer_quality.py --shards shards/quality
 
 gpu:
-	$(GPU) gpu $(PHASES) --record '$(RECORD)' $(if $(WHEELS),--wheels '$(WHEELS)')
+	$(GPU) gpu $(PHASES) --record '$(RECORD)' $(if $(WHEELS),--wheels '$(WHEELS)') $(if $(SHARDS),--shards '$(SHARDS)')
 
 gpu-wheels:
 	$(GPU) gpu.wheels '$(or $(WHEELS),build/gpu/wheels)'

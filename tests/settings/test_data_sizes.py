@@ -13,6 +13,7 @@ from settings.data_sizes import format_size
         (0, "0 bytes"),
         (1, "1 byte"),
         (999, "999 bytes"),
+        (999.7, "1.0 kB"),
         (1000, "1.0 kB"),
         (20_300, "20.3 kB"),
         (999_949, "999.9 kB"),

@@ -1,14 +1,22 @@
-"""The scores of tokens on two tensor ranks, against dense float64 of the logits that the ranks hold together."""
+"""Scores on two tensor ranks: of tokens against dense float64 of all logits, of documents against one process."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from parallel_runs import Trial, global_batches, start
+from made_shards import documents, write_source
+from parallel_runs import SEQ_LENGTH, VOCABULARY, Trial, global_batches, start
 from processes import run_ranks
 from torch import Tensor, nn
 
+from data.config import DataConfig
+from data.score_files import DocumentScores
+from data.shards.index import open_shards
 from model.token_scores import TokenScores
+from train.document_scores import score_documents
 
 
 def _scores_and_logits(sequence: bool) -> tuple[TokenScores, Tensor, Tensor]:
@@ -34,3 +42,21 @@ def test_scores_of_two_tensor_ranks(sequence: bool) -> None:
         )
         for found_BT, wanted_BT in zip(scores, wanted, strict=True):
             torch.testing.assert_close(found_BT.double(), wanted_BT, rtol=1e-5, atol=1e-6)
+
+
+def _document_scores(folder: Path, tensor: int) -> DocumentScores:
+    mesh, parts = start(Trial(parallel={"tensor": tensor}))
+    (shard,) = open_shards(DataConfig(shards=folder)).stream("a", "train").shards
+    model = parts.chunks[0].transformer
+    return score_documents(model, shard, seq_length=SEQ_LENGTH, tokens_at_once=100, device=mesh.device)
+
+
+@pytest.mark.slow
+def test_documents_have_the_same_scores_on_two_tensor_ranks(tmp_path: Path) -> None:
+    made = documents(np.random.default_rng(0), tokens=600, vocab_size=VOCABULARY, longest=2 * SEQ_LENGTH)
+    write_source(tmp_path, "a", train=[made], vocab_size=VOCABULARY)
+    (wanted,) = run_ranks(1, _document_scores, tmp_path, 1)
+    for found in run_ranks(2, _document_scores, tmp_path, 2):
+        np.testing.assert_array_equal(found.tokens, wanted.tokens)
+        for name in ("el2n", "loss", "accuracy"):
+            np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-6)

@@ -34,6 +34,7 @@ COMMANDS = (
     Command(
         "eval", "launcher.commands.eval", "evaluate_run", "Measure a checkpoint's held-out loss, source by source."
     ),
+    Command("score", "launcher.commands.score", "score", "Score documents by how well small models predict them."),
     Command(
         "generate",
         "launcher.commands.generate",

@@ -55,6 +55,17 @@ def cross_entropy(
     return total, nll
 
 
+def shard_logits(x_nD: Tensor, head_vD: Tensor, local_n: Tensor, buffer_nv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the logits of a chunk [n, v] in the wide dtype, each target's column [n, 1], and whether it is here [n].
+
+    `local_n` are the targets counted from this rank's first row. The column of one that another rank has means nothing.
+    `buffer_nv` has rows for the logits, which may use its memory.
+    """
+    logits_nv = cast(torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)]), wide_dtype(x_nD))
+    here_n = (local_n >= 0) & (local_n < head_vD.shape[0])
+    return logits_nv, local_n.clamp(0, head_vD.shape[0] - 1)[:, None], here_n
+
+
 @dataclass(frozen=True)
 class _Plan:
     layers: Layers
@@ -96,10 +107,8 @@ def _run(
     local_N = targets_N - plan.layers.rank * head_vD.shape[0]
     for start in range(0, x_ND.shape[0], plan.chunk_tokens):
         chunk = slice(start, start + plan.chunk_tokens)
-        x_nD, local_n, weights_n = x_ND[chunk], local_N[chunk], weights_N[chunk].to(wide)
-        logits_nv = cast(torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)]), wide)
-        here_n = (local_n >= 0) & (local_n < head_vD.shape[0])
-        column_n1 = local_n.clamp(0, head_vD.shape[0] - 1)[:, None]
+        x_nD, weights_n = x_ND[chunk], weights_N[chunk].to(wide)
+        logits_nv, column_n1, here_n = shard_logits(x_nD, head_vD, local_N[chunk], buffer_nv)
         aim_n = logits_nv.gather(1, column_n1)[:, 0] * here_n
         highest_n = plan.layers.max(logits_nv.amax(1))
         # exp(logits - highest), as powers of two: exp2 takes half the time of exp on CPUs.

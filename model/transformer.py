@@ -19,6 +19,7 @@ from model.objectives import LossSums
 from model.parameter import specs_of
 from model.position import Rotation
 from model.recompute import Recompute, recomputing, saving
+from model.token_scores import TokenScores, token_scores
 
 
 class Block(nn.Module):
@@ -143,6 +144,12 @@ class Transformer(nn.Module):
             weights_BT.transpose(0, 1).flatten(),
             self._layers,
         )
+
+    def token_scores(self, x_tBD: Tensor, targets_BT: Tensor) -> TokenScores:
+        """Returns the scores [B, T] of the last chunk's output at predicting each target. There is no gradient."""
+        x_TBD = self._layers.enter(x_tBD)
+        scores = token_scores(x_TBD.flatten(0, 1), self._head_weight(), targets_BT.mT.flatten(), self._layers)
+        return TokenScores(*(each_N.view(x_TBD.shape[:2]).mT for each_N in scores))
 
     def logits(self, x_tBD: Tensor) -> Tensor:
         """Returns [T, B, v]: the logits of this rank's shard of the vocabulary."""

@@ -1,4 +1,4 @@
-"""One shard on disk: its tokens, the ends of its documents and its loss mask, each memory-mapped at its first use."""
+"""One shard on disk: its tokens, ends and hashes of documents, and loss mask, each memory-mapped at its first use."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ class MappedShard:
     def loss_mask(self) -> Array | None:
         """Whether the prediction of each token counts [file.tokens]; None if that of every token does."""
         return None if self.file.loss_sha256 is None else self._map(".loss", np.dtype(np.bool_), self.file.tokens)
+
+    @cached_property
+    def document_hashes(self) -> Array:
+        """The hash of each document's text [file.documents], uint64. Raises UserError if the shard records none."""
+        if self.file.document_hashes_sha256 is None:
+            raise UserError(
+                f"{self._folder / self.file.path} has no hashes of documents: an earlier version wrote it; "
+                "build the shards again with `lehr data build`"
+            )
+        return self._map(".hashes", END_TYPE, self.file.documents)
 
     def check(self) -> None:
         """Raise UserError if a file is missing, if its size is not dataset.json's, or if the index is of another shard.

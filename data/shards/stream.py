@@ -8,7 +8,7 @@ Shapes: k spans of `length` tokens. Positions in the stream count the tokens of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,6 +38,11 @@ class TokenStream:
         self._file_starts = self._file_ends - tokens
         self.tokens = int(tokens.sum())
         self.has_loss_mask = any(shard.file.loss_sha256 for shard in self._shards)
+
+    @property
+    def shards(self) -> Sequence[MappedShard]:
+        """The shards that hold tokens, in the order in which they are read."""
+        return self._shards
 
     def check(self) -> None:
         """Raise UserError if files are missing, have another size than recorded, or do not belong together."""

@@ -64,16 +64,20 @@ class SavedCheckpoint:
     model: ModelConfig
 
 
-def open_checkpoint(path: Path, *, step: int | None = None, data_shards: Path | None = None) -> SavedCheckpoint:
+def open_checkpoint(
+    path: Path, *, step: int | None = None, data_shards: Path | None = None, tokenizer: TokenizerInfo | None = None
+) -> SavedCheckpoint:
     """Returns a run's checkpoint of a step, or its newest one. `data_shards` replaces the folder of its shards.
 
-    Raises UserError if the path is no run folder, if the checkpoint is missing or incomplete, or if the shards have
-    another tokenizer than the one with which the model was trained.
+    `tokenizer` is that of the text which the model will read, by default that of the run's shards. Raises UserError if
+    the path is no run folder, if the checkpoint is missing or incomplete, or if the model was trained with another
+    tokenizer.
     """
     folder, config = read_run_config(path, data_shards=data_shards)
     checkpoint = chosen_checkpoint(folder, step)
     manifest = read_manifest(checkpoint)
-    return SavedCheckpoint(config, checkpoint, manifest, _model_of(checkpoint, manifest, shard_tokenizer(config.data)))
+    model = model_of_checkpoint(checkpoint, manifest, tokenizer or shard_tokenizer(config.data))
+    return SavedCheckpoint(config, checkpoint, manifest, model)
 
 
 def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
@@ -119,20 +123,22 @@ def open_saved_run(path: Path, *, step: int | None = None, data_shards: Path | N
     `data_shards` replaces the folder that the run recorded, if its shards were moved.
     """
     saved = open_checkpoint(path, step=step, data_shards=data_shards)
-    config = saved.config
+    return load_model(saved, start_one_process(saved.config.train.timeout_seconds))
+
+
+def start_one_process(timeout_seconds: float) -> Mesh:
+    """Makes this process the only rank, and returns its mesh. It may be called once in a process."""
     prepare_process(SINGLE_PROCESS)
-    timeout_seconds = config.train.timeout_seconds
-    start_processes(
-        rank=0,
-        world_size=1,
-        gpu=0,
-        timeout_seconds=timeout_seconds,
-        store=open_store(SINGLE_PROCESS, timeout_seconds=timeout_seconds),
-    )
-    parallel = ParallelConfig()
-    mesh = make_mesh(parallel, timeout_seconds=timeout_seconds)
+    store = open_store(SINGLE_PROCESS, timeout_seconds=timeout_seconds)
+    start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=timeout_seconds, store=store)
+    return make_mesh(ParallelConfig(), timeout_seconds=timeout_seconds)
+
+
+def load_model(saved: SavedCheckpoint, mesh: Mesh) -> SavedRun:
+    """Loads the weights of a checkpoint, for the mesh of `start_one_process`."""
+    config = saved.config
     compute = ComputeConfig(config.train.precision)  # the kernel of training may not run on this machine
-    local = build_local_model(saved.model, parallel, mesh, compute=compute, seq_length=config.train.seq_length)
+    local = build_local_model(saved.model, ParallelConfig(), mesh, compute=compute, seq_length=config.train.seq_length)
     (chunk,) = local.chunks
     with explained("reading a checkpoint"):
         Weights(saved.path, saved.manifest).fill(chunk.transformer, compute.dtype, mesh.device)
@@ -141,13 +147,13 @@ def open_saved_run(path: Path, *, step: int | None = None, data_shards: Path | N
     )
 
 
-def _model_of(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:
+def model_of_checkpoint(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:
     """Returns the config of the checkpoint's model. Raises UserError if it was trained with another tokenizer."""
     if manifest.tokenizer and manifest.tokenizer != tokenizer.sha256:
         raise UserError(
             f"checkpoint {checkpoint} was trained with another tokenizer than that of the shards: SHA-256 "
             f"{manifest.tokenizer[:16]}… of the checkpoint, {tokenizer.sha256[:16]}… of the shards; "
-            "name the run's shards with --shards"
+            "name shards of its tokenizer (--shards for those that the run was trained on)"
         )
     model = parse(ModelConfig, manifest.model, source=str(checkpoint / "manifest.json"))
     return model.with_vocabulary(tokenizer.vocab_size)

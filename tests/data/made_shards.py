@@ -25,6 +25,12 @@ def documents(rng: np.random.Generator, *, tokens: int, vocab_size: int = 1000, 
     return made
 
 
+def document_hashes(documents: Sequence[Document]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Return a hash of each document, which stands for that of its text."""
+    digests = (hashlib.sha256(str(list(document)).encode()).digest() for document in documents)
+    return np.array([int.from_bytes(digest[:8], "big") for digest in digests], dtype="<u8")
+
+
 def write_source(
     folder: Path,
     name: str,
@@ -36,8 +42,12 @@ def write_source(
     loss: Mapping[int, Sequence[Sequence[bool]]] | None = None,
     held_out_loss: Mapping[int, Sequence[Sequence[bool]]] | None = None,
     tokenizer: str = "a tokenizer",
+    with_hashes: bool = False,
 ) -> None:
-    """Write SHARDS/NAME with a list of documents per file; the others have the loss masks of some files' documents."""
+    """Write SHARDS/NAME with a list of documents per file; `loss` has the loss masks of some files' documents.
+
+    With `with_hashes`, each shard of the training split has the hashes of its documents.
+    """
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "tokenizer.json").write_text(tokenizer)
     splits = {}
@@ -46,7 +56,12 @@ def write_source(
         entries = []
         for number, file_documents in enumerate(files):
             masks = ((loss if split == "train" else held_out_loss) or {}).get(number)
-            entries.append(_write_file(folder / name, f"{split}/{number:05d}.ds", file_documents, masks, token_bytes))
+            entry = _write_file(folder / name, f"{split}/{number:05d}.ds", file_documents, masks, token_bytes)
+            if with_hashes and split == "train":
+                path = folder / name / f"{split}/{number:05d}.ds.hashes"
+                document_hashes(file_documents).tofile(path)
+                entry["document_hashes_sha256"] = _sha256(path)
+            entries.append(entry)
         tokens = sum(entry["tokens"] for entry in entries)
         splits[split] = {
             "documents": sum(len(file_documents) for file_documents in files),

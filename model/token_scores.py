@@ -1,0 +1,59 @@
+"""How well each token is predicted: error norm, loss and accuracy, with the vocabulary sharded over the tensor ranks.
+
+EL2N (arXiv:2107.07075, section 2.2) is the norm ||softmax(z) - onehot(y)||, adapted from classes to tokens. Its square
+is sum_v p_v² - 2 p_y + 1, which equals (1 - p_y)² + sum over v != y of p_v². The second form does not cancel where the
+target is almost certain, and needs only sums over the ranks' shards.
+
+Shapes: N tokens, n tokens of a chunk, D hidden_size, v a rank's shard of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.cross_entropy import default_chunk_tokens, shard_logits
+from model.layers import Layers
+from model.precision import wide_dtype
+
+
+class TokenScores(NamedTuple):
+    """Scores of tokens, all of one shape, in fp32."""
+
+    el2n: Tensor  # from 0 to sqrt(2)
+    nll: Tensor  # negative log-likelihood, in nats
+    accuracy: Tensor  # 1 if the target has the highest logit, else 0; 1/k if k tokens share the highest logit
+
+
+@torch.no_grad()
+def token_scores(
+    x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, layers: Layers, *, chunk_tokens: int | None = None
+) -> TokenScores:
+    """Returns the scores [N] of hidden states at predicting `targets_N`. All tensor ranks return the same.
+
+    `x_ND` is full on each rank; `head_vD` is this rank's contiguous shard of the vocabulary's rows; targets are global.
+    Logits of `chunk_tokens` tokens are in memory at once; None takes as many as the loss does by default.
+    """
+    size = default_chunk_tokens(x_ND.device.type, len(head_vD)) if chunk_tokens is None else chunk_tokens
+    buffer_nv = x_ND.new_empty(min(size, len(x_ND)), len(head_vD))
+    local_N = targets_N - layers.rank * len(head_vD)
+    scores_N = TokenScores(*(x_ND.new_empty(len(x_ND), dtype=wide_dtype(x_ND)) for _ in TokenScores._fields))
+    for start in range(0, len(x_ND), size):
+        chunk = slice(start, start + size)
+        logits_nv, column_n1, here_n = shard_logits(x_ND[chunk], head_vD, local_N[chunk], buffer_nv)
+        highest_n = layers.max(logits_nv.amax(1))
+        ties_n = (logits_nv == highest_n[:, None]).sum(1)
+        aim_n = logits_nv.gather(1, column_n1)[:, 0] * here_n
+        exp_nv = logits_nv.sub_(highest_n[:, None]).exp_()
+        exp_nv.scatter_(1, column_n1, exp_nv.gather(1, column_n1).masked_fill(here_n[:, None], 0))
+        ties_n, aim_n, others_n, squares_n = layers.sum(
+            torch.stack((ties_n.to(exp_nv.dtype), aim_n, exp_nv.sum(1), exp_nv.square().sum(1)))
+        )
+        margin_n = highest_n - aim_n
+        denominator_n = others_n + torch.exp(-margin_n)
+        scores_N.el2n[chunk] = (others_n.square() + squares_n).sqrt() / denominator_n
+        scores_N.nll[chunk] = margin_n + denominator_n.log()
+        scores_N.accuracy[chunk] = (margin_n == 0) / ties_n
+    return scores_N

@@ -42,8 +42,8 @@ META = torch.device("meta")
 BYTES_PER_SECOND = 4.3e12  # that H200s reach of their 4.8e12
 FLOPS_BFLOAT16 = 779e12  # measured: a product of 8192 x 8192 matrices on an H200
 FLOPS_FLOAT32 = 67e12  # of the data sheet, without TF32
-FLOPS_ATTENTION = 334e12  # arXiv 2407.08608, section 4: cuDNN, head size 64, causal, 2048 tokens, on an H100
-SHORTEST_KERNEL_SECONDS = 2e-6  # as profiles of such cards show for a kernel of a few hundred elements
+FLOPS_ATTENTION = 334e12  # read off a chart of arXiv 2407.08608 (cuDNN, head 64, causal, 2048 tokens); not verified
+SHORTEST_KERNEL_SECONDS = 2e-6  # an assumption: no measurement or source stands behind it
 
 ROOT = Path(__file__).parents[1]
 CAUSES = {

@@ -57,12 +57,12 @@ def write_config(folder: Path, shards: Path, **sections: dict[str, Any]) -> Path
 
 
 # What a step takes and how busy the machine is differ from run to run; all else must not.
-_TIMES = ("tokens_per_second", "mfu", "memory_bytes", "seconds_per_step")
+_TIMES = ("tokens_per_second", "mfu", "memory_bytes", "seconds_per_step", "rank_seconds/")
 
 
 def trajectory(run: Path) -> list[dict[str, Any]]:
     """Returns the results of each step and of evaluations, without times."""
-    return [{k: v for k, v in line.items() if k not in _TIMES} for line in read_metrics(run / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if not k.startswith(_TIMES)} for line in read_metrics(run / "metrics.jsonl")]
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 120.0, pause_seconds: float = 0.02) -> None:

@@ -44,7 +44,9 @@ def _held(context: Context) -> Row:
         seq_length=context.seq_length,
         micro_batches=1,
         seed=0,
+        total_steps=1,
     )
+    parts.draw_weights()
     folder = context.folder / "held"
     manager = CheckpointManager(
         folder, mesh, model=model.to_plain(), retention=CheckpointConfig(keep_last=1), lease=WriterLease.take(folder)

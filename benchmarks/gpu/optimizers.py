@@ -14,7 +14,8 @@ from gpu.sizes import Size
 from gpu.timing import cost_of, seconds_of
 from model.transformer import without_values
 from optim.muon import orthogonalise
-from optim.optimizer import OPTIMIZERS, OneRank, Optimizer, Param
+from optim.optimizer import OPTIMIZERS, Optimizer
+from optim.parameters import OneRank, Param
 
 _MATRICES = 4  # of which the eigenvectors are timed: they take a large part of a second each
 

@@ -36,7 +36,9 @@ def losses(case: Case, mesh: Mesh, sizes: Sizes) -> list[float]:
         seq_length=sizes.seq_length,
         micro_batches=ROWS // MICRO_BATCH,
         seed=3,
+        total_steps=sizes.steps,
     )
+    parts.draw_weights()
     found = []
     for step in range(sizes.steps):
         batches = _micro_batches(step, parts, mesh, sizes.seq_length, documents=case.documents)

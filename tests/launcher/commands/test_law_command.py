@@ -163,7 +163,7 @@ def test_a_failed_write_keeps_the_old_files(fit_file: Path, tmp_path: Path) -> N
     known = tmp_path / "known.json"
     shutil.copy(fit_file, known)
     curves = [fit_file.parent / "cosine.csv", fit_file.parent / "constant.csv"]
-    schedule = ("schedule", fit_file, "--constraint", "families=linear", "-o")
+    schedule = ("schedule", fit_file, "--constraint", "families=linear", "--constraint", "warmup_steps=2", "-o")
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "schedule.json").write_text("[1]")
     for arguments in (

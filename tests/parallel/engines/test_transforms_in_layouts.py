@@ -18,6 +18,11 @@ from processes import run_ranks
 from optim.transforms.base import TRANSFORMS
 
 QUICK = ("one", "tensor2-data2-zero1")
+LAYOUTS = (  # each kind of sharding of the parity list, alone or with another
+    *QUICK,
+    *("tensor2-sequence", "pipeline2-interleaved", "data2-zero0", "data2-zero1-offload", "data2-zero2-offload"),
+    *("data2-zero3", "tensor2-data2-zero2", "tensor2-pipeline2-data2-zero1"),
+)
 EXAMPLES = {
     f"{name}-{number}": config
     for name in TRANSFORMS.names()
@@ -61,7 +66,7 @@ def runs_of(layout: str) -> dict[str, Trajectory]:
 
 
 @pytest.mark.parametrize(
-    "layout", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in PARITY_LAYOUTS]
+    "layout", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in LAYOUTS]
 )
 def test_masks_and_runs_are_those_of_one_process(layout: str) -> None:
     expected = runs_of("one")

@@ -22,6 +22,7 @@ def test_shown():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["-k", "hidden"], ["-m", "not slow", "-k", "hidden", "-n", "1"], ["-m", "gpu"], ["-m", "not gpu"]],

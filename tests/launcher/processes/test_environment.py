@@ -194,6 +194,7 @@ def test_the_one_thread_of_torchrun_is_not_the_users(tmp_path: Path) -> None:
         assert done.stdout.split() == [f"threads={expected}"] * 2
 
 
+@pytest.mark.slow
 def test_a_gpus_memory_is_allocated_in_expandable_segments_unless_the_user_chooses() -> None:
     code = (
         "from launcher.processes.environment import prepare_imports\n"
@@ -215,6 +216,7 @@ def test_a_rank_takes_a_gpu_that_it_sees(local_rank: int, visible: int, gpu: int
     assert RankInfo(local_rank, local_rank, 8, 8, 0, "", 0, "srun").gpu(visible) == gpu
 
 
+@pytest.mark.slow
 def test_ranks_of_one_node_meet_over_the_loopback_interface_unless_the_user_names_another() -> None:
     code = (
         "from launcher.processes.environment import prepare_process\n"

@@ -326,6 +326,7 @@ def test_a_held_out_loss_that_comes_later_reaches_the_manifest_and_counts_for_wh
     assert problems_of(path) == []
 
 
+@pytest.mark.slow
 def test_a_disk_slower_than_the_interval_holds_the_loop_and_mixes_nothing_up(tmp_path: Path) -> None:
     ((after_first, after_second),) = run_ranks(1, save_on_a_slow_disk, tmp_path)
     assert after_first == []  # the loop went on while the first was being written

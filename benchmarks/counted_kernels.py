@@ -58,7 +58,7 @@ class Kernel:
 
     @property
     def is_copy(self) -> bool:
-        """Whether it only moves or rounds values."""
+        """Returns whether it only moves or rounds values."""
         return self.name in _COPIES
 
 

@@ -1,4 +1,4 @@
-"""What every phase gets: where to write, the form of its shapes, and what its lines in the record begin with."""
+"""The context that every phase receives: where it writes, its form of shapes, and how its lines in the record begin."""
 
 from __future__ import annotations
 

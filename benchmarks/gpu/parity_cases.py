@@ -47,7 +47,7 @@ class Case:
 
     @property
     def compiled(self) -> bool:
-        """Whether the tiny form leaves the case out: a CPU compiles for half a minute."""
+        """Returns whether the tiny form leaves the case out: a CPU compiles for half a minute."""
         return bool(self.compute.get("compile"))
 
 

@@ -19,7 +19,7 @@ TIME_LIMIT = "time limit"
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code, or the words `time limit`."""
+    """The end of a process: its exit code, or the words `time limit`."""
 
     code: int | str
     seconds: float

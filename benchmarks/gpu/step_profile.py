@@ -1,4 +1,4 @@
-"""What a trace of torch.profiler says of one step: its kernels, how long they keep the device busy, the longest."""
+"""The reader of a torch.profiler trace of one step: its kernels, how long they keep the device busy, the longest."""
 
 from __future__ import annotations
 

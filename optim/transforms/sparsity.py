@@ -207,8 +207,7 @@ class Sparsity(UpdateTransform):
         if step != self._counted_step + 1:  # a checkpoint was loaded
             self._count()
         self._counted_step = step
-        if self._is_due(step):
-            self._prune(self._ramp.sparsity(step))
+        if self._is_due(step) and self._prune(self._ramp.sparsity(step)):
             self._count()
 
     def before_update(self, params: Sequence[Param]) -> None:
@@ -248,8 +247,8 @@ class Sparsity(UpdateTransform):
                 counts[self._numbers[param.name]] += self._pruned[param.name].sum().cpu()
         self._counts = self._inputs.sum_over_ranks(counts)
 
-    def _prune(self, sparsity: float) -> None:
-        """Prunes weights until the sparsity is reached. A collective, unless it is reached already."""
+    def _prune(self, sparsity: float) -> bool:
+        """Prunes weights until the sparsity is reached. A collective, unless it is reached already: returns False."""
         config, groups = self._config, self._config.groups
         in_all = config.scope == "global"
         total = torch.tensor(list(self._sizes.values())) // groups.size
@@ -259,7 +258,7 @@ class Sparsity(UpdateTransform):
         wanted = (total * (sparsity / groups.pruned_share)).round().long() - pruned
         wanted.clamp_(min=0)  # a run that was made longer may have more already
         if not wanted.any():
-            return
+            return False
         dense = [groups.dense(self._pruned[param.name]) for param in self._params]
         chosen = select_smallest(
             [
@@ -279,6 +278,7 @@ class Sparsity(UpdateTransform):
         )
         for param, numbers, choice in zip(self._params, dense, chosen, strict=True):
             self._add(param, numbers[choice])
+        return True
 
     def _group_scores(self, param: Param, numbers: Tensor) -> Tensor:
         return self._config.groups.scores(self._scores(param), numbers)

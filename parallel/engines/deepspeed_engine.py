@@ -97,9 +97,12 @@ class DeepSpeedEngine:
 
     def state(self, *, saving: bool) -> dict[str, Slice]:
         slices: dict[str, Slice] = {}
+        of_transforms: dict[str, dict[str, Tensor]] = {}  # by parameter
+        for key, value in self._transforms.state().items():
+            of_transforms.setdefault(key.rpartition(".")[0], {})[f"optimizer.{key}"] = value.tensor
         for shard in self._shards:
             shape = self._shapes[shard.name]
-            for key, part in self._parts(shard).items():
+            for key, part in {**self._parts(shard), **of_transforms.get(shard.name, {})}.items():
                 if not saving:
                     if len(part):
                         slices[key] = FlatSlice(part, shard.dim, self._partitions.start_of(shard.name), shape)
@@ -141,12 +144,10 @@ class DeepSpeedEngine:
         )
 
     def _parts(self, shard: ParameterShard) -> dict[str, Tensor]:
-        """Returns this rank's range of a parameter's master and of its state, by checkpoint name."""
-        view, state = self._partitions.view, f"optimizer.{shard.name}"
-        moments = {f"{state}.{moment}": view(shard.name, moment) for moment in self._optimizer.moments}
-        own = {f"optimizer.{key}": value.tensor for key, value in self._transforms.state().items()}
-        of_transforms = {key: tensor for key, tensor in own.items() if key.rpartition(".")[0] == state}
-        return {f"model.{shard.name}": view(shard.name, None), **moments, **of_transforms}
+        """Returns this rank's range of a parameter's master and of its moments, by checkpoint name."""
+        view, name = self._partitions.view, shard.name
+        moments = {f"optimizer.{name}.{moment}": view(name, moment) for moment in self._optimizer.moments}
+        return {f"model.{name}": view(name, None), **moments}
 
     def _build_transforms(self, inputs: EngineInputs) -> TransformChain:
         """Builds the transforms of this rank's ranges; a range may be empty, so that all ranks have the same state."""
@@ -175,7 +176,7 @@ class DeepSpeedEngine:
                 plan=inputs.plan,
             ),
         )
-        self._optimizer.transform(transforms, ranges)
+        self._optimizer.transform(transforms, ranges if inputs.optimizer.transforms else ())
         return transforms
 
     def _allocate_state(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import optim_cases as cases
@@ -124,6 +125,27 @@ def test_a_target_of_zero_is_the_dense_run_to_the_bit(optimizer: str) -> None:
     dense, _ = cases.trained(OPTIMIZERS[optimizer].examples()[0], MODEL, STEPS, lr=LR)
     for one, other in zip(sparse, dense, strict=True):
         assert torch.equal(one.weight, other.weight), one.name
+
+
+def test_ranks_send_nothing_in_steps_without_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(unit="steps")  # prunes in steps 4, 6 and 8
+    params = cases.params_of(MODEL, cases.weights(MODEL))
+    optimizer, chain = built("adamw", config, params)
+    sums = 0
+
+    def total(x: torch.Tensor) -> torch.Tensor:
+        nonlocal sums
+        sums += 1
+        return x
+
+    (sparsity,) = chain._transforms
+    monkeypatch.setattr(sparsity, "_inputs", replace(sparsity._inputs, sum_over_ranks=total))  # type: ignore[attr-defined]
+    sent = []
+    for step in range(STEPS):
+        before = sums
+        cases.take_steps(optimizer, params, MODEL, [step], lr=LR)
+        sent.append(sums > before)
+    assert [step for step, any_sent in enumerate(sent, start=1) if any_sent] == [4, 6, 8]
 
 
 def test_moments_of_dead_weights_are_zero() -> None:

@@ -50,7 +50,7 @@ class Kernel:
     launches: int
     bytes: int  # read and written once, each tensor as it is laid out without repetition
     flops: int  # of matrix products; 0 for others
-    dtype: torch.dtype | None  # of the result
+    dtype: torch.dtype | None  # of the result; of the operands of a product, which may have a wider result
 
     @property
     def is_product(self) -> bool:
@@ -103,7 +103,7 @@ class KernelTrace(TorchDispatchMode):
         if name in _NO_KERNEL or _is_view(func) or not any(result.is_meta for result in results or _tensors(args)):
             self._cause()  # a view's backward pass may be a kernel
             return
-        flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=out) if name in _WITH_FLOPS else 0
+        flops = flop_registry[func._overloadpacket](*_without_dtypes(args), out_val=out) if name in _WITH_FLOPS else 0
         self.kernels.append(
             Kernel(
                 name=name,
@@ -111,7 +111,7 @@ class KernelTrace(TorchDispatchMode):
                 launches=_launches(name, args),
                 bytes=_bytes_moved(func, name, args, kwargs, results),
                 flops=flops // 2 if "attention" in name else flops,  # the causal half
-                dtype=results[0].dtype if results else None,
+                dtype=_tensors(args)[-1].dtype if name in _PRODUCTS else results[0].dtype if results else None,
             )
         )
 
@@ -154,6 +154,11 @@ def _value_on_host(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> An
     if name == "aten::_to_copy" and args[0].is_meta and kwargs.get("device") == torch.device("cpu"):
         return torch.ones(args[0].shape, dtype=args[0].dtype)
     return None
+
+
+def _without_dtypes(args: Sequence[Any]) -> list[Any]:
+    """Returns the arguments without the dtype of the result, which no formula for FLOPs takes."""
+    return [arg for arg in args if not isinstance(arg, torch.dtype)]
 
 
 def _is_view(func: Any) -> bool:

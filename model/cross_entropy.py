@@ -8,7 +8,6 @@ Shapes: N tokens, n tokens of a chunk, D hidden_size, v a rank's shard of the vo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,8 @@ import torch
 from torch import Tensor
 
 from model.layers import Layers
+from model.loss_kernels import LossKernel, torch_loss
 from model.precision import cast, wide_dtype
-
-LOG2_E = math.log2(math.e)
 
 
 def default_chunk_tokens(device_type: str, vocabulary: int) -> int:
@@ -41,13 +39,14 @@ def cross_entropy(
     *,
     z_loss: float,
     chunk_tokens: int,
+    kernel: LossKernel = torch_loss,
 ) -> tuple[Tensor, Tensor]:
     """Returns sum_i weights_i · (nll_i + z_loss · lse_i²), and the sum of nll_i over weights_i > 0, detached; in fp32.
 
     `x_ND` is full on each rank (it comes from `layers.enter`, whose backward sums the ranks' gradients); `head_vD`
     is this rank's contiguous shard of the vocabulary's rows; targets are global. The gradient is for one backward pass.
     """
-    plan = _Plan(layers, z_loss, chunk_tokens)
+    plan = _Plan(layers, kernel, z_loss, chunk_tokens)
     if torch.is_grad_enabled() and (x_ND.requires_grad or head_vD.requires_grad):
         total, nll = _CrossEntropy.apply(x_ND, head_vD, targets_N, weights_N, plan)  # type: ignore[no-untyped-call]
         return total, nll
@@ -55,20 +54,10 @@ def cross_entropy(
     return total, nll
 
 
-def shard_logits(x_nD: Tensor, head_vD: Tensor, local_n: Tensor, buffer_nv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the logits of a chunk [n, v] in the wide dtype, each target's column [n, 1], and whether it is here [n].
-
-    `local_n` are the targets counted from this rank's first row. The column of one that another rank has means nothing.
-    `buffer_nv` has rows for the logits, which may use its memory.
-    """
-    logits_nv = cast(torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)]), wide_dtype(x_nD))
-    here_n = (local_n >= 0) & (local_n < head_vD.shape[0])
-    return logits_nv, local_n.clamp(0, head_vD.shape[0] - 1)[:, None], here_n
-
-
 @dataclass(frozen=True)
 class _Plan:
     layers: Layers
+    kernel: LossKernel
     z_loss: float
     chunk_tokens: int
 
@@ -98,36 +87,38 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns total, nll, and the wanted gradients of the total (the head's summed over chunks in fp32)."""
     wide = wide_dtype(x_ND)
-    # In float64: of thousands of chunks, fp32 would round the last ones away.
-    total, nll = (x_ND.new_zeros((), dtype=torch.float64) for _ in range(2))
+    loss_N, nll_N = (x_ND.new_empty(x_ND.shape[0], dtype=wide) for _ in range(2))
     grad_x_ND = torch.empty_like(x_ND) if want_x else None
     grad_head_vD = torch.zeros_like(head_vD, dtype=wide) if want_head else None
     # One buffer for all chunks: the allocator would get new memory of this size from the system each time.
     buffer_nv = x_ND.new_empty(min(plan.chunk_tokens, x_ND.shape[0]), head_vD.shape[0])
-    local_N = targets_N - plan.layers.rank * head_vD.shape[0]
+    local_N, weights_N = targets_N - plan.layers.rank * head_vD.shape[0], cast(weights_N, wide)
     for start in range(0, x_ND.shape[0], plan.chunk_tokens):
         chunk = slice(start, start + plan.chunk_tokens)
-        x_nD, weights_n = x_ND[chunk], weights_N[chunk].to(wide)
-        logits_nv, column_n1, here_n = shard_logits(x_nD, head_vD, local_N[chunk], buffer_nv)
-        aim_n = logits_nv.gather(1, column_n1)[:, 0] * here_n
-        highest_n = plan.layers.max(logits_nv.amax(1))
-        # exp(logits - highest), as powers of two: exp2 takes half the time of exp on CPUs.
-        exp_nv = torch.add(-LOG2_E * highest_n[:, None], logits_nv, alpha=LOG2_E, out=logits_nv).exp2_()
-        denominator_n, aim_n = plan.layers.sum(torch.stack((exp_nv.sum(1), aim_n)))
-        lse_n = highest_n + denominator_n.log()
-        nll_n = lse_n - aim_n
-        total = total + (weights_n * (nll_n + plan.z_loss * lse_n.square())).sum(dtype=torch.float64)
-        nll = nll + torch.where(weights_n > 0, nll_n, 0.0).sum(dtype=torch.float64)
-        if grad_x_ND is None and grad_head_vD is None:
-            continue
-        # d total / d logit_j = weight · ((1 + 2 z lse) softmax_j - [j is the target])
-        slope_n = weights_n * (1 + 2 * plan.z_loss * lse_n) / denominator_n
-        grad_nv = exp_nv.mul_(slope_n[:, None])
-        grad_nv.scatter_add_(1, column_n1, -(weights_n * here_n)[:, None])
-        grad_nv = cast(grad_nv, x_ND.dtype)
+        x_nD = x_ND[chunk]
+        logits_nv = torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)])
+        loss_N[chunk], nll_N[chunk], grad_nv = plan.kernel(
+            *(logits_nv, local_N[chunk], weights_N[chunk], plan.layers),
+            z_loss=plan.z_loss,
+            gradient=want_x or want_head,
+        )
         if grad_x_ND is not None:
             torch.mm(grad_nv, head_vD, out=grad_x_ND[chunk])
         if grad_head_vD is not None:
-            grad_head_vD.addmm_(grad_nv.mT, x_nD) if wide == x_ND.dtype else grad_head_vD.add_(grad_nv.mT @ x_nD)
+            _add_product(grad_head_vD, grad_nv.mT, x_nD)
+    # In float64: of thousands of chunks, fp32 would round the last ones away.
+    total, nll = (
+        cast(each_N.sum(dtype=torch.float64), wide) for each_N in (loss_N, torch.where(weights_N > 0, nll_N, 0.0))
+    )
     grad_head_vD = None if grad_head_vD is None else cast(grad_head_vD, head_vD.dtype)
-    return cast(total, wide), cast(nll, wide), grad_x_ND, grad_head_vD
+    return total, nll, grad_x_ND, grad_head_vD
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds left @ right to `total`, which has the wide dtype, in one product where the device has one for that."""
+    if total.dtype == right.dtype:
+        total.addmm_(left, right)
+    elif total.device.type == "cpu":
+        total.add_(left @ right)
+    else:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)

@@ -26,6 +26,7 @@ class LayoutSizes:
     recompute: Recompute = "none"
     bfloat16: bool = False
     device_type: str = "cpu"
+    fused_loss: bool = False  # the cross-entropy makes gradients of logits without a copy in float32
 
     @property
     def element(self) -> int:
@@ -103,10 +104,10 @@ def rank_bytes(
 def logits_bytes(config: ModelConfig, layout: LayoutSizes, *, tokens: int) -> int:
     """Returns the bytes of the logits of a micro-batch of `tokens`, as many as are held at once.
 
-    They are computed in the precision of the weights, and become their own gradient in float32. With bfloat16 weights,
-    copies in both live at once, and those of a chunk until the next one's are computed.
+    They have the precision of the weights, and become their own gradient. With bfloat16 weights the plain form
+    does this in a copy in float32.
     """
-    bytes_each = 2 * (BYTES_BFLOAT16 + BYTES_FLOAT32) if layout.bfloat16 else BYTES_FLOAT32
+    bytes_each = layout.element + (BYTES_FLOAT32 if layout.bfloat16 and not layout.fused_loss else 0)
     vocabulary = config.vocabulary // layout.tensor
     at_once = config.objective.tokens_at_once(tokens, device_type=layout.device_type, vocabulary=vocabulary)
     return at_once * vocabulary * bytes_each

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.cross_entropy import default_chunk_tokens, shard_logits
+from model.cross_entropy import default_chunk_tokens
 from model.layers import Layers
-from model.precision import wide_dtype
+from model.loss_kernels import target_columns
+from model.precision import cast, wide_dtype
 
 
 class TokenScores(NamedTuple):
@@ -42,7 +43,9 @@ def token_scores(
     scores_N = TokenScores(*(x_ND.new_empty(len(x_ND), dtype=wide_dtype(x_ND)) for _ in TokenScores._fields))
     for start in range(0, len(x_ND), size):
         chunk = slice(start, start + size)
-        logits_nv, column_n1, here_n = shard_logits(x_ND[chunk], head_vD, local_N[chunk], buffer_nv)
+        x_nD = x_ND[chunk]
+        logits_nv = cast(torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)]), wide_dtype(x_ND))
+        column_n1, here_n = target_columns(local_N[chunk], len(head_vD))
         highest_n = layers.max(logits_nv.amax(1))
         ties_n = (logits_nv == highest_n[:, None]).sum(1)
         aim_n = logits_nv.gather(1, column_n1)[:, 0] * here_n

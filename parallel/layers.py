@@ -1,7 +1,7 @@
 """Megatron's tensor-parallel layers behind the model's `Layers` contract.
 
-Columns that share an input (q, k, v; gate, up) are separate parameters and one matrix product: their weights are
-joined for the product, so the input enters the tensor-parallel region once.
+Columns that share an input (q, k, v; gate, up) are separate parameters and one matrix product (parallel/projection.py),
+so the input enters the tensor-parallel region once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from megatron.core.transformer import TransformerConfig
 from model.layers import COLUMN_BIAS, COLUMN_WEIGHT, EMBEDDING_WEIGHT, ROW_BIAS, ROW_WEIGHT
 from model.parameter import Gradient, ParamSpec, declare
 from parallel.mesh import Axis
-from parallel.waiting import wait_for_collectives
+from parallel.projection import project
 
 # Without CUDA there are no queues to order: Megatron's warning about CUDA_DEVICE_MAX_CONNECTIONS does not apply.
 linear_with_grad_accumulation_and_async_allreduce.warned = not torch.cuda.is_available()
@@ -39,60 +39,6 @@ class _Embedding(tensor_parallel.VocabParallelEmbedding):  # type: ignore[misc]
     def forward(self, tokens_BT: Tensor) -> Tensor:
         x_TBD: Tensor = super().forward(tokens_BT.transpose(0, 1).contiguous())
         return x_TBD
-
-
-class _Project(torch.autograd.Function):
-    """x · [w1; w2; ...]ᵀ + [b1; b2; ...] with weights that are sharded over their outputs.
-
-    Operation by operation it is Megatron's linear_with_grad_accumulation_and_async_allreduce, which would keep the
-    joined weights for the backward pass: as much memory as the weights, for every micro-batch in flight. Here they are
-    joined once more.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_tBD: Tensor, sequence: bool, group: dist.ProcessGroup, columns: int, *parameters: Tensor
-    ) -> Tensor:
-        weights, biases = parameters[:columns], parameters[columns:]
-        ctx.save_for_backward(x_tBD, *weights)
-        ctx.sequence, ctx.group, ctx.bias = sequence, group, bool(biases)
-        x_TBD = x_tBD
-        if sequence:
-            x_TBD, gathering = _start_gather(x_tBD, group)
-            wait_for_collectives([gathering])
-        out_TBO = torch.matmul(x_TBD, _join(weights).t())
-        return out_TBO + _join(biases) if biases else out_TBO
-
-    @staticmethod
-    def backward(ctx: Any, grad_TBO: Tensor) -> tuple[Tensor | None, ...]:
-        x_tBD, *weights = ctx.saved_tensors
-        x_TBD, gathering = _start_gather(x_tBD, ctx.group) if ctx.sequence else (x_tBD, None)
-        grad_TBD = grad_TBO.matmul(_join(weights))
-        if gathering is not None:
-            wait_for_collectives([gathering])
-        # The sum over the ranks runs while the weights' gradient is computed.
-        grad_tBD = x_tBD.new_empty(x_tBD.shape) if ctx.sequence else grad_TBD
-        if ctx.sequence:
-            summing = dist.reduce_scatter_tensor(grad_tBD, grad_TBD, group=ctx.group, async_op=True)
-        else:
-            summing = dist.all_reduce(grad_TBD, group=ctx.group, async_op=True)
-        grad_NO, x_ND = grad_TBO.contiguous().flatten(0, 1), x_TBD.contiguous().flatten(0, 1)
-        joined = [grad_NO.t().matmul(x_ND), *([grad_NO.sum(0)] if ctx.bias else [])]
-        sizes = [weight.shape[0] for weight in weights]
-        wait_for_collectives([summing])
-        return grad_tBD, None, None, None, *(part for gradient in joined for part in gradient.split(sizes))
-
-
-def _start_gather(x_tBD: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, dist.Work]:
-    """Returns [T, B, D], which is complete when the work is."""
-    x_TBD = x_tBD.new_empty(x_tBD.shape[0] * group.size(), *x_tBD.shape[1:])
-    gathering = dist.all_gather_into_tensor(x_TBD, x_tBD.contiguous(), group=group, async_op=True)
-    assert gathering is not None
-    return x_TBD, gathering
-
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 class MegatronLayers:
@@ -114,7 +60,7 @@ class MegatronLayers:
     def project(self, x_tBD: Tensor, columns: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         weights: list[Tensor] = [column.weight for column in columns]  # type: ignore[misc]
         biases = [column.bias for column in columns if column.bias is not None]
-        out_TBO: Tensor = _Project.apply(x_tBD, self._sequence, self._group, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
+        out_TBO = project(x_tBD, weights, biases, sequence=self._sequence, group=self._group)
         return tuple(torch.split(out_TBO, [weight.shape[0] for weight in weights], dim=-1))
 
     def row(self, in_size: int, out_size: int, *, bias: bool) -> nn.Module:

@@ -14,16 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from processes import run_ranks
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from model.cross_entropy import _CrossEntropy, _Plan
 from model.layers import TorchLayers
+from model.loss_kernels import torch_loss
 from model.norms import _LayerNorm, _RMSNorm
 from model.position import RoPEConfig, _Rotate
-from parallel.layers import _Project
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("model", "parallel", "optim", "train", "launcher")
@@ -54,9 +53,8 @@ ARGUMENTS: dict[type[torch.autograd.Function], Callable[[torch.dtype], tuple[Any
     _Rotate: lambda dtype: (drawn(4, 2, 3, 8, dtype=dtype), *RoPEConfig().rotation(torch.arange(4).expand(2, 4), 8)),
     _CrossEntropy: lambda dtype: (
         *(drawn(6, 8, dtype=dtype), drawn(11, 8, dtype=dtype), torch.arange(6), torch.full((6,), 0.25)),
-        _Plan(TorchLayers(), 0.0, 4),
+        _Plan(TorchLayers(), torch_loss, 0.0, 4),
     ),
-    _Project: lambda dtype: (drawn(4, 2, 8, dtype=dtype), False, dist.group.WORLD, 1, drawn(6, 8, dtype=dtype)),
 }
 
 

@@ -29,12 +29,12 @@ def no_gradient_if_compiled(weights_N: Tensor, x_ND: Tensor) -> Tensor:
 TRIAL = Trial(model={"num_layers": 1, "bias": True}, compute={"compile": True}, steps=1)
 
 
-def refused(mesh: Mesh) -> str:
+def refused(mesh: Mesh, parallel: ParallelConfig | None = None) -> str:
     """Returns the message with which a rank refuses to train; "" if it does not."""
     try:
         check_compiled_block(
             TRIAL.model_config(),
-            ParallelConfig(),
+            parallel or ParallelConfig(),
             mesh,
             compute=ComputeConfig(compile=True),
             seq_length=SEQ_LENGTH,
@@ -68,3 +68,18 @@ def test_a_block_that_is_compiled_wrongly_is_refused() -> None:
     assert broken.startswith(f"train.compile = true: torch {torch.__version__} computes other gradients")
     assert "_norm.weight differs by 100% of its norm" in broken
     assert checked == trained > 0
+
+
+def message_and_graphs(parallel: ParallelConfig) -> tuple[str, int, int]:
+    from torch._dynamo.utils import counters
+
+    message = refused(make_mesh(parallel, timeout_seconds=60), parallel)
+    return message, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++")
+@pytest.mark.parametrize("sequence", [False, True])
+def test_a_block_of_tensor_ranks_is_one_graph_with_the_right_gradients(sequence: bool) -> None:
+    found = run_ranks(2, message_and_graphs, ParallelConfig(tensor=2, sequence=sequence), timeout=280)
+    assert found == [("", 1, 0)] * 2

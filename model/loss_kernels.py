@@ -1,0 +1,124 @@
+"""The cross-entropy's element-wise work on the logits of a chunk, behind one signature: by torch, or by Triton.
+
+Shapes: n tokens of a chunk, v a rank's shard of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from model.layers import Layers, TorchLayers
+from model.precision import cast, wide_dtype
+
+LossKernelName = Literal["torch", "triton"]
+
+LOG2_E = math.log2(math.e)
+# Of the norm, against float32. In float32 both forms round a few hundred terms, in 16 bits the gradients are rounded.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.02}
+
+
+class LossKernel(Protocol):
+    """Turns the logits of a chunk into losses and gradients."""
+
+    def __call__(
+        self,
+        logits_nv: Tensor,
+        local_n: Tensor,
+        weights_n: Tensor,
+        layers: Layers,
+        *,
+        z_loss: float,
+        gradient: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns loss_n = weights_n · (nll_n + z_loss · lse_n²), nll_n, and the gradient of the losses' sum [n, v].
+
+        `local_n` are the targets counted from this rank's first row of the head; a target outside of [0, v) is another
+        rank's, or that of a token without weight. `weights_n` and the first two results have the wide dtype. The
+        gradient has the dtype of the logits, whose memory may be taken for it; without `gradient` it means nothing.
+        """
+        ...
+
+
+def torch_loss(
+    logits_nv: Tensor, local_n: Tensor, weights_n: Tensor, layers: Layers, *, z_loss: float, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The plain form, on any device: operation by operation, in the wide dtype."""
+    column_n1, here_n = target_columns(local_n, logits_nv.shape[1])
+    wide_nv = cast(logits_nv, wide_dtype(logits_nv))
+    aim_n = wide_nv.gather(1, column_n1)[:, 0] * here_n
+    highest_n = layers.max(wide_nv.amax(1))
+    # exp(logits - highest), as powers of two: exp2 takes half the time of exp on CPUs.
+    exp_nv = torch.add(-LOG2_E * highest_n[:, None], wide_nv, alpha=LOG2_E, out=wide_nv).exp2_()
+    denominator_n, aim_n = layers.sum(torch.stack((exp_nv.sum(1), aim_n)))
+    lse_n = highest_n + denominator_n.log()
+    nll_n = lse_n - aim_n
+    loss_n = weights_n * (nll_n + z_loss * lse_n.square())
+    if not gradient:
+        return loss_n, nll_n, logits_nv
+    # d loss / d logit_j = weight · ((1 + 2 z lse) softmax_j - [j is the target])
+    slope_n = weights_n * (1 + 2 * z_loss * lse_n) / denominator_n
+    grad_nv = exp_nv.mul_(slope_n[:, None])
+    grad_nv.scatter_add_(1, column_n1, -(weights_n * here_n)[:, None])
+    # In 16 bits the gradient takes the memory of the logits, which are not needed any more.
+    return loss_n, nll_n, grad_nv if wide_nv is logits_nv else logits_nv.copy_(grad_nv)
+
+
+def target_columns(local_n: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Returns each target's column [n, 1] of this rank's logits, and whether it is one of them [n].
+
+    The column of a target that is not here means nothing.
+    """
+    return local_n.clamp(0, columns - 1)[:, None], (local_n >= 0) & (local_n < columns)
+
+
+def loss_kernel_by(name: LossKernelName) -> LossKernel:
+    """Returns the kernel. Raises ImportError without Triton, which torch brings on a machine with a GPU."""
+    if name == "torch":
+        return torch_loss
+    kernel: LossKernel = importlib.import_module("model.triton_loss").triton_loss
+    return kernel
+
+
+def choose_loss_kernel(
+    wanted: LossKernelName | Literal["auto"], device: torch.device, dtype: torch.dtype
+) -> LossKernelName:
+    """Resolves `auto` to Triton's kernel where it runs, and to torch's elsewhere. `dtype` is the model's."""
+    if wanted != "auto":
+        return wanted
+    return "torch" if why_not_loss_kernel("triton", device, dtype) else "triton"
+
+
+def why_not_loss_kernel(name: LossKernelName, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Returns why a kernel cannot be used, or None. It is run on a few tokens, forward and backward."""
+    if name == "torch":
+        return None
+    if device.type != "cuda":
+        return f"it needs a CUDA device, and the model is on {device.type}"
+    try:
+        error = loss_kernel_error(loss_kernel_by(name), device, dtype)
+    except ImportError as absent:
+        return f"it does not import ({absent}); install triton in the version that torch requires"
+    except Exception as failure:  # whatever the compiler raises: no C compiler, an unknown GPU, a wrong driver
+        return f"it does not run here ({type(failure).__name__}: {str(failure)[:200]})"
+    return None if error <= _TOLERANCE[dtype] else f"its results are wrong here, by {error:.0%} of their norm"
+
+
+def loss_kernel_error(kernel: LossKernel, device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the largest error of the losses and gradients, as a share of their norms, against torch in float32."""
+    tokens, columns = 9, 5000  # neither is a multiple of what a block of a kernel takes
+    generator = torch.Generator().manual_seed(0)
+    logits_nv = (3 * torch.randn(tokens, columns, generator=generator)).to(device, dtype)
+    local_n = torch.randint(-columns // 4, columns, (tokens,), generator=generator).to(device)
+    weights_n = torch.rand(tokens, generator=generator).to(device)
+
+    def results(kernel: LossKernel, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = (logits_nv.to(dtype, copy=True), local_n, weights_n)
+        return kernel(*inputs, TorchLayers(), z_loss=1e-2, gradient=True)
+
+    pairs = zip(results(kernel, dtype), results(torch_loss, torch.float32), strict=True)
+    return max(float((found.float() - right).norm() / right.norm()) for found, right in pairs)

@@ -11,7 +11,7 @@ Legend of shapes: as in law.py; n runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -29,9 +29,13 @@ class Runs:
     parameters: Floats  # [n]
     tokens: Floats  # [n]
     loss: Floats  # [n]
+    batch_tokens: Floats | None = None  # [n], of a step
+    unique_tokens: Floats | None = None  # [n]; None: no token was seen twice
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "tokens", "loss"):
+        for name in ("parameters", "tokens", "loss", "batch_tokens", "unique_tokens"):
+            if getattr(self, name) is None:
+                continue
             values = np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64))
             if values.shape != np.shape(np.atleast_1d(self.parameters)) or values.ndim != 1:
                 raise UserError(f"{name}: as many values as there are runs are needed")
@@ -48,17 +52,21 @@ class Runs:
 class ComputeLaw(LawConfig):
     """A law of the final loss."""
 
-    def features(self, runs: Runs) -> Floats:
-        """Returns the logarithms of the quantities raised to powers [powers, n]."""
+    def suited(self, runs: Runs) -> Self:
+        """Returns the law in the units of the runs to be fitted."""
+        return self
+
+    def features(self, runs: Runs) -> Any:
+        """Returns what `terms` needs; here, the logarithms of the quantities raised to powers [powers, n]."""
         raise AssertionError(f"{type(self).__name__} has no features")
 
     def check(self, runs: Runs) -> None:
         """Raises UserError if the runs cannot identify the parameters."""
         raise AssertionError(f"{type(self).__name__} has no check")
 
-    def terms(self, shape_mq: Floats, features: Floats) -> tuple[Floats, Floats]:
+    def terms(self, shape_mq: Floats, features: Any) -> tuple[Floats, Floats]:
         """Returns 1, and each quantity to minus its power."""
-        count, powers, runs = shape_mq.shape[0], *features.shape
+        count, (powers, runs) = shape_mq.shape[0], np.shape(features)
         phi = np.ones((count, runs, powers + 1))
         slope = np.zeros((count, runs, powers + 1, powers))
         for index, log_n in enumerate(features):

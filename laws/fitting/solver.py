@@ -23,7 +23,7 @@ HUBER_DELTA = 1e-3
 PRIOR_STRENGTH = 1e-5  # of a squared standard width, in the objective's unit
 STARTS_REFINED = 5
 STARTS_FINISHED = 2
-_MOST_ROUNDS = 200
+_MOST_ROUNDS = 1000  # most laws take some tens; one of nine shapes crosses long flat valleys
 _MOST_NUMBERS = 2**20  # of a term of the grid at once
 
 

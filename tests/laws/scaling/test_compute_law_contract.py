@@ -16,10 +16,11 @@ def law(request: pytest.FixtureRequest) -> ComputeLaw:
 
 
 def runs(count: int = 40, seed: int = 0) -> Runs:
-    """Runs that differ in size and tokens."""
+    """Runs that differ in size, tokens, batch and epochs."""
     rng = np.random.default_rng(seed)
     parameters, tokens = 10 ** rng.uniform(7.6, 9.6, size=count), 10 ** rng.uniform(9, 11, size=count)
-    return Runs(parameters, tokens, np.full(count, 3.0))
+    batch, unique = 10 ** rng.uniform(4.5, 6.5, size=count), tokens / rng.choice([1, 1, 3, 10, 40], size=count)
+    return Runs(parameters, tokens, np.full(count, 3.0), batch, unique)
 
 
 def typical(law: ComputeLaw, data: Runs) -> np.ndarray:

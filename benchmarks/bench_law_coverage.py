@@ -13,20 +13,24 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from laws.curve import Floats, Ints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.fitted import fit_curves
-from laws.law import CurveLaw
+from laws.law import CurveLaw, LawConfig
 from laws.loss_curves.annealing import AnnealingConfig
 from laws.loss_curves.annealing_size import AnnealingSizeConfig
 from laws.loss_curves.multi_power import MultiPowerConfig
 from laws.loss_curves.relaxation import RelaxationConfig
 from laws.scaling.critical_batch import BatchRun, critical_batch
+from laws.scaling.farseer import FarseerConfig
 from laws.scaling.fit import fit_runs
+from laws.scaling.kaplan_batch import KaplanBatchConfig
 from laws.scaling.laws import AverageParametersConfig, ChinchillaConfig, ComputeLaw, PowerConstantConfig, Runs
+from laws.scaling.repetition import RepetitionConfig
+from laws.scaling.skaling import SkalingConfig
 from schedules.base import SCHEDULES
 
 SAMPLES = 100  # of each bootstrap
@@ -62,6 +66,16 @@ def heavy_tailed(rng: np.random.Generator, size: int) -> Floats:
     return rng.standard_t(3, size=size)
 
 
+def drawn(law: LawConfig, values: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
+    """Returns the true values; those that a prior holds are drawn from it."""
+    found = dict(values)
+    for shape in law.shapes():
+        if shape.prior is not None:
+            value = rng.normal(*shape.prior)
+            found[shape.name] = float(np.clip(np.exp(value) if shape.log else value, shape.lower, shape.upper))
+    return found
+
+
 @dataclass(frozen=True)
 class CurveCase:
     """A law of loss curves: four runs of 8,000 steps with 60 losses each, and the last loss of a fifth schedule."""
@@ -74,7 +88,7 @@ class CurveCase:
     def held(self, seed: int, samples: int) -> Held:
         """Yields each quantity of one fit, and whether its interval holds the truth."""
         rng = np.random.default_rng(seed)
-        truth = self._drawn(rng)
+        truth = drawn(self.law, self.values, rng)
         curves = []
         for section, size in zip(SECTIONS, SIZES, strict=True):
             at = every_step(_planned(section), most=60, parameters=size if self.law.spans_sizes else None)
@@ -87,15 +101,6 @@ class CurveCase:
         fact = self.law.predict(truth, end)[0] * np.exp(self.scale * self.noise(rng, 1)[0])
         (low_end,), (high_end,) = fit.band(end)
         yield "new loss", bool(low_end <= fact <= high_end)
-
-    def _drawn(self, rng: np.random.Generator) -> dict[str, float]:
-        """Returns the true values; those that a prior holds are drawn from it."""
-        found = dict(self.values)
-        for shape in self.law.shapes():
-            if shape.prior is not None:
-                value = rng.normal(*shape.prior)
-                found[shape.name] = float(np.clip(np.exp(value) if shape.log else value, shape.lower, shape.upper))
-        return found
 
 
 @dataclass(frozen=True)
@@ -113,18 +118,26 @@ class ComputeCase:
         rng = np.random.default_rng(seed)
         flops = 10 ** rng.uniform(18, 22, size=self.runs)
         parameters = np.clip(np.sqrt(flops / 120) * 10 ** rng.normal(scale=0.35, size=self.runs), 4e7, 1.6e10)
-        loss = self._loss(parameters, flops / 6 / parameters) * np.exp(self.scale * self.noise(rng, self.runs))
-        fit = fit_runs(self.law, Runs(parameters, flops / 6 / parameters, loss), samples=samples, seed=seed)
-        for name, (low, high) in fit.parameter_intervals().items():
-            yield name, low <= self.values[name] <= high
-        fact = self._loss(np.array([1e9]), np.array([2e10]))[0] * np.exp(self.scale * self.noise(rng, 1)[0])
-        _, low, high = fit.predict(parameters=1e9, tokens=2e10)
+        noise = np.exp(self.scale * self.noise(rng, self.runs))
+        other = np.random.default_rng([seed, 1])
+        batch, epochs = 10 ** other.uniform(4.5, 7, size=self.runs), other.choice([1, 1, 4, 16, 64], size=self.runs)
+        tokens = flops / 6 / parameters
+        truth = drawn(self.law, self.values, other)
+        runs = self._runs(truth, Runs(parameters, tokens, noise, batch, tokens / epochs))
+        fit = fit_runs(self.law, runs, samples=samples, seed=seed)
+        if fit.law == self.law:  # else the parameters are in the units of the runs
+            for name, (low, high) in fit.parameter_intervals().items():
+                yield name, low <= truth[name] <= high
+        new = {"parameters": 1e9, "tokens": 2e10, "batch_tokens": 1e6, "unique_tokens": 5e9}
+        at = {name: np.array([value]) for name, value in new.items()}
+        fact = self._runs(truth, Runs(loss=np.exp(self.scale * self.noise(rng, 1)), **at)).loss[0]
+        _, low, high = fit.predict(**new)
         yield "new loss", bool(low <= fact <= high)
 
-    def _loss(self, parameters: Floats, tokens: Floats) -> Floats:
-        features = self.law.features(Runs(parameters, tokens, np.ones(parameters.size)))
-        loss_n: Floats = self.law.evaluate(self.law.pack(self.values)[None], features)[0][0]
-        return loss_n
+    def _runs(self, truth: dict[str, float], noise: Runs) -> Runs:
+        """Returns runs with the losses of the law times those given."""
+        loss_n = self.law.evaluate(self.law.pack(truth)[None], self.law.features(noise))[0][0]
+        return replace(noise, loss=noise.loss * loss_n)
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,26 @@ COMPUTE_LAWS: dict[str, tuple[ComputeLaw, dict[str, float]]] = {
     "power_constant": (PowerConstantConfig(), {"L_inf": 1.7, "A": 250.0, "alpha": 0.13}),
     "chinchilla": (ChinchillaConfig(), TWO_POWERS),
     "average_parameters": (AverageParametersConfig(), TWO_POWERS),
+    "skaling": (SkalingConfig(), {"E": 1.76, "S": 0.75, "alpha": 0.42, "beta": 0.43, "k": 0.77, "w": 1.0}),
+    "repetition": (RepetitionConfig(), {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353}),
+    "kaplan_batch": (
+        KaplanBatchConfig(),
+        {"A": 6.5e13**0.077, "B": 2.1e3**0.76, "alpha": 0.077, "beta": 0.76, "B_star": 2e8},
+    ),
+    "farseer": (
+        FarseerConfig(),
+        {
+            "exp_b3": 4.0,
+            "exp_b2": 0.02,
+            "a3": -0.7,
+            "g3": 0.17,
+            "a2": 11.1,
+            "g2": -0.1,
+            "a1": -1.6,
+            "g1": 0.12,
+            "b1": 0.42,
+        },
+    ),
 }
 CASES: dict[str, CurveCase | ComputeCase | BatchCase] = {
     **{f"{name}; correlated": CurveCase(*case, correlated) for name, case in CURVE_LAWS.items()},

@@ -1,9 +1,11 @@
 """The contract of a law of the loss: a sum of few terms, linear in its coefficients, given the shape of each term.
 
-    L = sum_j sign_j * c_j * phi_j(x; shape),   c_j >= 0,   phi_0 = 1
+    L = sum_j sign_j * c_j * phi_j(x; shape, L),   c_j >= 0
 
 All laws of this room have this form, so one fit serves all: for a given shape the coefficients are a linear
-least-squares problem (variable projection), and gradients follow from those of phi.
+least-squares problem (variable projection), and gradients follow from those of phi. A constant is the term phi = 1; a
+law need not have one. In most laws the terms do not depend on the loss; in an `ImplicitLaw` they do, and the loss is
+the root of the equation.
 
 Legend of shapes: m parameter sets at once, n points, k terms, q shape parameters, p = k + q parameters.
 """
@@ -22,6 +24,7 @@ from settings import Registry, Settings, UserError
 Slope = Callable[[], Floats]
 
 SMALLEST_LOSS = 1e-6  # a law may dip below 0 far from its data; its logarithm may not
+_MOST_NEWTON_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class LawConfig(Settings):
         return (cls.model_validate({}),)
 
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """Returns the linear parameters; the first is the constant."""
+        """Returns the linear parameters; the first is the constant, if there is one."""
         raise AssertionError(f"{type(self).__name__} has no coefficients")
 
     def shapes(self) -> tuple[Shape, ...]:
@@ -69,6 +72,10 @@ class LawConfig(Settings):
     def terms(self, shape_mq: Floats, features: Any) -> tuple[Floats, Floats]:
         """Returns phi [m, n, k] and its derivative by the (unlogged) shape parameters [m, n, k, q]."""
         raise AssertionError(f"{type(self).__name__} has no terms")
+
+    def terms_of_losses(self, shape_mq: Floats, features: Any, loss_n: Floats) -> Floats:
+        """Returns phi [m, n, k] where the losses are known [n]: starts of a fit come from it."""
+        return self.terms(shape_mq, features)[0]
 
     def parameter_names(self) -> tuple[str, ...]:
         """Returns the names of all parameters: coefficients, then shapes."""
@@ -93,6 +100,41 @@ class LawConfig(Settings):
     def signs(self) -> Floats:
         """Returns the signs of the coefficients [k], +1 or -1."""
         return np.array([float(c.sign) for c in self.coefficients()])
+
+
+class ImplicitLaw(LawConfig):
+    """A law whose terms depend on the loss itself and fall as it rises, so that L = F(L) has one root."""
+
+    def terms_at(self, shape_mq: Floats, features: Any, loss_mn: Floats) -> tuple[Floats, Floats, Floats]:
+        """Returns phi [m, n, k] at these losses; its derivatives by the shapes [m, n, k, q] and the loss [m, n, k]."""
+        raise AssertionError(f"{type(self).__name__} has no terms_at")
+
+    def least_terms(self, shape_mq: Floats, features: Any) -> Floats:
+        """Returns phi [m, n, k] at its least, for an infinite loss: the sum is at or below the root."""
+        raise AssertionError(f"{type(self).__name__} has no least_terms")
+
+    def terms_of_losses(self, shape_mq: Floats, features: Any, loss_n: Floats) -> Floats:
+        """Returns phi at the losses that are known."""
+        return self.terms_at(shape_mq, features, np.broadcast_to(loss_n, (shape_mq.shape[0], loss_n.size)))[0]
+
+    def evaluate(self, theta_mp: Floats, features: Any) -> tuple[Floats, Floats]:
+        """Returns the root and its derivatives, by the implicit function theorem.
+
+        Newton's method begins at or below the root. F is convex and falls, so each step ends below the root too.
+        """
+        count = len(self.coefficients())
+        signed_mk, shape_mq = theta_mp[:, :count] * self.signs(), theta_mp[:, count:]
+        loss_mn = np.maximum(np.einsum("mnk,mk->mn", self.least_terms(shape_mq, features), signed_mk), SMALLEST_LOSS)
+        for _ in range(_MOST_NEWTON_STEPS):
+            phi_mnk, slope_mnkq, by_loss_mnk = self.terms_at(shape_mq, features, loss_mn)
+            steepness_mn = 1 - np.einsum("mnk,mk->mn", by_loss_mnk, signed_mk)
+            step_mn = (np.einsum("mnk,mk->mn", phi_mnk, signed_mk) - loss_mn) / steepness_mn
+            if np.all(np.abs(step_mn) <= 1e-13 * loss_mn):
+                break
+            loss_mn = np.maximum(loss_mn + step_mn, SMALLEST_LOSS)
+        by_shape = np.einsum("mnkq,mk->mnq", slope_mnkq, signed_mk)
+        direct_mnp = np.concatenate([phi_mnk * self.signs(), by_shape], axis=2)
+        return loss_mn, direct_mnp / steepness_mn[:, :, None]
 
 
 class CurveLaw(LawConfig):

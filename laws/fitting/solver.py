@@ -23,7 +23,8 @@ HUBER_DELTA = 1e-3
 PRIOR_STRENGTH = 1e-5  # of a squared standard width, in the objective's unit
 STARTS_REFINED = 5
 STARTS_FINISHED = 2
-_MOST_ROUNDS = 200
+_MOST_ROUNDS = 1000  # most laws take some tens; one of nine shapes crosses long flat valleys
+_MOST_NUMBERS = 2**20  # of a term of the grid at once
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,18 @@ class Problem:
         """Returns the best few of the grid of shapes, each with its best coefficients [m, p]."""
         grids = [shape.grid for shape in self.law.shapes()]
         shape_mq = np.stack([axis.ravel() for axis in np.meshgrid(*grids, indexing="ij")], axis=1)
-        phi_mnk, _ = self.law.terms(shape_mq, self.features)
-        coefficient_mk = solve_coefficients(phi_mnk * self.law.signs(), loss_n)
-        theta_mp = np.concatenate([coefficient_mk, shape_mq], axis=1)
-        loss_mn = np.einsum("mnk,mk->mn", phi_mnk, coefficient_mk * self.law.signs())
+        size = max(1, _MOST_NUMBERS // (loss_n.size * self._lower_p.size))
+        parts = [self._start(part_mq, loss_n) for part_mq in np.split(shape_mq, range(size, len(shape_mq), size))]
+        theta_mp, objective_m = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return theta_mp[np.argsort(objective_m, kind="stable")[:STARTS_REFINED]]
+
+    def _start(self, shape_mq: Floats, loss_n: Floats) -> tuple[Floats, Floats]:
+        """Returns the shapes with their best coefficients [m, p], and the objective without priors [m]."""
+        phi_mnk = self.law.terms_of_losses(shape_mq, self.features, loss_n) * self.law.signs()
+        coefficient_mk = solve_coefficients(phi_mnk, loss_n)
+        loss_mn = np.einsum("mnk,mk->mn", phi_mnk, coefficient_mk)
         residual_mn = np.log(np.maximum(loss_mn, SMALLEST_LOSS)) - np.log(loss_n)
-        order = np.argsort(huber(residual_mn).sum(axis=1), kind="stable")
-        return theta_mp[order[:STARTS_REFINED]]
+        return np.concatenate([coefficient_mk, shape_mq], axis=1), huber(residual_mn).sum(axis=1)
 
     def refine(self, theta_mp: Floats, *, most_rounds: int = _MOST_ROUNDS) -> tuple[Floats, Floats]:
         """Descends from every start until it no longer moves; returns (parameters [m, p], objective [m]).

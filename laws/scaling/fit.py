@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from laws.curve import Floats
 from laws.fitting.bootstrap import LEVEL, interval, parameter_intervals, resampled_parameters
 from laws.fitting.solver import fit_points
 from laws.law import SMALLEST_LOSS
@@ -31,9 +30,18 @@ class ComputeFit(Settings):
     parameters_range: tuple[float, float]
     tokens_range: tuple[float, float]
 
-    def predict(self, *, parameters: float, tokens: float, level: float = LEVEL) -> tuple[float, float, float]:
-        """Returns the final loss and its interval: (loss, low, high)."""
-        at = Runs(np.array([parameters]), np.array([tokens]), np.ones(1))
+    def predict(
+        self,
+        *,
+        parameters: float,
+        tokens: float,
+        batch_tokens: float | None = None,
+        unique_tokens: float | None = None,
+        level: float = LEVEL,
+    ) -> tuple[float, float, float]:
+        """Returns the final loss and its interval: (loss, low, high). Raises UserError where the law needs more."""
+        extra = (None if value is None else np.array([value]) for value in (batch_tokens, unique_tokens))
+        at = Runs(np.array([parameters]), np.array([tokens]), np.ones(1), *extra)
         features = self.law.features(at)
         loss = float(self.law.evaluate(self.law.pack(self.values)[None], features)[0][0, 0])
         if not self.samples:
@@ -62,7 +70,8 @@ class ComputeFit(Settings):
 def fit_runs(law: ComputeLaw, runs: Runs, *, samples: int = 200, seed: int = 0) -> ComputeFit:
     """Fits a compute law. Raises UserError where the runs cannot identify its parameters."""
     law.check(runs)
-    features: Floats = law.features(runs)
+    law = law.suited(runs)
+    features = law.features(runs)
     best = fit_points(law, features, runs.loss)
     lengths = [1] * runs.loss.size  # each run is on its own
     sampled = resampled_parameters(law, features, runs.loss, best.theta_p, lengths=lengths, count=samples, seed=seed)
@@ -81,9 +90,9 @@ def fit_runs(law: ComputeLaw, runs: Runs, *, samples: int = 200, seed: int = 0) 
 
 
 def read_runs(path: Path) -> Runs:
-    """Reads a CSV with the columns parameters, tokens, loss. Raises UserError if it is none."""
-    columns = read_columns(path, ("parameters", "tokens", "loss"))
+    """Reads a CSV: parameters, tokens, loss, and batch_tokens, unique_tokens if they are there. Raises UserError."""
+    columns = read_columns(path, ("parameters", "tokens", "loss"), optional=("batch_tokens", "unique_tokens"))
     try:
-        return Runs(*columns.values())
+        return Runs(**columns)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -1,9 +1,11 @@
-"""Laws of the final loss over model size N (parameters) and data D (tokens), and the best split of a budget.
+"""Laws of the final loss over model size N (parameters) and data D (tokens).
 
     power_constant        L = L_inf + A C^-alpha            C: compute, 6 N D FLOPs (arXiv 2010.14701)
     chinchilla            L = E + A N^-alpha + B D^-beta     (Hoffmann et al., arXiv 2203.15556, approach 3)
     average_parameters    the same with N the average count over training, so that runs pruned on the way and dense runs
                           lie on one curve (The Journey Matters, arXiv 2501.12486)
+
+The laws of other files: skaling, farseer, repetition, kaplan_batch.
 
 Legend of shapes: as in law.py; n runs.
 """
@@ -11,7 +13,7 @@ Legend of shapes: as in law.py; n runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -29,9 +31,13 @@ class Runs:
     parameters: Floats  # [n]
     tokens: Floats  # [n]
     loss: Floats  # [n]
+    batch_tokens: Floats | None = None  # [n], of a step
+    unique_tokens: Floats | None = None  # [n]; None: no token was seen twice
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "tokens", "loss"):
+        for name in ("parameters", "tokens", "loss", "batch_tokens", "unique_tokens"):
+            if getattr(self, name) is None:
+                continue
             values = np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64))
             if values.shape != np.shape(np.atleast_1d(self.parameters)) or values.ndim != 1:
                 raise UserError(f"{name}: as many values as there are runs are needed")
@@ -48,17 +54,21 @@ class Runs:
 class ComputeLaw(LawConfig):
     """A law of the final loss."""
 
-    def features(self, runs: Runs) -> Floats:
-        """Returns the logarithms of the quantities raised to powers [powers, n]."""
+    def suited(self, runs: Runs) -> Self:
+        """Returns the law in the units of the runs to be fitted."""
+        return self
+
+    def features(self, runs: Runs) -> Any:
+        """Returns what `terms` needs; here, the logarithms of the quantities raised to powers [powers, n]."""
         raise AssertionError(f"{type(self).__name__} has no features")
 
     def check(self, runs: Runs) -> None:
         """Raises UserError if the runs cannot identify the parameters."""
         raise AssertionError(f"{type(self).__name__} has no check")
 
-    def terms(self, shape_mq: Floats, features: Floats) -> tuple[Floats, Floats]:
+    def terms(self, shape_mq: Floats, features: Any) -> tuple[Floats, Floats]:
         """Returns 1, and each quantity to minus its power."""
-        count, powers, runs = shape_mq.shape[0], *features.shape
+        count, (powers, runs) = shape_mq.shape[0], np.shape(features)
         phi = np.ones((count, runs, powers + 1))
         slope = np.zeros((count, runs, powers + 1, powers))
         for index, log_n in enumerate(features):
@@ -90,7 +100,7 @@ class PowerConstantConfig(ComputeLaw):
 
     def check(self, runs: Runs) -> None:
         """Raises UserError for fewer than three budgets."""
-        _check_distinct(self.name, "compute budgets", runs.flops, 3)
+        check_distinct(self.name, "compute budgets", runs.flops, 3)
 
 
 class TwoPowersConfig(ComputeLaw):
@@ -118,15 +128,7 @@ class TwoPowersConfig(ComputeLaw):
 
     def check(self, runs: Runs) -> None:
         """Raises UserError for fewer than 3 sizes, 3 amounts of data or 6 runs, and for N and D tied to each other."""
-        _check_distinct(self.name, "model sizes", runs.parameters, 3)
-        _check_distinct(self.name, "amounts of data", runs.tokens, 3)
-        if runs.loss.size < 6:
-            raise UserError(f"the {self.name} law has 5 parameters; {runs.loss.size} runs are too few: give at least 6")
-        if abs(np.corrcoef(np.log(runs.parameters), np.log(runs.tokens))[0, 1]) > 0.999:
-            raise UserError(
-                f"in these runs tokens are a power of parameters, so the {self.name} law cannot tell the two apart; "
-                "add runs with the same size and other amounts of data"
-            )
+        check_two_powers(self.name, runs, least=6, parameters=5)
 
 
 @COMPUTE_LAWS.register
@@ -149,38 +151,28 @@ def average_parameters(parameters: Floats, tokens: Floats) -> float:
     return float(np.asarray(parameters, dtype=np.float64) @ weights / weights.sum())
 
 
-@dataclass(frozen=True)
-class Optimum:
-    """The best split of a budget of FLOPs."""
-
-    flops: float
-    parameters: float
-    tokens: float
-    loss: float
-
-
-def compute_optimal(values: dict[str, float], flops: float) -> Optimum:
-    """Returns the N and D of least loss with 6 N D = flops, for a law of the form E + A N^-alpha + B D^-beta.
-
-    In closed form (arXiv 2203.15556, equation 4): N = G (flops / 6)^(beta / (alpha + beta)),
-    G = (alpha A / (beta B))^(1 / (alpha + beta)). Raises UserError where the fit gives no such point.
-    """
-    if not flops > 0:
-        raise UserError(f"a budget of {flops} FLOPs must be above 0")
-    a, b, alpha, beta = values["A"], values["B"], values["alpha"], values["beta"]
-    if min(a, b, alpha, beta) <= 0:
+def check_two_powers(law: str, runs: Runs, *, least: int, parameters: int) -> None:
+    """Raises UserError for fewer than 3 sizes, 3 amounts of data or `least` runs, and for D a power of N."""
+    check_distinct(law, "model sizes", runs.parameters, 3)
+    check_distinct(law, "amounts of data", runs.tokens, 3)
+    if runs.loss.size < least:
         raise UserError(
-            "the fit has a coefficient or an exponent of 0: more of N or of D gains nothing in it, so no budget has a "
-            "best split; add runs over a wider range"
+            f"the {law} law has {parameters} parameters; {runs.loss.size} runs are too few: give at least {least}"
         )
-    log_nd = np.log(flops / FLOPS_PER_PARAMETER_TOKEN)
-    log_n = (np.log(alpha * a / (beta * b)) + beta * log_nd) / (alpha + beta)
-    log_d = log_nd - log_n
-    loss = values["E"] + a * np.exp(-alpha * log_n) + b * np.exp(-beta * log_d)
-    return Optimum(flops, float(np.exp(log_n)), float(np.exp(log_d)), float(loss))
+    if abs(np.corrcoef(np.log(runs.parameters), np.log(runs.tokens))[0, 1]) > 0.999:
+        raise UserError(
+            f"in these runs tokens are a power of parameters, so the {law} law cannot tell the two apart; "
+            "add runs with the same size and other amounts of data"
+        )
 
 
-def _check_distinct(law: str, what: str, values: Floats, least: int) -> None:
+def check_distinct(law: str, what: str, values: Floats, least: int) -> None:
+    """Raises UserError if there are fewer than `least` values that differ by over a hundredth."""
     distinct = 1 + int((np.diff(np.sort(np.log(values))) > 0.01).sum())
     if distinct < least:
         raise UserError(f"the {law} law needs at least {least} different {what}; these runs have {distinct}")
+
+
+def middle(values: Floats) -> float:
+    """Returns the geometric mean: a reference in whose units powers are near 1."""
+    return float(np.exp(np.log(values).mean()))

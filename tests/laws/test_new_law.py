@@ -82,7 +82,10 @@ class TokensOnlyConfig(ComputeLaw):
 def test_a_file_in_laws_is_all_that_a_new_law_takes(tmp_path: Path) -> None:
     files = {"laws/loss_curves/under_lr.py": CURVE_LAW, "laws/scaling/tokens_only.py": COMPUTE_LAW}
     folder = copy_rooms(tmp_path, "laws", "schedules", "settings", "tests/laws", files=files)
-    tests = ["tests/laws/loss_curves/test_law_contract.py"]
+    tests = [
+        "tests/laws/loss_curves/test_law_contract.py",
+        "tests/laws/scaling/test_compute_law_contract.py",
+    ]
     code, found, output = run_contracts(folder, tests, keyword="under_lr or tokens_only")
     assert code == 0, output
     assert sum("under_lr" in test for test in found["PASSED"]) >= 6, output

@@ -14,12 +14,18 @@ from laws.reading.run_folder import DEFAULT_LOSS
 from laws.scaling.critical_batch import batch_over_loss, critical_batch, read_batch_run
 from laws.scaling.fit import fit_runs, read_runs
 from laws.scaling.hyperparameters import singular_value_scale, step_law, transfer_width
-from laws.scaling.laws import COMPUTE_LAWS, TwoPowersConfig, compute_optimal
+from laws.scaling.laws import COMPUTE_LAWS
+from laws.scaling.optimum import compute_optimal
 from settings import UserError, parse
 
 
 def compute_command(
-    runs: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: parameters, tokens, loss; a run a row.")],
+    runs: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CSV", help="Columns: parameters, tokens, loss (batch_tokens, unique_tokens); a run a row."
+        ),
+    ],
     law: Annotated[
         str,
         typer.Option("--law", help="NAME of a compute law, such as average_parameters; an unknown name lists them."),
@@ -29,6 +35,12 @@ def compute_command(
         float | None, typer.Option("--parameters", help="N of a run to predict; needs --tokens.")
     ] = None,
     tokens: Annotated[float | None, typer.Option("--tokens", help="D of a run to predict; needs --parameters.")] = None,
+    batch_tokens: Annotated[
+        float | None, typer.Option("--batch-tokens", help="Tokens a step of the runs to advise on, for kaplan_batch.")
+    ] = None,
+    unique_tokens: Annotated[
+        float | None, typer.Option("--unique-tokens", help="The unique tokens there are, for repetition.")
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", min=0, help="Bootstrap repeats.")] = 200,
 ) -> None:
     """Fit a law of the final loss over model sizes N and tokens D; divide compute budgets; predict."""
@@ -42,11 +54,11 @@ def compute_command(
         table.add_row(name, f"{value:.5g}", low_high)
     console.print(table)
     if flops:
-        if not isinstance(law_fit.law, TwoPowersConfig):
-            raise UserError(f"--flops: the {law_fit.law.name} law gives no division into N and D; use --law chinchilla")
         budgets = Table("FLOPs", "parameters", "tokens", "tokens a parameter", "predicted loss")
         for budget in flops:
-            best = compute_optimal(law_fit.values, budget)
+            best = compute_optimal(
+                law_fit.law, law_fit.values, budget, batch_tokens=batch_tokens, unique_tokens=unique_tokens
+            )
             ratio = f"{best.tokens / best.parameters:.1f}"
             budgets.add_row(f"{budget:.3g}", f"{best.parameters:.3g}", f"{best.tokens:.3g}", ratio, f"{best.loss:.4f}")
         console.print(budgets)
@@ -55,7 +67,9 @@ def compute_command(
     if parameters is not None and tokens is not None:
         for warning in law_fit.warnings(parameters=parameters, tokens=tokens):
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-        loss, low, high = law_fit.predict(parameters=parameters, tokens=tokens)
+        loss, low, high = law_fit.predict(
+            parameters=parameters, tokens=tokens, batch_tokens=batch_tokens, unique_tokens=unique_tokens
+        )
         console.print(f"final loss {loss:.4f} (90%: {low:.4f} to {high:.4f})", highlight=False)
 
 

@@ -8,7 +8,6 @@ import pytest
 from laws.curve import EvaluationPoints, LossCurve, LrCurve, every_step, last_step, planned_lr_curve
 from laws.fitting.solver import fit_points
 from laws.law import LAWS, CurveLaw
-from laws.scaling.laws import COMPUTE_LAWS, Runs
 from schedules.base import SCHEDULES
 
 EXAMPLES = [law for name in LAWS.names() for law in LAWS[name].examples()]
@@ -115,21 +114,6 @@ def test_laws_are_sensible_far_out(law: CurveLaw) -> None:
         ends.append(float(law.predict(values, last_step(schedule, parameters=1e8))[0]))
     assert np.all(np.isfinite(ends))
     assert ends[0] > ends[1] > ends[2]
-
-
-@pytest.mark.parametrize("name", COMPUTE_LAWS.names())
-def test_compute_laws_come_back(name: str) -> None:
-    law = COMPUTE_LAWS.parse(name)
-    parameters, tokens = np.repeat([4e7, 2e8, 1e9, 4e9], 4), np.tile([1e9, 5e9, 3e10, 1e11], 4)
-    runs = Runs(parameters, tokens, np.ones(16))
-    law.check(runs)
-    features = law.features(runs)
-    shape = np.full(len(law.shapes()), 0.3)
-    phi, _ = law.terms(shape[None], features)
-    theta = np.concatenate([[1.7], 0.5 / phi[0].mean(axis=0)[1:], shape])
-    truth, _ = law.evaluate(theta[None], features)
-    found = fit_points(law, features, truth[0])
-    np.testing.assert_allclose(found.theta_p, theta, rtol=1e-4)
 
 
 def test_a_curve_of_another_shape_is_refused() -> None:

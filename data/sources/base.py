@@ -68,9 +68,9 @@ class SourceConfig(Settings):
     held_out_fraction: float | None = Field(
         None,
         ge=0,
-        le=0.5,
+        le=1,
         description="Share of this source's documents that are held out; null means data.held_out_fraction. A source "
-        "of few documents needs a larger share.",
+        "of few documents needs a larger share, and one that only serves to evaluate has 1.",
     )
 
     def files(self) -> Sequence[Path]:

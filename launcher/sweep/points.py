@@ -16,6 +16,7 @@ from launcher.sweep.grid import Axis, combinations
 from settings import Settings, UserError
 from settings.declarations import MAY_MOVE, declared
 from settings.differences import flatten
+from train.run_folder.input_hashes import Inputs
 
 _SUFFIX = "-sweep"
 _MOST_NAME_CHARACTERS = 120
@@ -75,11 +76,12 @@ def plan_sweep(path: Path, overrides: Sequence[str], axes: Sequence[Axis], *, se
     return Sweep(folder, tuple(axes), tuple(points))
 
 
-def config_digest(config: RunConfig) -> str:
+def config_digest(config: RunConfig, inputs: Inputs | None = None) -> str:
     """Returns a hash of all that decides the losses of a run: its resolved config, and the hashes of what it reads.
 
-    Names, places and checkpoints are left out, and so is every key at its default: a key that a later version of lehr
-    adds changes no hash.
+    `inputs` are these hashes, for a caller who has recorded them; by default they are read from the shards. Names,
+    places and checkpoints are left out, and so is every key at its default: a key that a later version of lehr adds
+    changes no hash.
     """
     plain = config.to_plain()
     keys = {
@@ -88,7 +90,7 @@ def config_digest(config: RunConfig) -> str:
         if (key.startswith(_DATA_KEYS) or not key.startswith(("data.", *_NOT_HASHED)))
         and declared(RunConfig, key, plain, MAY_MOVE) is None
     }
-    content = json.dumps([keys, inputs_of(config).to_plain()], sort_keys=True)
+    content = json.dumps([keys, (inputs or inputs_of(config)).to_plain()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -21,9 +21,13 @@ def copies_of_held_out(
 
     `hashes` are those of the texts, task by task, and `fractions` the held-out fractions of the tasks' sources.
     """
-    limits = [np.uint64(held_out_limit(fraction)) for fraction in fractions]
-    held_out = np.unique(np.concatenate([own[own < limit] for own, limit in zip(hashes, limits, strict=True)]))
-    return [
-        np.flatnonzero((own >= limit) & (own < max(limits)) & np.isin(own, held_out))
-        for own, limit in zip(hashes, limits, strict=True)
-    ]
+    held = [_held_out(own, fraction) for own, fraction in zip(hashes, fractions, strict=True)]
+    held_out = np.unique(np.concatenate([own[is_held] for own, is_held in zip(hashes, held, strict=True)]))
+    return [np.flatnonzero(~is_held & np.isin(own, held_out)) for own, is_held in zip(hashes, held, strict=True)]
+
+
+def _held_out(hashes: npt.NDArray[np.uint64], fraction: float) -> npt.NDArray[np.bool_]:
+    """Return which of the documents are held out; the limit of all of them is no 64-bit number."""
+    if fraction >= 1:
+        return np.ones(hashes.shape, dtype=bool)
+    return np.asarray(hashes < np.uint64(held_out_limit(fraction)))

@@ -232,6 +232,9 @@ def test_a_source_with_a_held_out_fraction_of_its_own(folder: Path) -> None:
     assert 0.3 * 200 < other_after.splits["held_out"].documents < 0.5 * 200
     for split in (other_before, other_after):
         assert sum(part.documents for part in split.splits.values()) == 200
+    _, evaluated = held_out("evaluated", held_out_fraction=1)
+    assert evaluated.splits["held_out"].documents == 200
+    assert evaluated.splits["train"].documents == 0
 
 
 @pytest.mark.slow

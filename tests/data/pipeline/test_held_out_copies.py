@@ -51,6 +51,8 @@ def test_copies_are_found_among_the_hashes_of_all_tasks() -> None:
     found = copies_of_held_out([np.array(task, dtype=np.uint64) for task in tasks], [0.25, 0.0, 0.125])
     assert [own.tolist() for own in found] == [[], [0, 1], [1]]
     assert all(not own.size for own in copies_of_held_out([np.array([3 * unit], dtype=np.uint64)] * 2, [0.1, 0.1]))
+    last = np.array([2**64 - 1, 5], dtype=np.uint64)
+    assert [own.tolist() for own in copies_of_held_out([last, last], [1.0, 0.0])] == [[], [0, 1]]
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ import gzip
 import json
 import random
 import tracemalloc
+import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -255,3 +257,35 @@ def test_a_compressed_file_is_dealt_out_in_blocks_of_lines(tmp_path: Path) -> No
     counts = [len(list(source.read(part))) for part in parts]
     assert sum(counts) == 2000
     assert max(counts[:4]) < 2000 / 2
+
+
+def test_files_of_an_archive_are_divided_at_the_ends_of_paragraphs(tmp_path: Path) -> None:
+    paragraphs = [f"paragraph {number} {'x' * 50}" for number in range(10)]
+    with zipfile.ZipFile(tmp_path / "a-1.whl", "w") as wheel:
+        wheel.writestr("a/docs/deep/one.rst", "\r\n\r\n".join(paragraphs))
+        wheel.writestr("a/docs/two.rst", "second")
+        wheel.writestr("a/code.py", "code")
+        wheel.writestr("a/docs/picture.rst", b"\0")
+    source = {"name": "archive", "archive": str(tmp_path / "*.whl"), "passage_bytes": 100}
+    items = read(SOURCES.parse({**source, "members": ["*.rst"]}))
+    assert [item.text for item in items if isinstance(item, RawDocument)] == [
+        *("\n\n".join(paragraphs[first : first + 2]) for first in range(0, 10, 2)),
+        "second",
+    ]
+    assert [item.reason for item in items if isinstance(item, BadDocument)] == ["binary"]
+    assert texts(SOURCES.parse({**source, "members": ["docs/t*.rst", "*.py"]})) == ["second", "code"]
+
+
+def test_members_of_an_archive_that_are_not_there_are_a_fault_of_the_input(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a-1.whl", "w") as wheel:
+        wheel.writestr("a/one.txt", "x" * 100)
+    source = SOURCES.parse({"name": "archive", "archive": str(tmp_path / "*.whl"), "members": ["*.rst", "b/*"]})
+    assert [(item.reason, item.detail) for item in read(source) if isinstance(item, BadDocument)] == [
+        ("unreadable_file", 'no member matches "*.rst" or "b/*"')
+    ]
+    source = SOURCES.parse({"name": "archive", "archive": str(tmp_path / "*.whl")})
+    assert reasons(source) == {"good": 1}
+    (part,) = source.parts(1 << 40)
+    (item,) = source.read(replace(part, max_document_bytes=99))
+    assert isinstance(item, BadDocument)
+    assert item.reason == "too_long"

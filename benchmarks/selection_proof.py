@@ -1,0 +1,221 @@
+"""Does a selection help? Small models on the choices of each selector, evaluated on two held-out targets.
+
+    python benchmarks/selection_proof.py [CONFIG] [--jobs N] [--blocks NAMES] [--report] [key=value ...]
+
+1. `lehr data build` makes the shards of each selection; two small runs score the pool for the selectors el2n and loss.
+2. `lehr sweep` trains the runs of the plan (selection_plan.py). The steps of every run but the longer ones are equal.
+3. selection.md and selection.png are written from the lines of the finished runs.
+
+Every finished run is a line of selection.jsonl, and every finished selection one of selection_choices.jsonl. The same
+command goes on from these lines: it builds only what a missing run needs, and trains nothing twice. Ctrl-C or SIGTERM
+stops it with exit code 75.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from selection_choices import Choice, add_choice, choice_of, read_choices
+from selection_plan import BLOCKS, FOLDS, RANDOM, Block, Plain, Plan, Run, Selection, blocks_of, needs_proxies, read_by
+
+from launcher.exit_codes import STOPPED_EARLY
+from launcher.sweep.records import Record, read_records
+from settings.durations import format_duration
+from settings.files import write_json
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+_FIRST_GUESS = 4e-5  # seconds a token, before a run has ended
+_SECONDS_OF_BUILD = 25.0
+_CPU_FILE = "cpu_seconds.json"
+_PROXY_COSTS = [*FOLDS, *(f"{step}-{fold}" for step in ("proxy", "score") for fold in FOLDS)]
+
+
+class Proof:
+    """The plan at work: what is finished, and the commands that do the rest."""
+
+    def __init__(self, plan: Plan, *, runs: Path, choices: Path, jobs: int) -> None:
+        self.plan, self.runs_file, self.choices_file, self.jobs = plan, runs, choices, jobs
+        self.known = read_choices(choices)
+
+    def choice(self, selection: Selection) -> Choice | None:
+        """Returns the line of a finished selection; None for one of other settings."""
+        found = self.known.get(selection.name)
+        return found if found and found.fingerprint == self.plan.fingerprint(selection) else None
+
+    def records(self, runs: Sequence[Run]) -> dict[Run, Record]:
+        """Returns the records of the runs that are finished."""
+        lines = read_records(self.runs_file)
+        found = {}
+        for run in runs:
+            choice = self.choice(run.selection)
+            record = lines.get(self.plan.digest(run, choice.inputs)) if choice else None
+            if record:
+                found[run] = record
+        return found
+
+    def work(self) -> None:
+        """Builds and trains what is missing. Exits with code 75 on a stop, and with 1 if a command fails."""
+        for block in self.plan.blocks:
+            for seed in block.seeds:
+                part = Block(block.name, block.selections, (seed,), block.lrs, block.length)
+                runs = list(part.runs())
+                finished = self.records(runs)
+                for selection in dict.fromkeys(run.selection for run in runs if run not in finished):
+                    self._require(selection)
+                if len(finished) < len(runs):
+                    self._sweep(part, runs[0])
+
+    def progress(self) -> str:
+        """Returns how many runs are finished, and about how long the others will take."""
+        runs = self.plan.runs()
+        finished = self.records(runs)
+        tokens = sum(record.tokens for record in finished.values())
+        seconds = sum(record.seconds for record in finished.values())
+        per_token = seconds / tokens if tokens else _FIRST_GUESS
+        left = sum(run.length for run in runs if run not in finished) * self.plan.tokens
+        unbuilt = sum(self.choice(selection) is None for selection in self.plan.selections())
+        rest = left * per_token / self.jobs + unbuilt * _SECONDS_OF_BUILD
+        return f"{len(finished)} of {len(runs)} runs are finished, about {format_duration(rest)} left"
+
+    def _require(self, selection: Selection) -> None:
+        """Builds the shards of a selection, and what it reads, unless they are there."""
+        for other in read_by(selection):
+            self._require(other)
+        if needs_proxies(selection):
+            self._score_by_proxies()
+        shards = self.plan.shards(selection.name)
+        if not (shards / "build.json").exists() or self.choice(selection) is None:
+            self._build(selection.name, self.plan.select(selection))
+        if self.choice(selection) is None:
+            own = [selection.name, *(_PROXY_COSTS if needs_proxies(selection) else [])]
+            seconds = self._cpu_seconds()
+            proxy_tokens = len(FOLDS) * self.plan.tokens * self._proxy_steps() / self.plan.base.train.steps
+            trained = sum(seconds.get(f"proxy-{fold}", 0.0) for fold in FOLDS)
+            choice = choice_of(
+                selection.name,
+                self.plan.fingerprint(selection),
+                self.plan.config,
+                shards,
+                cpu_seconds=sum(seconds.get(name, 0.0) for name in own),
+                per_token=trained / proxy_tokens if needs_proxies(selection) else None,
+            )
+            add_choice(self.choices_file, choice)
+            self.known[choice.name] = choice
+
+    def _score_by_proxies(self) -> None:
+        """Trains a small model on each half of the pool, and scores the other half by it."""
+        self._require(RANDOM)
+        for fold in FOLDS:
+            if not (self.plan.shards(fold) / "build.json").exists():
+                self._build(fold, self.plan.fold(fold))
+        for trained, scored in (FOLDS, FOLDS[::-1]):
+            run = self.plan.folder / "proxies" / trained
+            scores = self.plan.shards(f"{scored}.scores")
+            if (scores / "report.json").exists():
+                continue
+            overrides = [*self.plan.overrides, f"data.shards={self.plan.shards(trained)}", f"run.name={trained}"]
+            overrides += [f"run.folder={run.parent}", f"train.steps={self._proxy_steps()}"]
+            self._run(["train", str(self.plan.config), *overrides], cost=f"proxy-{trained}")
+            self._run(["score", str(run), str(self.plan.shards(scored))], cost=f"score-{scored}")
+
+    def _proxy_steps(self) -> int:
+        return max(1, self.plan.base.train.steps // 2)
+
+    def _build(self, name: str, select: Plain) -> None:
+        overrides = self.plan.build_overrides(name, select)
+        self._run(["data", "build", str(self.plan.config), *overrides], cost=name)
+
+    def _sweep(self, part: Block, run: Run) -> None:
+        """Trains the runs of one seed of a block by `lehr sweep`; `run` is any of them."""
+        shards = ",".join(str(self.plan.shards(selection.name)) for selection in part.selections)
+        arguments = ["sweep", str(self.plan.config), *self.plan.run_overrides(replace(run, lr=None))]
+        arguments += [f"run.seed={run.seed}", f"run.folder={self.plan.folder / 'runs'}", f"run.name={part.name}"]
+        arguments += ["--grid", f"data.shards={shards}", "--jobs", str(self.jobs), "--runs", str(self.runs_file)]
+        arguments += ["--grid", f"optim.lr={','.join(part.lrs)}"] if part.lrs else []
+        self._run(arguments)
+
+    def _run(self, arguments: Sequence[str], *, cost: str | None = None) -> None:
+        """Runs a lehr command and adds its CPU time to what is known of `cost`.
+
+        Exits with 75 if it was stopped, and with 1 if it failed.
+        """
+        print(f"[{self.progress()}] lehr {' '.join(arguments[:2])} {cost or arguments[-1]}", flush=True)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "launcher", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        with _passing_signals_to(child):
+            _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if cost:
+            seconds = self._cpu_seconds()
+            seconds[cost] = seconds.get(cost, 0.0) + usage.ru_utime + usage.ru_stime
+            self.plan.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.plan.folder / _CPU_FILE, seconds)
+        if child.returncode == STOPPED_EARLY:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            raise SystemExit(STOPPED_EARLY)
+        if child.returncode != 0:
+            raise SystemExit(f"lehr {' '.join(arguments)} ended with exit code {child.returncode}")
+
+    def _cpu_seconds(self) -> dict[str, float]:
+        path = self.plan.folder / _CPU_FILE
+        return json.loads(path.read_text()) if path.exists() else {}
+
+
+@contextlib.contextmanager
+def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Passes SIGTERM on to the command, and leaves Ctrl-C to it, which the terminal sends to both."""
+    handlers = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number)),
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """Does what is missing and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", type=Path, default=ROOT / "configs/selection.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("shards/selection"), help="folder of shards and run folders"
+    )
+    parser.add_argument("--runs", type=Path, default=HERE / "selection.jsonl", help="the file of finished runs")
+    parser.add_argument("--choices", type=Path, default=HERE / "selection_choices.jsonl")
+    parser.add_argument(
+        "--record", type=Path, default=HERE / "selection.md", help="the report; the plot lies beside it"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread")
+    parser.add_argument("--blocks", nargs="*", default=[], help="names of the blocks to train; by default all")
+    parser.add_argument("--report", action="store_true", help="only write the report, from the lines of finished runs")
+    arguments = parser.parse_args()
+    plan = Plan(arguments.config, tuple(arguments.overrides), arguments.folder, blocks_of(arguments.blocks))
+    proof = Proof(plan, runs=arguments.runs, choices=arguments.choices, jobs=arguments.jobs)
+    try:
+        if not arguments.report:
+            proof.work()
+    finally:
+        from selection_report import write_report  # matplotlib is slow to import
+
+        print(proof.progress())
+        everything = Proof(replace(plan, blocks=BLOCKS), runs=arguments.runs, choices=arguments.choices, jobs=1)
+        write_report(everything, arguments.record)
+        print(f"report: {arguments.record}")
+
+
+if __name__ == "__main__":
+    main()

@@ -43,12 +43,12 @@ class ZipFitConfig(SelectorConfig):
     max_targets: int = Field(
         0, ge=0, description="Number of targets that documents are compared with, a random subset; 0 means all."
     )
-    prefilter_share: float = Field(
+    top_share: float = Field(
         0.05,
         gt=0,
         lt=1,
-        description="Share of the documents, about, that the prefilter lets through; about twice what is chosen keeps "
-        "0.99 of it.",
+        description="Share of the documents whose exact scores the prefilter finds, but for about one in a hundred: at "
+        "least the share that is chosen.",
     )
     sample_bytes: int = Field(
         4_000_000,
@@ -78,7 +78,7 @@ class ZipFitConfig(SelectorConfig):
     def seconds_per_mb(self) -> float:
         """The estimated seconds for a hundred targets (benchmarks/zipfit.md)."""
         exact = 3.3 if self.compressor == "gzip" else 0.4
-        return {"exact": exact, "prefilter": 0.2 + exact * (self.prefilter_share + 0.02), "distilled": 0.2}[self.mode]
+        return {"exact": exact, "prefilter": 0.1 + exact * (self.top_share + 0.05), "distilled": 0.1}[self.mode]
 
     def fit(self, targets: Sequence[str], pool: Sequence[str]) -> Arrays:
         """Return the model of the estimates, the prefilter, and how well they agree with exact scores."""
@@ -95,7 +95,7 @@ class ZipFitConfig(SelectorConfig):
             contents,
             num_used=len(self._used(targets)),
             estimates=self.mode != "exact",
-            prefilter_share=self.prefilter_share if self.mode == "prefilter" else None,
+            top_share=self.top_share if self.mode == "prefilter" else None,
         )
 
     def prepare(self, targets: Sequence[str], fitted: Arrays) -> Scorer:
@@ -105,7 +105,7 @@ class ZipFitConfig(SelectorConfig):
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
-        few = {"prefilter_share": 0.4, "sample_bytes": 1_000_000}
+        few = {"top_share": 0.2, "sample_bytes": 1_000_000}
         return (
             cls(),
             cls(compressor="lz4", max_targets=1),

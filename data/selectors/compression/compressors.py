@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 
 _GZIP_OVER_ZLIB_BYTES = 12  # 18 bytes of header and trailer instead of 6
 _LARGEST_WINDOW_BITS = 15  # deflate's window of 32 KiB
@@ -22,8 +22,11 @@ class Compressor(ABC):
         """Return C(content): the bytes of the compressed content, header included."""
 
     @abstractmethod
-    def joint_sizes(self, first: bytes, others: Sequence[bytes]) -> list[int]:
-        """Return C(first + other) for each of the others: the order counts."""
+    def prime(self, first: bytes, *, longest: int) -> Callable[[bytes], int]:
+        """Return the function that gives C(first + other) for another text of at most `longest` bytes.
+
+        The order counts. For an empty text it gives C(first).
+        """
 
 
 class Gzip(Compressor):
@@ -37,20 +40,21 @@ class Gzip(Compressor):
     def size(self, content: bytes) -> int:
         return len(zlib.compress(content, self.level)) + _GZIP_OVER_ZLIB_BYTES
 
-    def joint_sizes(self, first: bytes, others: Sequence[bytes]) -> list[int]:
-        """Return the sizes; the compressor reads `first` once, and each of the others continues a copy of it.
+    def prime(self, first: bytes, *, longest: int) -> Callable[[bytes], int]:
+        """Return the function; the compressor reads `first` once, and each other text continues a copy of it.
 
         A copy costs as much as the compressor has memory, so its window is no larger than the texts need. As long as
         they fit into it, a smaller window changes no size: deflate finds the same matches.
         """
-        longest = len(first) + max(map(len, others), default=0)
-        primed = zlib.compressobj(self.level, zlib.DEFLATED, _window_bits(longest), _MEMORY_LEVEL)
+        window_bits = _window_bits(len(first) + longest)
+        primed = zlib.compressobj(self.level, zlib.DEFLATED, window_bits, _MEMORY_LEVEL)
         written = len(primed.compress(first)) + _GZIP_OVER_ZLIB_BYTES
-        sizes = []
-        for other in others:
+
+        def joint_size(other: bytes) -> int:
             compressor = primed.copy()
-            sizes.append(written + len(compressor.compress(other)) + len(compressor.flush()))
-        return sizes
+            return written + len(compressor.compress(other)) + len(compressor.flush())
+
+        return joint_size
 
 
 class Lz4(Compressor):
@@ -64,8 +68,8 @@ class Lz4(Compressor):
     def size(self, content: bytes) -> int:
         return len(self.codec.compress(content, asbytes=True)) + _LZ4_CONTENT_SIZE_BYTES * bool(content)
 
-    def joint_sizes(self, first: bytes, others: Sequence[bytes]) -> list[int]:
-        return [self.size(first + other) for other in others]
+    def prime(self, first: bytes, *, longest: int) -> Callable[[bytes], int]:
+        return lambda other: self.size(first + other)
 
 
 def _window_bits(content_bytes: int) -> int:

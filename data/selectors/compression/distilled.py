@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,13 @@ class LinearModel:
     byte_weights: Float32s  # [2, 256 + 1], the last is the constant
 
 
+class Estimate(NamedTuple):
+    """The estimate of an exact score, and the size of the text by LZ4, which the estimate needs anyway."""
+
+    score: float
+    lz4_bytes: int
+
+
 class Estimator:
     """Estimates scores with a fitted model; the targets are those of the fit."""
 
@@ -43,19 +50,20 @@ class Estimator:
         self.features = _ChunkFeatures(targets)
         self.model = model
 
-    def estimate(self, content: bytes) -> float:
+    def estimate(self, content: bytes) -> Estimate:
         """Return the estimate of the exact score; that of a text of several chunks is the mean weighted by bytes."""
         chunks = cut(content)
-        estimates = np.array([self._estimate_chunk(chunk) for chunk in chunks])
-        return float(np.clip((estimates * chunk_weights(chunks)).sum(), -_LIMIT, _LIMIT))
+        sizes = [self.features.lz4.size(chunk) for chunk in chunks]
+        estimates = np.array([self._estimate_chunk(chunk, size) for chunk, size in zip(chunks, sizes, strict=True)])
+        return Estimate(float(np.clip((estimates * chunk_weights(chunks)).sum(), -_LIMIT, _LIMIT)), sum(sizes))
 
-    def _estimate_chunk(self, chunk: bytes) -> float:
+    def _estimate_chunk(self, chunk: bytes, size: int) -> float:
         buckets, counts = self.features.buckets(chunk), self.features.byte_counts(chunk)
         a, b = (
             float(ngrams.take(buckets).sum(dtype=np.float64) + (of_bytes * counts).sum(dtype=np.float64))
             for ngrams, of_bytes in zip(self.model.ngram_weights, self.model.byte_weights, strict=True)
         )
-        return self.features.scale(chunk) * a + b
+        return self.features.scale(size) * a + b
 
 
 @dataclass(frozen=True)
@@ -64,13 +72,15 @@ class DistilledFit:
 
     model: LinearModel
     left_out_estimates: Float64s  # [documents]
+    lz4_bytes: Float64s  # [documents]: their sizes by LZ4
 
 
 def fit_linear_model(targets: TargetChunks, contents: Sequence[bytes], scores: Float64s) -> DistilledFit:
     """Fit the model to the exact scores [documents] of a sample, by ridge regression."""
     shares = target_shares(targets)
     features = _ChunkFeatures(targets)
-    rows = np.stack([_document_features(features, content, shares) for content in contents])
+    sizes = [[features.lz4.size(chunk) for chunk in cut(content)] for content in contents]
+    rows = np.stack([_document_features(features, *each, shares=shares) for each in zip(contents, sizes, strict=True)])
     num_ngram_features = rows.shape[1] // 2 - _BYTES - 1
     priors = np.tile(np.repeat([1.0, _BYTE_PRIOR], [num_ngram_features, _BYTES + 1]), 2)
     fitted = fit_ridge(rows, scores, priors)
@@ -79,7 +89,8 @@ def fit_linear_model(targets: TargetChunks, contents: Sequence[bytes], scores: F
     functions = _share_functions(shares.reshape(len(ORDERS), -1))
     weights = np.einsum("aof,fob->aob", of_ngrams.reshape(2, len(ORDERS), -1), functions).reshape(2, -1)
     model = LinearModel(weights.astype(np.float32), of_bytes.astype(np.float32))
-    return DistilledFit(model, np.clip(fitted.left_out_predictions, -_LIMIT, _LIMIT))
+    estimates = np.clip(fitted.left_out_predictions, -_LIMIT, _LIMIT)
+    return DistilledFit(model, estimates, np.array([sum(of_chunks) for of_chunks in sizes], dtype=np.float64))
 
 
 class _ChunkFeatures:
@@ -99,23 +110,26 @@ class _ChunkFeatures:
         counts[:_BYTES] = np.bincount(np.frombuffer(chunk, dtype=np.uint8), minlength=_BYTES)
         return counts
 
-    def scale(self, chunk: bytes) -> float:
-        """Return h(x), in thousandths, so that features have like sizes."""
-        return float((1000 * self.target_weights / np.maximum(self.lz4.size(chunk), self.target_sizes)).sum())
+    def scale(self, size: int) -> float:
+        """Return h(x) of a chunk, given its size by LZ4, in thousandths, so that features have like sizes."""
+        return float((1000 * self.target_weights / np.maximum(size, self.target_sizes)).sum())
 
 
-def _document_features(features: _ChunkFeatures, content: bytes, shares: Float32s) -> Float64s:
-    """Return the regressors of a document: the mean over its chunks, weighted by bytes, [2 x (n-grams, bytes, 1)]."""
+def _document_features(features: _ChunkFeatures, content: bytes, sizes: Sequence[int], *, shares: Float32s) -> Float64s:
+    """Return the regressors of a document: the mean over its chunks, weighted by bytes, [2 x (n-grams, bytes, 1)].
+
+    `sizes` [chunks] are those by LZ4.
+    """
     chunks = cut(content)
     rows = []
-    for chunk in chunks:
+    for chunk, size in zip(chunks, sizes, strict=True):
         buckets = features.buckets(chunk)
         sums = [
             np.bincount(order_of(buckets), weights=values, minlength=len(ORDERS))
             for values in _share_functions(shares[buckets])
         ]
         row: Float64s = np.concatenate((np.stack(sums, axis=1).ravel(), features.byte_counts(chunk)))
-        rows.append(np.concatenate((row * features.scale(chunk), row)))
+        rows.append(np.concatenate((row * features.scale(size), row)))
     mean: Float64s = (np.stack(rows) * chunk_weights(chunks)[:, None]).sum(axis=0)
     return mean
 

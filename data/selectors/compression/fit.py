@@ -11,7 +11,7 @@ from data.selectors.compression.agreement import rank_correlation, top_recalls
 from data.selectors.compression.compressors import Compressor
 from data.selectors.compression.distilled import fit_linear_model
 from data.selectors.compression.ncd import make_target_chunks, mean_similarity, similarities
-from data.selectors.compression.prefilter import NOT_PASSED, fit_prefilter
+from data.selectors.compression.prefilter import Sample, cross_fitted_scores, fit_prefilter, log_sizes
 
 if TYPE_CHECKING:
     from data.selectors.base import Arrays
@@ -24,12 +24,12 @@ def fit_to_sample(
     *,
     num_used: int,
     estimates: bool,
-    prefilter_share: float | None,
+    top_share: float | None,
 ) -> Arrays:
     """Score a sample of the pool exactly, and fit to it what the mode needs.
 
     Documents are compared with the first `num_used` targets; the measurements compare with the scores by all of them.
-    An estimate of a document is that of a fit to the others.
+    An estimate of a document is that of a fit to the others. With `top_share`, a prefilter is fitted to the estimates.
     """
     all_targets, used = (make_target_chunks(compressor, some) for some in (targets, targets[:num_used]))
     rows = np.stack([similarities(compressor, content, all_targets) for content in contents])
@@ -42,10 +42,11 @@ def fit_to_sample(
         distilled = fit_linear_model(used, contents, scores)
         estimated = final = distilled.left_out_estimates
         fitted |= vars(distilled.model)
-    if prefilter_share:
-        filtered = fit_prefilter(rows, scores, estimated, share=prefilter_share)
-        final = np.where(filtered.passes, scores, filtered.predictions - NOT_PASSED)
-        fitted |= {key: np.array(value) for key, value in vars(filtered.prefilter).items()}
+        if top_share is not None:
+            sizes = log_sizes([len(content) for content in contents], distilled.lz4_bytes)
+            sample = Sample(rows, scores, estimated, sizes)
+            fitted |= fit_prefilter(sample, top_share=top_share).to_arrays()
+            final = cross_fitted_scores(sample, top_share=top_share)
     lengths = np.array([len(content) for content in contents], dtype=np.float64)
     return fitted | {
         "sample_documents": np.array(len(contents)),

@@ -7,8 +7,9 @@ bytes after compression (Cilibrasi and Vitányi 2005; arXiv:2410.18194, section 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from data.selectors.compression.compressors import Compressor
 
 Float64s: TypeAlias = npt.NDArray[np.float64]
+Int64s: TypeAlias = npt.NDArray[np.int64]
 _DECIMALS = 12
 CHUNK_BYTES = 16_000  # a chunk of a document and one of a target together fit into deflate's window of 32 KiB
 
@@ -29,10 +31,10 @@ class TargetChunks:
     sizes: Float64s  # [chunks]
     weights: Float64s  # [chunks], with sum 1
 
-    def subset(self, numbers: Sequence[int]) -> TargetChunks:
-        """Return the chunks of these numbers; their weights are those within the whole, and do not sum to 1."""
-        contents = tuple(self.contents[number] for number in numbers)
-        return TargetChunks(contents, self.sizes[list(numbers)], self.weights[list(numbers)])
+    @cached_property
+    def longest(self) -> int:
+        """The bytes of the longest chunk."""
+        return max(map(len, self.contents))
 
 
 def make_target_chunks(compressor: Compressor, targets: Sequence[bytes]) -> TargetChunks:
@@ -56,14 +58,35 @@ def chunk_weights(chunks: Sequence[bytes]) -> Float64s:
     return lengths / lengths.sum() if lengths.any() else np.ones(1)
 
 
-def similarities(compressor: Compressor, content: bytes, targets: TargetChunks) -> Float64s:
-    """Return 1 - NCD(content, target chunk) for each target chunk, [target chunks].
+class Comparison:
+    """A document that is compared with target chunks, some at a time; the compressor reads each of its chunks once."""
 
-    A content of several chunks has the mean over them, weighted by their bytes.
-    """
-    chunks = cut(content)
-    rows = [_chunk_similarities(compressor, chunk, targets) for chunk in chunks]
-    return rows[0] if len(rows) == 1 else (np.stack(rows) * chunk_weights(chunks)[:, None]).sum(axis=0)
+    def __init__(self, compressor: Compressor, content: bytes, targets: TargetChunks) -> None:
+        self._compressor, self._content, self._targets = compressor, content, targets
+
+    def similarities(self, numbers: Int64s) -> Float64s:
+        """Return 1 - NCD(document, target chunk) for the target chunks of these numbers, [numbers].
+
+        A document of several chunks has the mean over them, weighted by their bytes.
+        """
+        contents = [self._targets.contents[number] for number in numbers.tolist()]
+        sizes = self._targets.sizes[numbers]
+        rows = []
+        for own, joint_size in self._chunks:
+            joint = np.array([joint_size(content) for content in contents], dtype=np.float64)
+            rows.append(1 - (joint - np.minimum(own, sizes)) / np.maximum(own, sizes))
+        return rows[0] if len(rows) == 1 else (np.stack(rows) * chunk_weights(cut(self._content))[:, None]).sum(axis=0)
+
+    @cached_property
+    def _chunks(self) -> list[tuple[float, Callable[[bytes], int]]]:
+        """The size of each chunk of the document, and the function that gives its size with another text."""
+        primed = [self._compressor.prime(chunk, longest=self._targets.longest) for chunk in cut(self._content)]
+        return [(float(joint_size(b"")), joint_size) for joint_size in primed]
+
+
+def similarities(compressor: Compressor, content: bytes, targets: TargetChunks) -> Float64s:
+    """Return 1 - NCD(content, target chunk) for each target chunk, [target chunks]."""
+    return Comparison(compressor, content, targets).similarities(np.arange(len(targets.contents)))
 
 
 def mean_similarity(similarities: Float64s, targets: TargetChunks) -> float:
@@ -72,9 +95,3 @@ def mean_similarity(similarities: Float64s, targets: TargetChunks) -> float:
     It is rounded, since equal means must be ties, whatever the order of their terms.
     """
     return round(float((similarities * targets.weights).sum()), _DECIMALS)
-
-
-def _chunk_similarities(compressor: Compressor, chunk: bytes, targets: TargetChunks) -> Float64s:
-    own = float(compressor.size(chunk))
-    joint = np.array(compressor.joint_sizes(chunk, targets.contents), dtype=np.float64)
-    return 1 - (joint - np.minimum(own, targets.sizes)) / np.maximum(own, targets.sizes)

@@ -11,9 +11,9 @@ import numpy as np
 from data.selectors.base import Scorer
 from data.selectors.compression.agreement import TOP_SHARES
 from data.selectors.compression.compressors import Compressor
-from data.selectors.compression.distilled import Estimator, LinearModel
-from data.selectors.compression.ncd import make_target_chunks, mean_similarity, similarities
-from data.selectors.compression.prefilter import NOT_PASSED, Prefilter
+from data.selectors.compression.distilled import Estimate, Estimator, LinearModel
+from data.selectors.compression.ncd import Comparison, make_target_chunks, mean_similarity, similarities
+from data.selectors.compression.prefilter import NOT_PASSED, Prefilter, log_sizes
 
 if TYPE_CHECKING:
     from data.selectors.base import Arrays, Float64s, UInt64s
@@ -30,21 +30,16 @@ class ZipFitScorer(Scorer):
         if "ngram_weights" in fitted:
             model = LinearModel(fitted["ngram_weights"], fitted["byte_weights"])
             self._estimator = Estimator(self._targets, model)
-        if "first_targets" in fitted:
-            self._prefilter = Prefilter(
-                first_targets=tuple(fitted["first_targets"].tolist()),
-                coefficients=fitted["coefficients"],
-                least_estimate=float(fitted["least_estimate"]),
-                least_prediction=float(fitted["least_prediction"]),
-            )
-            self._first = list(self._prefilter.first_targets)
-            self._rest = [number for number in range(len(self._targets.contents)) if number not in self._first]
-            self._first_chunks, self._rest_chunks = map(self._targets.subset, (self._first, self._rest))
+        if "order" in fitted:
+            self._prefilter = Prefilter.from_arrays(fitted)
+            order = self._prefilter.order.tolist()
+            others = [number for number in range(len(self._targets.contents)) if number not in order]
+            self._order = np.array(order + others, dtype=np.int64)
 
     def score(self, texts: Sequence[str], hashes: UInt64s) -> Float64s:
         """Return the scores; NaN for a text of less than min_bytes.
 
-        A document that the prefilter does not let through has its estimate less 10, which is below all exact scores.
+        A document that the prefilter drops has its predicted score less 10, which is below all exact scores.
         """
         return np.array([self._score(text.encode()) for text in texts], dtype=np.float64)
 
@@ -57,18 +52,22 @@ class ZipFitScorer(Scorer):
         if not self._estimator:
             return mean_similarity(similarities(self._compressor, content, self._targets), self._targets)
         estimate = self._estimator.estimate(content)
-        return self._score_behind(self._prefilter, content, estimate) if self._prefilter else estimate
+        return self._score_behind(self._prefilter, content, estimate) if self._prefilter else estimate.score
 
-    def _score_behind(self, prefilter: Prefilter, content: bytes, estimate: float) -> float:
-        if estimate < prefilter.least_estimate:
-            return estimate - NOT_PASSED
-        first = similarities(self._compressor, content, self._first_chunks)
-        prediction = prefilter.predict(first, estimate)
-        if prediction < prefilter.least_prediction:
-            return prediction - NOT_PASSED
-        row = np.empty(len(self._targets.contents))
-        row[self._first] = first
-        row[self._rest] = similarities(self._compressor, content, self._rest_chunks)
+    def _score_behind(self, prefilter: Prefilter, content: bytes, estimate: Estimate) -> float:
+        estimates, sizes = np.array([estimate.score]), log_sizes([len(content)], [estimate.lz4_bytes])
+        comparison = Comparison(self._compressor, content, self._targets)
+        in_order, done = np.empty(len(self._order)), 0
+        for number in range(len(prefilter.rounds)):
+            if (compared := prefilter.compared(number)) > done:
+                in_order[done:compared] = comparison.similarities(self._order[done:compared])
+                done = compared
+            (prediction,), (drops,) = prefilter.drops(number, estimates, sizes, in_order[None, :done])
+            if drops:
+                return float(prediction) - NOT_PASSED
+        in_order[done:] = comparison.similarities(self._order[done:])
+        row = np.empty(len(self._order))
+        row[self._order] = in_order
         return mean_similarity(row, self._targets)
 
 

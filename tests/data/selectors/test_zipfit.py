@@ -47,10 +47,10 @@ def test_exact_scores_are_those_of_gzip(exact: np.ndarray) -> None:
 
 
 def test_the_prefilter_lets_the_best_through_with_their_exact_scores(exact: np.ndarray) -> None:
-    config = zipfit(mode="prefilter", prefilter_share=0.4)
+    config = zipfit(mode="prefilter", top_share=0.125)
     found = scores(config)
     passes = found > -1
-    assert 0.2 < passes.mean() < 0.6
+    assert 0.125 < passes.mean() < 0.6
     np.testing.assert_array_equal(found[passes], exact[passes])
     assert found[~passes].max() < -8
     best = np.argsort(-exact)[: len(exact) // 8]
@@ -67,7 +67,7 @@ def test_the_first_targets_are_compared_with_if_their_number_is_limited() -> Non
 
 
 @pytest.mark.parametrize(
-    ("keys", "recalls"), [({"mode": "prefilter", "prefilter_share": 0.5}, 0.95), ({"max_targets": 6}, 0.8)]
+    ("keys", "recalls"), [({"mode": "prefilter", "top_share": 0.2}, 0.95), ({"max_targets": 6}, 0.8)]
 )
 def test_the_report_has_the_recall_on_the_sample(keys: dict[str, object], recalls: float) -> None:
     config = zipfit(**keys)

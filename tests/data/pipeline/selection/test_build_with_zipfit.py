@@ -62,7 +62,7 @@ def test_the_documents_most_like_the_targets_are_chosen(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_prefilter_gives_the_same_bytes_with_any_number_of_workers(folder: Path) -> None:
-    keys = {"mode": "prefilter", "prefilter_share": 0.4}
+    keys = {"mode": "prefilter", "top_share": 0.2}
     build(config(folder, "one", workers=1, **keys))
     build(config(folder, "two", workers=2, **keys))
     build(config(folder, "exact"))

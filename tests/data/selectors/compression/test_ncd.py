@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from data.selectors.compression.compressors import Gzip, Lz4
 from data.selectors.compression.ncd import (
     CHUNK_BYTES,
+    Comparison,
     chunk_weights,
     cut,
     make_target_chunks,
@@ -94,10 +95,12 @@ def test_chunks_are_as_few_as_can_be(length: int) -> None:
     assert max(map(len, chunks)) <= CHUNK_BYTES
 
 
-def test_a_subset_of_the_targets_has_their_similarities() -> None:
+def test_a_document_can_be_compared_with_some_targets_at_a_time() -> None:
     chunks = make_target_chunks(Gzip(6), TARGETS)
-    some = similarities(Gzip(6), TEXTS[1], chunks.subset([4, 2]))
-    np.testing.assert_array_equal(some, similarities(Gzip(6), TEXTS[1], chunks)[[4, 2]])
+    for content in (TEXTS[1], b"".join(TEXTS)[:40_000]):
+        comparison = Comparison(Gzip(6), content, chunks)
+        some = [comparison.similarities(np.array(numbers)) for numbers in ([4, 2], [0])]
+        np.testing.assert_array_equal(np.concatenate(some), similarities(Gzip(6), content, chunks)[[4, 2, 0]])
 
 
 def test_lz4_scores_a_copy_highest() -> None:

@@ -54,6 +54,7 @@ class LawConfig(Settings):
 
     name: str
     spans_sizes: ClassVar[bool] = False  # its evaluation points need the number of parameters of the model
+    spans_batches: ClassVar[bool] = False  # and the tokens of a step
     costly: ClassVar[bool] = False  # an evaluation takes milliseconds: the bootstrap then uses the tangent
 
     @classmethod

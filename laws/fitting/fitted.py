@@ -76,15 +76,7 @@ class Fit(Settings):
         the runs of the fit) as independent.
         """
         predicted_k = self.predict(points)
-        growth_k = law_error_growth(
-            points,
-            fitted_steps=[curve.steps for curve in self.curves],
-            fitted_shapes=[curve.lr_shape for curve in self.curves],
-            fitted_sizes=[curve.parameters for curve in self.curves if curve.parameters is not None],
-            by_horizon=self.law.error_by_horizon,
-            by_size=self.law.error_by_size,
-        )
-        lean = np.hypot(self.noise, self.law_error * growth_k) * normal_quantile(level)
+        lean = np.hypot(self.noise, self.law_error * self.error_growth(points)) * normal_quantile(level)
         if not self.samples:
             return predicted_k * np.exp(-lean), predicted_k * np.exp(lean)
         features = self.law.features([points])
@@ -95,6 +87,17 @@ class Fit(Settings):
         below = np.hypot(np.maximum(middle_k - low_k, 0), lean)
         above = np.hypot(np.maximum(high_k - middle_k, 0), lean)
         return predicted_k * np.exp(-below), predicted_k * np.exp(above)
+
+    def error_growth(self, points: EvaluationPoints) -> Floats:
+        """Returns how many times `law_error` the law may miss the loss at each point [k], at least 1."""
+        return law_error_growth(
+            points,
+            fitted_steps=[curve.steps for curve in self.curves],
+            fitted_shapes=[curve.lr_shape for curve in self.curves],
+            fitted_sizes=[curve.parameters for curve in self.curves if curve.parameters is not None],
+            by_horizon=self.law.error_by_horizon,
+            by_size=self.law.error_by_size,
+        )
 
     def parameter_intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
         """Returns the interval of each parameter, by name; empty without samples."""

@@ -22,6 +22,8 @@ from laws.fitting.fitted import fit_curves
 from laws.law import CurveLaw, LawConfig
 from laws.loss_curves.annealing import AnnealingConfig
 from laws.loss_curves.annealing_size import AnnealingSizeConfig
+from laws.loss_curves.horizon import HeldUpLaw, HorizonConfig
+from laws.loss_curves.joint import JointConfig
 from laws.loss_curves.multi_power import MultiPowerConfig
 from laws.loss_curves.relaxation import RelaxationConfig
 from laws.scaling.critical_batch import BatchRun, critical_batch
@@ -78,26 +80,33 @@ def drawn(law: LawConfig, values: Mapping[str, float], rng: np.random.Generator)
 
 @dataclass(frozen=True)
 class CurveCase:
-    """A law of loss curves: four runs of 8,000 steps with 60 losses each, and the last loss of a fifth schedule."""
+    """A law of loss curves: four runs of 60 losses each, and the last loss of a fifth schedule of 8,000 steps."""
 
     law: CurveLaw
     values: Mapping[str, float]
     noise: Noise
     scale: float = 1e-3
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The steps of the runs: 8,000, or different for the laws that need it."""
+        return (3000, 8000, 5000, 8000) if isinstance(self.law, HeldUpLaw) else (8000,) * 4
+
     def held(self, seed: int, samples: int) -> Held:
         """Yields each quantity of one fit, and whether its interval holds the truth."""
         rng = np.random.default_rng(seed)
         truth = drawn(self.law, self.values, rng)
         curves = []
-        for section, size in zip(SECTIONS, SIZES, strict=True):
-            at = every_step(_planned(section), most=60, parameters=size if self.law.spans_sizes else None)
+        for section, size, length in zip(SECTIONS, SIZES, self.lengths, strict=True):
+            known = {"parameters": size, "batch_tokens": 1e3 * size**0.5} if self.law.spans_sizes else {}
+            at = every_step(_planned(section, length), most=60, **known)
             loss = self.law.predict(truth, at) * np.exp(self.scale * self.noise(rng, at.steps.size))
-            curves.append(LossCurve(at.schedule, at.steps, loss=loss, parameters=at.parameters))
+            curves.append(LossCurve(at.schedule, at.steps, loss=loss, **known))
         fit = fit_curves(self.law, curves, samples=samples, seed=seed).model_copy(update={"law_error": 0.0})
-        for name, (low, high) in fit.parameter_intervals().items():
+        same_units = fit.law == self.law or not isinstance(self.law, HeldUpLaw)
+        for name, (low, high) in fit.parameter_intervals().items() if same_units else ():
             yield name, low <= truth[name] <= high
-        end = last_step(_planned(UNSEEN), parameters=curves[0].parameters)
+        end = last_step(_planned(UNSEEN), parameters=curves[0].parameters, batch_tokens=curves[0].batch_tokens)
         fact = self.law.predict(truth, end)[0] * np.exp(self.scale * self.noise(rng, 1)[0])
         (low_end,), (high_end,) = fit.band(end)
         yield "new loss", bool(low_end <= fact <= high_end)
@@ -160,8 +169,8 @@ class BatchCase:
         yield "critical batch", low <= self.critical <= high
 
 
-def _planned(section: Mapping[str, object]) -> LrCurve:
-    return planned_lr_curve(SCHEDULES.parse({"warmup_steps": 200, **section}), peak_lr=3e-4, total_steps=8000)
+def _planned(section: Mapping[str, object], steps: int = 8000) -> LrCurve:
+    return planned_lr_curve(SCHEDULES.parse({"warmup_steps": 200, **section}), peak_lr=3e-4, total_steps=steps)
 
 
 ANNEALING = {"L0": 2.8, "A": 0.6, "C": 0.5, "alpha": 0.45}
@@ -177,6 +186,14 @@ CURVE_LAWS: dict[str, tuple[CurveLaw, dict[str, float]]] = {
         {"L0": 2.65, "A": 0.6, "B": 438.0, "alpha": 0.453, "beta": 0.6, "gamma": 0.65, "C": 2.1},
     ),
     "relaxation": (RelaxationConfig(), {"L0": 2.68, "A": 0.53, "B": 0.2, "alpha": 0.5, "C": 0.02}),
+    "horizon": (
+        HorizonConfig(reference_steps=5000, reference_tokens=5000),
+        {"E": 2.5, "B": 0.5, "G": 0.2, "F": 0.003, "beta": 0.37, "C": 0.02},
+    ),
+    "joint": (
+        JointConfig(reference_steps=5000, reference_tokens=2e7, reference_parameters=2e8, reference_batch_tokens=2e7),
+        {"E": 1.8, "S0": 0.7, "G": 0.2, "F": 0.003, "alpha": 0.42, "beta": 0.43, "w": 1.0, "k": 0.77, "C": 0.02},
+    ),
 }
 COMPUTE_LAWS: dict[str, tuple[ComputeLaw, dict[str, float]]] = {
     "power_constant": (PowerConstantConfig(), {"L_inf": 1.7, "A": 250.0, "alpha": 0.13}),

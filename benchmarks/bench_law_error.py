@@ -23,7 +23,7 @@ import numpy as np
 from laws.curve import Floats, LossCurve, last_step
 from laws.fitting.bootstrap import LEVEL
 from laws.fitting.fitted import LAW_ERROR, fit_curves, normal_quantile
-from laws.fitting.law_error import HORIZON, LONE_SHAPE, lr_shape
+from laws.fitting.law_error import LONE_SHAPE, lr_shape
 from laws.law import DEFAULT_LAW, LAWS, CurveLaw
 from laws.reading.csv_file import lr_from_rows
 from laws.reading.curves import read_curve
@@ -154,7 +154,7 @@ def report(table: Table) -> None:
     models = list(dict.fromkeys(table.models.tolist()))
     print("| scored on | last losses | constants of the others | held | lone | twos | threes | constants of lehr |")
     print("|---|---|---|---|---|---|---|---|")
-    code, all_held = (LAW_ERROR, HORIZON, LONE_SHAPE), np.zeros(table.models.size, dtype=bool)
+    code, all_held = (LAW_ERROR, CurveLaw.error_by_horizon, LONE_SHAPE), np.zeros(table.models.size, dtype=bool)
     for model in models:
         group = table.models == model
         constants = chosen(table, [other for other in models if other != model])

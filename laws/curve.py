@@ -58,6 +58,7 @@ class EvaluationPoints:
     schedule: LrCurve
     steps: Ints  # [k], ascending, each within 1..n
     parameters: float | None = field(default=None, kw_only=True)  # of the model, for laws that span sizes
+    batch_tokens: float | None = field(default=None, kw_only=True)  # of a step, for the same
 
     def __post_init__(self) -> None:
         steps = np.asarray(self.steps, dtype=np.int64)
@@ -115,17 +116,21 @@ class LossCurve(EvaluationPoints):
         return replace(self, steps=self.steps[keep], loss=self.loss[keep])
 
 
-def every_step(schedule: LrCurve, *, most: int = 2000, parameters: float | None = None) -> EvaluationPoints:
+def every_step(
+    schedule: LrCurve, *, most: int = 2000, parameters: float | None = None, batch_tokens: float | None = None
+) -> EvaluationPoints:
     """Returns about `most` evenly spaced steps after the warm-up, the last among them: what a plot needs."""
     first = min(max(schedule.warmup_steps, 1), schedule.steps)
     count = min(most, schedule.steps - first + 1)
     steps = np.unique(np.linspace(first, schedule.steps, count).round().astype(np.int64))
-    return EvaluationPoints(schedule, steps, parameters=parameters)
+    return EvaluationPoints(schedule, steps, parameters=parameters, batch_tokens=batch_tokens)
 
 
-def last_step(schedule: LrCurve, *, parameters: float | None = None) -> EvaluationPoints:
+def last_step(
+    schedule: LrCurve, *, parameters: float | None = None, batch_tokens: float | None = None
+) -> EvaluationPoints:
     """Returns the end of the schedule."""
-    return EvaluationPoints(schedule, np.array([schedule.steps]), parameters=parameters)
+    return EvaluationPoints(schedule, np.array([schedule.steps]), parameters=parameters, batch_tokens=batch_tokens)
 
 
 def planned_lr_curve(config: ScheduleConfig, *, peak_lr: float, total_steps: int) -> LrCurve:

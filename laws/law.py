@@ -54,6 +54,7 @@ class LawConfig(Settings):
 
     name: str
     spans_sizes: ClassVar[bool] = False  # its evaluation points need the number of parameters of the model
+    spans_batches: ClassVar[bool] = False  # and the tokens of a step
     costly: ClassVar[bool] = False  # an evaluation takes milliseconds: the bootstrap then uses the tangent
 
     @classmethod
@@ -140,6 +141,10 @@ class ImplicitLaw(LawConfig):
 class CurveLaw(LawConfig):
     """A law of the loss along a run: its features are those of a schedule up to each step."""
 
+    law_error: ClassVar[float] = 0.0018  # relative: how far it misses runs outside its fit, beyond noise (docs/laws.md)
+    error_by_horizon: ClassVar[float] = 2.25  # how that grows with log (step / longest fitted step)
+    error_by_size: ClassVar[float] = 0.0  # the same with log (parameters / nearest fitted size)
+
     def features(self, points: Sequence[EvaluationPoints]) -> Any:
         """Returns what `terms` needs, for all evaluation points one after the other."""
         raise AssertionError(f"{type(self).__name__} has no features")
@@ -147,6 +152,10 @@ class CurveLaw(LawConfig):
     def check(self, curves: Sequence[LossCurve]) -> None:
         """Raises UserError if the curves cannot identify the parameters."""
         check_annealed(curves)
+
+    def notes(self, curves: Sequence[LossCurve]) -> tuple[str, ...]:
+        """Returns what a user of the fit must know of what these curves cannot tell; usually nothing."""
+        return ()
 
     def suited(self, curves: Sequence[EvaluationPoints]) -> Self:
         """Returns the law in the units of the curves to be fitted: a prior must not depend on the unit of the lr."""

@@ -59,14 +59,15 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
 
 def _fitted_forecast(config: RunConfig, model: ModelConfig, fit: Fit) -> FixedFitForecast:
     size = parameters(model, seq_length=config.train.seq_length) if fit.law.spans_sizes else None
-    return FixedFitForecast(fit, parameters=size)
+    batch_tokens = float(config.train.global_batch_size * config.train.seq_length)
+    return FixedFitForecast(fit, parameters=size, batch_tokens=batch_tokens if fit.law.spans_batches else None)
 
 
 def _provenance_warnings(config: RunConfig, fit: Fit) -> list[str]:
     """Returns a warning if a fitted run differs slightly from this one. Raises UserError if it differs severely."""
     here = config_provenance(config.to_plain(), loss=HELD_OUT_LOSS)
     for curve in fit.curves:
-        differences = compare(curve.origin, here, sizes=fit.law.spans_sizes)
+        differences = compare(curve.origin, here, sizes=fit.law.spans_sizes, batches=fit.law.spans_batches)
         if differences.severe:
             raise UserError(
                 f"train.forecast = {config.train.forecast}: it was fitted on a run of another model, data or batch "

@@ -54,23 +54,29 @@ def config_provenance(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
     return {"loss": loss, **compared, **_shard_hashes(data)}
 
 
-def compare(there: Mapping[str, Any], here: Mapping[str, Any], *, sizes: bool = False) -> Differences:
-    """Compares the keys that both have. `sizes`: the law spans model sizes, so the model is not compared."""
+def compare(
+    there: Mapping[str, Any], here: Mapping[str, Any], *, sizes: bool = False, batches: bool = False
+) -> Differences:
+    """Compares the keys that both have. Laws over `sizes` or `batches` leave out the model or the batch."""
     severe: list[str] = []
     slight: list[str] = []
     for key in here:
-        if key not in there or there[key] == here[key] or (sizes and key.startswith("model.")):
+        if key not in there or there[key] == here[key]:
+            continue
+        if (sizes and key.startswith("model.")) or (batches and key == "train.global_batch_size"):
             continue
         line = f"{key}: {show(there[key])} there, {show(here[key])} here"
         (slight if _matches(key, _SAME_LOSS) else severe).append(line)
     return Differences(tuple(severe), tuple(slight))
 
 
-def check_one_provenance(provenances: Sequence[tuple[str, Mapping[str, Any]]], *, sizes: bool) -> None:
+def check_one_provenance(
+    provenances: Sequence[tuple[str, Mapping[str, Any]]], *, sizes: bool, batches: bool = False
+) -> None:
     """Raises UserError if runs are of different models, data or batches: no one law holds for them."""
     known = [(name, provenance) for name, provenance in provenances if provenance]
     for (first, there), (name, here) in itertools.pairwise(known):
-        differences = compare(there, here, sizes=sizes)
+        differences = compare(there, here, sizes=sizes, batches=batches)
         if differences.severe:
             raise UserError(
                 f"{first} and {name} are of different models, data or batches, and one law does not hold for both "

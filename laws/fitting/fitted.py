@@ -20,7 +20,7 @@ from settings import Settings, UserError, parse
 from settings.files import output_of_user, read_json, write_json
 
 MOST_LOSSES = 400  # of a curve that enter a fit; more add cost, not knowledge: neighbours are correlated
-LAW_ERROR = 0.0018  # relative: how far laws miss runs they were not fitted on, beyond noise (docs/laws.md)
+LAW_ERROR = CurveLaw.law_error  # of most laws
 
 
 class FittedCurve(Settings):
@@ -32,6 +32,8 @@ class FittedCurve(Settings):
     peak_lr: float
     last_lr: float
     warmup_steps: int
+    parameters: float | None = Field(None, description="of the model, where known")
+    batch_tokens: float | None = Field(None, description="of a step, where known")
     mean_error: float = Field(description="relative, of the fit on this curve")
     lr_shape: tuple[float, ...] = Field((), description="lr over its peak, at even shares of the steps; () if unknown")
     origin: dict[str, Any] = Field({}, description="keys of the run's config: what the loss is of, where known")
@@ -48,6 +50,7 @@ class Fit(Settings):
     law_error: float = Field(LAW_ERROR, ge=0, description="relative: added to the intervals of predictions")
     samples: tuple[tuple[float, ...], ...] = Field((), description="bootstrap: parameters in the order of `values`")
     curves: tuple[FittedCurve, ...] = ()
+    notes: tuple[str, ...] = Field((), description="what the curves could not tell, such as an exponent of two sizes")
 
     @model_validator(mode="after")
     def _check(self) -> Fit:
@@ -73,12 +76,7 @@ class Fit(Settings):
         the runs of the fit) as independent.
         """
         predicted_k = self.predict(points)
-        growth_k = law_error_growth(
-            points,
-            fitted_steps=[curve.steps for curve in self.curves],
-            fitted_shapes=[curve.lr_shape for curve in self.curves],
-        )
-        lean = np.hypot(self.noise, self.law_error * growth_k) * normal_quantile(level)
+        lean = np.hypot(self.noise, self.law_error * self.error_growth(points)) * normal_quantile(level)
         if not self.samples:
             return predicted_k * np.exp(-lean), predicted_k * np.exp(lean)
         features = self.law.features([points])
@@ -89,6 +87,17 @@ class Fit(Settings):
         below = np.hypot(np.maximum(middle_k - low_k, 0), lean)
         above = np.hypot(np.maximum(high_k - middle_k, 0), lean)
         return predicted_k * np.exp(-below), predicted_k * np.exp(above)
+
+    def error_growth(self, points: EvaluationPoints) -> Floats:
+        """Returns how many times `law_error` the law may miss the loss at each point [k], at least 1."""
+        return law_error_growth(
+            points,
+            fitted_steps=[curve.steps for curve in self.curves],
+            fitted_shapes=[curve.lr_shape for curve in self.curves],
+            fitted_sizes=[curve.parameters for curve in self.curves if curve.parameters is not None],
+            by_horizon=self.law.error_by_horizon,
+            by_size=self.law.error_by_size,
+        )
 
     def parameter_intervals(self, *, level: float = LEVEL) -> dict[str, tuple[float, float]]:
         """Returns the interval of each parameter, by name; empty without samples."""
@@ -135,6 +144,8 @@ def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200
         values=dict(zip(names, best.theta_p.tolist(), strict=True)),
         objective=best.objective,
         noise=robust_spread(residual_n, parameters=len(names)),
+        law_error=law.law_error,
+        notes=law.notes(curves),
         samples=tuple(tuple(row) for row in sampled.tolist()),
         curves=tuple(
             FittedCurve(
@@ -144,6 +155,8 @@ def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200
                 peak_lr=curve.schedule.peak,
                 last_lr=float(curve.schedule.lr[curve.steps[-1] - 1]),
                 warmup_steps=curve.schedule.warmup_steps,
+                parameters=curve.parameters,
+                batch_tokens=curve.batch_tokens,
                 mean_error=float(part.mean()),
                 lr_shape=tuple(lr_shape(curve.schedule, int(curve.steps[-1])).tolist()),
                 origin=dict(curve.provenance),

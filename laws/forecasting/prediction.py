@@ -34,9 +34,9 @@ class RunProgress:
     schedule: LrCurve
     losses: LossCurve | None  # None before the first; its schedule ends with its last loss
 
-    def at(self, step: int, parameters: float | None = None) -> EvaluationPoints:
+    def at(self, step: int, parameters: float | None = None, batch_tokens: float | None = None) -> EvaluationPoints:
         """Returns one step of the schedule as an evaluation point."""
-        return EvaluationPoints(self.schedule, np.array([step]), parameters=parameters)
+        return EvaluationPoints(self.schedule, np.array([step]), parameters=parameters, batch_tokens=batch_tokens)
 
 
 class Forecaster(Protocol):

@@ -47,20 +47,22 @@ class RelaxationFeatures:
         level_power: float,
         clock_power: float,
         beta: float,
-        reference_lr: float,
+        reference_lr: float | None,
     ) -> None:
+        """`reference_lr`: the lr of which u is the share; None: the peak of each schedule."""
         self._beta = beta
         self._runs: list[tuple[Floats, Floats, Floats, Floats]] = []
         progress: list[Floats] = []
         for at in points:
-            drops, u_n = group_lr_drops(at.schedule), scaled_lr(at.schedule, reference_lr)
+            reference = at.schedule.peak if reference_lr is None else reference_lr
+            drops, u_n = group_lr_drops(at.schedule), scaled_lr(at.schedule, reference)
             clock_n = np.cumsum(u_n**clock_power)
             edges = np.interp(
                 np.stack([drops.start_g, drops.end_g]), np.arange(clock_n.size + 1.0), np.append(0.0, clock_n)
             )
             from_start, from_end = (elapsed(clock_n, edge_g, at.steps) for edge_g in (drops.start_g, drops.end_g))
             self._runs.append((from_start, from_end, edges[1] - edges[0], drops.of(u_n**level_power)))
-            progress.append(reference_lr * np.cumsum(u_n**progress_power)[at.steps - 1])
+            progress.append(reference * np.cumsum(u_n**progress_power)[at.steps - 1])
         self.progress_n = np.concatenate(progress)
 
     def relaxed(self, speed_m: Floats) -> tuple[Floats, Floats]:

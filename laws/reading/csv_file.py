@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from laws.curve import Floats, Ints, LossCurve, LrCurve, detect_warmup
 from laws.reading.csv_columns import read_columns
-from laws.reading.reading import Reading, check_tokens
+from laws.reading.reading import Reading, check_tokens, median_batch
 from settings import UserError
 
 
@@ -27,13 +27,15 @@ def read_csv(path: Path, *, warmup_steps: int | None = None, last_step: int | No
     if np.any(np.diff(steps) <= 0):
         at = int(np.nonzero(np.diff(steps) <= 0)[0][0])
         raise UserError(f"{path}: steps must ascend, but {steps[at + 1]} follows {steps[at]}; one file holds one run")
+    batch_tokens = None
     if "tokens" in columns:
         check_tokens(path, steps, columns["tokens"][keep])
+        batch_tokens = median_batch(steps, columns["tokens"][keep])
     warmup, notes = (warmup_steps, ()) if warmup_steps is not None else _csv_warmup(path, columns, steps)
     try:
         total_steps = int(steps[-1])
         schedule = lr_from_rows(columns["step"], columns["lr"], total_steps=total_steps, warmup_steps=warmup)
-        curve = LossCurve(schedule, steps, loss=columns["loss"][keep], name=path.stem)
+        curve = LossCurve(schedule, steps, loss=columns["loss"][keep], name=path.stem, batch_tokens=batch_tokens)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return Reading(curve, notes)

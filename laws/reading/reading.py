@@ -39,3 +39,11 @@ def check_tokens(path: Path, steps: Ints, tokens: Floats) -> None:
             f"{path}: the batch size changes near step {step}, from {medians[0]:.0f} to {medians[off[0]]:.0f} tokens a "
             f"step, and the laws count steps; fit only the steps before it with last_step = {step}"
         )
+
+
+def median_batch(steps: Ints, tokens: Floats) -> float | None:
+    """Returns the median of the tokens a step, from their running sum; None if a single row cannot tell."""
+    if steps.size < 2:
+        return None
+    batch = float(np.median(np.diff(tokens) / np.diff(steps)))
+    return batch if batch > 0 else None

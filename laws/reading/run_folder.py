@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from laws.curve import Floats, LossCurve, LrCurve, detect_warmup
-from laws.reading.reading import Reading, check_tokens
+from laws.reading.reading import Reading, check_tokens, median_batch
 from settings import UserError
 from settings.jsonl import read_steps
 
@@ -34,8 +34,11 @@ def read_run(
         raise UserError(f"{path}: metrics.jsonl is garbled: step {trained[-1]} in {len(trained)} lines with an lr")
     config = _config(path / "config.yaml")
     _check_stages(path, config, trained[-1])
+    batch_tokens = None
     if all(_is_number(rows[step].get("tokens")) for step in trained):
-        check_tokens(path, np.array(trained), np.array([float(rows[step]["tokens"]) for step in trained]))
+        tokens = np.array([float(rows[step]["tokens"]) for step in trained])
+        check_tokens(path, np.array(trained), tokens)
+        batch_tokens = median_batch(np.array(trained), tokens)
     evaluated = sorted(step for step, row in rows.items() if _is_number(row.get(loss)) and step <= trained[-1])
     if not evaluated:
         known = sorted({key for row in rows.values() for key in row if key.endswith("loss") and "forecast" not in key})
@@ -52,7 +55,8 @@ def read_run(
     steps = np.array([applied[step] for step in evaluated], dtype=np.int64)
     losses = np.array([float(rows[step][loss]) for step in evaluated])
     keep = np.diff(steps, prepend=0) > 0  # a skipped step changed nothing: its loss is the one before
-    curve = LossCurve(LrCurve(lr_n, warmup), steps[keep], loss=losses[keep], name=path.name)
+    applied_lr = LrCurve(lr_n, warmup)
+    curve = LossCurve(applied_lr, steps[keep], loss=losses[keep], name=path.name, batch_tokens=batch_tokens)
     skipped = trained[-1] - lr_n.size
     notes = (f"{path.name}: {skipped} skipped steps are left out",) if skipped else ()
     return Reading(curve, notes)

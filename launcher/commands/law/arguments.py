@@ -21,6 +21,10 @@ ParametersOption = Annotated[
     float | None, typer.Option("--parameters", help="The size of the model, for a law over model sizes.")
 ]
 
+BatchOption = Annotated[
+    float | None, typer.Option("--batch-tokens", help="The tokens a step of the run, for a law over batches.")
+]
+
 
 def curve_law(text: str) -> CurveLaw:
     """Reads `annealing` or `annealing:warmup=peak,decay=0.99`."""

@@ -51,6 +51,8 @@ def fit_command(
     fit = fit_curves(chosen, known, samples=samples)
     console.print(_parameter_table(fit))
     console.print(_curve_table(fit))
+    for note in fit.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if output is not None:
         fit.save(output)
         console.print(f"fit file: {output}", highlight=False, markup=False, soft_wrap=True)
@@ -92,7 +94,8 @@ def _with_provenance(
 ) -> list[LossCurve]:
     """Returns the curves with the provenance of their runs. Raises UserError if no one law holds for all of them."""
     provenances = [run_provenance(path, loss=loss) for path in paths]
-    check_one_provenance(list(zip(map(str, paths), provenances, strict=True)), sizes=law.spans_sizes)
+    named = list(zip(map(str, paths), provenances, strict=True))
+    check_one_provenance(named, sizes=law.spans_sizes, batches=law.spans_batches)
     return [replace(reading.curve, provenance=found) for reading, found in zip(readings, provenances, strict=True)]
 
 

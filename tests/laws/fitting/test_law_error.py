@@ -9,7 +9,8 @@ from public_curves import FITTED, HELD_OUT, public_curve
 
 from laws.curve import EvaluationPoints, LrCurve
 from laws.fitting.fitted import LAW_ERROR, fit_curves
-from laws.fitting.law_error import HORIZON, LONE_SHAPE, law_error_growth, lr_shape
+from laws.fitting.law_error import LONE_SHAPE, law_error_growth, lr_shape
+from laws.law import CurveLaw
 from laws.loss_curves.relaxation import RelaxationConfig
 
 CONSTANT = LrCurve(np.full(8000, 3e-4))
@@ -19,19 +20,19 @@ HALF = LrCurve(np.concatenate([np.full(4000, 3e-4), np.full(4000, 0.0)]))
 def test_the_allowance_grows_with_the_horizon_alone_if_there_are_several_curves() -> None:
     points = EvaluationPoints(CONSTANT, np.array([1000, 2000, 8000]))
     shapes = [lr_shape(HALF, 8000), lr_shape(HALF, 4000)]
-    growth = law_error_growth(points, fitted_steps=[1000, 2000], fitted_shapes=shapes)
+    growth = law_error_growth(points, fitted_steps=[1000, 2000], fitted_shapes=shapes, by_horizon=2.25)
     assert growth == pytest.approx([1, 1, np.hypot(1, 2.25 * np.log(4))])
-    assert law_error_growth(points, fitted_steps=[], fitted_shapes=[]) == pytest.approx([1, 1, 1])
+    assert law_error_growth(points, fitted_steps=[], fitted_shapes=[], by_horizon=2.25) == pytest.approx([1, 1, 1])
 
 
 def test_the_allowance_of_a_lone_curve_grows_with_the_distance_of_the_schedules() -> None:
     points = EvaluationPoints(HALF, np.array([4000, 8000]))
     lone = [lr_shape(CONSTANT, 8000)]
-    growth = law_error_growth(points, fitted_steps=[8000], fitted_shapes=lone)
+    growth = law_error_growth(points, fitted_steps=[8000], fitted_shapes=lone, by_horizon=2.25)
     assert growth == pytest.approx([1, np.hypot(1, 6 * np.sqrt(0.5))])
-    assert law_error_growth(points, fitted_steps=[8000], fitted_shapes=[()]) == pytest.approx([1, 1])
+    assert law_error_growth(points, fitted_steps=[8000], fitted_shapes=[()], by_horizon=2.25) == pytest.approx([1, 1])
     scaled = EvaluationPoints(LrCurve(HALF.lr * 30), points.steps)
-    assert law_error_growth(scaled, fitted_steps=[8000], fitted_shapes=lone) == pytest.approx(growth)
+    assert law_error_growth(scaled, fitted_steps=[8000], fitted_shapes=lone, by_horizon=2.25) == pytest.approx(growth)
 
 
 @pytest.mark.slow
@@ -58,4 +59,4 @@ def test_bands_hold_the_last_losses_of_public_runs(loss_curves: Path) -> None:
         for miss in misses(RelaxationConfig(), model, curves, choices=4, samples=40)
     ]
     assert len(found) >= 200
-    assert Table(found).held((LAW_ERROR, HORIZON, LONE_SHAPE)).mean() >= 0.86
+    assert Table(found).held((LAW_ERROR, CurveLaw.error_by_horizon, LONE_SHAPE)).mean() >= 0.86

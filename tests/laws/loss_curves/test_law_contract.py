@@ -32,7 +32,10 @@ def schedules() -> Iterator[LrCurve]:
 
 def points() -> list[EvaluationPoints]:
     sizes = [2e7, 1e8, 5e8, 2e9]
-    return [every_step(each, most=40, parameters=size) for each, size in zip(schedules(), sizes, strict=True)]
+    return [
+        every_step(each, most=40, parameters=size, batch_tokens=size**0.5)
+        for each, size in zip(schedules(), sizes, strict=True)
+    ]
 
 
 def typical(law: CurveLaw) -> np.ndarray:

@@ -29,6 +29,7 @@ from selection_plan import BLOCKS, FOLDS, RANDOM, Block, Plain, Plan, Run, Selec
 
 from launcher.exit_codes import STOPPED_EARLY
 from launcher.sweep.records import Record, read_records
+from settings import UserError
 from settings.durations import format_duration
 from settings.files import write_json
 
@@ -203,6 +204,13 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="*", default=[], help="names of the blocks to train; by default all")
     parser.add_argument("--report", action="store_true", help="only write the report, from the lines of finished runs")
     arguments = parser.parse_args()
+    try:
+        _main(arguments)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def _main(arguments: argparse.Namespace) -> None:
     plan = Plan(arguments.config, tuple(arguments.overrides), arguments.folder, blocks_of(arguments.blocks))
     proof = Proof(plan, runs=arguments.runs, choices=arguments.choices, jobs=arguments.jobs)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from selection_plan import ALL_SOURCES
 
 from data.config import SELECTION_FOLDER
 from launcher.run.config import load_run_config
@@ -56,7 +57,7 @@ def choice_of(
     name: str, fingerprint: str, config: Path, shards: Path, *, cpu_seconds: float, per_token: float | None
 ) -> Choice:
     """Returns the line of a selection whose shards are built, from their record."""
-    run = load_run_config(config, [f"data.shards={shards}"])
+    run = load_run_config(config, [ALL_SOURCES, f"data.shards={shards}"])
     report: dict[str, Any] = json.loads((shards / SELECTION_FOLDER / "report.json").read_text())
     counts = json.loads((shards / "build.json").read_text())["sources"]
     pool = {source: own for source, own in report["sources"].items() if own["pool"]["documents"]}

@@ -16,6 +16,7 @@ from train.run_folder.input_hashes import Inputs
 
 Plain = dict[str, Any]
 SEEDS = (1, 2, 3)
+ALL_SOURCES = "data.sources={}"  # that the shards have: a selection may have chosen nothing of one
 LRS = ("2e-3", "4e-3", "8e-3", "16e-3", "32e-3")
 MAIN, SHARES = 20, (5, 20, 50)  # percent of the bytes of the pool that are chosen
 LONGER = (2, 4)  # times the steps of all other runs
@@ -136,7 +137,7 @@ class Plan:
     def run_overrides(self, run: Run) -> list[str]:
         """Returns what a run sets besides its seed and shards."""
         lr = [f"optim.lr={run.lr}"] if run.lr else []
-        return [*self.overrides, *lr, f"train.steps={self.base.train.steps * run.length}"]
+        return [*self.overrides, ALL_SOURCES, *lr, f"train.steps={self.base.train.steps * run.length}"]
 
     def digest(self, run: Run, inputs: Inputs) -> str:
         """Returns the hash by which `lehr sweep` knows a run, given the hashes of its shards."""

@@ -25,7 +25,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from selection_choices import Choice, add_choice, choice_of, read_choices
-from selection_plan import BLOCKS, FOLDS, RANDOM, Block, Plain, Plan, Run, Selection, blocks_of, needs_proxies, read_by
+from selection_plan import (
+    ALL_SOURCES,
+    BLOCKS,
+    FOLDS,
+    RANDOM,
+    Block,
+    Plain,
+    Plan,
+    Run,
+    Selection,
+    blocks_of,
+    needs_proxies,
+    read_by,
+)
 
 from launcher.exit_codes import STOPPED_EARLY
 from launcher.sweep.records import Record, read_records
@@ -124,17 +137,24 @@ class Proof:
             scores = self.plan.shards(f"{scored}.scores")
             if (scores / "report.json").exists():
                 continue
-            overrides = [*self.plan.overrides, f"data.shards={self.plan.shards(trained)}", f"run.name={trained}"]
+            overrides = [
+                *self.plan.overrides,
+                ALL_SOURCES,
+                f"data.shards={self.plan.shards(trained)}",
+                f"run.name={trained}",
+            ]
             overrides += [f"run.folder={run.parent}", f"train.steps={self._proxy_steps()}"]
-            self._run(["train", str(self.plan.config), *overrides], cost=f"proxy-{trained}")
-            self._run(["score", str(run), str(self.plan.shards(scored))], cost=f"score-{scored}")
+            self._run(["train", str(self.plan.config), *overrides], what=f"proxy-{trained}", cost=f"proxy-{trained}")
+            self._run(["score", str(run), str(self.plan.shards(scored))], what=scored, cost=f"score-{scored}")
 
     def _proxy_steps(self) -> int:
         return max(1, self.plan.base.train.steps // 2)
 
     def _build(self, name: str, select: Plain) -> None:
+        """Builds shards; where there are some, the command only checks that they are those of the config."""
+        is_built = (self.plan.shards(name) / "build.json").exists()
         overrides = self.plan.build_overrides(name, select)
-        self._run(["data", "build", str(self.plan.config), *overrides], cost=name)
+        self._run(["data", "build", str(self.plan.config), *overrides], cost=None if is_built else name, what=name)
 
     def _sweep(self, part: Block, run: Run) -> None:
         """Trains the runs of one seed of a block by `lehr sweep`; `run` is any of them."""
@@ -143,14 +163,14 @@ class Proof:
         arguments += [f"run.seed={run.seed}", f"run.folder={self.plan.folder / 'runs'}", f"run.name={part.name}"]
         arguments += ["--grid", f"data.shards={shards}", "--jobs", str(self.jobs), "--runs", str(self.runs_file)]
         arguments += ["--grid", f"optim.lr={','.join(part.lrs)}"] if part.lrs else []
-        self._run(arguments)
+        self._run(arguments, what=f"{part.name}, seed {run.seed}")
 
-    def _run(self, arguments: Sequence[str], *, cost: str | None = None) -> None:
-        """Runs a lehr command and adds its CPU time to what is known of `cost`.
+    def _run(self, arguments: Sequence[str], *, what: str, cost: str | None = None) -> None:
+        """Runs a lehr command for `what`, and adds its CPU time to what is known of `cost`.
 
         Exits with 75 if it was stopped, and with 1 if it failed.
         """
-        print(f"[{self.progress()}] lehr {' '.join(arguments[:2])} {cost or arguments[-1]}", flush=True)
+        print(f"[{self.progress()}] lehr {arguments[0]}: {what}", flush=True)
         child = subprocess.Popen(
             [sys.executable, "-m", "launcher", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}
         )

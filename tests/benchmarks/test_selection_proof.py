@@ -220,11 +220,11 @@ def test_real_runs_go_on_after_a_stop_and_are_trained_once(tmp_path: Path) -> No
     assert 1 <= len(before.splitlines()) < len(BLOCKS[0].lrs)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert "lehr data build" not in done.stdout
+    assert "lehr data: " not in done.stdout
     assert f"{len(BLOCKS[0].lrs)} of {len(BLOCKS[0].lrs)} runs are finished" in done.stdout
     assert runs.read_text().startswith(before)
     assert len(read_records(runs)) == len(runs.read_text().splitlines()) == len(BLOCKS[0].lrs)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
-    assert "lehr sweep" not in again.stdout
+    assert "lehr sweep: " not in again.stdout
     assert "| loss on both targets' held-out text | " in (tmp_path / "record.md").read_text()

@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selection_choices import Choice, add_choice, choice_of, read_choices
+from selection_findings import Findings
 from selection_plan import (
     ALL_SOURCES,
     BLOCKS,
@@ -72,10 +73,15 @@ class Proof:
         found = {}
         for run in runs:
             choice = self.choice(run.selection)
-            record = lines.get(self.plan.digest(run, choice.inputs)) if choice else None
+            record = lines.get(self.plan.digest(run, choice.inputs, choice.mixture)) if choice else None
             if record:
                 found[run] = record
         return found
+
+    def findings(self) -> Findings:
+        """Returns what the finished runs say."""
+        choices = {selection: choice for selection in self.plan.selections() if (choice := self.choice(selection))}
+        return Findings(self.plan, self.records(self.plan.runs()), choices)
 
     def work(self) -> None:
         """Builds and trains what is missing. Exits with code 75 on a stop, and with 1 if a command fails."""
@@ -86,8 +92,11 @@ class Proof:
                 finished = self.records(runs)
                 for selection in dict.fromkeys(run.selection for run in runs if run not in finished):
                     self._require(selection)
-                if len(finished) < len(runs):
-                    self._sweep(part, runs[0])
+                groups: dict[str, list[Selection]] = {}
+                for selection in dict.fromkeys(run.selection for run in runs if run not in finished):
+                    groups.setdefault(json.dumps(self.known[selection.name].mixture), []).append(selection)
+                for selections in groups.values():
+                    self._sweep(replace(part, selections=tuple(selections)), runs[0])
 
     def progress(self) -> str:
         """Returns how many runs are finished, and about how long the others will take."""
@@ -157,9 +166,10 @@ class Proof:
         self._run(["data", "build", str(self.plan.config), *overrides], cost=None if is_built else name, what=name)
 
     def _sweep(self, part: Block, run: Run) -> None:
-        """Trains the runs of one seed of a block by `lehr sweep`; `run` is any of them."""
+        """Trains runs of one seed of a block, with one mixture, by `lehr sweep`; `run` is any of the block."""
+        mixture = self.known[part.selections[0].name].mixture
         shards = ",".join(str(self.plan.shards(selection.name)) for selection in part.selections)
-        arguments = ["sweep", str(self.plan.config), *self.plan.run_overrides(replace(run, lr=None))]
+        arguments = ["sweep", str(self.plan.config), *self.plan.run_overrides(replace(run, lr=None), mixture)]
         arguments += [f"run.seed={run.seed}", f"run.folder={self.plan.folder / 'runs'}", f"run.name={part.name}"]
         arguments += ["--grid", f"data.shards={shards}", "--jobs", str(self.jobs), "--runs", str(self.runs_file)]
         arguments += ["--grid", f"optim.lr={','.join(part.lrs)}"] if part.lrs else []
@@ -241,7 +251,7 @@ def _main(arguments: argparse.Namespace) -> None:
 
         print(proof.progress())
         everything = Proof(replace(plan, blocks=BLOCKS), runs=arguments.runs, choices=arguments.choices, jobs=1)
-        write_report(everything, arguments.record)
+        write_report(everything.findings(), arguments.record)
         print(f"report: {arguments.record}")
 
 

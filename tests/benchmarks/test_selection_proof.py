@@ -145,7 +145,7 @@ class TestReport:
         return Proof(plan, runs=runs, choices=choices, jobs=2)
 
     def test_the_headline_is_what_equals_zipfit(self, proof: Proof, tmp_path: Path) -> None:
-        write_report(proof, tmp_path / "selection.md")
+        write_report(proof.findings(), tmp_path / "selection.md")
         text = (tmp_path / "selection.md").read_text()
         total = len(proof.plan.runs())
         assert f"**{total - 1} of {total} runs are finished.**" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from selection_plan import ALL_SOURCES
 
 from data.config import SELECTION_FOLDER
 from launcher.run.config import load_run_config
@@ -26,6 +27,9 @@ class Choice(Settings):
     pool_bytes: dict[str, int] = Field(description="Bytes of text of each source of the pool.")
     chosen_bytes: dict[str, int] = Field(description="Bytes of text that were chosen, by source.")
     train_tokens: int = Field(description="Tokens of what was chosen.")
+    mixture: dict[str, int] = Field(
+        {}, description="Weights for training, if a source is shorter than a sequence; else empty: by tokens."
+    )
     score_length_correlation: float | None = Field(description="Spearman's, of score and length in the pool.")
     cpu_seconds: float = Field(description="CPU time of the build, and of the proxies that it needs.")
     proxy_cpu_seconds_per_token: float | None = Field(
@@ -56,9 +60,11 @@ def choice_of(
     name: str, fingerprint: str, config: Path, shards: Path, *, cpu_seconds: float, per_token: float | None
 ) -> Choice:
     """Returns the line of a selection whose shards are built, from their record."""
-    run = load_run_config(config, [f"data.shards={shards}"])
+    run = load_run_config(config, [ALL_SOURCES, f"data.shards={shards}"])
     report: dict[str, Any] = json.loads((shards / SELECTION_FOLDER / "report.json").read_text())
     counts = json.loads((shards / "build.json").read_text())["sources"]
+    tokens = {source: own["tokens"]["train"] for source, own in counts.items() if own["tokens"]["train"]}
+    mixture = {source: count for source, count in tokens.items() if count > run.train.seq_length}
     pool = {source: own for source, own in report["sources"].items() if own["pool"]["documents"]}
     return Choice(
         name=name,
@@ -67,7 +73,8 @@ def choice_of(
         targets=report["targets"],
         pool_bytes={source: own["pool"]["bytes"] for source, own in pool.items()},
         chosen_bytes={source: own["chosen"]["bytes"] for source, own in pool.items()},
-        train_tokens=sum(own["tokens"]["train"] for own in counts.values()),
+        train_tokens=sum(tokens.values()),
+        mixture={} if mixture == tokens else mixture,
         score_length_correlation=report["score_length_correlation"]["pool"],
         cpu_seconds=round(cpu_seconds, 1),
         proxy_cpu_seconds_per_token=per_token,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from train.run_folder.input_hashes import Inputs
 
 Plain = dict[str, Any]
 SEEDS = (1, 2, 3)
+ALL_SOURCES = "data.sources={}"  # that the shards have: a selection may have chosen nothing of one
 LRS = ("2e-3", "4e-3", "8e-3", "16e-3", "32e-3")
 MAIN, SHARES = 20, (5, 20, 50)  # percent of the bytes of the pool that are chosen
 LONGER = (2, 4)  # times the steps of all other runs
@@ -133,15 +134,16 @@ class Plan:
         """Returns the folder of the shards of a selection or a fold."""
         return self.folder / name
 
-    def run_overrides(self, run: Run) -> list[str]:
-        """Returns what a run sets besides its seed and shards."""
+    def run_overrides(self, run: Run, mixture: Mapping[str, int]) -> list[str]:
+        """Returns what a run sets besides its seed and shards; `mixture` may be empty."""
         lr = [f"optim.lr={run.lr}"] if run.lr else []
-        return [*self.overrides, *lr, f"train.steps={self.base.train.steps * run.length}"]
+        lr += [f"data.mixture={json.dumps(mixture)}"] if mixture else []
+        return [*self.overrides, ALL_SOURCES, *lr, f"train.steps={self.base.train.steps * run.length}"]
 
-    def digest(self, run: Run, inputs: Inputs) -> str:
-        """Returns the hash by which `lehr sweep` knows a run, given the hashes of its shards."""
+    def digest(self, run: Run, inputs: Inputs, mixture: Mapping[str, int] | None = None) -> str:
+        """Returns the hash by which `lehr sweep` knows a run, given the hashes of its shards and its mixture."""
         own = [f"data.shards={self.shards(run.selection.name)}", f"run.seed={run.seed}"]
-        return config_digest(load_run_config(self.config, [*self.run_overrides(run), *own]), inputs)
+        return config_digest(load_run_config(self.config, [*self.run_overrides(run, mixture or {}), *own]), inputs)
 
     def select(self, selection: Selection) -> Plain:
         """Returns the `data.select` section of a selection. Raises AssertionError if the config has none."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from selection_findings import Findings
 from selection_plan import MAIN, RANDOM, SHARES, TARGETS, Selection
-from selection_report import Findings
 from selection_statistics import NOT_TOLD_APART
 
 

@@ -25,10 +25,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from selection_choices import Choice, add_choice, choice_of, read_choices
-from selection_plan import BLOCKS, FOLDS, RANDOM, Block, Plain, Plan, Run, Selection, blocks_of, needs_proxies, read_by
+from selection_findings import Findings
+from selection_plan import (
+    ALL_SOURCES,
+    BLOCKS,
+    FOLDS,
+    RANDOM,
+    Block,
+    Plain,
+    Plan,
+    Run,
+    Selection,
+    blocks_of,
+    needs_proxies,
+    read_by,
+)
 
 from launcher.exit_codes import STOPPED_EARLY
 from launcher.sweep.records import Record, read_records
+from settings import UserError
 from settings.durations import format_duration
 from settings.files import write_json
 
@@ -58,10 +73,15 @@ class Proof:
         found = {}
         for run in runs:
             choice = self.choice(run.selection)
-            record = lines.get(self.plan.digest(run, choice.inputs)) if choice else None
+            record = lines.get(self.plan.digest(run, choice.inputs, choice.mixture)) if choice else None
             if record:
                 found[run] = record
         return found
+
+    def findings(self) -> Findings:
+        """Returns what the finished runs say."""
+        choices = {selection: choice for selection in self.plan.selections() if (choice := self.choice(selection))}
+        return Findings(self.plan, self.records(self.plan.runs()), choices)
 
     def work(self) -> None:
         """Builds and trains what is missing. Exits with code 75 on a stop, and with 1 if a command fails."""
@@ -72,8 +92,11 @@ class Proof:
                 finished = self.records(runs)
                 for selection in dict.fromkeys(run.selection for run in runs if run not in finished):
                     self._require(selection)
-                if len(finished) < len(runs):
-                    self._sweep(part, runs[0])
+                groups: dict[str, list[Selection]] = {}
+                for selection in dict.fromkeys(run.selection for run in runs if run not in finished):
+                    groups.setdefault(json.dumps(self.known[selection.name].mixture), []).append(selection)
+                for selections in groups.values():
+                    self._sweep(replace(part, selections=tuple(selections)), runs[0])
 
     def progress(self) -> str:
         """Returns how many runs are finished, and about how long the others will take."""
@@ -123,33 +146,41 @@ class Proof:
             scores = self.plan.shards(f"{scored}.scores")
             if (scores / "report.json").exists():
                 continue
-            overrides = [*self.plan.overrides, f"data.shards={self.plan.shards(trained)}", f"run.name={trained}"]
+            overrides = [
+                *self.plan.overrides,
+                ALL_SOURCES,
+                f"data.shards={self.plan.shards(trained)}",
+                f"run.name={trained}",
+            ]
             overrides += [f"run.folder={run.parent}", f"train.steps={self._proxy_steps()}"]
-            self._run(["train", str(self.plan.config), *overrides], cost=f"proxy-{trained}")
-            self._run(["score", str(run), str(self.plan.shards(scored))], cost=f"score-{scored}")
+            self._run(["train", str(self.plan.config), *overrides], what=f"proxy-{trained}", cost=f"proxy-{trained}")
+            self._run(["score", str(run), str(self.plan.shards(scored))], what=scored, cost=f"score-{scored}")
 
     def _proxy_steps(self) -> int:
         return max(1, self.plan.base.train.steps // 2)
 
     def _build(self, name: str, select: Plain) -> None:
+        """Builds shards; where there are some, the command only checks that they are those of the config."""
+        is_built = (self.plan.shards(name) / "build.json").exists()
         overrides = self.plan.build_overrides(name, select)
-        self._run(["data", "build", str(self.plan.config), *overrides], cost=name)
+        self._run(["data", "build", str(self.plan.config), *overrides], cost=None if is_built else name, what=name)
 
     def _sweep(self, part: Block, run: Run) -> None:
-        """Trains the runs of one seed of a block by `lehr sweep`; `run` is any of them."""
+        """Trains runs of one seed of a block, with one mixture, by `lehr sweep`; `run` is any of the block."""
+        mixture = self.known[part.selections[0].name].mixture
         shards = ",".join(str(self.plan.shards(selection.name)) for selection in part.selections)
-        arguments = ["sweep", str(self.plan.config), *self.plan.run_overrides(replace(run, lr=None))]
+        arguments = ["sweep", str(self.plan.config), *self.plan.run_overrides(replace(run, lr=None), mixture)]
         arguments += [f"run.seed={run.seed}", f"run.folder={self.plan.folder / 'runs'}", f"run.name={part.name}"]
         arguments += ["--grid", f"data.shards={shards}", "--jobs", str(self.jobs), "--runs", str(self.runs_file)]
         arguments += ["--grid", f"optim.lr={','.join(part.lrs)}"] if part.lrs else []
-        self._run(arguments)
+        self._run(arguments, what=f"{part.name}, seed {run.seed}")
 
-    def _run(self, arguments: Sequence[str], *, cost: str | None = None) -> None:
-        """Runs a lehr command and adds its CPU time to what is known of `cost`.
+    def _run(self, arguments: Sequence[str], *, what: str, cost: str | None = None) -> None:
+        """Runs a lehr command for `what`, and adds its CPU time to what is known of `cost`.
 
         Exits with 75 if it was stopped, and with 1 if it failed.
         """
-        print(f"[{self.progress()}] lehr {' '.join(arguments[:2])} {cost or arguments[-1]}", flush=True)
+        print(f"[{self.progress()}] lehr {arguments[0]}: {what}", flush=True)
         child = subprocess.Popen(
             [sys.executable, "-m", "launcher", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
@@ -203,6 +234,13 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="*", default=[], help="names of the blocks to train; by default all")
     parser.add_argument("--report", action="store_true", help="only write the report, from the lines of finished runs")
     arguments = parser.parse_args()
+    try:
+        _main(arguments)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def _main(arguments: argparse.Namespace) -> None:
     plan = Plan(arguments.config, tuple(arguments.overrides), arguments.folder, blocks_of(arguments.blocks))
     proof = Proof(plan, runs=arguments.runs, choices=arguments.choices, jobs=arguments.jobs)
     try:
@@ -213,7 +251,7 @@ def main() -> None:
 
         print(proof.progress())
         everything = Proof(replace(plan, blocks=BLOCKS), runs=arguments.runs, choices=arguments.choices, jobs=1)
-        write_report(everything, arguments.record)
+        write_report(everything.findings(), arguments.record)
         print(f"report: {arguments.record}")
 
 

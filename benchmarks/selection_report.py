@@ -6,59 +6,20 @@ import datetime
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from selection_findings import Findings
 from selection_page import FIXED, HEAD, R_D
-from selection_plan import BY_TARGET, LONGER, LRS, MAIN, RANDOM, SEEDS, SHARES, TARGETS, Run, Selection, evaluation
+from selection_plan import LONGER, LRS, MAIN, RANDOM, SEEDS, SHARES, TARGETS, Run, Selection
 from selection_statistics import Difference, PairedArms
 
 from launcher.sweep.records import Record
 
-if TYPE_CHECKING:
-    from selection_proof import Proof
-
 CONTROLS = ("classifier", "dsir", "same_sources", "length_matched", "random")
 
 
-class Findings:
-    """The finished runs of a proof, by arm."""
-
-    def __init__(self, proof: Proof) -> None:
-        self.plan = proof.plan
-        self.runs = proof.plan.runs()
-        self.records = proof.records(self.runs)
-        self.choices = {
-            selection: choice for selection in self.plan.selections() if (choice := proof.choice(selection)) is not None
-        }
-
-    def losses(self, selection: Selection, target: str, *, length: int = 1) -> dict[int, float] | None:
-        """Returns the held-out loss on a target by seed; None unless every seed is finished."""
-        found = {seed: self.records.get(Run(selection, seed, length=length)) for seed in SEEDS}
-        losses = {
-            seed: record.sources[evaluation(target)] for seed, record in found.items() if record and record.sources
-        }
-        return losses if len(losses) == len(SEEDS) else None
-
-    def main_arms(self, target: str) -> list[Selection]:
-        """Returns the arms of a target at the main share, finished or not."""
-        blind = [Selection(arm, MAIN) for arm in ("random", "el2n", "loss")]
-        return [*blind, *(Selection(arm, MAIN, target) for arm in BY_TARGET)]
-
-    def all_arms(self, target: str) -> list[Selection]:
-        """Returns all arms that are evaluated on a target, at any share."""
-        return [selection for selection in self.plan.selections() if selection.target in (None, target)]
-
-    def compared(self, target: str) -> PairedArms[Selection] | None:
-        """Returns the arms of a target, at all shares, of which every seed is finished; None if there are not two."""
-        losses = {selection: self.losses(selection, target) for selection in self.all_arms(target)}
-        whole = {selection: own for selection, own in losses.items() if own}
-        return PairedArms(whole) if len(whole) > 1 else None
-
-
-def write_report(proof: Proof, path: Path) -> None:
+def write_report(findings: Findings, path: Path) -> None:
     """Writes the record and the plot beside it."""
-    findings = Findings(proof)
     plot = path.with_suffix(".png")
     lines = [HEAD.format(date=datetime.date.today().isoformat())]
     lines += [

@@ -12,7 +12,7 @@ from data.shards.dataset_json import FILE_NAME, DatasetInfo, Split, SplitInfo, T
 from data.shards.stream import TokenStream
 from settings import UserError
 from settings.errors import nearest
-from settings.files import is_folder
+from settings.files import is_folder, read_json
 
 _EMPTY = SplitInfo(documents=0, tokens=0, text_bytes=0, files=())
 
@@ -65,7 +65,8 @@ class Shards:
 def open_shards(config: DataConfig) -> Shards:
     """Read the dataset.json of every source that `config` names, or of all sources if it names none; opens no shard.
 
-    Raises UserError for a missing folder, a source without shards, a mixture that names an unknown source, and sources
+    A source of which the build kept no document, such as one that a selection chose nothing of, is left out. Raises
+    UserError for a missing folder, another source without shards, a mixture that names an unknown source, and sources
     that were tokenized by different tokenizers.
     """
     folder = config.shards
@@ -84,7 +85,7 @@ def open_shards(config: DataConfig) -> Shards:
                 raise UserError(f'{key}: no shards of a source "{name}" are in {folder}{nearest(name, available)}')
         named.update(mixture)
     if not all(config.mixtures().values()):  # some stage draws from all sources, in proportion to tokens
-        named.update(config.sources or available)
+        named.update(config.sources.keys() - _left_empty(folder) or available)
     elif config.sources:
         named.update(name for name in config.sources if name in available)
     datasets: dict[str, DatasetInfo] = {}
@@ -97,6 +98,13 @@ def open_shards(config: DataConfig) -> Shards:
         datasets[name] = read_dataset(folder / name)
     _check_one_tokenizer(datasets)
     return Shards(folder, datasets)
+
+
+def _left_empty(folder: Path) -> frozenset[str]:
+    """Return the sources of which the build of these shards kept no document, by its report if there is one."""
+    path = folder / "build.json"
+    sources = read_json(path).get("sources", {}) if path.exists() else {}
+    return frozenset(name for name, source in sources.items() if not any(source.get("documents", {"": 1}).values()))
 
 
 def shard_tokenizer(config: DataConfig) -> TokenizerInfo:

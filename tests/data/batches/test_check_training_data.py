@@ -72,6 +72,19 @@ def test_a_source_of_the_config_without_shards(folder: Path) -> None:
     assert shards.names == ("english",)
 
 
+def test_a_source_that_the_build_left_empty_is_no_mistake(folder: Path) -> None:
+    """A selection may choose nothing of a source."""
+    shutil.rmtree(folder / "french")
+    fields = {**DataConfig(shards=folder).__dict__, "sources": {"english": None, "french": None}}
+    counts = {"english": {"documents": {"train": 2, "held_out": 0}}, "french": {"documents": {"train": 3}}}
+    (folder / "build.json").write_text(json.dumps({"sources": counts}))
+    with pytest.raises(UserError, match=r"data.sources.french: its shards are not in"):
+        check_training_data(DataConfig.model_construct(**fields), 32)
+    counts["french"]["documents"] = {"train": 0, "held_out": 0}
+    (folder / "build.json").write_text(json.dumps({"sources": counts}))
+    assert check_training_data(DataConfig.model_construct(**fields), 32).names == ("english",)
+
+
 @pytest.mark.parametrize("name", ["train/00001.ds", "train/00001.ds.index", "train/00001.ds.loss", "held_out/00000.ds"])
 def test_missing_file(folder: Path, name: str) -> None:
     (folder / "english" / name).unlink()

@@ -18,6 +18,7 @@ import random
 import sysconfig
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -179,36 +180,46 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"lz4: Spearman to gzip {rank_correlation(some, np.concatenate(lz4.scores)):.4f}")
 
 
-def measure_task(texts: Sequence[str], targets: Sequence[str], barrier: object, seconds: object) -> None:
-    """Score texts in a process of its own, and add its CPU time."""
-    scorer = ZipFitConfig().prepare(targets, {})
-    barrier.wait()  # type: ignore[attr-defined]
+def run_task(connection: Connection, targets: Sequence[str]) -> None:
+    """Scores each list of texts that it receives, and answers with its CPU time; an empty list ends it."""
     start = time.process_time()
-    score_with(scorer, texts)
-    seconds.put(time.process_time() - start)  # type: ignore[attr-defined]
+    scorer = ZipFitConfig().prepare(targets, {})
+    connection.send(time.process_time() - start)
+    while texts := connection.recv():
+        start = time.process_time()
+        score_with(scorer, texts)
+        connection.send(time.process_time() - start)
 
 
 def tasks(arguments: argparse.Namespace) -> None:
     """Print the speed of two tasks against that of one, in turns, in CPU time: other work would spoil the clock's."""
     pool, targets = pool_and_targets(arguments.targets, arguments.num_targets, arguments.seed)
-    texts = [text for _, text in pool[:800]]
+    texts = [text for _, text in pool[: 40 * arguments.turn]]
     context = multiprocessing.get_context("spawn")
-    speedups = []
-    for _ in range(5):
-        cost = {}
-        for count in (1, 2):
-            barrier, seconds = context.Barrier(count), context.Queue()
-            processes = [
-                context.Process(target=measure_task, args=(texts[number::count], targets, barrier, seconds))
-                for number in range(count)
-            ]
-            for process in processes:
-                process.start()
-            cost[count] = max(seconds.get() for _ in processes)
-            for process in processes:
-                process.join()
-        speedups.append(cost[1] / cost[2])
-    print(f"two tasks: {np.median(speedups):.2f} x one, median of {np.round(speedups, 2).tolist()}")
+    connections = []
+    for _ in range(2):
+        ours, theirs = context.Pipe()
+        context.Process(target=run_task, args=(theirs, targets), daemon=True).start()
+        connections.append(ours)
+    prepared = [connection.recv() for connection in connections]
+    alone, together = 0.0, np.zeros(2)
+    for number, start in enumerate(range(0, len(texts), arguments.turn)):
+        own = texts[start : start + arguments.turn]
+        halves = [own[::2], own[1::2]]
+        for used in ([number % 2], [0, 1])[:: 1 if number % 4 < 2 else -1]:
+            for task in used:
+                connections[task].send(own if len(used) == 1 else halves[task])
+            costs = [connections[task].recv() for task in used]
+            if len(used) == 1:
+                alone += costs[0]
+            else:
+                together += costs
+    for connection in connections:
+        connection.send([])
+    print(
+        f"two tasks: {alone / together.max():.2f} x one, over {len(texts):,} documents; a task takes "
+        f"{np.mean(prepared):.3f} s for the sizes of the targets, and {1e3 * alone / len(texts):.2f} ms a document"
+    )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Files of model scores: a parquet file for each shard and checkpoint, with a row for each document.
 
-FOLDER/RUN/step-00000100/SOURCE/00000.parquet     hash (uint64), tokens, el2n, loss, accuracy
+FOLDER/RUN/step-00000100/SOURCE/00000.parquet     hash (uint64), tokens, el2n, loss, accuracy[, grand]
 
 The metadata of a file say which checkpoint scored which shard, so a file of other weights or tokens is noticed.
 """
@@ -35,6 +35,12 @@ class ScoreOrigin(Settings):
     shard_sha256: dict[str, str]  # of the shard's files, by their paths
     seq_length: int
     precision: str
+    grand: bool = False  # whether norms of gradients are among the scores
+
+    def serves(self, wanted: ScoreOrigin) -> bool:
+        """Return whether scores of this origin are those that are wanted, or these and more."""
+        same = self.model_copy(update={"grand": False}) == wanted.model_copy(update={"grand": False})
+        return same and (self.grand or not wanted.grand)
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,13 @@ class DocumentScores:
     el2n: Float64s  # the mean error norm of these tokens
     loss: Float64s  # their mean negative log-likelihood, in nats
     accuracy: Float64s  # the share of them that had the highest probability
+    grand: Float64s | None = None  # the norm of the gradient of their mean loss
 
 
 def write_scores(path: Path, origin: ScoreOrigin, hashes: npt.NDArray[np.uint64], scores: DocumentScores) -> None:
     """Write a file completely or not at all. Raises OSError."""
-    columns: dict[str, npt.NDArray[Any]] = {"hash": hashes, **vars(scores)}
-    table = pa.table({name: pa.array(column) for name, column in columns.items()})
+    columns: dict[str, npt.NDArray[Any] | None] = {"hash": hashes, **vars(scores)}
+    table = pa.table({name: pa.array(column) for name, column in columns.items() if column is not None})
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as staging:
         pq.write_table(table.replace_schema_metadata({_METADATA: json.dumps(origin.to_plain())}), staging)

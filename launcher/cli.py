@@ -34,7 +34,9 @@ COMMANDS = (
     Command(
         "eval", "launcher.commands.eval", "evaluate_run", "Measure a checkpoint's held-out loss, source by source."
     ),
-    Command("score", "launcher.commands.score", "score", "Score documents by how well small models predict them."),
+    Command(
+        "score", "launcher.commands.score", "score", "Score documents by how well small models predict them.", True
+    ),
     Command(
         "generate",
         "launcher.commands.generate",

@@ -10,37 +10,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from data.selectors.base import SELECTORS, Scorer, SelectorConfig
+from data.selectors.base import SELECTORS, Scorer
+from data.selectors.target_ngrams import TargetNgramsConfig, buckets_field
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from data.selectors.base import Arrays, Float64s, UInt64s
+    from data.selectors.blocks.hashed_ngrams import HashedNgrams
 
 
 @SELECTORS.register
-class ClassifierConfig(SelectorConfig):
+class ClassifierConfig(TargetNgramsConfig):
     """Scores a document by the log-odds that it is a target, of a logistic regression over hashed word n-grams.
 
     It is trained on the targets against a sample of the pool, both of the same weight.
     """
 
     name: Literal["classifier"] = "classifier"
-    buckets: int = Field(2**18, ge=2, le=2**24, description="Buckets into which n-grams are hashed.")
-    ngram_words: int = Field(2, ge=1, le=5, description="Words of the longest n-gram.")
+    buckets: int = buckets_field(2**18)
     penalty: float = Field(
         1e-4, gt=0, description="Weight of half the squared norm of the weights, beside the mean loss of a document."
     )
     steps: int = Field(200, ge=1, description="Most iterations of L-BFGS.")
-    sample_bytes: int = Field(20_000_000, ge=1, description="Bytes of text of the sample that stands for the pool.")
-
-    @property
-    def uses_targets(self) -> bool:
-        return True
-
-    @property
-    def pool_sample_bytes(self) -> int:
-        return self.sample_bytes
 
     def fit(self, targets: Sequence[str], pool: Sequence[str]) -> Arrays:
         """Return `weights` [buckets + 1], the last of which is the bias."""
@@ -62,16 +54,14 @@ class ClassifierConfig(SelectorConfig):
         return {"weights": found.x}
 
     def prepare(self, targets: Sequence[str], fitted: Arrays) -> Scorer:
-        return _ClassifierScorer(self, fitted["weights"])
+        return _ClassifierScorer(self.hashed_ngrams(), fitted["weights"])
 
     def _features(self, texts: Sequence[str]) -> csr_array:
         """Return the counts of n-grams of each text, scaled to norm 1, [texts, buckets]."""
         import numpy as np
         from scipy.sparse import csr_array
 
-        from data.selectors.blocks.hashed_ngrams import HashedNgrams
-
-        ngrams = HashedNgrams(buckets=self.buckets, longest=self.ngram_words)
+        ngrams = self.hashed_ngrams()
         rows = [np.unique(ngrams(text), return_counts=True) for text in texts]
         ends = np.cumsum([0, *(len(buckets) for buckets, _ in rows)])
         values = [counts / np.linalg.norm(counts) for _, counts in rows]
@@ -80,11 +70,8 @@ class ClassifierConfig(SelectorConfig):
 
 
 class _ClassifierScorer(Scorer):
-    def __init__(self, config: ClassifierConfig, weights: Float64s) -> None:
-        from data.selectors.blocks.hashed_ngrams import HashedNgrams
-
-        self._ngrams = HashedNgrams(buckets=config.buckets, longest=config.ngram_words)
-        self._weights = weights
+    def __init__(self, ngrams: HashedNgrams, weights: Float64s) -> None:
+        self._ngrams, self._weights = ngrams, weights
 
     def score(self, texts: Sequence[str], hashes: UInt64s) -> Float64s:
         import numpy as np

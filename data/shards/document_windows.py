@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -27,7 +28,7 @@ class WindowBatch:
     tokens: Int64s  # [r, t]
     targets: Int64s  # [r, t]
     counts: NDArray[np.bool_]  # [r, t]: whether predicting the target counts
-    documents: Int64s  # [r]: the number of the window's document in its shard
+    windows: Int64s  # [r]: the numbers of the windows
     predicted: int  # targets, whether they count or not
 
 
@@ -44,27 +45,45 @@ class DocumentWindows:
         offsets = (np.arange(len(documents)) - np.repeat(np.cumsum(windows) - windows, windows)) * seq_length
         lengths = np.minimum(targets[documents] - offsets, seq_length)
         order = np.argsort(-lengths, kind="stable")
-        self.targets = int(targets.sum())
-        self._documents = documents[order]
+        self.documents = documents[order]  # [W]: the number of each window's document in its shard
         self._starts = (starts[documents] + offsets)[order]
         self._lengths = lengths[order]
 
-    def batches(self, *, tokens_at_once: int) -> Iterator[WindowBatch]:
-        """Yield all windows in batches of at most `tokens_at_once` tokens, filling included, or of one window."""
-        first = 0
-        while first < len(self._lengths):
-            longest = int(self._lengths[first])
-            rows = slice(first, first + max(tokens_at_once // longest, 1))
-            yield self._batch(rows, longest)
-            first = rows.stop
+    def batches(self, *, tokens_at_once: int, part: int = 0, parts: int = 1) -> Iterator[WindowBatch]:
+        """Yield the windows in batches of at most `tokens_at_once` tokens, filling included, or of one window.
 
-    def _batch(self, rows: slice, longest: int) -> WindowBatch:
-        documents, starts, lengths = self._documents[rows], self._starts[rows], self._lengths[rows]
-        tokens, targets = (np.zeros((len(starts), longest), dtype=np.int64) for _ in range(2))
-        counts = np.zeros((len(starts), longest), dtype=np.bool_)
+        Of all batches, only every `parts`-th is made, from that of number `part` on.
+        """
+        first = number = 0
+        while first < len(self._lengths):
+            end = min(first + max(tokens_at_once // int(self._lengths[first]), 1), len(self._lengths))
+            if number % parts == part:
+                yield self.batch(np.arange(first, end))
+            first, number = end, number + 1
+
+    def batches_of(self, document: int, *, tokens_at_once: int) -> Iterator[WindowBatch]:
+        """Yield the windows of one document in batches of at most `tokens_at_once` tokens, or of one window."""
+        order, first = self._by_document
+        windows = order[first[document] : first[document + 1]]
+        while len(windows):
+            rows = max(tokens_at_once // int(self._lengths[windows[0]]), 1)
+            yield self.batch(windows[:rows])
+            windows = windows[rows:]
+
+    def batch(self, windows: Int64s) -> WindowBatch:
+        """Return the batch of the windows of these numbers, of which the first is the longest."""
+        starts, lengths = self._starts[windows], self._lengths[windows]
+        tokens, targets = (np.zeros((len(windows), int(lengths[0])), dtype=np.int64) for _ in range(2))
+        counts = np.zeros(tokens.shape, dtype=np.bool_)
         mask = self._shard.loss_mask
         for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
             tokens[row, :length] = self._shard.tokens[start : start + length]
             targets[row, :length] = self._shard.tokens[start + 1 : start + length + 1]
             counts[row, :length] = True if mask is None else mask[start + 1 : start + length + 1]
-        return WindowBatch(tokens, targets, counts, documents, int(lengths.sum()))
+        return WindowBatch(tokens, targets, counts, windows, int(lengths.sum()))
+
+    @cached_property
+    def _by_document(self) -> tuple[Int64s, Int64s]:
+        """The windows in the order of their documents, and where in it each document begins and ends."""
+        order = np.argsort(self.documents, kind="stable")
+        return order, np.searchsorted(self.documents[order], np.arange(self._shard.file.documents + 1))

@@ -29,21 +29,32 @@ GRACE_SECONDS = 2.0
 _STACKS_SECONDS = 0.5  # for ranks that were sent the signal for their stacks
 
 
-def run_ranks(start: Callable[[RankInfo], NoReturn], *, count: int, log_folder: Path) -> int:
+def run_ranks(
+    start: Callable[[RankInfo], NoReturn],
+    *,
+    count: int,
+    log_folder: Path,
+    stopping: str = "stopping after this step; Ctrl-C again ends at once",
+    stopped: str = " before there was anything to save",
+) -> int:
     """Forks `count` processes, each of which calls `start`, and returns the run's exit code. Rank 0 has this console.
 
-    `start` trains and exits, or replaces the process by another program; the rank's place is in its environment. Stop
-    signals are forwarded to the ranks; a second Ctrl-C kills them.
+    `start` does its work and exits, or replaces the process by another program; the rank's place is in its environment.
+    Stop signals are forwarded to the ranks; a second Ctrl-C kills them. `stopping` is printed at the first Ctrl-C, and
+    `stopped` follows the signal's name if the signal has ended the ranks.
     """
-    outcome = _LocalLauncher(start, count=count, log_folder=log_folder).run()
+    launcher = _LocalLauncher(start, count=count, log_folder=log_folder, stopping=stopping, stopped=stopped)
+    outcome = launcher.run()
     if outcome.message:
         print(outcome.message, file=sys.stderr, flush=True)
     return outcome.exit_code
 
 
 class _LocalLauncher:
-    def __init__(self, start: Callable[[RankInfo], NoReturn], *, count: int, log_folder: Path) -> None:
-        self._start = start
+    def __init__(
+        self, start: Callable[[RankInfo], NoReturn], *, count: int, log_folder: Path, stopping: str, stopped: str
+    ) -> None:
+        self._start, self._stopping, self._stopped = start, stopping, stopped
         self._count = count
         self._log_folder = log_folder
         self._ranks: list[RankProcess] = []
@@ -63,6 +74,7 @@ class _LocalLauncher:
             return run_outcome(
                 self._ranks,
                 stop_signal=self._stop_signal,
+                stopped=self._stopped,
                 killed_by_user=self._interrupts > 1,
                 unresponsive=self._unresponsive,
             )
@@ -151,7 +163,7 @@ class _LocalLauncher:
             if number == signal.SIGINT:
                 self._interrupts += 1
                 if self._interrupts == 1:
-                    print("\nstopping after this step; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+                    print(f"\n{self._stopping}", file=sys.stderr, flush=True)
             for rank in self._ranks:
                 if rank.runs:
                     os.kill(rank.pid, number)

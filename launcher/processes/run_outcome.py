@@ -27,12 +27,14 @@ def run_outcome(
     ranks: Sequence[RankProcess],
     *,
     stop_signal: signal.Signals | None,
+    stopped: str,
     killed_by_user: bool,
     unresponsive: Sequence[UnresponsiveRank],
 ) -> RunOutcome:
     """Returns the outcome, and writes the failed ranks' tracebacks to their logs.
 
-    The rank that failed first is the cause. `stop_signal`: the first one that the launcher received.
+    The rank that failed first is the cause. `stop_signal`: the first one that the launcher received. `stopped`: the
+    end of the message if it ended the ranks.
     """
     failed = [rank for rank in ranks if rank.failed]
     if not failed:
@@ -45,7 +47,7 @@ def run_outcome(
                 rank.log.write(rank.report.traceback.encode(errors="replace"))
     first = min(failed, key=lambda rank: rank.failed_at)
     if stop_signal is not None and first.report is None and first.exit_code in (-stop_signal, 128 + stop_signal):
-        return RunOutcome(128 + stop_signal, f"ended by {stop_signal.name} before there was anything to save")
+        return RunOutcome(128 + stop_signal, f"ended by {stop_signal.name}{stopped}")
     if first.report is not None and first.report.kind == "user":
         return RunOutcome(USER_MISTAKE, f"error: {first.report.message}")
     if first.report is not None and first.report.kind == "hang":

@@ -18,10 +18,11 @@ from launcher.run.config import RunConfig, load_run_config
 from model.attention import AttentionMask
 from model.config import ModelConfig
 from model.transformer import Transformer
-from parallel.build import ComputeConfig, build_local_model
+from parallel.build import ComputeConfig, LocalModel, build_local_model
 from parallel.config import ParallelConfig
 from parallel.engines.forward_engine import ForwardEngine
 from parallel.mesh import Mesh, make_mesh, start_processes
+from parallel.parameter_shards import parameter_shards
 from settings import UserError, parse
 from settings.files import explained
 from train.checkpoint.discovery import candidates, problems_of, read_latest, step_folders, step_of
@@ -75,9 +76,13 @@ def open_checkpoint(
     """
     folder, config = read_run_config(path, data_shards=data_shards)
     checkpoint = chosen_checkpoint(folder, step)
+    return describe_checkpoint(config, checkpoint, tokenizer or shard_tokenizer(config.data))
+
+
+def describe_checkpoint(config: RunConfig, checkpoint: Path, tokenizer: TokenizerInfo) -> SavedCheckpoint:
+    """Returns a checkpoint of the run of this config, whose bytes must have been checked (`chosen_checkpoint`)."""
     manifest = read_manifest(checkpoint)
-    model = model_of_checkpoint(checkpoint, manifest, tokenizer or shard_tokenizer(config.data))
-    return SavedCheckpoint(config, checkpoint, manifest, model)
+    return SavedCheckpoint(config, checkpoint, manifest, model_of_checkpoint(checkpoint, manifest, tokenizer))
 
 
 def chosen_checkpoint(folder: RunFolder, step: int | None = None) -> Path:
@@ -136,15 +141,23 @@ def start_one_process(timeout_seconds: float) -> Mesh:
 
 def load_model(saved: SavedCheckpoint, mesh: Mesh) -> SavedRun:
     """Loads the weights of a checkpoint, for the mesh of `start_one_process`."""
+    local = load_chunk(saved, ParallelConfig(), mesh)
+    (chunk,) = local.chunks
+    return SavedRun(
+        saved.config, saved.manifest.step, mesh, chunk.transformer, ForwardEngine(chunk), local.build_attention_mask
+    )
+
+
+def load_chunk(saved: SavedCheckpoint, parallel: ParallelConfig, mesh: Mesh) -> LocalModel:
+    """Loads this rank's part of a checkpoint's weights, in a layout with one chunk a rank."""
     config = saved.config
     compute = ComputeConfig(config.train.precision)  # the kernel of training may not run on this machine
-    local = build_local_model(saved.model, ParallelConfig(), mesh, compute=compute, seq_length=config.train.seq_length)
+    local = build_local_model(saved.model, parallel, mesh, compute=compute, seq_length=config.train.seq_length)
     (chunk,) = local.chunks
+    shards = parameter_shards([chunk.transformer], mesh.tensor, sequence=False, holds_tied_copy=False)
     with explained("reading a checkpoint"):
-        Weights(saved.path, saved.manifest).fill(chunk.transformer, compute.dtype, mesh.device)
-    return SavedRun(
-        config, saved.manifest.step, mesh, chunk.transformer, ForwardEngine(chunk), local.build_attention_mask
-    )
+        Weights(saved.path, saved.manifest).fill(shards, mesh.tensor, compute.dtype, mesh.device)
+    return local
 
 
 def model_of_checkpoint(checkpoint: Path, manifest: Manifest, tokenizer: TokenizerInfo) -> ModelConfig:

@@ -32,7 +32,8 @@ class PlannedFile:
     @property
     def is_done(self) -> bool:
         """Whether the file exists, and is of these weights and tokens."""
-        return read_origin(self.path) == self.origin
+        origin = read_origin(self.path)
+        return origin is not None and origin.serves(self.origin)
 
 
 def scored_data(folder: Path, sources: Sequence[str]) -> DataConfig:
@@ -49,7 +50,9 @@ def open_scored_shards(folder: Path, sources: Sequence[str]) -> Shards:
     return open_shards(scored_data(folder, sources))
 
 
-def plan_scores(runs: Sequence[Path], shards: Shards, *, steps: Sequence[int], output: Path) -> list[PlannedFile]:
+def plan_scores(
+    runs: Sequence[Path], shards: Shards, *, steps: Sequence[int], output: Path, grand: bool = False
+) -> list[PlannedFile]:
     """Returns the files of scores, checkpoint by checkpoint: those of `steps`, or of every step if it is empty.
 
     Raises UserError if a run has no such checkpoint or another tokenizer, if two runs have one name, or if shards have
@@ -78,6 +81,7 @@ def plan_scores(runs: Sequence[Path], shards: Shards, *, steps: Sequence[int], o
                         shard_sha256=shard.file.hashes,
                         seq_length=config.train.seq_length,
                         precision=config.train.precision,
+                        grand=grand,
                     )
                     file = Path(shard.file.path).with_suffix(".parquet").name
                     path = output / name / folder_name(manifest.step) / source / file

@@ -16,6 +16,7 @@ from data.score_files import Float64s
 from data.selectors.blocks.trajectories import Trajectory, mean_over_runs, origins_of, read_trajectories
 from data.selectors.compression.agreement import rank_correlation
 from data.selectors.el2n import El2nConfig
+from data.selectors.grand import GrandConfig
 from data.selectors.lim import LimConfig
 from data.selectors.loss import LossConfig
 from data.selectors.model_scores import ModelScoresConfig
@@ -31,6 +32,9 @@ def make_report(files: Sequence[Path]) -> dict[str, Any]:
     selectors: list[ModelScoresConfig] = [LossConfig(paths=paths), El2nConfig(paths=paths)]
     if all(len(trajectory.files) > 1 for trajectory in trajectories):
         selectors.append(LimConfig(paths=paths))
+    origins = origins_of(files)
+    if all(origin.grand for origin in origins.values()):
+        selectors.append(GrandConfig(paths=paths))
     by_run = {selector.name: [selector.score_run(trajectory) for trajectory in trajectories] for selector in selectors}
     means = {name: mean_over_runs(trajectories, scores)[1] for name, scores in by_run.items()}
     scores = {

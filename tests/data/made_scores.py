@@ -20,6 +20,7 @@ def write_score_file(
     accuracy: np.ndarray,
     source: str = "a",
     checkpoint: str = "",
+    grand: np.ndarray | None = None,
 ) -> Path:
     """Writes a file where `lehr score` would; a document whose loss is NaN has no token that counts."""
     origin = ScoreOrigin(
@@ -30,7 +31,8 @@ def write_score_file(
         shard_sha256={"train/00000.ds": source},
         seq_length=8,
         precision="float32",
+        grand=grand is not None,
     )
     path = folder / run / f"step-{step:08d}" / source / "00000.parquet"
-    write_scores(path, origin, hashes, DocumentScores(np.where(np.isnan(loss), 0, 7), el2n, loss, accuracy))
+    write_scores(path, origin, hashes, DocumentScores(np.where(np.isnan(loss), 0, 7), el2n, loss, accuracy, grand))
     return path

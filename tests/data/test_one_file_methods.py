@@ -1,4 +1,7 @@
-"""A filter and a source are one file each: dropped into a copy of the rooms, the contract tests find and test them."""
+"""A filter, a source and a selector are one file each.
+
+Dropped into a copy of the rooms, the contract tests find and test them.
+"""
 
 from __future__ import annotations
 
@@ -77,10 +80,68 @@ class FormFeedConfig(SourceConfig):
         return cls(path=str(folder / "*.ff"))
 '''
 
+SELECTOR = '''
+"""Prefers documents in which the words of the targets are frequent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field
+
+from data.selectors.base import SELECTORS, Scorer, SelectorConfig
+
+if TYPE_CHECKING:
+    from data.selectors.base import Arrays, Float64s, UInt64s
+
+
+@SELECTORS.register
+class TargetWordsConfig(SelectorConfig):
+    """Scores a document by the share of its words that some target has."""
+
+    name: Literal["target_words"] = "target_words"
+    min_words: int = Field(3, ge=0, description="Words of the shortest document that is scored.")
+
+    @property
+    def uses_targets(self) -> bool:
+        return True
+
+    def prepare(self, targets: Sequence[str], fitted: Arrays) -> Scorer:
+        return _Scorer({word for target in targets for word in target.split()}, self.min_words)
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        return (cls(), cls(min_words=0))
+
+
+class _Scorer(Scorer):
+    def __init__(self, wanted: set[str], min_words: int) -> None:
+        self._wanted, self._min_words = wanted, min_words
+
+    def score(self, texts: Sequence[str], hashes: UInt64s) -> Float64s:
+        import numpy as np
+
+        words = [text.split() for text in texts]
+        shares = [
+            sum(word in self._wanted for word in own) / max(len(own), 1) if len(own) >= self._min_words else np.nan
+            for own in words
+        ]
+        return np.array(shares, dtype=np.float64)
+'''
+
 
 @pytest.mark.parametrize(
     ("file", "content", "tests", "name", "broken", "failing"),
     [
+        (
+            "data/selectors/target_words.py",
+            SELECTOR,
+            "tests/data/selectors/test_selector_contract.py",
+            "target_words",
+            ("for own in words\n        ]", "for own in words[:1]\n        ]"),
+            "test_scores_every_text_in_any_batch_and_process",
+        ),
         (
             "data/filters/forbidden_word.py",
             FILTER,

@@ -1,7 +1,9 @@
-"""Scores on two tensor ranks: of tokens against dense float64 of all logits, of documents against one process."""
+"""Scores of tokens on two tensor ranks, against dense float64; of documents in layouts, against one process."""
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from data.config import DataConfig
 from data.score_files import DocumentScores
 from data.shards.index import open_shards
 from model.token_scores import TokenScores
+from parallel.forward_pass import score_tokens
 from train.document_scores import score_documents
 
 
@@ -44,19 +47,33 @@ def test_scores_of_two_tensor_ranks(sequence: bool) -> None:
             torch.testing.assert_close(found_BT.double(), wanted_BT, rtol=1e-5, atol=1e-6)
 
 
-def _document_scores(folder: Path, tensor: int) -> DocumentScores:
-    mesh, parts = start(Trial(parallel={"tensor": tensor}))
+def _document_scores(folder: Path, parallel: dict[str, int]) -> DocumentScores:
+    mesh, parts = start(Trial(parallel=parallel))
     (shard,) = open_shards(DataConfig(shards=folder)).stream("a", "train").shards
-    model = parts.chunks[0].transformer
-    return score_documents(model, shard, seq_length=SEQ_LENGTH, tokens_at_once=100, device=mesh.device)
+    return score_documents(
+        partial(score_tokens, parts.chunks[0], mesh),
+        shard,
+        seq_length=SEQ_LENGTH,
+        tokens_at_once=100,
+        device=mesh.device,
+        data=mesh.data,
+    )
 
 
 @pytest.mark.slow
-def test_documents_have_the_same_scores_on_two_tensor_ranks(tmp_path: Path) -> None:
+def test_documents_have_the_same_scores_in_any_layout(tmp_path: Path) -> None:
     made = documents(np.random.default_rng(0), tokens=600, vocab_size=VOCABULARY, longest=2 * SEQ_LENGTH)
     write_source(tmp_path, "a", train=[made], vocab_size=VOCABULARY)
-    (wanted,) = run_ranks(1, _document_scores, tmp_path, 1)
-    for found in run_ranks(2, _document_scores, tmp_path, 2):
-        np.testing.assert_array_equal(found.tokens, wanted.tokens)
-        for name in ("el2n", "loss", "accuracy"):
-            np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-6)
+    (wanted,) = run_ranks(1, _document_scores, tmp_path, {})
+    assert wanted.tokens.sum() == sum(len(document) - 1 for document in made)
+    for found in run_ranks(2, _document_scores, tmp_path, {"data": 2}):
+        for name, values in vars(wanted).items():
+            np.testing.assert_array_equal(getattr(found, name), values)
+    for layout in ({"tensor": 2}, {"pipeline": 2}, {"tensor": 2, "pipeline": 2, "data": 2}):
+        ranks = run_ranks(math.prod(layout.values()), _document_scores, tmp_path, layout)
+        last_stage = ranks[-len(ranks) // layout.get("pipeline", 1) :]
+        for found in last_stage:
+            np.testing.assert_array_equal(found.tokens, wanted.tokens)
+            for name in ("el2n", "loss", "accuracy"):
+                np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-6)
+        assert all(not found.tokens.any() for found in ranks[: -len(last_stage)])

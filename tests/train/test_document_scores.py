@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from made_shards import EOS, write_source
-from torch import nn
+from torch import Tensor, nn
 
 from data.config import DataConfig
 from data.score_files import DocumentScores
@@ -17,10 +19,13 @@ from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
 from model.layers import TorchLayers
+from model.token_scores import TokenScores
 from model.transformer import Transformer
+from parallel.mesh import Axis
 from train.document_scores import score_documents
 
 SEQ_LENGTH, VOCABULARY = 32, 64
+ONE_RANK = Axis(size=1, rank=0, group=cast(dist.ProcessGroup, None))
 
 
 def small_model() -> Transformer:
@@ -38,8 +43,18 @@ def shard_of(folder: Path, documents: list[list[int]], masks: list[list[bool]] |
 
 
 def scores_of(model: Transformer, shard: MappedShard, *, tokens_at_once: int = 256) -> DocumentScores:
+    @torch.no_grad()
+    def score_tokens(tokens_BT: Tensor, targets_BT: Tensor) -> TokenScores:
+        positions_BT = torch.arange(tokens_BT.shape[1]).expand_as(tokens_BT)
+        return model.token_scores(model(tokens_BT, None, positions_BT), targets_BT)
+
     return score_documents(
-        model, shard, seq_length=SEQ_LENGTH, tokens_at_once=tokens_at_once, device=torch.device("cpu")
+        score_tokens,
+        shard,
+        seq_length=SEQ_LENGTH,
+        tokens_at_once=tokens_at_once,
+        device=torch.device("cpu"),
+        data=ONE_RANK,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.parameter import allocate
+from parallel.mesh import Axis
+from parallel.parameter_shards import ParameterShard, shard_of
 from settings import UserError
 from settings.files import flush_folder, write_json, write_text
 from train.checkpoint.discovery import LATEST
@@ -31,22 +33,22 @@ class Weights:
             name.removeprefix(PREFIX): shape for name, shape in manifest.tensors.items() if name.startswith(PREFIX)
         }
 
-    def fill(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-        """Loads these weights into a full model on the meta device, which then is in `dtype` on `device`.
+    def fill(self, shards: Sequence[ParameterShard], tensor: Axis, dtype: torch.dtype, device: torch.device) -> None:
+        """Loads this rank's shards of the weights into parameters on the meta device, which then are in `dtype`.
 
-        It takes no more memory than that of the weights and of one tensor. Raises UserError if they are those of
+        It takes no more memory than that of the shards and of one full tensor. Raises UserError if they are those of
         another model.
         """
-        parameters = dict(model.named_parameters())
-        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        if differing := [n for n in {**shapes, **self.shapes} if shapes.get(n) != self.shapes.get(n)]:
-            name = differing[0]
+        differing = [shard for shard in shards if self.shapes.get(shard.name) != shard.shape]
+        if differing:
+            name, shape = differing[0].name, differing[0].shape
             raise UserError(
                 f"{len(differing)} tensors are not those of the model that manifest.json names, such as {name}: "
-                f"{self.shapes.get(name, 'absent')} there, {shapes.get(name, 'absent')} in the model"
+                f"{self.shapes.get(name, 'absent')} there, {shape} in the model"
             )
-        for name, parameter in parameters.items():
-            allocate(parameter, self.read(name).to(device, dtype))
+        for shard in shards:
+            own = shard_of(self.read(shard.name), shard.dim, tensor)
+            allocate(shard.parameter, own.to(device, dtype, copy=shard.dim is not None))
 
     def read(self, name: str) -> Tensor:
         """Reads one full tensor, float32."""

@@ -10,6 +10,7 @@ from made_scores import write_score_file
 
 from data.selectors.blocks.learning_impact import learning_impact
 from data.selectors.el2n import El2nConfig
+from data.selectors.grand import GrandConfig
 from data.selectors.lim import LimConfig
 from data.selectors.loss import LossConfig
 from data.selectors.model_scores import ModelScoresConfig
@@ -45,6 +46,20 @@ def test_scores_are_means_over_the_checkpoints_of_a_run_and_then_over_runs(tmp_p
     np.testing.assert_allclose(found(LossConfig(paths=(str(tmp_path),)), hashes), 2 * wanted)
     one_step = El2nConfig(paths=(str(tmp_path / "*/step-00000010/**/*.parquet"),))
     np.testing.assert_allclose(found(one_step, [5, largest]), [0.9, 0.25])
+
+
+def test_grand_needs_files_with_norms_of_gradients(tmp_path: Path) -> None:
+    hashes, norms = np.arange(3, dtype=np.uint64), np.array([0.1, 0.5, 0.3])
+    scores = {"el2n": norms * 2, "loss": norms * 3, "accuracy": norms}
+    write_score_file(tmp_path, "one", 10, hashes, **scores, grand=norms)
+    write_score_file(
+        tmp_path, "two", 10, hashes[:2], **{name: each[:2] for name, each in scores.items()}, grand=norms[1:]
+    )
+    config = GrandConfig(paths=(str(tmp_path),))
+    np.testing.assert_allclose(found(config, [0, 1, 2]), [0.3, 0.4, 0.3])
+    write(tmp_path, "three", 10, {1: 0.4})
+    with pytest.raises(UserError, match=r"three.*has no norms of gradients: run lehr score with --grand"):
+        config.check()
 
 
 def test_lim_compares_with_the_mean_of_all_documents_or_of_a_source(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_every_token_but_a_documents_first_is_a_target_once_after_its_own_window
         assert len(batch.tokens) == 1 or batch.tokens.size <= tokens_at_once
         predicted += batch.predicted
         for tokens, targets, counts, document in zip(
-            batch.tokens.tolist(), batch.targets.tolist(), batch.counts.tolist(), batch.documents, strict=True
+            *(each.tolist() for each in (batch.tokens, batch.targets, batch.counts)),
+            windows.documents[batch.windows],
+            strict=True,
         ):
             length = next(
                 size for size in range(len(tokens), 0, -1) if size == 1 or tokens[size - 1] or targets[size - 1]
@@ -51,7 +53,19 @@ def test_every_token_but_a_documents_first_is_a_target_once_after_its_own_window
             counts = [not loss or target % 2 == 1 for target in targets]
             wanted.append((number, tokens[: len(targets)], targets, counts))
     assert sorted(found) == sorted(wanted)
-    assert predicted == windows.targets == sum(len(document) - 1 for document in DOCUMENTS)
+    assert predicted == sum(len(document) - 1 for document in DOCUMENTS)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_the_parts_of_all_batches_are_the_batches(tmp_path: Path, parts: int) -> None:
+    windows = DocumentWindows(made_shard(tmp_path), seq_length=SEQ_LENGTH)
+    whole = list(windows.batches(tokens_at_once=12))
+    divided = [list(windows.batches(tokens_at_once=12, part=part, parts=parts)) for part in range(parts)]
+    assert len(whole) == sum(map(len, divided)) > 3
+    for number, batch in enumerate(whole):
+        found = divided[number % parts][number // parts]
+        np.testing.assert_array_equal(found.windows, batch.windows)
+        np.testing.assert_array_equal(found.tokens, batch.tokens)
 
 
 def test_a_shard_without_hashes_is_refused(tmp_path: Path) -> None:

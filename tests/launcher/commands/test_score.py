@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -159,6 +160,66 @@ def test_a_killed_command_goes_on_with_the_files_that_are_missing(folder: Path, 
     assert mended.returncode == 0
     assert altered.read_bytes() == wanted[altered.relative_to(output)]
     assert all(path.stat().st_mtime_ns == written[path] for path in others)
+
+
+@pytest.mark.parametrize("layout", [{"data": 3}, {"tensor": 2, "data": 2}, {"tensor": 2, "pipeline": 2}])
+def test_any_layout_gives_the_same_scores(folder: Path, scored: Path, tmp_path: Path, layout: dict[str, int]) -> None:
+    options = [word for name, size in layout.items() for word in (f"--{name}", str(size))]
+    printed = lehr(*command(folder, tmp_path / "scores"), *options)
+    assert printed.returncode == 0, printed.stderr
+    assert "% of all" in printed.stdout
+    wanted = {path.relative_to(scored): pq.read_table(path) for path in scored.rglob("*.parquet")}
+    assert {path.relative_to(tmp_path / "scores") for path in (tmp_path / "scores").rglob("*.parquet")} == set(wanted)
+    for path, table in wanted.items():
+        found = pq.read_table(tmp_path / "scores" / path)
+        assert found["hash"] == table["hash"]
+        assert found["tokens"] == table["tokens"]
+        for name in ("el2n", "loss", "accuracy"):
+            np.testing.assert_allclose(found[name], table[name], rtol=1e-5, atol=1e-5)
+
+
+def test_norms_of_gradients_on_request(folder: Path, scored: Path, tmp_path: Path) -> None:
+    output, arguments = tmp_path / "scores", ["--steps", "6", "--grand"]
+    shutil.copytree(scored, output)
+    kept = (output / "seed_1/step-00000003/made/00000.parquet").stat().st_mtime_ns
+    printed = lehr(*command(folder, output), *arguments, "--data", "2")
+    assert printed.returncode == 0, printed.stderr
+    assert "grand: Spearman between runs" in printed.stdout
+    model = checkpoint_model(folder / "runs/seed_2/checkpoints/step-00000006")
+    documents = documents_of(folder / "fold_b")
+    norms = {}
+    for path in sorted((output / "seed_2/step-00000006/made").glob("*.parquet")):
+        norms.update(zip(*(pq.read_table(path)[name].to_pylist() for name in ("hash", "grand")), strict=True))
+    assert norms.keys() == documents.keys()
+    for hash_, tokens in [*documents.items()][:10]:
+        losses = []
+        for start in range(0, len(tokens) - 1, SEQ_LENGTH):
+            targets = torch.tensor(tokens[start + 1 : start + SEQ_LENGTH + 1])
+            hidden = model(torch.tensor([tokens[start : start + len(targets)]]), None, torch.arange(len(targets))[None])
+            losses.append(nn.functional.cross_entropy(model.logits(hidden)[:, 0], targets, reduction="none"))
+        gradients = torch.autograd.grad(torch.cat(losses).mean(), list(model.parameters()))
+        assert norms[hash_] == pytest.approx(float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-4)
+    again = {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")}
+    assert lehr(*command(folder, output)).returncode == 0  # scores with norms serve without them too
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.parquet")} == again
+    assert kept == again[output / "seed_1/step-00000003/made/00000.parquet"]
+    assert "leave out --tensor" in refused(*command(folder, output), "--grand", "--tensor", "2")
+
+
+def test_ranks_that_are_stopped_leave_finished_files_and_layouts_that_do_not_fit_are_refused(
+    folder: Path, scored: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "scores"
+    process = start_lehr(*command(folder, output), "--data", "2")
+    wait_until(lambda: any(output.rglob("[0-9]*.parquet")) or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode in (128 + signal.SIGTERM, 0)
+    assert process.returncode == 0 or "goes on with the files that are missing" in errors
+    assert lehr(*command(folder, output)).returncode == 0
+    names = {path.relative_to(scored) for path in scored.rglob("*.parquet")}
+    assert {path.relative_to(output) for path in output.rglob("*.parquet")} == names
+    assert "parallel.tensor = 3" in refused("score", folder / "runs/seed_1", folder / "fold_b", "--tensor", "3")
 
 
 def test_a_run_that_knows_the_documents_and_wrong_steps_sources_and_names(folder: Path, tmp_path: Path) -> None:

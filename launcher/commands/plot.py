@@ -116,12 +116,13 @@ def _unigram_loss(run: Path, source: str) -> float | None:
     from data.shards.index import open_shards
     from data.shards.unigram import unigram_loss
     from launcher.run.config import RunConfig
+    from launcher.run.stages import training_data
     from settings import UserError, compose
     from train.run_folder.folder import RunFolder
 
     try:
-        data = compose(RunConfig, RunFolder(run).config, []).data
-        return unigram_loss(open_shards(data), source)
+        config = compose(RunConfig, RunFolder(run).config, [])
+        return unigram_loss(open_shards(training_data(config)), source)
     except UserError:
         return None
 

@@ -15,6 +15,7 @@ from launcher.run.config import RunConfig
 from launcher.run.estimate import estimate_lines, estimate_step, step_warnings
 from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
+from launcher.run.stages import run_schedule, training_data
 from model.attention import Kernel
 from model.config import ModelConfig
 from model.size import flops_per_token, parameters
@@ -77,7 +78,7 @@ def build_run(
         make_mask=parts.build_attention_mask,
         loader=loader,
         held_out=held_out_loader(config),
-        schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
+        schedule=run_schedule(config),
         checkpoints=checkpoints,
         metrics=metrics,
         step_checks=StepChecks(config.train, events, lambda batch: sample_numbers(loader, batch)),
@@ -122,7 +123,7 @@ def _build_checkpoints(
         folder.checkpoints,
         mesh,
         model=model.to_plain(),
-        tokenizer=shard_tokenizer(config.data).sha256,
+        tokenizer=shard_tokenizer(training_data(config)).sha256,
         layout={**config.parallel.to_plain(), "data": mesh.data.size},
         retention=config.checkpoint,
         lease=lease,
@@ -193,7 +194,7 @@ def load_or_draw(checkpoints: CheckpointManager, parts: TrainableModel) -> Train
 
 def _build_loader(config: RunConfig, mesh: Mesh, state: TrainState) -> Loader:
     return Loader(
-        config.data,
+        training_data(config),
         seed=config.run.seed,
         seq_length=config.train.seq_length,
         rows_per_step_global=config.train.global_batch_size,

@@ -18,6 +18,7 @@ from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
+from launcher.run.stages import draw_plan, replayed_runs
 from model.attention import Kernel
 from parallel.agree import agree
 from parallel.attention_kernel import agree_on_kernel
@@ -137,7 +138,14 @@ def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[
         if mesh.rank == 0:
             inputs, size = inputs_of(config), mesh.world_size
             lease = open_run(
-                config.run.path, config, world_size=size, inputs=inputs, kernel=kernel, groups=group_record
+                config.run.path,
+                config,
+                world_size=size,
+                inputs=inputs,
+                draws=draw_plan(config),
+                replayed=replayed_runs(config),
+                kernel=kernel,
+                groups=group_record,
             )
             leases.append(lease)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from launcher.run.config import RunConfig
-from settings import UserError, read_yaml
+from launcher.run.stages import run_schedule
+from settings import UserError, parse, read_yaml
 from train.checkpoint.discovery import state_to_go_on_from
 from train.run_folder.folder import RunFolder
 
@@ -17,12 +18,12 @@ def schedule_change_warnings(config: RunConfig) -> list[str]:
     state = state_to_go_on_from(folder.checkpoints)
     if state is None or not state.step:
         return []
-    recorded, steps = read_yaml(folder.config).get("train", {}).get("steps"), config.train.steps
+    steps = config.train.steps
     try:
-        old_lr, new_lr = (
-            config.schedule.build(peak_lr=config.optim.lr, total_steps=total)(state.step) for total in (recorded, steps)
-        )
-    except (UserError, TypeError):  # the recorded number was edited by hand, or is missing
+        before = parse(RunConfig, read_yaml(folder.config), source=str(folder.config))
+        recorded = before.train.steps
+        old_lr, new_lr = (run_schedule(each)(state.step) for each in (before, config))
+    except UserError:  # the record was edited by hand
         return []
     if old_lr == new_lr:
         return []

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.batches.draw_plan import DrawPlan, Seen
 from settings import Settings, to_yaml
 from settings.files import explained, write_text
 from settings.paths import with_absolute_paths
@@ -22,15 +23,18 @@ def open_run(
     *,
     world_size: int,
     inputs: Inputs | None = None,
+    draws: DrawPlan | None = None,
+    replayed: Mapping[str, Seen] | None = None,
     kernel: str | None = None,
     command: Sequence[str] | None = None,
     groups: Mapping[str, Any] | None = None,
 ) -> WriterLease:
     """Creates the folder of a run or adds a start to it, and takes the writer lease. For one rank only.
 
-    `kernel` is the attention kernel, which a later start keeps. `command` is recorded as what started the run: by
-    default this process's arguments. `groups` is the record of the process groups. Raises UserError as `check_run`
-    does, and RunError if the folder cannot be written to.
+    `draws` and `replayed` are recorded, so that a later run can tell which data this one has read, and this one keeps
+    what earlier runs had read when it began. `kernel` is the attention kernel, which a later start keeps. `command` is
+    recorded as what started the run: by default this process's arguments. `groups` is the record of the process groups.
+    Raises UserError as `check_run` does, and RunError if the folder cannot be written to.
     """
     folder = check_run(path, config, inputs)
     with explained("opening the run folder"):
@@ -42,6 +46,7 @@ def open_run(
         # With relative paths, the config would be another run's in another current folder.
         is_first = not folder.config.exists()
         write_text(folder.config, f"# {start['command']}\n# {made_by}\n{to_yaml(with_absolute_paths(config))}")
-        for warning in record_start(folder, inputs or Inputs(), start, is_first=is_first):
+        warnings = record_start(folder, inputs or Inputs(), start, is_first=is_first, draws=draws, replayed=replayed)
+        for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     return lease

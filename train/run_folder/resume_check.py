@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from schedules.stage_lengths import mixes
 from settings import Settings, UserError, parse, read_yaml
 from settings.differences import listed
 from settings.paths import with_absolute_paths
@@ -47,8 +48,7 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
         + ("" if any(key.startswith("model.") for key in changes) else _branch_advice(folder)),
     )
     if inputs is not None:
-        data = here.get("data", {})
-        mixtures = [data.get("mixture"), *(stage["mixture"] for stage in data.get("stages", ()))]
+        mixtures = [mix.mixture for mix in mixes(config.to_plain())]
         tokenizer_differs = bool(recorded.tokenizer) and recorded.tokenizer != inputs.tokenizer
         _refuse(
             f"run folder {path} holds a run of other data: what its config names has other content now:",
@@ -91,7 +91,9 @@ def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, An
         return plain, here  # of another version of the schema: the keys that differ say so
     state, sources = state_to_go_on_from(folder.checkpoints), there.get("data", {}).get("sources", {})
     batch = state.batch if state else 0
-    return past_of(there, batch=batch, sources=sources), past_of(here, batch=batch, sources=sources)
+    staged = bool(there.get("stages") or here.get("stages"))
+    past, past_here = (past_of(each, batch=batch, sources=sources, staged=staged) for each in (there, here))
+    return past, past_here
 
 
 def _branch_advice(folder: RunFolder) -> str:

@@ -1,4 +1,4 @@
-"""run.json: the record of a run's starts, and the hashes of what the run reads."""
+"""run.json: the record of a run's starts, the hashes of what the run reads, and the plan of its draws."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from data.batches.draw_plan import DrawPlan, Seen
 from settings import Settings, UserError, parse
 from settings.files import write_json
 from settings.packages import installed_version
@@ -39,6 +40,8 @@ class Record(Settings):
 
     format: Literal[1] = 1
     inputs: Inputs = Inputs()
+    draws: DrawPlan | None = None  # of the newest start; stages that had begun before are as they were
+    replayed: dict[str, Seen] = Field({})  # what earlier runs had read when this run began, by replay.run
     starts: list[Any] = Field([])
 
 
@@ -48,6 +51,19 @@ def recorded_inputs(path: Path) -> Inputs:
         return _read_record(RunFolder(path).record).inputs
     except UserError:
         return Inputs()
+
+
+def recorded_draws(path: Path) -> DrawPlan | None:
+    """Returns the plan of the draws of the run in the folder `path`; None if it recorded none."""
+    return _read_record(RunFolder(path).record).draws
+
+
+def recorded_replays(path: Path) -> dict[str, Seen]:
+    """Returns what earlier runs had read when the run in the folder `path` began, by replay.run; else empty."""
+    try:
+        return _read_record(RunFolder(path).record).replayed
+    except UserError:
+        return {}
 
 
 def recorded_kernel(path: Path) -> str | None:
@@ -77,7 +93,15 @@ def last_start(path: Path) -> dict[str, Any]:
     return starts[-1] if starts and isinstance(starts[-1], dict) else {}
 
 
-def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is_first: bool) -> list[str]:
+def record_start(
+    folder: RunFolder,
+    inputs: Inputs,
+    start: dict[str, Any],
+    *,
+    is_first: bool,
+    draws: DrawPlan | None = None,
+    replayed: Mapping[str, Seen] | None = None,
+) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 
     Returns a warning if the record of the starts before is lost.
@@ -89,7 +113,12 @@ def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is
         unreadable = folder.record.with_suffix(".unreadable")
         folder.record.rename(unreadable)
         record, lost = Record(), f"cannot be read and is kept as {unreadable.name}"
-    record = Record(inputs=inputs if is_first else record.inputs.joined(inputs), starts=[*record.starts, start])
+    record = Record(
+        inputs=inputs if is_first else record.inputs.joined(inputs),
+        draws=draws or record.draws,
+        replayed={**(replayed or {}), **record.replayed},
+        starts=[*record.starts, start],
+    )
     write_json(folder.record, record.to_plain())
     if lost is None:
         return []

@@ -18,19 +18,21 @@ from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
+from launcher.run.schedule_phases import phases_on_record, with_phases
 from model.attention import Kernel
-from parallel.agree import agree
+from parallel.agree import agree, from_first_rank
 from parallel.attention_kernel import agree_on_kernel
 from parallel.build import DTYPES
 from parallel.determinism import use_deterministic_algorithms
 from parallel.group_check import check_groups
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
-from settings import RunError
+from settings import RunError, parse
 from train.checkpoint.writer_lease import WriterLease
 from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.recorded_schedule import SchedulePhases, phases_of
 from train.run_folder.start_record import recorded_kernel
 from train.safety.watchdog import Hang, Watchdog
 
@@ -55,7 +57,9 @@ def run_rank(
     watchdog.start()
     folder = RunFolder(config.run.path)
     kernel = _agree_on_kernel(config, mesh)
-    lease = _open_run(config, mesh, kernel, group_record)
+    phases = _agree_on_phases(config)
+    lease = _open_run(config, mesh, kernel, group_record, phases)
+    config = with_phases(config, phases)
     run: Run | None = None
     try:
         run = build_run(config, mesh, folder, kernel=kernel, lease=lease, watchdog=watchdog, store=met)
@@ -129,7 +133,19 @@ def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
     return kernel
 
 
-def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any]) -> WriterLease | None:
+def _agree_on_phases(config: RunConfig) -> SchedulePhases:
+    """Returns the phases of the schedule, on all ranks: those on record, but for what the config states."""
+
+    def on_first_rank() -> dict[str, Any]:
+        schedule = with_phases(config, phases_on_record(config)).schedule
+        return phases_of(schedule, config.train.steps).to_plain()
+
+    return parse(SchedulePhases, from_first_rank(on_first_rank), source="run.json")
+
+
+def _open_run(
+    config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any], phases: SchedulePhases
+) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
@@ -137,7 +153,13 @@ def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[
         if mesh.rank == 0:
             inputs, size = inputs_of(config), mesh.world_size
             lease = open_run(
-                config.run.path, config, world_size=size, inputs=inputs, kernel=kernel, groups=group_record
+                config.run.path,
+                config,
+                world_size=size,
+                inputs=inputs,
+                kernel=kernel,
+                groups=group_record,
+                schedule=phases,
             )
             leases.append(lease)
 

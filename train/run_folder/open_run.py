@@ -12,6 +12,7 @@ from settings.files import explained, write_text
 from settings.paths import with_absolute_paths
 from train.checkpoint.writer_lease import WriterLease
 from train.run_folder.input_hashes import Inputs
+from train.run_folder.recorded_schedule import SchedulePhases
 from train.run_folder.resume_check import check_run
 from train.run_folder.start_record import describe_start, record_start
 
@@ -25,12 +26,13 @@ def open_run(
     kernel: str | None = None,
     command: Sequence[str] | None = None,
     groups: Mapping[str, Any] | None = None,
+    schedule: SchedulePhases | None = None,
 ) -> WriterLease:
     """Creates the folder of a run or adds a start to it, and takes the writer lease. For one rank only.
 
     `kernel` is the attention kernel, which a later start keeps. `command` is recorded as what started the run: by
-    default this process's arguments. `groups` is the record of the process groups. Raises UserError as `check_run`
-    does, and RunError if the folder cannot be written to.
+    default this process's arguments. `groups` is the record of the process groups, and `schedule` that of the
+    schedule's phases. Raises UserError as `check_run` does, and RunError if the folder cannot be written to.
     """
     folder = check_run(path, config, inputs)
     with explained("opening the run folder"):
@@ -42,6 +44,6 @@ def open_run(
         # With relative paths, the config would be another run's in another current folder.
         is_first = not folder.config.exists()
         write_text(folder.config, f"# {start['command']}\n# {made_by}\n{to_yaml(with_absolute_paths(config))}")
-        for warning in record_start(folder, inputs or Inputs(), start, is_first=is_first):
+        for warning in record_start(folder, inputs or Inputs(), start, is_first=is_first, schedule=schedule):
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     return lease

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from train.checkpoint.writer_lease import check_not_running
 from train.resume_rules import differences, past_of
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
-from train.run_folder.start_record import recorded_inputs
+from train.run_folder.recorded_schedule import keeps_past_lr
+from train.run_folder.start_record import recorded_inputs, recorded_phases
 
 _MOST_DIFFERENCES = 12
 
@@ -43,7 +45,8 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
     _refuse(
         f"run folder {path} holds a run of another config:",
         [f"{key}: {old} there, {new} here" for key, (old, new) in changes.items()],
-        f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}"
+        ("the schedule may change where the lr of the steps taken stays the same\n" if _of_schedule(changes) else "")
+        + f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}"
         + ("" if any(key.startswith("model.") for key in changes) else _branch_advice(folder)),
     )
     if inputs is not None:
@@ -83,7 +86,7 @@ def check_writable(path: Path) -> None:
 
 
 def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the parts of the recorded config and of this one that decided the batches the run has taken."""
+    """Returns the parts of the recorded config and of this one that decided the steps the run has taken."""
     plain, here = read_yaml(folder.config), with_absolute_paths(config).to_plain()
     try:  # with today's defaults for keys that were not known then
         there = with_absolute_paths(parse(type(config), plain, source=str(folder.config))).to_plain()
@@ -91,7 +94,13 @@ def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, An
         return plain, here  # of another version of the schema: the keys that differ say so
     state, sources = state_to_go_on_from(folder.checkpoints), there.get("data", {}).get("sources", {})
     batch = state.batch if state else 0
+    if keeps_past_lr(there, here, recorded_phases(folder.path), steps_taken=state.step if state else 0):
+        there = {**there, "schedule": here["schedule"]}
     return past_of(there, batch=batch, sources=sources), past_of(here, batch=batch, sources=sources)
+
+
+def _of_schedule(keys: Iterable[str]) -> bool:
+    return any(key.startswith("schedule.") for key in keys)
 
 
 def _branch_advice(folder: RunFolder) -> str:

@@ -18,6 +18,7 @@ from settings.files import write_json
 from settings.packages import installed_version
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
+from train.run_folder.recorded_schedule import SchedulePhases, config_phases
 
 _PACKAGES = (
     "lehr",
@@ -39,6 +40,7 @@ class Record(Settings):
 
     format: Literal[1] = 1
     inputs: Inputs = Inputs()
+    schedule: SchedulePhases | None = None
     starts: list[Any] = Field([])
 
 
@@ -48,6 +50,19 @@ def recorded_inputs(path: Path) -> Inputs:
         return _read_record(RunFolder(path).record).inputs
     except UserError:
         return Inputs()
+
+
+def recorded_phases(path: Path) -> SchedulePhases | None:
+    """Returns the phases of the schedule of the run in the folder `path`; None if there is no run.
+
+    A run of an earlier version has not recorded them: then they are those of its recorded length.
+    """
+    folder = RunFolder(path)
+    try:
+        recorded = _read_record(folder.record).schedule
+    except UserError:
+        recorded = None
+    return config_phases(folder) if recorded is None else recorded
 
 
 def recorded_kernel(path: Path) -> str | None:
@@ -77,10 +92,18 @@ def last_start(path: Path) -> dict[str, Any]:
     return starts[-1] if starts and isinstance(starts[-1], dict) else {}
 
 
-def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is_first: bool) -> list[str]:
+def record_start(
+    folder: RunFolder,
+    inputs: Inputs,
+    start: dict[str, Any],
+    *,
+    is_first: bool,
+    schedule: SchedulePhases | None = None,
+) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 
-    Returns a warning if the record of the starts before is lost.
+    `schedule`: the phases from now on; None keeps those that are recorded. Returns a warning if the record of the
+    starts before is lost.
     """
     lost = None if is_first or folder.record.exists() else "is missing"
     try:
@@ -89,7 +112,13 @@ def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is
         unreadable = folder.record.with_suffix(".unreadable")
         folder.record.rename(unreadable)
         record, lost = Record(), f"cannot be read and is kept as {unreadable.name}"
-    record = Record(inputs=inputs if is_first else record.inputs.joined(inputs), starts=[*record.starts, start])
+    record = record.model_copy(
+        update={
+            "inputs": inputs if is_first else record.inputs.joined(inputs),
+            "schedule": schedule or record.schedule,
+            "starts": [*record.starts, start],
+        }
+    )
     write_json(folder.record, record.to_plain())
     if lost is None:
         return []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from data.config import DataConfig
 from model.config import ModelConfig
@@ -43,10 +43,23 @@ class RunSettings(Settings):
         return self.folder / self.name
 
 
+class BranchConfig(Settings):
+    """The run from whose checkpoint this run begins; `lehr train CONFIG --from RUN@STEP` sets run and step."""
+
+    model_config = ConfigDict(json_schema_extra=may_change("a run that has begun goes on from its own checkpoints"))
+
+    run: Path | None = Field(None, description="Folder of the run; null means that this run begins by itself.")
+    step: int | None = Field(None, ge=0, description="Step of its checkpoint; null means the newest complete one.")
+    optimizer: Literal["keep", "reset"] = Field(
+        "keep", description="Whether the optimizer's state goes on (keep) or begins afresh (reset)."
+    )
+
+
 class RunConfig(Settings):
     """The whole config of a run, in one file."""
 
     run: RunSettings = Field(description="Name, folder and seed.")
+    branch: BranchConfig = Field(BranchConfig(), description="The checkpoint of another run to begin from.")
     data: DataConfig = Field(description="The text, its shards, and how training reads them.")
     model: ModelConfig = Field(description="The transformer.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="How the work is divided among ranks.")

@@ -14,6 +14,7 @@ from launcher.processes.environment import fix_cublas_workspace
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
+from launcher.run.branching import branch_origin
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
@@ -56,8 +57,8 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    kernel = _agree_on_kernel(config, mesh)
     phases = _agree_on_phases(config)
+    kernel = _agree_on_kernel(config, mesh)
     lease = _open_run(config, mesh, kernel, group_record, phases)
     config = with_phases(config, phases)
     run: Run | None = None
@@ -126,11 +127,17 @@ def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
         config.model,
         mesh,
         dtype=DTYPES[config.train.precision],
-        recorded=recorded_kernel(config.run.path) if mesh.rank == 0 else None,
+        recorded=_kernel_on_record(config) if mesh.rank == 0 else None,
     )
     if warning is not None and mesh.rank == 0:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     return kernel
+
+
+def _kernel_on_record(config: RunConfig) -> str | None:
+    """Returns the attention kernel that the run has used, or the one of the run from which it begins."""
+    origin = branch_origin(config)
+    return recorded_kernel(config.run.path) if origin is None else origin.attention_kernel
 
 
 def _agree_on_phases(config: RunConfig) -> SchedulePhases:
@@ -160,6 +167,7 @@ def _open_run(
                 kernel=kernel,
                 groups=group_record,
                 schedule=phases,
+                origin=branch_origin(config),
             )
             leases.append(lease)
 

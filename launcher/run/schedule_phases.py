@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launcher.run.branching import branch_origin
 from launcher.run.config import RunConfig
 from settings import UserError
 from train.checkpoint.discovery import state_to_go_on_from
@@ -11,7 +12,13 @@ from train.run_folder.start_record import recorded_phases
 
 
 def phases_on_record(config: RunConfig) -> SchedulePhases | None:
-    """Returns the phases that the run has recorded; None if it has no checkpoint to go on from."""
+    """Returns the phases that the run has recorded, or for a branch to come those of its parent; else None.
+
+    A run without a checkpoint, or with imported weights, has taken no step yet and decides them anew.
+    """
+    origin = branch_origin(config)
+    if origin is not None:
+        return recorded_phases(origin.path)
     state = state_to_go_on_from(RunFolder(config.run.path).checkpoints)
     return recorded_phases(config.run.path) if state is not None and state.step else None
 

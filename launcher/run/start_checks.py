@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from launcher.run.branching import check_branch
 from launcher.run.config import RunConfig
 from launcher.run.held_out_sequences import held_out_warnings
 from launcher.run.input_hashes import inputs_of
@@ -33,7 +34,9 @@ def check_start(config: RunConfig, machine: Machine, rank_info: RankInfo | None 
     """
     world_size = config.parallel.ranks if rank_info is None else rank_info.world_size
     phases = phases_on_record(config)
-    warnings = check_config(with_phases(config, phases), world_size=world_size)
+    filled = with_phases(config, phases)
+    warnings = check_config(filled, world_size=world_size)
+    warnings += check_branch(filled, phases)
     check_run(config.run.path, config, inputs_of(config))
     warnings += [*schedule_change_warnings(config, phases), *held_out_warnings(config)]
     warnings += precision_warnings(config, machine)

@@ -57,6 +57,14 @@ def keeps_past_lr(
     return bool(np.array_equal(past, future))
 
 
+def lr_at(plain: Mapping[str, Any], phases: SchedulePhases | None, *, step: int) -> float | None:
+    """Returns the lr that a config, as plain values, gives the 0-based step; None if it cannot be read."""
+    try:
+        return float(_lr(plain, phases, step + 1)[step])
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
 def _lr(plain: Mapping[str, Any], phases: SchedulePhases | None, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     schedule = SCHEDULES.parse(plain["schedule"])
     if phases is not None:

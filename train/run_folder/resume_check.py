@@ -104,15 +104,12 @@ def _of_schedule(keys: Iterable[str]) -> bool:
 
 
 def _branch_advice(folder: RunFolder) -> str:
-    """Returns lines that name the commands of a new run with the weights of this one; "" if it has no checkpoint."""
+    """Returns lines that name the command of a branch of this run; "" if it has no checkpoint."""
     if not step_folders(folder.checkpoints):
         return ""
-    new = folder.path.parent / "NEW"
     return (
-        "\nto begin a new run with the weights of this one, at step 1 and with new optimizer state:"
-        f"\n  lehr export {folder.path} DIR"
-        "\n  lehr import DIR CONFIG [KEY=VALUE]... run.name=NEW"
-        f"\n  lehr train {RunFolder(new).config}"
+        "\nto begin a new run from a checkpoint of this one (branch.optimizer=reset for new optimizer state):"
+        f"\n  lehr train CONFIG --from {folder.path} run.name=NEW [KEY=VALUE]..."
     )
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from settings import Settings, UserError, parse
 from settings.files import write_json
 from settings.packages import installed_version
+from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
 from train.run_folder.recorded_schedule import SchedulePhases, config_phases
@@ -41,6 +42,7 @@ class Record(Settings):
     format: Literal[1] = 1
     inputs: Inputs = Inputs()
     schedule: SchedulePhases | None = None
+    branched_from: Origin | None = None
     starts: list[Any] = Field([])
 
 
@@ -63,6 +65,14 @@ def recorded_phases(path: Path) -> SchedulePhases | None:
     except UserError:
         recorded = None
     return config_phases(folder) if recorded is None else recorded
+
+
+def recorded_origin(path: Path) -> Origin | None:
+    """Returns where the run in the folder `path` branched from another one; None if it did not, or has no record."""
+    try:
+        return _read_record(RunFolder(path).record).branched_from
+    except UserError:
+        return None
 
 
 def recorded_kernel(path: Path) -> str | None:
@@ -99,11 +109,12 @@ def record_start(
     *,
     is_first: bool,
     schedule: SchedulePhases | None = None,
+    origin: Origin | None = None,
 ) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 
-    `schedule`: the phases from now on; None keeps those that are recorded. Returns a warning if the record of the
-    starts before is lost.
+    `schedule`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
+    Returns a warning if the record of the starts before is lost.
     """
     lost = None if is_first or folder.record.exists() else "is missing"
     try:
@@ -116,6 +127,7 @@ def record_start(
         update={
             "inputs": inputs if is_first else record.inputs.joined(inputs),
             "schedule": schedule or record.schedule,
+            "branched_from": origin or record.branched_from,
             "starts": [*record.starts, start],
         }
     )

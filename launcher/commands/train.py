@@ -7,7 +7,7 @@ import faulthandler
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from launcher.commands.arguments import OverridesArgument, RunConfigArgument
+from launcher.commands.arguments import FromRunOption, OverridesArgument, RunConfigArgument, branch_overrides
 from launcher.processes.environment import (
     check_environment,
     hide_gpus,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 def train(
     config: RunConfigArgument,
     overrides: OverridesArgument = None,
+    from_run: FromRunOption = None,
 ) -> None:
     """Train a model, on as many processes as the parallel sizes multiply to, or on those of torchrun or srun.
 
@@ -46,6 +47,7 @@ def train(
     a checkpoint, and the same command continues it. 128 + the number of a signal: the signal ended the run before there
     was anything to save. Any other: the run failed, and the message names the rank and the reason.
     """
+    overrides = [*(overrides or []), *branch_overrides(from_run)]
     try:
         rank_info = read_rank_info()
     except AddressError as error:
@@ -54,29 +56,29 @@ def train(
         die_with_parent(first_parent())
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
-    if _early_value(config, overrides or [], "train", "device") == "cpu":
+    if _early_value(config, overrides, "train", "device") == "cpu":
         hide_gpus()
-    tensor = _early_value(config, overrides or [], "parallel", "tensor")
+    tensor = _early_value(config, overrides, "parallel", "tensor")
     if isinstance(tensor, int) and tensor > 1:
         order_cuda_kernels()
     if rank_info.launcher == "none":
         check_environment()
         with one_openmp_thread():
-            run_config = _load_config(config, overrides or [], None)
+            run_config = _load_config(config, overrides, None)
         count = run_config.parallel.ranks
         if count > 1:
             start = rank_starter(
                 lambda rank_info: _run_rank(rank_info, run_config),
                 preload="launcher.run.rank_main",
-                command=lehr_command("train", str(config), *(overrides or [])),
+                command=lehr_command("train", str(config), *overrides),
             )
             raise SystemExit(run_ranks(start, count=count, log_folder=run_config.run.path / "logs"))
         _run_rank(rank_info, run_config)
     if rank_info.parent is None:
-        _run_rank(rank_info, *_meet(rank_info, config, overrides or []))
+        _run_rank(rank_info, *_meet(rank_info, config, overrides))
     die_with_parent(rank_info.parent.pid)
     try:
-        run_config = _load_config(config, overrides or [], rank_info)
+        run_config = _load_config(config, overrides, rank_info)
     except UserError as error:
         exit_failed(rank_info, error, sys.stderr)
     _run_rank(rank_info, run_config)

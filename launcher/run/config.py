@@ -6,9 +6,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from data.config import DataConfig
 from launcher.run.old_stages import NOTICE, has_old_stages, with_new_stages
@@ -49,10 +49,23 @@ class RunSettings(Settings):
         return self.folder / self.name
 
 
+class BranchConfig(Settings):
+    """The run from whose checkpoint this run begins; `lehr train CONFIG --from RUN@STEP` sets run and step."""
+
+    model_config = ConfigDict(json_schema_extra=may_change("a run that has begun goes on from its own checkpoints"))
+
+    run: Path | None = Field(None, description="Folder of the run; null means that this run begins by itself.")
+    step: int | None = Field(None, ge=0, description="Step of its checkpoint; null means the newest complete one.")
+    optimizer: Literal["keep", "reset"] = Field(
+        "keep", description="Whether the optimizer's state goes on (keep) or begins afresh (reset)."
+    )
+
+
 class RunConfig(Settings):
     """The whole config of a run, in one file."""
 
     run: RunSettings = Field(description="Name, folder and seed.")
+    branch: BranchConfig = Field(BranchConfig(), description="The checkpoint of another run to begin from.")
     data: DataConfig = Field(description="The text, its shards, and how training reads them.")
     model: ModelConfig = Field(description="The transformer.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="How the work is divided among ranks.")

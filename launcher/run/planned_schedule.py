@@ -54,9 +54,10 @@ def read_planned_schedule(words: Sequence[str], fit: Fit) -> LrCurve:
     plain = read_yaml(config, overrides)
     if config is not None and not set(plain) <= set(_Fragment.model_fields):
         from launcher.run.config import load_run_config  # imports torch
+        from launcher.run.schedule_phases import phases_on_record, with_phases
 
         run = load_run_config(config, overrides)
-        return planned_curve(run)
+        return planned_curve(with_phases(run, phases_on_record(run)))
     for section in ("optim", "train"):
         plain.setdefault(section, {})
     if isinstance(plain["optim"], dict) and "lr" not in plain["optim"]:

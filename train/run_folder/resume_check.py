@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from train.checkpoint.writer_lease import check_not_running
 from train.resume_rules import differences, past_of
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
-from train.run_folder.start_record import recorded_inputs
+from train.run_folder.recorded_schedule import keeps_past_lr
+from train.run_folder.start_record import recorded_inputs, recorded_phases
 
 _MOST_DIFFERENCES = 12
 
@@ -44,7 +46,8 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
     _refuse(
         f"run folder {path} holds a run of another config:",
         [f"{key}: {old} there, {new} here" for key, (old, new) in changes.items()],
-        f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}"
+        ("the schedule may change where the lr of the steps taken stays the same\n" if _of_schedule(changes) else "")
+        + f"choose another run.name for a new run, or go on with this one: lehr train {folder.config}"
         + ("" if any(key.startswith("model.") for key in changes) else _branch_advice(folder)),
     )
     if inputs is not None:
@@ -83,7 +86,7 @@ def check_writable(path: Path) -> None:
 
 
 def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the parts of the recorded config and of this one that decided the batches the run has taken."""
+    """Returns the parts of the recorded config and of this one that decided the steps the run has taken."""
     plain, here = read_yaml(folder.config), with_absolute_paths(config).to_plain()
     try:  # with today's defaults for keys that were not known then
         there = with_absolute_paths(parse(type(config), plain, source=str(folder.config))).to_plain()
@@ -92,20 +95,24 @@ def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, An
     state, sources = state_to_go_on_from(folder.checkpoints), there.get("data", {}).get("sources", {})
     batch = state.batch if state else 0
     staged = bool(there.get("stages") or here.get("stages"))
-    past, past_here = (past_of(each, batch=batch, sources=sources, staged=staged) for each in (there, here))
+    same_lr = keeps_past_lr(there, here, recorded_phases(folder.path), steps_taken=state.step if state else 0)
+    past, past_here = (
+        past_of(each, batch=batch, sources=sources, staged=staged, same_lr=same_lr) for each in (there, here)
+    )
     return past, past_here
 
 
+def _of_schedule(keys: Iterable[str]) -> bool:
+    return any("schedule." in key for key in keys)
+
+
 def _branch_advice(folder: RunFolder) -> str:
-    """Returns lines that name the commands of a new run with the weights of this one; "" if it has no checkpoint."""
+    """Returns lines that name the command of a branch of this run; "" if it has no checkpoint."""
     if not step_folders(folder.checkpoints):
         return ""
-    new = folder.path.parent / "NEW"
     return (
-        "\nto begin a new run with the weights of this one, at step 1 and with new optimizer state:"
-        f"\n  lehr export {folder.path} DIR"
-        "\n  lehr import DIR CONFIG [KEY=VALUE]... run.name=NEW"
-        f"\n  lehr train {RunFolder(new).config}"
+        "\nto begin a new run from a checkpoint of this one (branch.optimizer=reset for new optimizer state):"
+        f"\n  lehr train CONFIG --from {folder.path} run.name=NEW [KEY=VALUE]..."
     )
 
 

@@ -17,8 +17,10 @@ from data.batches.draw_plan import DrawPlan, Seen
 from settings import Settings, UserError, parse
 from settings.files import write_json
 from settings.packages import installed_version
+from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
+from train.run_folder.recorded_schedule import SchedulePhases, config_phases
 
 _PACKAGES = (
     "lehr",
@@ -42,6 +44,8 @@ class Record(Settings):
     inputs: Inputs = Inputs()
     draws: DrawPlan | None = None  # of the newest start; stages that had begun before are as they were
     replayed: dict[str, Seen] = Field({})  # what earlier runs had read when this run began, by replay.run
+    schedule: SchedulePhases | None = None
+    branched_from: Origin | None = None
     starts: list[Any] = Field([])
 
 
@@ -64,6 +68,27 @@ def recorded_replays(path: Path) -> dict[str, Seen]:
         return _read_record(RunFolder(path).record).replayed
     except UserError:
         return {}
+
+
+def recorded_phases(path: Path) -> SchedulePhases | None:
+    """Returns the phases of the schedule of the run in the folder `path`; None if there is no run.
+
+    A run of an earlier version has not recorded them: then they are those of its recorded length.
+    """
+    folder = RunFolder(path)
+    try:
+        recorded = _read_record(folder.record).schedule
+    except UserError:
+        recorded = None
+    return config_phases(folder) if recorded is None else recorded
+
+
+def recorded_origin(path: Path) -> Origin | None:
+    """Returns where the run in the folder `path` branched from another one; None if it did not, or has no record."""
+    try:
+        return _read_record(RunFolder(path).record).branched_from
+    except UserError:
+        return None
 
 
 def recorded_kernel(path: Path) -> str | None:
@@ -101,9 +126,12 @@ def record_start(
     is_first: bool,
     draws: DrawPlan | None = None,
     replayed: Mapping[str, Seen] | None = None,
+    schedule: SchedulePhases | None = None,
+    origin: Origin | None = None,
 ) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 
+    `schedule`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
     Returns a warning if the record of the starts before is lost.
     """
     lost = None if is_first or folder.record.exists() else "is missing"
@@ -113,11 +141,15 @@ def record_start(
         unreadable = folder.record.with_suffix(".unreadable")
         folder.record.rename(unreadable)
         record, lost = Record(), f"cannot be read and is kept as {unreadable.name}"
-    record = Record(
-        inputs=inputs if is_first else record.inputs.joined(inputs),
-        draws=draws or record.draws,
-        replayed={**(replayed or {}), **record.replayed},
-        starts=[*record.starts, start],
+    record = record.model_copy(
+        update={
+            "inputs": inputs if is_first else record.inputs.joined(inputs),
+            "draws": draws or record.draws,
+            "replayed": {**(replayed or {}), **record.replayed},
+            "schedule": schedule or record.schedule,
+            "branched_from": origin or record.branched_from,
+            "starts": [*record.starts, start],
+        }
     )
     write_json(folder.record, record.to_plain())
     if lost is None:

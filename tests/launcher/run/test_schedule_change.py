@@ -13,10 +13,12 @@ from small_runs import write_config
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.schedule_change import schedule_change_warnings
-from settings import compose
+from launcher.run.schedule_phases import phase_notes, phases_on_record, with_phases
+from settings import UserError, compose
 from train.metrics.jsonl import read_metrics
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.resume_check import check_run
 from train.state import TrainState
 
 WSD = {"name": "wsd", "warmup_steps": 2, "min_lr": 3e-4, "decay_steps": 4}
@@ -63,7 +65,7 @@ def test_a_jump_is_a_warning_with_both_values(
     config = compose(RunConfig, path, [f"train.steps={steps}"])
     then, now = (config.schedule.build(peak_lr=3e-3, total_steps=total)(step) for total in (12, steps))
     assert (then != now) == jumps
-    warnings = schedule_change_warnings(config)
+    warnings = schedule_change_warnings(config, phases_on_record(config))
     if not jumps:
         assert warnings == []
         return
@@ -73,7 +75,39 @@ def test_a_jump_is_a_warning_with_both_values(
 
 
 def test_a_new_run_has_no_warning(tmp_path: Path, shards: Path) -> None:
-    assert schedule_change_warnings(compose(RunConfig, write_config(tmp_path, shards))) == []
+    assert schedule_change_warnings(compose(RunConfig, write_config(tmp_path, shards)), None) == []
+
+
+def test_a_longer_run_keeps_its_recorded_phases_and_may_state_later_ones(tmp_path: Path, shards: Path) -> None:
+    """Of 12 steps the infinite schedule is constant from step 2 to 10; a run of 24 steps keeps both."""
+    path = write_started_run(tmp_path, shards, {"name": "infinite", "warmup_steps": 2, "min_lr": 3e-4}, 9)
+    config = compose(RunConfig, path, ["train.steps=24"])
+    phases = phases_on_record(config)
+    assert phases is not None
+    assert phases.phases == {"cooldown_end_step": 2, "constant_end_step": 10}
+    longer = with_phases(config, phases)
+    assert longer.schedule.phases(24) == phases.phases != config.schedule.phases(24)
+    (note,) = phase_notes(config, phases)
+    assert "recorded with train.steps = 12: schedule.cooldown_end_step = 2, schedule.constant_end_step = 10" in note
+    check_run(config.run.path, config, inputs_of(config))
+    stated = compose(RunConfig, path, ["train.steps=24", "schedule.constant_end_step=20"])
+    check_run(stated.run.path, stated, inputs_of(stated))  # the 9 steps taken keep their lr
+    assert "constant_end_step" not in phase_notes(stated, phases)[0]
+    rewritten = compose(RunConfig, path, ["train.steps=24", "schedule.cooldown_end_step=5"])
+    with pytest.raises(UserError, match=r"(?s)schedule.cooldown_end_step: .*the schedule may change where the lr of"):
+        check_run(rewritten.run.path, rewritten, inputs_of(rewritten))
+    shorter = compose(RunConfig, path, ["train.steps=9"])
+    with pytest.raises(UserError, match=r"(?s)phases must follow .* recorded with train.steps = 12"):
+        with_phases(shorter, phases)
+
+
+def test_another_schedule_may_replace_one_that_gave_the_same_lr_so_far(tmp_path: Path, shards: Path) -> None:
+    path = write_started_run(tmp_path, shards, SCHEDULES["constant"], 6)
+    same = compose(RunConfig, path, ["schedule.name=wsd", "schedule.decay_steps=6"])
+    check_run(same.run.path, same, inputs_of(same))
+    other = compose(RunConfig, path, ["schedule.name=wsd", "schedule.decay_steps=7"])
+    with pytest.raises(UserError, match=r"schedule\.name"):
+        check_run(other.run.path, other, inputs_of(other))
 
 
 @pytest.mark.slow

@@ -113,6 +113,7 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
         found, limit_seconds = error, TrainConfig.model_fields["rendezvous_seconds"].default
     from launcher.processes.meeting import meet
     from launcher.processes.rendezvous import open_store
+    from launcher.run.stages import training_data
     from launcher.run.verify_shards import SharedVerification
 
     try:
@@ -124,7 +125,9 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
         rank_info,
         found,
         limit_seconds=limit_seconds,
-        last_check=lambda: SharedVerification(run_config.data, rank_info),  # it comes last because it takes longest
+        last_check=lambda: SharedVerification(
+            training_data(run_config), rank_info
+        ),  # it comes last because it takes longest
     )
     return run_config, store
 
@@ -137,6 +140,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     if rank_info is not None:
         prepare_process(rank_info)
     from launcher.run.config import load_run_config
+    from launcher.run.stages import training_data
     from launcher.run.start_checks import check_start
     from launcher.run.verify_shards import verify_run_shards
 
@@ -154,7 +158,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
         for warning in found.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if rank_info is None:  # it comes last because it takes longest
-        verify_run_shards(run_config.data)
+        verify_run_shards(training_data(run_config))
     return run_config
 
 

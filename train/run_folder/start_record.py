@@ -1,4 +1,4 @@
-"""run.json: the record of a run's starts, and the hashes of what the run reads."""
+"""run.json: the record of a run's starts, the hashes of what the run reads, and the plan of its draws."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from data.batches.draw_plan import DrawPlan, Seen
 from settings import Settings, UserError, parse
 from settings.files import write_json
 from settings.packages import installed_version
 from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
-from train.run_folder.recorded_schedule import SchedulePhases, config_phases
+from train.run_folder.recorded_schedule import SchedulePhases
 
 _PACKAGES = (
     "lehr",
@@ -41,8 +42,10 @@ class Record(Settings):
 
     format: Literal[1] = 1
     inputs: Inputs = Inputs()
-    schedule: SchedulePhases | None = None
+    schedules: dict[str, SchedulePhases] = Field({}, description="their phases, by their keys in the config")
     branched_from: Origin | None = None
+    draws: DrawPlan | None = None  # of the newest start; stages that had begun before are as they were
+    replayed: dict[str, Seen] = Field({})  # what earlier runs had read when this run began, by replay.run
     starts: list[Any] = Field([])
 
 
@@ -54,17 +57,12 @@ def recorded_inputs(path: Path) -> Inputs:
         return Inputs()
 
 
-def recorded_phases(path: Path) -> SchedulePhases | None:
-    """Returns the phases of the schedule of the run in the folder `path`; None if there is no run.
-
-    A run of an earlier version has not recorded them: then they are those of its recorded length.
-    """
-    folder = RunFolder(path)
+def recorded_schedules(path: Path) -> dict[str, SchedulePhases]:
+    """Returns the phases that the run in the folder `path` has recorded, by the keys of its schedules; else empty."""
     try:
-        recorded = _read_record(folder.record).schedule
+        return _read_record(RunFolder(path).record).schedules
     except UserError:
-        recorded = None
-    return config_phases(folder) if recorded is None else recorded
+        return {}
 
 
 def recorded_origin(path: Path) -> Origin | None:
@@ -73,6 +71,19 @@ def recorded_origin(path: Path) -> Origin | None:
         return _read_record(RunFolder(path).record).branched_from
     except UserError:
         return None
+
+
+def recorded_draws(path: Path) -> DrawPlan | None:
+    """Returns the plan of the draws of the run in the folder `path`; None if it recorded none."""
+    return _read_record(RunFolder(path).record).draws
+
+
+def recorded_replays(path: Path) -> dict[str, Seen]:
+    """Returns what earlier runs had read when the run in the folder `path` began, by replay.run; else empty."""
+    try:
+        return _read_record(RunFolder(path).record).replayed
+    except UserError:
+        return {}
 
 
 def recorded_kernel(path: Path) -> str | None:
@@ -108,12 +119,14 @@ def record_start(
     start: dict[str, Any],
     *,
     is_first: bool,
-    schedule: SchedulePhases | None = None,
+    schedules: Mapping[str, SchedulePhases] | None = None,
     origin: Origin | None = None,
+    draws: DrawPlan | None = None,
+    replayed: Mapping[str, Seen] | None = None,
 ) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 
-    `schedule`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
+    `schedules`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
     Returns a warning if the record of the starts before is lost.
     """
     lost = None if is_first or folder.record.exists() else "is missing"
@@ -126,7 +139,9 @@ def record_start(
     record = record.model_copy(
         update={
             "inputs": inputs if is_first else record.inputs.joined(inputs),
-            "schedule": schedule or record.schedule,
+            "draws": draws or record.draws,
+            "replayed": {**(replayed or {}), **record.replayed},
+            "schedules": record.schedules if schedules is None else dict(schedules),
             "branched_from": origin or record.branched_from,
             "starts": [*record.starts, start],
         }

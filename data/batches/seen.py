@@ -52,10 +52,11 @@ def seen_by(plan: DrawPlan, *, batches: int, left_out: Sequence[tuple[int, int]]
             earlier_rows[name] = max(earlier_rows.get(name, 0), part.rows if pool.of_earlier_run else 0)
             part = part.model_copy(update={"rows": total(read)})
         found.setdefault(name, []).append(part)
+    sources = {name: _joined(name, parts, earlier_rows.get(name, 0)) for name, parts in sorted(found.items())}
     return Seen(
         seq_length=plan.seq_length,
         tokenizer=plan.tokenizer,
-        sources={name: _joined(name, parts, earlier_rows.get(name, 0)) for name, parts in sorted(found.items())},
+        sources={name: source for name, source in sources.items() if source.draws},
     )
 
 

@@ -19,6 +19,11 @@ class Replay:
     draw: DrawOrder
     earlier: Seen | None  # what an earlier run read; None means the earlier stages of this run
 
+    def named_sources(self) -> dict[str, float]:
+        """Return the weights, or else the rows that the earlier run read; empty for all that this run has read."""
+        earlier = self.earlier.sources if self.earlier else {}
+        return self.weights or {name: source.rows for name, source in earlier.items()}
+
 
 @dataclass(frozen=True)
 class DataStage:
@@ -40,8 +45,8 @@ class TrainingData(DataConfig):
         found: dict[str, dict[str, float]] = {}
         for stage in self.stages:
             found[stage.key] = stage.mixture
-            if stage.replay is not None and stage.replay.weights:
-                found[f"{stage.replay.key}.sources"] = stage.replay.weights
+            if stage.replay is not None and (named := stage.replay.named_sources()):
+                found[f"{stage.replay.key}.sources"] = named
         return found
 
 

@@ -36,20 +36,17 @@ def differences(
     return {key: (show(pair.old), show(pair.new)) for key, pair in pairs.items() if counts(key, pair)}
 
 
-def past_of(
-    plain: dict[str, Any], *, batch: int, sources: Collection[str], staged: bool = False, same_lr: bool = False
-) -> dict[str, Any]:
+def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str], staged: bool = False) -> dict[str, Any]:
     """Returns the part of a config that decided the first `batch` batches of a run whose config names these `sources`.
 
     It excludes stages that begin later, the end of the stage that the run is in, and how other sources are built.
     `staged`: the config is compared with one that has stages; without stages of its own it counts as one stage.
-    `same_lr`: the steps taken had the same lr in both configs, so that their schedules are not compared.
     """
     if "data" not in plain:
         return plain
     data = plain["data"]
     named = {name: source for name, source in data["sources"].items() if name in sources}
-    past = {**plain, "data": {**data, "sources": named}, **({"schedule": None} if same_lr else {})}
+    past = {**plain, "data": {**data, "sources": named}}
     if not staged:
         return past
     lengths = stage_lengths(plain) or [plain["train"]["steps"]]
@@ -57,10 +54,20 @@ def past_of(
     begun = [
         {
             "mixture": stage["mixture"] or data["mixture"],
-            **{key: stage[key] for key in (("replay",) if same_lr else ("replay", "schedule", "lr"))},
+            **{key: stage[key] for key in ("replay", "schedule", "lr")},
             **({"steps": length} if first + length < batch else {}),
         }
         for stage, first, length in zip(stages, first_steps(lengths), lengths, strict=True)
         if first < max(batch, 1)
     ]
     return {**past, "data": {**past["data"], "mixture": {}}, "stages": begun}
+
+
+def without_schedules(past: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `past_of` returns without the schedules: for configs that gave every step so far the same lr."""
+    kept = {key: value for key, value in past.items() if key != "schedule"}
+    if "stages" in kept:
+        kept["stages"] = [
+            {key: value for key, value in stage.items() if key not in ("schedule", "lr")} for stage in kept["stages"]
+        ]
+    return kept

@@ -83,6 +83,12 @@ class TrainState(Settings):
             }
         )
 
+    def with_evaluation_due(self, *, on: dict[str, Any]) -> TrainState:
+        """Returns the state in which this step is to be evaluated on the sequences `on`; the same if it was."""
+        if are_comparable(on, self.held_out_on):
+            return self
+        return self.model_copy(update={"evaluated_step": 0, "held_out_loss": None})
+
 
 def with_batches_left_out(left_out: BatchRanges, first: int, last: int) -> BatchRanges:
     """Adds batches `first` to `last` to the ranges, and joins ranges that touch."""

@@ -6,7 +6,7 @@ the order of the run's seed and goes on through all stages. The lanes after thes
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -67,16 +67,3 @@ class DrawPlan(Settings):
     sources: dict[str, PlannedSource]
     pools: tuple[Pool, ...] = ()
     stages: tuple[PlannedStage, ...]
-
-    def reads_as(self, other: DrawPlan, *, steps: int) -> bool:
-        """Return whether the batches before the 0-based step `steps` are those of the other plan."""
-        return self._past(steps) == other._past(steps)
-
-    def _past(self, steps: int) -> tuple[Any, ...]:
-        lanes: list[Any] = [*self.sources.items(), *self.pools]
-        stages = [
-            (stage.first_step, [(lane, weight) for lane, weight in zip(lanes, stage.weights, strict=True) if weight])
-            for stage in self.stages
-            if stage.first_step < steps
-        ]
-        return self.seed, self.seq_length, self.rows_per_step_global, stages

@@ -2,63 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from data.batches.past_data import PastData, past_data
 from data.shards.index import shard_tokenizer
-from launcher.run.config import BranchConfig, RunConfig
+from launcher.run.branch_origin import branch_origin, changed_rows
+from launcher.run.config import RunConfig
 from launcher.run.preflight import model_with_vocabulary
-from launcher.run.stages import draw_plan, run_schedule, training_data
-from settings import UserError, read_yaml
+from launcher.run.stages import draw_plan, training_data
+from schedules.base import Schedule
+from settings import UserError, parse, read_yaml
 from settings.differences import listed
 from train.checkpoint.branching import find_checkpoint
-from train.checkpoint.discovery import read_latest, step_folders
 from train.checkpoint.fits_run import misfits
 from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
-from train.run_folder.recorded_schedule import SchedulePhases, lr_at
-from train.run_folder.start_record import recorded_draws, recorded_kernel, recorded_origin
+from train.run_folder.start_record import recorded_draws
 
 _MOST_DIFFERENCES = 8
-_ROWS = ("run.seed", "train.seq_length", "train.global_batch_size")  # they decide which rows a step reads
 
 
-def branch_origin(config: RunConfig) -> Origin | None:
-    """Returns the checkpoint that will be this run's first one; None if it begins by itself or has a checkpoint.
-
-    A start that ended before the branch had a checkpoint is repeated from the same one. Raises UserError if there is no
-    such checkpoint, or if the run folder holds a run that began elsewhere.
-    """
-    folder, branch = RunFolder(config.run.path), config.branch
-    recorded = recorded_origin(folder.path)
-    if branch.run is not None and branch.run.resolve() == folder.path.resolve():
-        raise UserError(f"run.name = {config.run.name} is the run that the branch begins from; set run.name=NEW")
-    if branch.run is not None and folder.config.exists():
-        _check_same_origin(folder, branch, recorded)
-    if step_folders(folder.checkpoints) or read_latest(folder.checkpoints) is not None:
-        return None
-    if recorded is not None:
-        find_checkpoint(RunFolder(recorded.path).checkpoints, recorded.step)
-        return recorded
-    if branch.run is None:
-        return None
-    parent = RunFolder(branch.run)
-    if not parent.config.is_file():
-        raise UserError(f"--from {parent.path} is no run folder: it has no config.yaml")
-    _, manifest = find_checkpoint(parent.checkpoints, branch.step)
-    return Origin(
-        run=str(parent.path.absolute()),
-        step=manifest.step,
-        tokens=manifest.tokens,
-        optimizer=branch.optimizer,
-        attention_kernel=recorded_kernel(parent.path),
-    )
-
-
-def check_branch(config: RunConfig, phases: SchedulePhases | None) -> list[str]:
+def check_branch(config: RunConfig, schedule_of: Callable[[RunConfig], Schedule]) -> list[str]:
     """Returns warnings, a line each, for a run that begins from a checkpoint of another one.
 
-    `phases`: those of the schedule that the parent has recorded. Raises UserError if `branch_origin` does, or if the
-    checkpoint is of another model, tokenizer or optimizer, or has taken all steps of this run.
+    `schedule_of` returns the schedule of a config, with the phases that the parent has recorded. Raises UserError if
+    `branch_origin` does, or if the checkpoint is of another model, tokenizer or optimizer, has taken all steps of this
+    run, or was trained on other data than this config says.
     """
     origin = branch_origin(config)
     if origin is None:
@@ -80,23 +50,8 @@ def check_branch(config: RunConfig, phases: SchedulePhases | None) -> list[str]:
         )
     there = read_yaml(parent.config)
     _check_optimizer(config, there)
-    return [*_lr_warnings(config, there, phases, origin), *_row_warnings(config, there, origin)]
-
-
-def _check_same_origin(folder: RunFolder, branch: BranchConfig, recorded: Origin | None) -> None:
-    """Raises UserError if the folder holds a run that did not begin from the checkpoint that the config names."""
-    assert branch.run is not None
-    if recorded is None:
-        raise UserError(
-            f"run folder {folder.path} has a run already, which did not branch from {branch.run}; "
-            "choose another run.name for the branch"
-        )
-    differs = branch.step not in (None, recorded.step) or branch.optimizer != recorded.optimizer
-    if differs or branch.run.absolute() != recorded.path:
-        raise UserError(
-            f"run folder {folder.path} has a run already: it branched from {recorded.run}@{recorded.step} with "
-            f"branch.optimizer={recorded.optimizer}; choose another run.name for another branch"
-        )
+    _check_past_data(config, parent, origin)
+    return [*_lr_warnings(config, parent, schedule_of, origin), *_row_warnings(config, there)]
 
 
 def _check_optimizer(config: RunConfig, there: dict[str, Any]) -> None:
@@ -113,13 +68,56 @@ def _check_optimizer(config: RunConfig, there: dict[str, Any]) -> None:
         )
 
 
-def _lr_warnings(config: RunConfig, there: dict[str, Any], phases: SchedulePhases | None, origin: Origin) -> list[str]:
+def _check_past_data(config: RunConfig, parent: RunFolder, origin: Origin) -> None:
+    """Raises UserError if the config draws other data up to the branch than the parent has drawn.
+
+    A branch is one run from the first step of its parent on: what it has seen, and where each source goes on, follow
+    from its own config.
+    """
+    plan = recorded_draws(parent.path)
+    if plan is None:  # an earlier version trained it
+        return
+    past, here = (past_data(each, batches=origin.step) for each in (plan, draw_plan(config)))
+    if past.stages == here.stages:
+        changed = [name for name, sha256 in past.hashes.items() if here.hashes.get(name) != sha256]
+        if changed:
+            raise UserError(
+                f"the shards of {', '.join(changed)} are not those that {parent.path} was trained on: their hashes "
+                "differ; put the same shards into the folder data.shards"
+            )
+        return
+    raise UserError(
+        f"up to step {origin.step}, where the branch begins, {parent.path} has drawn {past}; this config "
+        f"says {here}. A branch is one run from step 1 on, so its stages begin with those of its parent; "
+        f"what is new follows:\n{_example(past, steps=origin.step, config=config)}"
+    )
+
+
+def _example(past: PastData, *, steps: int, config: RunConfig) -> str:
+    """Returns the section `stages` of a branch that goes on with the data of this config."""
+    ends = [*(stage.first_step for stage in past.stages[1:]), steps]
+    lines = ["stages:"]
+    for number, (stage, end) in enumerate(zip(past.stages, ends, strict=True)):
+        weights = ", ".join(f"{name}: {float(share):.6g}" for name, share in stage.shares.items())
+        lines.append(f"- {{name: past{number}, steps: {end - stage.first_step}, mixture: {{{weights}}}}}")
+    mixture = (config.stages[-1].mixture if config.stages else {}) or config.data.mixture
+    weights = ", ".join(f"{name}: {weight:.6g}" for name, weight in mixture.items())
+    lines.append(f"- {{name: new, steps: {max(config.train.steps - steps, 1)}, mixture: {{{weights}}}}}")
+    return "\n".join(lines)
+
+
+def _lr_warnings(
+    config: RunConfig, parent: RunFolder, schedule_of: Callable[[RunConfig], Schedule], origin: Origin
+) -> list[str]:
     """Returns a warning if the lr of the last step of the parent is not that of this run's schedule at that step."""
     if origin.step == 0:
         return []
-    new = run_schedule(config)(origin.step - 1)
-    old = lr_at(there, phases, step=origin.step - 1)
-    if old is None or old == new:
+    try:
+        before = parse(RunConfig, read_yaml(parent.config), source=str(parent.config))
+        old, new = (schedule_of(each)(origin.step - 1) for each in (before, config))
+    except UserError:  # the record was edited by hand
+        return []
+    if old == new:
         return []
     return [
         f"lr is not continuous where the branch begins: step {origin.step} had {old:.4g} in {origin.run}, and this "
@@ -127,32 +125,12 @@ def _lr_warnings(config: RunConfig, there: dict[str, Any], phases: SchedulePhase
     ]
 
 
-def _row_warnings(config: RunConfig, there: dict[str, Any], origin: Origin) -> list[str]:
-    """Returns a warning if the steps before the branch would have read other rows than those of the parent did.
-
-    Raises UserError if a stage replays the stages before it, which then would not be what was read.
-    """
-    parent = recorded_draws(origin.path)
-    if parent is not None and draw_plan(config).reads_as(parent, steps=origin.step):
-        return []
-    plain = config.to_plain()
-    changed = []
-    for key in _ROWS:
-        section, name = key.split(".")
-        old, new = there.get(section, {}).get(name), plain[section][name]
-        if old != new:
-            changed.append(f"{key} = {new} ({old} there)")
-    unknown = f"{RunFolder(origin.path).record} does not record which data it read"
-    reason = ", ".join(changed) or (unknown if parent is None else "data.mixture or the stages before it differ")
-    for number, stage in enumerate(config.stages):
-        if stage.replay is not None and stage.replay.share and stage.replay.run is None:
-            raise UserError(
-                f"stages.{number}.replay replays the stages before it, and they are not what {origin.run} read "
-                f"({reason}): set stages.{number}.replay.run={origin.run}@{origin.step}, or make the stages agree"
-            )
-    if not changed and parent is None:
+def _row_warnings(config: RunConfig, there: dict[str, Any]) -> list[str]:
+    """Returns a warning if the order of the rows changes, so that rows may be read again or left out."""
+    changed = changed_rows(config, there)
+    if not changed:
         return []
     return [
-        f"{reason}: the branch reads its data in another order than its parent, so that rows which the parent has read "
-        "may come again"
+        f"{', '.join(changed)}: the branch reads its data in another order than its parent, so that rows which the "
+        "parent has read may come again"
     ]

@@ -7,7 +7,7 @@ import json
 
 from data.shards.index import open_shards
 from launcher.run.config import RunConfig
-from launcher.run.stages import config_parts, training_data
+from launcher.run.stages import schedule_parts, training_data
 from train.run_folder.input_hashes import Inputs
 from train.run_folder.start_record import recorded_inputs
 
@@ -21,7 +21,7 @@ def inputs_of(config: RunConfig) -> Inputs:
     shards = open_shards(training_data(config))
     values: tuple[float, ...] = ()  # of the tables of all stages, one after the other
     count = 0
-    for part in config_parts(config):
+    for part in schedule_parts(config):
         if table := part.schedule.file_values():
             values = values[:count] + table
             count += part.steps

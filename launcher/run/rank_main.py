@@ -14,13 +14,13 @@ from launcher.processes.environment import fix_cublas_workspace
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
-from launcher.run.branching import branch_origin
+from launcher.run.branch_origin import branch_origin
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
-from launcher.run.schedule_phases import phases_on_record, with_phases
-from launcher.run.stages import config_parts, draw_plan, replayed_runs
+from launcher.run.schedule_phases import Phases, phases_of, phases_on_record, schedule_with, with_phases
+from launcher.run.stages import draw_plan, replayed_runs
 from model.attention import Kernel
 from parallel.agree import agree, from_first_rank
 from parallel.attention_kernel import agree_on_kernel
@@ -34,7 +34,7 @@ from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
-from train.run_folder.recorded_schedule import SchedulePhases, phases_of
+from train.run_folder.recorded_schedule import SchedulePhases
 from train.run_folder.start_record import recorded_kernel
 from train.safety.watchdog import Hang, Watchdog
 
@@ -141,24 +141,26 @@ def _kernel_on_record(config: RunConfig) -> str | None:
     return recorded_kernel(config.run.path) if origin is None else origin.attention_kernel
 
 
-def _agree_on_phases(config: RunConfig) -> SchedulePhases:
-    """Returns the phases of the schedule, on all ranks: those on record, but for what the config states."""
+def _agree_on_phases(config: RunConfig) -> Phases:
+    """Returns the phases of the schedules, on all ranks: those on record, but for what the config states."""
 
     def on_first_rank() -> dict[str, Any]:
-        return phases_of(config_parts(with_phases(config, phases_on_record(config)))).to_plain()
+        found = phases_of(with_phases(config, phases_on_record(config)))
+        return {key: phases.to_plain() for key, phases in found.items()}
 
-    return parse(SchedulePhases, from_first_rank(on_first_rank), source="run.json")
+    read = from_first_rank(on_first_rank)
+    return {key: parse(SchedulePhases, plain, source="run.json") for key, plain in read.items()}
 
 
 def _open_run(
-    config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any], phases: SchedulePhases
+    config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any], phases: Phases
 ) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
     def open_on_rank_0() -> None:
         if mesh.rank == 0:
-            inputs, size = inputs_of(config), mesh.world_size
+            inputs, size, recorded = inputs_of(config), mesh.world_size, phases_on_record(config)
             lease = open_run(
                 config.run.path,
                 config,
@@ -168,7 +170,8 @@ def _open_run(
                 replayed=replayed_runs(config),
                 kernel=kernel,
                 groups=group_record,
-                schedule=phases,
+                schedules=phases,
+                schedule_of=lambda each: schedule_with(recorded, each),
                 origin=branch_origin(config),
             )
             leases.append(lease)

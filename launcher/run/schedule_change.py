@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from launcher.run.config import RunConfig
-from launcher.run.schedule_phases import with_phases
-from launcher.run.stages import run_schedule
+from launcher.run.schedule_phases import Phases, schedule_with
 from settings import UserError, parse, read_yaml
 from train.checkpoint.discovery import state_to_go_on_from
 from train.run_folder.folder import RunFolder
-from train.run_folder.recorded_schedule import SchedulePhases
 
 
-def schedule_change_warnings(config: RunConfig, phases: SchedulePhases | None) -> list[str]:
+def schedule_change_warnings(config: RunConfig, phases: Phases) -> list[str]:
     """Returns a warning if `train.steps` has changed since the last start, and the lr of the next step with it.
 
     `check_run` must have found that the run folder continues with `config`. `phases`: those that it has recorded.
@@ -24,7 +22,7 @@ def schedule_change_warnings(config: RunConfig, phases: SchedulePhases | None) -
     try:
         before = parse(RunConfig, read_yaml(folder.config), source=str(folder.config))
         recorded = before.train.steps
-        old_lr, new_lr = (run_schedule(with_phases(each, phases))(state.step) for each in (before, config))
+        old_lr, new_lr = (schedule_with(phases, each)(state.step) for each in (before, config))
     except UserError:  # the record was edited by hand
         return []
     if old_lr == new_lr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.batches.build_plan import build_plan
@@ -10,34 +11,75 @@ from data.batches.training_data import DataStage, Replay, with_stages
 from data.config import DataConfig
 from data.shards.index import open_shards
 from launcher.run.config import RunConfig
-from schedules.base import Schedule
+from schedules.base import Schedule, ScheduleConfig
 from schedules.stage_lengths import first_steps
+from schedules.stages import in_sequence, rewarmed
 from settings import UserError
 from train.run_folder.seen_data import read_seen
 from train.run_folder.start_record import recorded_replays
-from train.run_schedule import SchedulePart, build_schedule, schedule_parts
 from train.stage_config import ReplayConfig
 
 
-def config_parts(config: RunConfig) -> list[SchedulePart]:
-    """Returns the schedules of the run, one after the other (`schedule_parts`)."""
-    return schedule_parts(
-        config.schedule,
-        config.stages,
-        config.stage_steps(),
-        peak_lr=config.optim.lr,
-        total_steps=config.train.steps,
-    )
+@dataclass(frozen=True)
+class SchedulePart:
+    """A schedule and the stages that it spans."""
+
+    key: str  # of the schedule in the config
+    schedule: ScheduleConfig
+    peak_lr: float
+    steps: int
+
+
+def schedule_parts(config: RunConfig) -> list[SchedulePart]:
+    """Returns the schedules of the run, one after the other.
+
+    Stages without a schedule of their own that follow each other share the run's schedule, over their steps together.
+    """
+    if not config.stages:
+        return [SchedulePart("schedule", config.schedule, config.optim.lr, config.train.steps)]
+    parts: list[SchedulePart] = []
+    shares = False  # whether the stage before has the run's schedule
+    for number, (stage, steps) in enumerate(zip(config.stages, config.stage_steps(), strict=True)):
+        if stage.schedule is not None:
+            peak_lr = config.optim.lr if stage.lr is None else stage.lr
+            parts.append(SchedulePart(f"stages.{number}.schedule", stage.schedule, peak_lr, steps))
+        elif shares:
+            last = parts.pop()
+            parts.append(SchedulePart(last.key, last.schedule, last.peak_lr, last.steps + steps))
+        else:
+            parts.append(SchedulePart("schedule", config.schedule, config.optim.lr, steps))
+        shares = stage.schedule is None
+    return parts
 
 
 def run_schedule(config: RunConfig) -> Schedule:
-    """Builds the schedule of the run, a function of the global step. Raises UserError as `build_schedule` does."""
-    return build_schedule(config_parts(config))
+    """Builds the schedule of the run, a function of the global step.
+
+    After the first stage a warm-up rises from the lr at which the stage before ended. Raises UserError if the settings
+    do not fit the steps that they span.
+    """
+    built: list[Schedule] = []
+    for part in schedule_parts(config):
+        try:
+            schedule = part.schedule.build(peak_lr=part.peak_lr, total_steps=part.steps)
+        except UserError as error:
+            if not config.stages:
+                raise
+            raise UserError(
+                f"{part.key}, over {part.steps} steps with a peak lr of {part.peak_lr:g} (its stages' train.steps and "
+                f"optim.lr): {error}"
+            ) from None
+        warmup_steps = part.schedule.stated_warmup()
+        if built and warmup_steps:
+            last = built[-1]
+            schedule = rewarmed(schedule, warmup_steps=warmup_steps, from_lr=last(last.total_steps - 1))
+        built.append(schedule)
+    return in_sequence(built) if len(built) > 1 else built[0]
 
 
 def stated_warmup(config: RunConfig) -> int | None:
     """Returns the steps of the first warm-up, with which the run begins; None if its schedule states none (a table)."""
-    return config_parts(config)[0].schedule.stated_warmup()
+    return schedule_parts(config)[0].schedule.stated_warmup()
 
 
 def training_data(config: RunConfig) -> DataConfig:

@@ -12,7 +12,7 @@ from launcher.run.input_hashes import inputs_of
 from launcher.run.machine import Machine, memory_warnings, precision_warnings
 from launcher.run.preflight import check_config, model_with_vocabulary, repeated_data
 from launcher.run.schedule_change import schedule_change_warnings
-from launcher.run.schedule_phases import phase_notes, phases_on_record, with_phases
+from launcher.run.schedule_phases import phase_notes, phases_on_record, schedule_with, with_phases
 from train.run_folder.resume_check import check_run
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def check_start(config: RunConfig, machine: Machine, rank_info: RankInfo | None 
     phases = phases_on_record(config)
     filled = with_phases(config, phases)
     warnings = check_config(filled, world_size=world_size)
-    warnings += check_branch(filled, phases)
-    check_run(config.run.path, config, inputs_of(config))
+    warnings += check_branch(filled, lambda each: schedule_with(phases, each))
+    check_run(config.run.path, config, inputs_of(config), schedule_of=lambda each: schedule_with(phases, each))
     warnings += [*schedule_change_warnings(config, phases), *held_out_warnings(config)]
     warnings += precision_warnings(config, machine)
     warnings += memory_warnings(config, model_with_vocabulary(config), machine, rank_info)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.batches.draw_plan import DrawPlan, Seen
+from schedules.base import Schedule
 from settings import Settings, to_yaml
 from settings.files import explained, write_text
 from settings.paths import with_absolute_paths
@@ -34,7 +35,8 @@ def open_run(
     kernel: str | None = None,
     command: Sequence[str] | None = None,
     groups: Mapping[str, Any] | None = None,
-    schedule: SchedulePhases | None = None,
+    schedules: Mapping[str, SchedulePhases] | None = None,
+    schedule_of: Callable[[Any], Schedule] | None = None,
     origin: Origin | None = None,
 ) -> WriterLease:
     """Creates the folder of a run or adds a start to it, and takes the writer lease. For one rank only.
@@ -42,10 +44,11 @@ def open_run(
     `draws` and `replayed` are recorded, so that a later run can tell which data this one has read, and this one keeps
     what earlier runs had read when it began. `kernel` is the attention kernel, which a later start keeps. `command` is
     recorded as what started the run: by default this process's arguments. `groups` is the record of the process groups,
-    and `schedule` that of the schedule's phases. `origin` is the checkpoint of another run that becomes the first one
-    of this run. Raises UserError as `check_run` does, and RunError if the folder cannot be written to.
+    and `schedules` that of the phases of its schedules. `origin` is the checkpoint of another run that becomes the
+    first one of this run. `schedule_of` is that of `check_run`. Raises UserError as `check_run` does, and RunError if
+    the folder cannot be written to.
     """
-    folder = check_run(path, config, inputs)
+    folder = check_run(path, config, inputs, schedule_of=schedule_of)
     with explained("opening the run folder"):
         for part in (folder.path, folder.checkpoints, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,7 @@ def open_run(
             is_first=is_first,
             draws=draws,
             replayed=replayed,
-            schedule=schedule,
+            schedules=schedules,
             origin=origin,
         ):
             _warn(warning)

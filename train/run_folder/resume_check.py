@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from schedules.base import Schedule
 from schedules.stage_lengths import mixes
 from settings import Settings, UserError, parse, read_yaml
 from settings.differences import listed
 from settings.paths import with_absolute_paths
 from train.checkpoint.discovery import read_latest, state_to_go_on_from, step_folders
 from train.checkpoint.writer_lease import check_not_running
-from train.resume_rules import differences, past_of
+from train.resume_rules import differences, past_of, without_schedules
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
-from train.run_folder.recorded_schedule import keeps_past_lr
-from train.run_folder.start_record import recorded_inputs, recorded_phases
+from train.run_folder.start_record import recorded_inputs
 
 _MOST_DIFFERENCES = 12
 
 
-def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> RunFolder:
+def check_run(
+    path: Path,
+    config: Settings,
+    inputs: Inputs | None = None,
+    *,
+    schedule_of: Callable[[Any], Schedule] | None = None,
+) -> RunFolder:
     """Checks that the folder holds no run yet, or one that this config goes on with. Writes nothing.
+
+    `schedule_of` returns the schedule of a config: then another schedule goes on with the run if every step that was
+    taken keeps its lr.
 
     Raises UserError if the folder holds a run of another config (train/resume_rules.py), with every key that differs,
     or of other `inputs` (None: not compared), if a process trains it already, and if it cannot be written to.
@@ -40,7 +49,7 @@ def check_run(path: Path, config: Settings, inputs: Inputs | None = None) -> Run
                 f"run folder {path} holds a run without its config.yaml; choose another run.name or put it back"
             )
         return folder
-    there, here = _decisive_configs(folder, config)
+    there, here = _decisive_configs(folder, config, schedule_of)
     recorded = recorded_inputs(path)
     changes = differences(there, here, schema=type(config), hashed=bool(inputs and recorded.sources))
     _refuse(
@@ -85,25 +94,36 @@ def check_writable(path: Path) -> None:
             ) from None
 
 
-def _decisive_configs(folder: RunFolder, config: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def _decisive_configs(
+    folder: RunFolder, config: Settings, schedule_of: Callable[[Any], Schedule] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the parts of the recorded config and of this one that decided the steps the run has taken."""
     plain, here = read_yaml(folder.config), with_absolute_paths(config).to_plain()
     try:  # with today's defaults for keys that were not known then
-        there = with_absolute_paths(parse(type(config), plain, source=str(folder.config))).to_plain()
+        recorded = with_absolute_paths(parse(type(config), plain, source=str(folder.config)))
     except UserError:
         return plain, here  # of another version of the schema: the keys that differ say so
+    there = recorded.to_plain()
     state, sources = state_to_go_on_from(folder.checkpoints), there.get("data", {}).get("sources", {})
     batch = state.batch if state else 0
     staged = bool(there.get("stages") or here.get("stages"))
-    same_lr = keeps_past_lr(there, here, recorded_phases(folder.path), steps_taken=state.step if state else 0)
-    past, past_here = (
-        past_of(each, batch=batch, sources=sources, staged=staged, same_lr=same_lr) for each in (there, here)
-    )
+    past, past_here = (past_of(each, batch=batch, sources=sources, staged=staged) for each in (there, here))
+    if schedule_of is not None and _is_same_lr(schedule_of, recorded, config, steps=state.step if state else 0):
+        past, past_here = without_schedules(past), without_schedules(past_here)
     return past, past_here
 
 
+def _is_same_lr(schedule_of: Callable[[Any], Schedule], there: Settings, here: Settings, *, steps: int) -> bool:
+    """Returns whether the first `steps` steps have the same lr to the bit by both configs."""
+    try:
+        past, past_here = (schedule_of(config).lr(range(steps)) for config in (there, here))
+    except UserError:  # edited by hand
+        return False
+    return past.tobytes() == past_here.tobytes()
+
+
 def _of_schedule(keys: Iterable[str]) -> bool:
-    return any("schedule." in key for key in keys)
+    return any(key.startswith("schedule.") or ".schedule" in key for key in keys)
 
 
 def _branch_advice(folder: RunFolder) -> str:

@@ -10,7 +10,7 @@ from data.batches.seen import seen_by
 from settings import UserError
 from train.checkpoint.discovery import read_state, state_to_go_on_from, step_folders, step_of
 from train.run_folder.folder import RunFolder
-from train.run_folder.start_record import recorded_draws
+from train.run_folder.start_record import recorded_draws, recorded_origin
 from train.state import TrainState
 
 _AT_STEP = re.compile(r"(.+)@(\d{1,18})")
@@ -30,6 +30,12 @@ def read_seen(run: Path) -> Seen:
         raise UserError(
             f"{folder.record} does not record which data the run draws: an earlier version of lehr trained it; "
             "start it once more with this version (lehr train records it), if it is to go on"
+        )
+    origin = recorded_origin(folder.path)
+    if origin is not None and not origin.same_rows:
+        raise UserError(
+            f"{folder.path} branched from {origin.run} with another seed, seq_length or batch, so that its rows are "
+            "not known by arithmetic; name a run that did not"
         )
     state = _state(folder, step)
     if not state.batch:

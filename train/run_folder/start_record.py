@@ -20,7 +20,7 @@ from settings.packages import installed_version
 from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
-from train.run_folder.recorded_schedule import SchedulePhases, config_phases
+from train.run_folder.recorded_schedule import SchedulePhases
 
 _PACKAGES = (
     "lehr",
@@ -42,10 +42,10 @@ class Record(Settings):
 
     format: Literal[1] = 1
     inputs: Inputs = Inputs()
+    schedules: dict[str, SchedulePhases] = Field({}, description="their phases, by their keys in the config")
+    branched_from: Origin | None = None
     draws: DrawPlan | None = None  # of the newest start; stages that had begun before are as they were
     replayed: dict[str, Seen] = Field({})  # what earlier runs had read when this run began, by replay.run
-    schedule: SchedulePhases | None = None
-    branched_from: Origin | None = None
     starts: list[Any] = Field([])
 
 
@@ -55,6 +55,22 @@ def recorded_inputs(path: Path) -> Inputs:
         return _read_record(RunFolder(path).record).inputs
     except UserError:
         return Inputs()
+
+
+def recorded_schedules(path: Path) -> dict[str, SchedulePhases]:
+    """Returns the phases that the run in the folder `path` has recorded, by the keys of its schedules; else empty."""
+    try:
+        return _read_record(RunFolder(path).record).schedules
+    except UserError:
+        return {}
+
+
+def recorded_origin(path: Path) -> Origin | None:
+    """Returns where the run in the folder `path` branched from another one; None if it did not, or has no record."""
+    try:
+        return _read_record(RunFolder(path).record).branched_from
+    except UserError:
+        return None
 
 
 def recorded_draws(path: Path) -> DrawPlan | None:
@@ -68,27 +84,6 @@ def recorded_replays(path: Path) -> dict[str, Seen]:
         return _read_record(RunFolder(path).record).replayed
     except UserError:
         return {}
-
-
-def recorded_phases(path: Path) -> SchedulePhases | None:
-    """Returns the phases of the schedule of the run in the folder `path`; None if there is no run.
-
-    A run of an earlier version has not recorded them: then they are those of its recorded length.
-    """
-    folder = RunFolder(path)
-    try:
-        recorded = _read_record(folder.record).schedule
-    except UserError:
-        recorded = None
-    return config_phases(folder) if recorded is None else recorded
-
-
-def recorded_origin(path: Path) -> Origin | None:
-    """Returns where the run in the folder `path` branched from another one; None if it did not, or has no record."""
-    try:
-        return _read_record(RunFolder(path).record).branched_from
-    except UserError:
-        return None
 
 
 def recorded_kernel(path: Path) -> str | None:
@@ -124,14 +119,14 @@ def record_start(
     start: dict[str, Any],
     *,
     is_first: bool,
+    schedules: Mapping[str, SchedulePhases] | None = None,
+    origin: Origin | None = None,
     draws: DrawPlan | None = None,
     replayed: Mapping[str, Seen] | None = None,
-    schedule: SchedulePhases | None = None,
-    origin: Origin | None = None,
 ) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 
-    `schedule`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
+    `schedules`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
     Returns a warning if the record of the starts before is lost.
     """
     lost = None if is_first or folder.record.exists() else "is missing"
@@ -146,7 +141,7 @@ def record_start(
             "inputs": inputs if is_first else record.inputs.joined(inputs),
             "draws": draws or record.draws,
             "replayed": {**(replayed or {}), **record.replayed},
-            "schedule": schedule or record.schedule,
+            "schedules": record.schedules if schedules is None else dict(schedules),
             "branched_from": origin or record.branched_from,
             "starts": [*record.starts, start],
         }

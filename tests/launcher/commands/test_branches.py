@@ -15,7 +15,7 @@ from small_runs import make_shards, trajectory, write_config
 from launcher.commands.arguments import branch_overrides
 from launcher.run.branching import check_branch
 from launcher.run.config import RunConfig
-from launcher.run.schedule_phases import phases_on_record, with_phases
+from launcher.run.schedule_phases import phases_on_record, schedule_with, with_phases
 from schedules.base import SCHEDULES
 from settings import UserError, compose
 from train.checkpoint.discovery import step_folders
@@ -31,7 +31,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parent")
     write_config(folder, make_shards(folder))
     path = folder / "config.yaml"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schedule": INFINITE}))
+    path.write_text(
+        json.dumps(
+            {
+                **json.loads(path.read_text()),
+                "schedule": INFINITE,
+                "data": {"shards": str(folder / "shards"), "mixture": {"alpha": 1}},
+            }
+        )
+    )
     done = lehr("train", path, "run.name=parent")
     assert done.returncode == 0, done.stderr
     return folder
@@ -45,6 +53,11 @@ def branch(folder: Path, at: str, *words: str) -> tuple[Path, str]:
     return folder / "runs" / name, done.stdout + done.stderr
 
 
+def without_forgetting(run: Path) -> list[dict[str, Any]]:
+    """Returns the results of each step but for forgetting, which a run without a parent does not have."""
+    return [{key: value for key, value in row.items() if not key.startswith("forgetting/")} for row in trajectory(run)]
+
+
 def steps_of(run: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in step_folders(run / "checkpoints")]
 
@@ -56,7 +69,7 @@ def test_a_branch_of_the_same_config_is_its_parent_to_the_bit_and_needs_it_no_mo
     assert "Goes on from step 4" in printed
     assert "not continuous" not in printed
     parent = trajectory(folder / "runs/parent")
-    assert trajectory(run) == parent[:8]
+    assert without_forgetting(run) == parent[:8]
     assert steps_of(run) == [4, 8]
     origin = json.loads((run / "run.json").read_text())["branched_from"]
     assert (origin["run"], origin["step"], origin["optimizer"]) == (f"{folder}/runs/passing", 4, "keep")
@@ -67,7 +80,7 @@ def test_a_branch_of_the_same_config_is_its_parent_to_the_bit_and_needs_it_no_mo
     (run / "checkpoints/latest").write_text("step-00000004\n")
     again, printed = branch(folder, "passing@4", "run.name=same", "train.steps=8", "schedule.constant_end_step=8")
     assert "Branches from" not in printed
-    assert trajectory(again) == parent[:8]
+    assert without_forgetting(again) == parent[:8]
 
 
 def test_a_branch_anneals_from_the_constant_phase_with_a_fresh_optimizer_in_another_layout(folder: Path) -> None:
@@ -86,6 +99,34 @@ def test_a_branch_anneals_from_the_constant_phase_with_a_fresh_optimizer_in_anot
     assert rows[9]["loss"] != pytest.approx(parent[9]["loss"], rel=1e-5)
     state = json.loads((run / "checkpoints/step-00000010/state.json").read_text())
     assert (state["step"], state["optimizer_steps"]) == (10, 2)
+
+
+def test_new_data_from_the_constant_phase_has_forgetting_and_adaptation(folder: Path) -> None:
+    new = "{name: new, steps: 4, mixture: {beta: 1}, replay: {share: 0.25}}"
+    stages = f"stages=[{{name: past, steps: 8}}, {new}]"
+    words = ("run.name=new", stages, "schedule.constant_end_step=12", "evaluate.every_steps=2")
+    run, printed = branch(folder, "parent@8", *words)
+    parent = trajectory(folder / "runs/parent")
+    rows = trajectory(run)
+    assert [row["loss"] for row in rows[:8]] == [row["loss"] for row in parent[:8]]
+    assert {row["lr"] for row in rows[2:]} == {1.5e-3}  # no new warm-up
+    alpha = {row["step"]: row["held_out/alpha/loss"] for row in rows if "held_out/alpha/loss" in row}
+    beta = {row["step"]: row["held_out/beta/loss"] for row in rows if "held_out/beta/loss" in row}
+    assert list(alpha) == [4, 8, 10, 12]
+    assert list(beta) == [8, 10, 12]  # the new source is measured where the branch begins
+    for step, row in ((10, rows[9]), (12, rows[11])):
+        assert row["forgetting/alpha"] == alpha[step] - min(loss for at, loss in alpha.items() if at <= step)
+        assert row["adaptation/beta"] == beta[8] - beta[step]
+        assert "forgetting/beta" not in row
+    last = rows[11]
+    assert f"forgetting alpha {last['forgetting/alpha']:.4f}  adaptation beta {last['adaptation/beta']:.4f}" in printed
+    (run / "checkpoints/latest").write_text("step-00000008\n")
+    shutil.rmtree(run / "checkpoints/step-00000012")
+    branch(folder, "parent@8", *words)
+    assert trajectory(run) == rows
+    plot = lehr("plot", run)
+    assert plot.returncode == 0, plot.stderr
+    assert (run / "curves.png").stat().st_size > 10_000
 
 
 def test_a_start_that_was_killed_before_the_branch_had_a_checkpoint_is_repeated_from_the_same_step(
@@ -113,12 +154,17 @@ def refused(folder: Path, words: Sequence[str], from_run: str) -> str:
     overrides = [*words, *branch_overrides(from_run)]
     config = compose(RunConfig, folder / "config.yaml", overrides)
     with pytest.raises(UserError) as caught:
-        check_branch(with_phases(config, phases := phases_on_record(config)), phases)
+        checked(config)
     return str(caught.value)
 
 
+def checked(config: RunConfig) -> list[str]:
+    phases = phases_on_record(config)
+    return check_branch(with_phases(config, phases), lambda each: schedule_with(phases, each))
+
+
 def test_what_cannot_branch_is_refused_before_a_process_starts(folder: Path) -> None:
-    parent, new = folder / "runs/parent", "run.name=new"
+    parent, new = folder / "runs/parent", "run.name=unborn"
     assert refused(folder, [new], f"{parent}@5").endswith("has no checkpoint of step 5; it has those of steps 4, 8, 12")
     assert "nowhere is no run folder" in refused(folder, [new], f"{folder}/nowhere@4")
     assert "set run.name=NEW" in refused(folder, ["run.name=parent"], f"{parent}@4")
@@ -127,6 +173,12 @@ def test_what_cannot_branch_is_refused_before_a_process_starts(folder: Path) -> 
     assert "train.steps = 8 counts from the beginning" in refused(
         folder, [new, "train.steps=8", "schedule.constant_end_step=8"], str(parent)
     )
+    other = refused(folder, [new, "data.mixture={beta: 1}"], f"{parent}@8")
+    assert "has drawn from step 1 on alpha 100%; this config says from step 1 on beta 100%" in other
+    assert other.splitlines()[-2:] == [
+        "- {name: past0, steps: 8, mixture: {alpha: 1}}",
+        "- {name: new, steps: 4, mixture: {beta: 1}}",
+    ]
     assert "set branch.optimizer=reset" in refused(folder, [new, "optim.name=muon"], f"{parent}@4")
     shutil.copytree(parent, folder / "runs/other")
     assert "did not branch from" in refused(folder, ["run.name=other"], f"{parent}@4")
@@ -146,10 +198,8 @@ def test_what_cannot_branch_is_refused_before_a_process_starts(folder: Path) -> 
 
 def test_what_is_not_continuous_is_a_warning(folder: Path) -> None:
     def warnings(*words: str) -> list[str]:
-        overrides = ["run.name=new", *words, *branch_overrides(f"{folder}/runs/parent@8")]
-        config = compose(RunConfig, folder / "config.yaml", overrides)
-        phases = phases_on_record(config)
-        return check_branch(with_phases(config, phases), phases)
+        overrides = ["run.name=unborn", *words, *branch_overrides(f"{folder}/runs/parent@8")]
+        return checked(compose(RunConfig, folder / "config.yaml", overrides))
 
     assert warnings("train.steps=40") == []
     (lr,) = warnings("schedule.name=cosine", "train.steps=40")

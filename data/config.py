@@ -6,7 +6,6 @@ shards; all others (workers, executor, mixture, ...) may change without a new bu
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +27,7 @@ _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 # The fields that decide how a build runs or how its shards are used, but not their bytes.
 _NOT_IN_RECIPE = frozenset(
-    {"shards", "executor", "workers", "slurm", "mixture", "stages", "document_masking", "verify_hashes"}
+    {"shards", "executor", "workers", "slurm", "mixture", "document_masking", "verify_hashes"}
     | {"prefetch_batches", "on_bad_file"}
 )
 
@@ -96,13 +95,6 @@ class SlurmConfig(Settings):
     poll_seconds: float = Field(10.0, gt=0, description="Seconds from one look at the submitted steps to the next.")
 
 
-class MixtureStageConfig(Settings):
-    """From a step on, the sources are drawn with other weights."""
-
-    from_step: int = Field(ge=0, description="The first step with these weights, counted from 0.")
-    mixture: dict[str, float] = Field(description="Weight of each source, at least 0; they are divided by their sum.")
-
-
 class DataConfig(Settings):
     """Which text becomes which shards, and how training draws from the shards."""
 
@@ -166,7 +158,6 @@ class DataConfig(Settings):
     mixture: dict[str, float] = Field(
         {}, description="Weight of each source; empty means that sources weigh as much as they have tokens."
     )
-    stages: tuple[MixtureStageConfig, ...] = Field((), description="Later mixtures, each until the next from_step.")
     document_masking: bool = Field(True, description="Whether tokens attend to their own document only.")
     verify_hashes: bool = Field(
         True,
@@ -195,9 +186,6 @@ class DataConfig(Settings):
         for key, mixture in self.mixtures().items():
             if any(weight < 0 for weight in mixture.values()) or (mixture and not sum(mixture.values()) > 0):
                 raise ValueError(f"{key.removeprefix('data.')} = {mixture}: weights must be at least 0 and not all 0")
-        starts = [stage.from_step for stage in self.stages]
-        if any(later <= earlier for earlier, later in itertools.pairwise(starts)):
-            raise ValueError(f"stages: from_step must grow from stage to stage, not {starts}")
         return self
 
     def _check_selection(self, select: SelectConfig) -> None:
@@ -222,9 +210,8 @@ class DataConfig(Settings):
         return sources | (self.select.input_sources() if self.select else {})
 
     def mixtures(self) -> dict[str, dict[str, float]]:
-        """Return every mixture by its key in the config: the first one, then that of each stage."""
-        stages = {f"data.stages.{number}.mixture": stage.mixture for number, stage in enumerate(self.stages)}
-        return {"data.mixture": self.mixture, **stages}
+        """Return every mixture that training draws with, by its key in the config."""
+        return {"data.mixture": self.mixture}
 
     def held_out_fraction_of(self, source: str) -> float:
         """Return the source's own held-out fraction, or the one for all sources."""

@@ -9,10 +9,10 @@ Legend of shapes: n steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,6 +62,18 @@ class ScheduleConfig(Settings):
     def stated_warmup(self) -> int | None:
         """Returns how many steps of warm-up the settings state; None if they state none (a table)."""
         return None
+
+    def phases(self, total_steps: int) -> dict[str, int]:
+        """Returns the keys that are a share of the run if they are null, each with its steps in a run of this length.
+
+        A run records them when it begins, and keeps them if it becomes longer.
+        """
+        return {}
+
+    def with_phases(self, phases: Mapping[str, int]) -> Self:
+        """Returns this schedule with the recorded steps for those of its phases that are null."""
+        nulls = {key: steps for key, steps in phases.items() if getattr(self, key, steps) is None}
+        return self.model_copy(update=nulls)
 
     def file_values(self) -> tuple[float, ...]:
         """Returns the lr of each step if a file holds it; empty if all follows from the config."""

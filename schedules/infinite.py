@@ -50,11 +50,8 @@ class InfiniteConfig(DecayingConfig):
                 f"schedule.constant_lr = {constant_lr} must lie between schedule.min_lr = {self.min_lr} "
                 f"and optim.lr = {peak_lr}"
             )
-        cooldown_end, constant_end = self.cooldown_end_step, self.constant_end_step
-        if cooldown_end is None:
-            cooldown_end = min(max(start, round(0.15 * total_steps)), total_steps)
-        if constant_end is None:
-            constant_end = min(max(cooldown_end, round(0.8 * total_steps)), total_steps)
+        phases = self.phases(total_steps)
+        cooldown_end, constant_end = phases["cooldown_end_step"], phases["constant_end_step"]
         if not start <= cooldown_end <= constant_end <= total_steps:
             raise UserError(
                 f"schedule: the phases must follow each other: warm-up to step {start}, "
@@ -68,6 +65,15 @@ class InfiniteConfig(DecayingConfig):
             return np.concatenate([cool(ordinal_n[:annealed]), anneal(ordinal_n[annealed:])])
 
         return lr
+
+    def phases(self, total_steps: int) -> dict[str, int]:
+        """Returns the last steps of the cool-down and of the constant phase."""
+        cooldown_end, constant_end = self.cooldown_end_step, self.constant_end_step
+        if cooldown_end is None:
+            cooldown_end = min(max(self.warmup_steps, 1, round(0.15 * total_steps)), total_steps)
+        if constant_end is None:
+            constant_end = min(max(cooldown_end, round(0.8 * total_steps)), total_steps)
+        return {"cooldown_end_step": cooldown_end, "constant_end_step": constant_end}
 
     @classmethod
     def search_space(cls, limits: SearchLimits) -> tuple[Trial, ...]:

@@ -32,9 +32,7 @@ class WsdConfig(DecayingConfig):
         self.check_min_lr(peak_lr)
         if self.tail == "exponential" and self.min_lr == 0:
             raise UserError("schedule.min_lr = 0 is never reached by schedule.tail = exponential; set it above 0")
-        decay_steps = self.decay_steps
-        if decay_steps is None:
-            decay_steps = min(round(total_steps / 5), total_steps - start)
+        decay_steps = self.phases(total_steps)["decay_steps"]
         decay_start = total_steps - decay_steps
         if decay_start < start and decay_steps > 0:
             raise UserError(
@@ -42,6 +40,12 @@ class WsdConfig(DecayingConfig):
                 f"{total_steps - start} with train.steps = {total_steps} and warmup_steps = {self.warmup_steps}"
             )
         return segment(SHAPES[self.tail], peak_lr, self.min_lr, decay_start, total_steps)
+
+    def phases(self, total_steps: int) -> dict[str, int]:
+        """Returns the length of the tail."""
+        if self.decay_steps is not None:
+            return {"decay_steps": self.decay_steps}
+        return {"decay_steps": min(round(total_steps / 5), total_steps - max(self.warmup_steps, 1))}
 
     @classmethod
     def search_space(cls, limits: SearchLimits) -> tuple[Trial, ...]:

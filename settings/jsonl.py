@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,14 @@ def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
     What is no such line is left out: the last one of a file that is being written or was cut off. Raises OSError.
     """
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        step = values.get("step") if isinstance(values, dict) else None
-        if type(step) is int and 0 <= step < 2**63:
-            found.append((line, values))
-    return found
+    return _json_lines(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def read_last_lines(path: Path, most_bytes: int) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the lines of the last `most_bytes` of a file, as `read_json_lines` does. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - most_bytes, 0))
+        return _json_lines(file.read().decode("utf-8", errors="replace"))
 
 
 def read_steps(path: Path) -> dict[int, dict[str, Any]]:
@@ -33,3 +32,16 @@ def read_steps(path: Path) -> dict[int, dict[str, Any]]:
     for _, values in read_json_lines(path):
         steps.setdefault(values["step"], {}).update(values)
     return dict(sorted(steps.items()))
+
+
+def _json_lines(text: str) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        step = values.get("step") if isinstance(values, dict) else None
+        if type(step) is int and 0 <= step < 2**63:
+            found.append((line, values))
+    return found

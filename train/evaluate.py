@@ -13,7 +13,7 @@ from model.attention import AttentionMask
 from parallel.chunk import MicroBatch
 from parallel.engines.engine import Evaluates
 from parallel.mesh import Mesh
-from train.held_out_loss import HELD_OUT_LOSS
+from train.held_out_loss import HELD_OUT_LOSS, source_loss_key
 from train.micro_batches import MicroBatches
 from train.step_agreement import agree_on_step
 
@@ -43,7 +43,7 @@ class Evaluation:
         """Returns the losses by their keys in metrics.jsonl."""
         named: dict[str, float] = {HELD_OUT_LOSS: self.loss}
         for name, source in self.sources.items():
-            named[f"held_out/{name}/loss"] = source.loss
+            named[source_loss_key(name)] = source.loss
             if source.bits_per_byte is not None:
                 named[f"held_out/{name}/bits_per_byte"] = source.bits_per_byte
         return named

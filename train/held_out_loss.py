@@ -20,3 +20,17 @@ def comparison_key(sequences: Mapping[str, Any]) -> str:
 def are_comparable(sequences: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     """Returns whether held-out losses on these sequences may be compared with those on the others."""
     return comparison_key(sequences) == comparison_key(others)
+
+
+def source_loss_key(source: str) -> str:
+    """Returns the key of a source's held-out loss in metrics.jsonl."""
+    return f"held_out/{source}/loss"
+
+
+def are_comparable_of_source(source: str, sequences: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Returns whether the held-out losses of one source may be compared: its sequences are the same in both."""
+
+    def key(identity: Mapping[str, Any]) -> object:
+        return {**identity, "sources": identity.get("sources", {}).get(source)}
+
+    return source in sequences.get("sources", {}) and key(sequences) == key(others)

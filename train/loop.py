@@ -61,6 +61,7 @@ class Run:
     profiler: StepProfiler
     state: TrainState
     saved_step: int  # of the newest checkpoint
+    joints: frozenset[int] = frozenset()  # steps after which the held-out loss is measured in any case
 
 
 def train(run: Run) -> bool:
@@ -170,9 +171,9 @@ def _evaluate_if_due(run: Run) -> bool:
 
 
 def _is_evaluation_due(run: Run) -> bool:
-    """Returns whether it is time: every `evaluate.every_steps` steps and at the last one, if the loss is unknown."""
+    """Returns whether it is time: every `evaluate.every_steps` steps, at joints and at the end, if it is not known."""
     step = run.state.step
-    due = _is_due(run.config.evaluate.every_steps, step) or step == run.config.train.steps
+    due = _is_due(run.config.evaluate.every_steps, step) or step in run.joints or step == run.config.train.steps
     return due and run.state.evaluated_step != step and bool(run.held_out.sources)
 
 

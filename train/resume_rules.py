@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schedules.stage_lengths import first_steps, stage_lengths
 from settings.declarations import MAY_CHANGE, MAY_MOVE, declared
 from settings.differences import ABSENT, Difference, differing, show
 
@@ -35,14 +36,38 @@ def differences(
     return {key: (show(pair.old), show(pair.new)) for key, pair in pairs.items() if counts(key, pair)}
 
 
-def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str]) -> dict[str, Any]:
+def past_of(plain: dict[str, Any], *, batch: int, sources: Collection[str], staged: bool = False) -> dict[str, Any]:
     """Returns the part of a config that decided the first `batch` batches of a run whose config names these `sources`.
 
-    It excludes stages of the mixture that begin later, and how other sources are built.
+    It excludes stages that begin later, the end of the stage that the run is in, and how other sources are built.
+    `staged`: the config is compared with one that has stages; without stages of its own it counts as one stage.
     """
     if "data" not in plain:
         return plain
     data = plain["data"]
-    stages = [stage for stage in data["stages"] if stage["from_step"] < batch]
     named = {name: source for name, source in data["sources"].items() if name in sources}
-    return {**plain, "data": {**data, "stages": stages, "sources": named}}
+    past = {**plain, "data": {**data, "sources": named}}
+    if not staged:
+        return past
+    lengths = stage_lengths(plain) or [plain["train"]["steps"]]
+    stages = plain["stages"] or [{"mixture": {}, "replay": None, "schedule": None, "lr": None}]
+    begun = [
+        {
+            "mixture": stage["mixture"] or data["mixture"],
+            **{key: stage[key] for key in ("replay", "schedule", "lr")},
+            **({"steps": length} if first + length < batch else {}),
+        }
+        for stage, first, length in zip(stages, first_steps(lengths), lengths, strict=True)
+        if first < max(batch, 1)
+    ]
+    return {**past, "data": {**past["data"], "mixture": {}}, "stages": begun}
+
+
+def without_schedules(past: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `past_of` returns without the schedules: for configs that gave every step so far the same lr."""
+    kept = {key: value for key, value in past.items() if key != "schedule"}
+    if "stages" in kept:
+        kept["stages"] = [
+            {key: value for key, value in stage.items() if key not in ("schedule", "lr")} for stage in kept["stages"]
+        ]
+    return kept

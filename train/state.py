@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from settings import Settings
-from train.held_out_loss import are_comparable
+from train.held_out_loss import are_comparable, are_comparable_of_source
 
 BatchRanges = tuple[tuple[int, int], ...]  # first and last batch number of each: in order, not touching
 
@@ -32,6 +32,9 @@ class TrainState(Settings):
     held_out_loss: float | None = Field(None, description="nats a token, if an evaluation fell on this very step")
     held_out_on: dict[str, Any] = Field({}, description="identity of the held-out sequences of the last evaluation")
     held_out_since: int = Field(0, ge=0, description="the first evaluation on these sequences was after this step")
+    held_out_sources_since: dict[str, int] = Field(
+        {}, description="the same for each source by itself, where it is an earlier step"
+    )
 
     @property
     def batch(self) -> int:
@@ -41,6 +44,10 @@ class TrainState(Settings):
             if number >= first:
                 number += last - first + 1
         return number
+
+    def source_evaluated_since(self, source: str) -> int:
+        """Returns the step of the first evaluation of a source on the held-out sequences of the last one."""
+        return self.held_out_sources_since.get(source, self.held_out_since)
 
     def after_step(self, *, tokens: int, skipped: bool, optimizer_steps: int, zeroed_weights: int = 0) -> TrainState:
         """Returns the state after one more step of `tokens` unmasked tokens."""
@@ -60,14 +67,27 @@ class TrainState(Settings):
 
         `on` is the identity of the sequences, by which losses are compared or not.
         """
+        since = self.held_out_since if are_comparable(on, self.held_out_on) else self.step
+        sources_since = {
+            name: self.source_evaluated_since(name)
+            for name in on.get("sources", {})
+            if are_comparable_of_source(name, on, self.held_out_on) and self.source_evaluated_since(name) != since
+        }
         return self.model_copy(
             update={
                 "evaluated_step": self.step,
                 "held_out_loss": loss if math.isfinite(loss) else None,
                 "held_out_on": on,
-                "held_out_since": self.held_out_since if are_comparable(on, self.held_out_on) else self.step,
+                "held_out_since": since,
+                "held_out_sources_since": sources_since,
             }
         )
+
+    def with_evaluation_due(self, *, on: dict[str, Any]) -> TrainState:
+        """Returns the state in which this step is to be evaluated on the sequences `on`; the same if it was."""
+        if are_comparable(on, self.held_out_on):
+            return self
+        return self.model_copy(update={"evaluated_step": 0, "held_out_loss": None})
 
 
 def with_batches_left_out(left_out: BatchRanges, first: int, last: int) -> BatchRanges:

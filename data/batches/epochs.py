@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from data.batches.batch import num_sequences
-from data.batches.build_mixture import build_mixture
-from data.config import DataConfig
-from data.shards.index import Shards
+from data.batches.draw_plan import DrawPlan
+from data.batches.pool import PoolOrder
+from data.batches.row_order import plan_mixture
 
 
-def epochs_by_source(
-    config: DataConfig, shards: Shards, *, seq_length: int, rows_per_step_global: int, steps: int
-) -> dict[str, float]:
-    """Returns how many times the first `steps` steps read the training split of each source that they draw from."""
-    mixture = build_mixture(config, shards, split="train", rows_per_step_global=rows_per_step_global)
-    rows = mixture.expected_rows(steps * rows_per_step_global)
-    return {
-        name: rows_of_source / num_sequences(shards.split(name, "train").tokens, seq_length)
-        for name, rows_of_source in zip(shards.names, rows, strict=True)
-        if rows_of_source
-    }
+def epochs_by_source(plan: DrawPlan, *, steps: int) -> dict[str, float]:
+    """Returns how many times the first `steps` steps read each source and each pool of old data that they draw from."""
+    rows = plan_mixture(plan).expected_rows(steps * plan.rows_per_step_global)
+    sizes = [source.sequences for source in plan.sources.values()]
+    sizes += [PoolOrder(pool, seed=plan.seed).size for pool in plan.pools]
+    names = [*plan.sources, *(f"{pool.source} (replay, {pool.draw})" for pool in plan.pools)]
+    epochs: dict[str, float] = {}
+    for name, size, count in zip(names, sizes, rows, strict=True):
+        if count:
+            epochs[name] = max(epochs.get(name, 0.0), count / size)
+    return epochs

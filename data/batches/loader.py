@@ -1,9 +1,10 @@
 """The batches of a training run. The loader has no state that a resume would need.
 
-The rows of a step are a pure function of (seed, mixture, rows per step, step). `mixture.py` says which source each row
-comes from and which of that source's samples it is, and `order.py` says which sequence that sample is. So a resume is
-exact by construction, and data ranks, micro-batches and worker threads change nothing: the global batch is dealt to the
-data ranks in contiguous blocks.
+The rows of a step are a pure function of the plan of the run's draws and the step (draw_plan.py). `mixture.py` says
+which source, or which pool of old data, each row comes from, and which draw from it that is. `pool.py` says which
+sample of the source a draw from a pool is, and `order.py` which sequence a sample is. So a resume is exact by
+construction, and data ranks, micro-batches and worker threads change nothing: the global batch is dealt to the data
+ranks in contiguous blocks.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-import numpy as np
-
-from data.batches.batch import Batch, Int16s, Int64s, assemble_batch, batch_hash, num_sequences
+from data.batches.batch import Batch, Int16s, Int64s, assemble_batch, batch_hash
 from data.batches.buffers import BufferPool
-from data.batches.build_mixture import build_mixture, check_seq_length
-from data.batches.order import SequenceOrder
+from data.batches.build_plan import build_plan, check_seq_length
+from data.batches.row_order import RowOrder
 from data.config import DataConfig
 from data.shards.dataset_json import Split
 from data.shards.index import Shards, open_shards
@@ -60,12 +59,17 @@ class Loader:
         self.first_row = data_rank * self.rows_per_step  # of this rank's block within the global batch
         self._seq_length = seq_length
         self._document_masking = config.document_masking
-        self._mixture = build_mixture(config, self.shards, split=split, rows_per_step_global=rows_per_step_global)
+        self._rows = RowOrder(
+            build_plan(
+                config,
+                self.shards,
+                seed=seed,
+                seq_length=seq_length,
+                rows_per_step_global=rows_per_step_global,
+                split=split,
+            )
+        )
         self._streams = [self.shards.stream(name, split) for name in self.shards.names]
-        self._orders = [
-            SequenceOrder(seed=seed, source=name, size=max(num_sequences(stream.tokens, seq_length), 1))
-            for name, stream in zip(self.shards.names, self._streams, strict=True)
-        ]
         self._buffers = BufferPool()
         self._prefetch_batches = config.prefetch_batches
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="lehr-loader")
@@ -83,7 +87,8 @@ class Loader:
 
     def sample_numbers(self, step: int) -> tuple[Int16s, Int64s]:
         """Return source and sample numbers [rows_per_step_global] of a step's global batch; reads no tokens."""
-        return self._mixture.rows(step * self.rows_per_step_global, self.rows_per_step_global)
+        rows = self._rows.rows(step * self.rows_per_step_global, self.rows_per_step_global)
+        return rows.sources, rows.samples
 
     @property
     def ready(self) -> int:
@@ -112,16 +117,12 @@ class Loader:
 
     def _make(self, step: int) -> Batch:
         first = step * self.rows_per_step_global + self.first_row
-        sources, samples = self._mixture.rows(first, self.rows_per_step)
-        sequences = np.empty(len(samples), dtype=np.int64)
-        for source in np.unique(sources):
-            rows = sources == source
-            sequences[rows] = self._orders[source].sequences_of(samples[rows])
+        rows = self._rows.rows(first, self.rows_per_step)
         return assemble_batch(
             self._streams,
-            sources=sources,
-            samples=samples,
-            sequences=sequences,
+            sources=rows.sources,
+            samples=rows.samples,
+            sequences=rows.sequences,
             seq_length=self._seq_length,
             document_masking=self._document_masking,
             buffers=self._buffers,

@@ -39,11 +39,12 @@ Int64s: TypeAlias = NDArray[np.int64]
 LONGEST_PERIOD = 1_000_000
 
 
-def integer_weights(weights: Sequence[float], *, longest: int = LONGEST_PERIOD) -> tuple[int, ...]:
+def integer_weights(weights: Sequence[float | Fraction], *, longest: int = LONGEST_PERIOD) -> tuple[int, ...]:
     """Return the weights as integers without a common divisor, whose sum, the period, is at most `longest`.
 
-    A weight counts as the decimal that it is written as: 0.1 is a tenth. If the exact period would be longer, shares
-    are rounded to parts of `longest` by largest remainders, and a positive weight keeps at least one part.
+    A weight counts as the decimal that it is written as: 0.1 is a tenth; a fraction counts as itself. If the exact
+    period would be longer, shares are rounded to parts of `longest` by largest remainders, and a positive weight keeps
+    at least one part.
     """
     exact = [Fraction(str(weight)) for weight in weights]
     total = sum(exact)
@@ -94,6 +95,11 @@ class Mixture:
             in_stage = stage_of == number
             sources[in_stage], samples[in_stage] = self._table(int(number)).look_up(rows[in_stage])
         return sources, samples
+
+    def counts(self, row: int) -> Int64s:
+        """Return for each source how many of the run's rows before `row` are its: exactly, by the stages' tables."""
+        number = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return self._table(number).counts_at(row)[0]
 
     def expected_rows(self, count: int) -> list[float]:
         """Return for each source how many of the run's first `count` rows it is due; the real number is near it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,3 +23,23 @@ MovedShardsOption = Annotated[
 CheckpointStepOption = Annotated[
     int | None, typer.Option("--step", min=0, help="The step of the checkpoint; the newest if not given.")
 ]
+FromRunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="RUN[@STEP]", help="Begin a new run from a checkpoint of RUN: of STEP, or the newest one."
+    ),
+]
+
+
+def branch_overrides(from_run: str | None) -> list[str]:
+    """Returns the overrides that `--from RUN`, `--from RUN@STEP` or `--from RUN@latest` stands for; none without it.
+
+    A text whose end is no step is the folder of a run.
+    """
+    if from_run is None:
+        return []
+    run, _, step = from_run.rpartition("@")
+    if not run or not (step.isdecimal() or step == "latest"):
+        run, step = from_run, "latest"
+    number = "null" if step == "latest" else step
+    return [f"branch.run={json.dumps(run, ensure_ascii=False)}", f"branch.step={number}"]

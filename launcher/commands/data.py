@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,15 +28,23 @@ def build_shards(
     Exit codes: 0: the shards are built, now or before. 2: the config or the input has a mistake. 75: the build was
     stopped, and the same command continues it.
     """
+    from pydantic import model_validator
+
     from data.config import DataConfig
     from data.pipeline.build import build
     from data.pipeline.progress import StoppedError
+    from launcher.run.old_stages import with_new_stages
     from settings import Settings, compose
 
     class DataFile(Settings, extra="ignore"):
         """A config of which only the data section is read: a build needs no model, and no torch."""
 
         data: DataConfig
+
+        @model_validator(mode="before")
+        @classmethod
+        def _read_stages(cls, values: Any) -> Any:
+            return with_new_stages(values) if isinstance(values, Mapping) else values
 
     stop, progress = StopRequest(), ProgressLine()
     try:

@@ -29,13 +29,14 @@ def evaluate_run(
     from data.shards.unigram import unigram_loss
     from launcher.run.held_out_sequences import held_out_loader, uncounted_warnings
     from launcher.run.saved_run import open_saved_run
+    from launcher.run.stages import training_data
     from launcher.run.verify_shards import verify_run_shards
     from settings import UserError
     from train.evaluate import evaluate
 
     saved = open_saved_run(run, step=step, data_shards=shards)
     config = saved.config
-    verify_run_shards(config.data)
+    verify_run_shards(training_data(config))
     held_out = held_out_loader(config, max_windows=windows)
     for warning in uncounted_warnings(held_out):
         print(f"warning: {warning}", file=sys.stderr)

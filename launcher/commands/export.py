@@ -36,6 +36,7 @@ def export_run(
     from launcher.commands.outputs import check_output
     from launcher.huggingface.tokenizer import tokenizer_files
     from launcher.run.saved_run import open_checkpoint
+    from launcher.run.stages import training_data
     from model.huggingface import ARCHITECTURES, architecture_of
     from model.parameter import specs_of
     from model.transformer import without_values
@@ -47,7 +48,7 @@ def export_run(
     manifest, model = saved.manifest, saved.model
     architecture = architecture_of(model, ARCHITECTURES)
     seq_length = saved.config.train.seq_length
-    tokenizer = tokenizer_files(saved.config.data, longest=seq_length)
+    tokenizer = tokenizer_files(training_data(saved.config), longest=seq_length)
     specs = specs_of(without_values(model, seq_length=seq_length))
     with new_folder(folder) as staging:
         weights = Weights(saved.path, manifest)

@@ -25,6 +25,7 @@ def generate_text(
     from data.shards.index import open_shards
     from data.tokenizer import load_tokenizer, text_tokenizer
     from launcher.run.saved_run import open_saved_run
+    from launcher.run.stages import training_data
     from settings import UserError
     from train.sampling import generate
 
@@ -33,7 +34,7 @@ def generate_text(
     except UnicodeEncodeError:
         raise UserError("the prompt is no UTF-8 text; convert it, such as with iconv") from None
     saved = open_saved_run(run, step=step, data_shards=shards)
-    shard_set = open_shards(saved.config.data)
+    shard_set = open_shards(training_data(saved.config))
     info, tokenizer = shard_set.tokenizer, load_tokenizer(shard_set.tokenizer_file())
     encoder = text_tokenizer(tokenizer, info.eos_id)  # a prompt is encoded as a document is
     encoded = encoder.encode(prompt, add_special_tokens=False).ids if prompt else [info.eos_id]

@@ -38,6 +38,7 @@ def import_huggingface(
     from data.shards.index import shard_tokenizer
     from launcher.run.input_hashes import inputs_of
     from launcher.run.preflight import check_config, model_with_vocabulary
+    from launcher.run.stages import draw_plan, replayed_runs, training_data
     from model.size import parameter_shapes
     from settings.files import new_folder
     from train.checkpoint.weights_only import write_first_checkpoint
@@ -53,13 +54,20 @@ def import_huggingface(
     with new_folder(path) as staging:
         weights = open_weights(source, entries, tied=model.tied_embeddings)
         shapes = {name: shape for entry in entries for name, shape in entry.parts}
-        lease = open_run(staging, run_config, world_size=1, inputs=inputs_of(run_config))
+        lease = open_run(
+            staging,
+            run_config,
+            world_size=1,
+            inputs=inputs_of(run_config),
+            draws=draw_plan(run_config),
+            replayed=replayed_runs(run_config),
+        )
         write_first_checkpoint(
             RunFolder(staging).checkpoints,
             shapes,
             (tensor for _, tensor in weights),
             model=model.to_plain(),
-            tokenizer=shard_tokenizer(run_config.data).sha256,
+            tokenizer=shard_tokenizer(training_data(run_config)).sha256,
         )
         lease.release()
     print(f"{path}: {source.architecture.name} from {folder}; continue it: lehr train {path / 'config.yaml'}")
@@ -104,13 +112,14 @@ def _run_config(source: HuggingFaceFolder, path: Path, overrides: list[str]) -> 
 def _without_defaults(config: RunConfig, given: Mapping[str, object]) -> ModelConfig:
     """Returns the model without default values, so that `lehr train` accepts the given config for the run."""
     from data.shards.index import shard_tokenizer
+    from launcher.run.stages import training_data
 
     model = config.model
     if "num_kv_heads" not in given and model.kv_heads == model.num_heads:
         model = model.model_copy(update={"num_kv_heads": None})
     if "vocab_size" not in given:
         default = model.model_copy(update={"vocab_size": None})
-        if default.with_vocabulary(shard_tokenizer(config.data).vocab_size).vocab_size == model.vocab_size:
+        if default.with_vocabulary(shard_tokenizer(training_data(config)).vocab_size).vocab_size == model.vocab_size:
             model = default
     return model
 
@@ -119,9 +128,10 @@ def _check_data(source: HuggingFaceFolder, config: RunConfig) -> None:
     """Raises UserError if the shards have another tokenizer than the model, or if its positions do not fit."""
     from data.shards.index import shard_tokenizer
     from data.tokenizer import tokenizer_differences
+    from launcher.run.stages import training_data
     from settings import UserError
 
-    info = shard_tokenizer(config.data)
+    info = shard_tokenizer(training_data(config))
     differing = tokenizer_differences(source.tokenizer, config.data.shards / info.path)
     if differing:
         first = f"the tokenizer of {source.path} is not that of the shards in {config.data.shards}:"

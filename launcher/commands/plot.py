@@ -25,6 +25,8 @@ def plot_runs(
 ) -> None:
     """Draw training loss, held-out loss, forecast, gradient norm and lr over tokens.
 
+    A run that began from another one, or that has stages, has its forgetting and its adaptation drawn too.
+
     For a single run the held-out loss is drawn for each source. If the run's shards still exist, so is the loss of a
     model that knows only the frequency of each token.
     """
@@ -38,8 +40,10 @@ def plot_runs(
     rows = {run: _rows(run) for run in runs}
     out = runs[0] / "curves.png" if out is None else out
     check_picture_path(out, option="--out")
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    losses, norms, lrs = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
+    continual = {run: _continual_keys(rows[run]) for run in runs}
+    panels = [5, 1, 1, *([2] if any(continual.values()) else [])]
+    figure = Figure(figsize=(9, 7 + sum(panels[3:])), layout="constrained")
+    losses, norms, lrs, *more = figure.subplots(len(panels), 1, sharex=True, height_ratios=panels)
     names = {run: run.name.encode(errors="backslashreplace").decode() for run in runs}  # fonts have no other bytes
     for index, run in enumerate(runs):
         colour = f"C{index}"
@@ -54,7 +58,10 @@ def plot_runs(
     losses.set(ylabel="loss, nats a token", title=", ".join(names[run] for run in runs))
     losses.legend(fontsize="small", ncols=2)
     norms.set(ylabel="grad norm", yscale="log")
-    lrs.set(ylabel="lr", xlabel="tokens")
+    lrs.set(ylabel="lr")
+    for axes in more:
+        _draw_continual(axes, [(names[run] if len(runs) > 1 else "", rows[run], continual[run]) for run in runs])
+    (more or [lrs])[-1].set(xlabel="tokens")
     save_picture(figure, out)
     print(f"drawn: {out}")
 
@@ -101,6 +108,25 @@ def _draw_sources(axes: Axes, run: Path, rows: Rows) -> None:
             axes.axhline(unigram, color=colour, linestyle="--", linewidth=0.8, label=f"token frequencies: {name}")
 
 
+def _continual_keys(rows: Rows) -> list[str]:
+    """Returns the metrics of forgetting and adaptation, which a run with a parent or with stages has."""
+    return [key for key in dict.fromkeys(_keys(rows)) if key.startswith(("forgetting/", "adaptation/"))]
+
+
+def _draw_continual(axes: Axes, parts: Sequence[tuple[str, Rows, list[str]]]) -> None:
+    """Draws the forgetting of each old source, and as dashed lines the adaptation to each new one."""
+    number = 0
+    for name, rows, keys in parts:
+        for key in keys:
+            style = "-" if key.startswith("forgetting/") else "--"
+            label = " ".join([*([f"{name}:"] if name else []), *key.split("/", 1)])
+            _draw(axes, rows, key, label=label, color=f"C{number}", linestyle=style, marker="o")
+            number += 1
+    axes.axhline(0, color="grey", linewidth=0.6)
+    axes.set(ylabel="nats a token")
+    axes.legend(fontsize="small", ncols=2)
+
+
 def _draw_forecast(axes: Axes, rows: Rows, **style: Any) -> None:
     """Draws each evaluation's forecast of the final held-out loss, with its interval."""
     forecasts = [row for row in rows if "forecast/final" in row]
@@ -116,12 +142,13 @@ def _unigram_loss(run: Path, source: str) -> float | None:
     from data.shards.index import open_shards
     from data.shards.unigram import unigram_loss
     from launcher.run.config import RunConfig
+    from launcher.run.stages import training_data
     from settings import UserError, compose
     from train.run_folder.folder import RunFolder
 
     try:
-        data = compose(RunConfig, RunFolder(run).config, []).data
-        return unigram_loss(open_shards(data), source)
+        config = compose(RunConfig, RunFolder(run).config, [])
+        return unigram_loss(open_shards(training_data(config)), source)
     except UserError:
         return None
 

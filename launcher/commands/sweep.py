@@ -88,6 +88,7 @@ def sweep(
 def _check(points: Sequence[Point], machine: Machine) -> None:
     """Checks every run that would start, and prints each warning once. Raises UserError for the first mistake."""
     from launcher.run.machine import check_machine
+    from launcher.run.stages import training_data
     from launcher.run.start_checks import check_start
     from launcher.run.verify_shards import verify_run_shards
 
@@ -102,7 +103,8 @@ def _check(points: Sequence[Point], machine: Machine) -> None:
     for warning, labels in warned.items():
         more = f" (and {len(labels) - 1} more)" if len(labels) > 1 else ""
         print(f"warning: {labels[0]}{more}: {warning}", file=sys.stderr)
-    for data in {point.config.data.shards: point.config.data for point in points}.values():
+    sources = {point.config.data.shards: training_data(point.config) for point in points}
+    for data in sources.values():
         verify_run_shards(data)
 
 

@@ -7,7 +7,7 @@ import faulthandler
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from launcher.commands.arguments import OverridesArgument, RunConfigArgument
+from launcher.commands.arguments import FromRunOption, OverridesArgument, RunConfigArgument, branch_overrides
 from launcher.processes.environment import (
     check_environment,
     hide_gpus,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 def train(
     config: RunConfigArgument,
     overrides: OverridesArgument = None,
+    from_run: FromRunOption = None,
 ) -> None:
     """Train a model, on as many processes as the parallel sizes multiply to, or on those of torchrun or srun.
 
@@ -46,6 +47,7 @@ def train(
     a checkpoint, and the same command continues it. 128 + the number of a signal: the signal ended the run before there
     was anything to save. Any other: the run failed, and the message names the rank and the reason.
     """
+    overrides = [*(overrides or []), *branch_overrides(from_run)]
     try:
         rank_info = read_rank_info()
     except AddressError as error:
@@ -54,29 +56,29 @@ def train(
         die_with_parent(first_parent())
     if rank_info.parent is None:
         exit_immediately(silently=rank_info.launcher != "none")  # torchrun and srun report the end of their ranks
-    if _early_value(config, overrides or [], "train", "device") == "cpu":
+    if _early_value(config, overrides, "train", "device") == "cpu":
         hide_gpus()
-    tensor = _early_value(config, overrides or [], "parallel", "tensor")
+    tensor = _early_value(config, overrides, "parallel", "tensor")
     if isinstance(tensor, int) and tensor > 1:
         order_cuda_kernels()
     if rank_info.launcher == "none":
         check_environment()
         with one_openmp_thread():
-            run_config = _load_config(config, overrides or [], None)
+            run_config = _load_config(config, overrides, None)
         count = run_config.parallel.ranks
         if count > 1:
             start = rank_starter(
                 lambda rank_info: _run_rank(rank_info, run_config),
                 preload="launcher.run.rank_main",
-                command=lehr_command("train", str(config), *(overrides or [])),
+                command=lehr_command("train", str(config), *overrides),
             )
             raise SystemExit(run_ranks(start, count=count, log_folder=run_config.run.path / "logs"))
         _run_rank(rank_info, run_config)
     if rank_info.parent is None:
-        _run_rank(rank_info, *_meet(rank_info, config, overrides or []))
+        _run_rank(rank_info, *_meet(rank_info, config, overrides))
     die_with_parent(rank_info.parent.pid)
     try:
-        run_config = _load_config(config, overrides or [], rank_info)
+        run_config = _load_config(config, overrides, rank_info)
     except UserError as error:
         exit_failed(rank_info, error, sys.stderr)
     _run_rank(rank_info, run_config)
@@ -111,6 +113,7 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
         found, limit_seconds = error, TrainConfig.model_fields["rendezvous_seconds"].default
     from launcher.processes.meeting import meet
     from launcher.processes.rendezvous import open_store
+    from launcher.run.stages import training_data
     from launcher.run.verify_shards import SharedVerification
 
     try:
@@ -122,7 +125,9 @@ def _meet(rank_info: RankInfo, path: Path, overrides: list[str]) -> tuple[RunCon
         rank_info,
         found,
         limit_seconds=limit_seconds,
-        last_check=lambda: SharedVerification(run_config.data, rank_info),  # it comes last because it takes longest
+        last_check=lambda: SharedVerification(
+            training_data(run_config), rank_info
+        ),  # it comes last because it takes longest
     )
     return run_config, store
 
@@ -135,6 +140,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     if rank_info is not None:
         prepare_process(rank_info)
     from launcher.run.config import load_run_config
+    from launcher.run.stages import training_data
     from launcher.run.start_checks import check_start
     from launcher.run.verify_shards import verify_run_shards
 
@@ -152,7 +158,7 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
         for warning in found.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if rank_info is None:  # it comes last because it takes longest
-        verify_run_shards(run_config.data)
+        verify_run_shards(training_data(run_config))
     return run_config
 
 

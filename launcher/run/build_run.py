@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from torch._C._distributed_c10d import Store
@@ -15,24 +15,31 @@ from launcher.run.config import RunConfig
 from launcher.run.estimate import estimate_lines, estimate_step, step_warnings
 from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
+from launcher.run.run_parts import parts_of
+from launcher.run.stages import run_schedule, training_data
 from model.attention import Kernel
 from model.config import ModelConfig
 from model.size import flops_per_token, parameters
+from parallel.agree import from_first_rank
 from parallel.build import ComputeConfig, TrainableModel, build
 from parallel.compiled_check import check_compiled_block
 from parallel.mesh import Mesh
 from parallel.run_plan import run_plan
+from settings import parse
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
 from train.loop import LoopConfig, Run
+from train.metrics.continual import ContinualMetrics
 from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
 from train.metrics.logger import MetricsLogger
 from train.metrics.sparse_cost import SparseCost
 from train.metrics.step_timer import StepTimer
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.beginning import begin
+from train.run_folder.branch_record import Origin
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
+from train.run_folder.start_record import recorded_origin
 from train.safety.long_step import LongStep
 from train.safety.sample_numbers import sample_numbers
 from train.safety.slow_ranks import SlowRanks
@@ -65,10 +72,25 @@ def build_run(
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints)
     parts = _build_engine(config, model, mesh, kernel)
+    held_out = held_out_loader(config)
+    run_parts = parts_of(config, _agree_on_origin(folder))
+    joints = frozenset(part.first_step for part in run_parts)
     state = _load_state(config, checkpoints, parts, folder, lease)
+    if state.step in joints:
+        state = state.with_evaluation_due(on=held_out.identity())
     reset_peak_memory(mesh.device)
     loader = _build_loader(config, mesh, state)
-    metrics = _build_metrics(config, model, mesh, folder, state, lease, peak_flops)
+    metrics = _build_metrics(
+        config,
+        model,
+        mesh,
+        folder,
+        state,
+        lease,
+        peak_flops,
+        continual=ContinualMetrics(run_parts) if run_parts and mesh.rank == 0 else None,
+        held_out_on=held_out.identity(),
+    )
     events = Events(folder.events, writes=mesh.rank == 0)
     return Run(
         config=LoopConfig(train=config.train, evaluate=config.evaluate, checkpoint=config.checkpoint),
@@ -76,8 +98,8 @@ def build_run(
         engine=parts.engine,
         make_mask=parts.build_attention_mask,
         loader=loader,
-        held_out=held_out_loader(config),
-        schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
+        held_out=held_out,
+        schedule=run_schedule(config),
         checkpoints=checkpoints,
         metrics=metrics,
         step_checks=StepChecks(config.train, events, lambda batch: sample_numbers(loader, batch)),
@@ -95,6 +117,7 @@ def build_run(
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
         state=state,
         saved_step=state.step,
+        joints=joints,
     )
 
 
@@ -122,7 +145,7 @@ def _build_checkpoints(
         folder.checkpoints,
         mesh,
         model=model.to_plain(),
-        tokenizer=shard_tokenizer(config.data).sha256,
+        tokenizer=shard_tokenizer(training_data(config)).sha256,
         layout={**config.parallel.to_plain(), "data": mesh.data.size},
         retention=config.checkpoint,
         lease=lease,
@@ -193,7 +216,7 @@ def load_or_draw(checkpoints: CheckpointManager, parts: TrainableModel) -> Train
 
 def _build_loader(config: RunConfig, mesh: Mesh, state: TrainState) -> Loader:
     return Loader(
-        config.data,
+        training_data(config),
         seed=config.run.seed,
         seq_length=config.train.seq_length,
         rows_per_step_global=config.train.global_batch_size,
@@ -211,6 +234,9 @@ def _build_metrics(
     state: TrainState,
     lease: WriterLease | None,
     peak_flops: float | None,
+    *,
+    continual: ContinualMetrics | None,
+    held_out_on: dict[str, Any],
 ) -> MetricsLogger:
     train = config.train
     writes = mesh.rank == 0
@@ -225,8 +251,21 @@ def _build_metrics(
         log_every_steps=train.log_every_steps,
         forecast=_build_forecast(config, model) if writes else None,
         sparse_cost=_build_sparse_cost(config, model) if config.optim.transforms else None,
+        continual=continual,
+        held_out_on=held_out_on,
         lease=lease,
     )
+
+
+def _agree_on_origin(folder: RunFolder) -> Origin | None:
+    """Returns where the run branched from another one, on all ranks: the first one reads it."""
+
+    def read() -> dict[str, Any] | None:
+        origin = recorded_origin(folder.path)
+        return None if origin is None else origin.to_plain()
+
+    plain = from_first_rank(read)
+    return None if plain is None else parse(Origin, plain, source="run.json")
 
 
 def _build_sparse_cost(config: RunConfig, model: ModelConfig) -> SparseCost:

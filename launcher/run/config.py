@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from data.config import DataConfig
+from launcher.run.old_stages import NOTICE, has_old_stages, with_new_stages
 from model.config import ModelConfig
 from optim.optimizer import OPTIMIZERS, OptimizerConfig
 from parallel.config import ParallelConfig
 from schedules.base import SCHEDULES, ScheduleConfig
-from settings import Settings, compose, may_change
+from schedules.stage_lengths import stage_lengths
+from settings import Settings, may_change, parse, read_yaml
+from settings.mistakes import KeyMistakeError
+from settings.overrides import is_set_by
 from settings.paths import recordable
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.run_folder.folder import RunFolder
+from train.stage_config import StageConfig
 
 
 class RunSettings(Settings):
@@ -43,10 +49,23 @@ class RunSettings(Settings):
         return self.folder / self.name
 
 
+class BranchConfig(Settings):
+    """The run from whose checkpoint this run begins; `lehr train CONFIG --from RUN@STEP` sets run and step."""
+
+    model_config = ConfigDict(json_schema_extra=may_change("a run that has begun goes on from its own checkpoints"))
+
+    run: Path | None = Field(None, description="Folder of the run; null means that this run begins by itself.")
+    step: int | None = Field(None, ge=0, description="Step of its checkpoint; null means the newest complete one.")
+    optimizer: Literal["keep", "reset"] = Field(
+        "keep", description="Whether the optimizer's state goes on (keep) or begins afresh (reset)."
+    )
+
+
 class RunConfig(Settings):
     """The whole config of a run, in one file."""
 
     run: RunSettings = Field(description="Name, folder and seed.")
+    branch: BranchConfig = Field(BranchConfig(), description="The checkpoint of another run to begin from.")
     data: DataConfig = Field(description="The text, its shards, and how training reads them.")
     model: ModelConfig = Field(description="The transformer.")
     parallel: ParallelConfig = Field(ParallelConfig(), description="How the work is divided among ranks.")
@@ -55,14 +74,62 @@ class RunConfig(Settings):
     train: TrainConfig = Field(description="Length, batch, arithmetic, guards.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="The held-out loss.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Saving and keeping checkpoints.")
+    stages: tuple[StageConfig, ...] = Field(
+        (),
+        description="Parts of the run, each with its own data, replay and learning rate; train.steps is their sum. "
+        "Empty means one part (docs/continual.md).",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_stages(cls, values: Any) -> Any:
+        """Reads data.stages of earlier versions, and fills in train.steps where stages decide it."""
+        if not isinstance(values, Mapping):
+            return values
+        plain = with_new_stages(values)
+        lengths, train = stage_lengths(plain), plain.get("train")
+        if not lengths or not isinstance(train, Mapping):
+            return plain
+        if train.get("steps") not in (None, sum(lengths)):
+            raise KeyMistakeError(
+                "train.steps",
+                train["steps"],
+                f"is decided by the stages, which take {sum(lengths)} steps together; leave it out, and change "
+                "stages.N.steps",
+            )
+        return {**plain, "train": {**train, "steps": sum(lengths)}}
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages: each needs a name of its own, not {', '.join(names)}")
+        if self.stages and self.stages[0].replay and self.stages[0].replay.share and not self.stages[0].replay.run:
+            raise ValueError(
+                "stages.0.replay: no stage comes before the first one, so there is nothing to replay; name an earlier "
+                "run in stages.0.replay.run"
+            )
+        return self
+
+    def stage_steps(self) -> list[int]:
+        """Returns the steps of each stage; empty without stages."""
+        return [stage.steps_of(self.train.global_batch_size * self.train.seq_length) for stage in self.stages]
 
 
 def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run config, with overrides of the form `section.key=value`. Raises UserError as `compose` does.
 
-    The config.yaml of a run folder means the run that lies there, wherever it was started: see `place_overrides`.
+    The config.yaml of a run folder means the run that lies there, wherever it was started: see `place_overrides`. The
+    train.steps that it records beside stages follow from the stages as they are now.
     """
-    return compose(RunConfig, path, [*place_overrides(path), *overrides])
+    places = place_overrides(path)
+    plain = read_yaml(path, [*places, *overrides])
+    if has_old_stages(plain):
+        print(f"notice: config {path}: {NOTICE}", file=sys.stderr)
+    train = plain.get("train")
+    if places and plain.get("stages") and not any(is_set_by("train.steps", override) for override in overrides):
+        plain["train"] = {key: value for key, value in train.items() if key != "steps"} if train else train
+    return parse(RunConfig, plain, source=str(path), overrides=overrides)
 
 
 def place_overrides(path: Path) -> list[str]:

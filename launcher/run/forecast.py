@@ -7,8 +7,9 @@ from pathlib import Path
 
 from launcher.run.config import RunConfig
 from launcher.run.fit_scope import schedule_warnings
+from launcher.run.planned_schedule import planned_curve
 from launcher.run.provenance import compare, config_provenance, list_differences
-from laws.curve import planned_lr_curve
+from launcher.run.stages import run_schedule, stated_warmup
 from laws.fitting.fitted import Fit, load_fit
 from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import RunProgress
@@ -16,6 +17,7 @@ from laws.forecasting.refitted_forecast import RefittedForecast
 from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
 from model.size import parameters
+from schedules.stage_lengths import mixes
 from settings import UserError
 from train.held_out_loss import HELD_OUT_LOSS
 from train.metrics.forecast import RunForecast
@@ -26,16 +28,15 @@ def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
     wanted = config.train.forecast
     if wanted is None:
         return []
-    for stage in config.data.stages:
-        if 0 < stage.from_step < config.train.steps:
-            raise UserError(
-                f"train.forecast = {wanted}: data.stages changes the mix of data at step {stage.from_step}, and no law "
-                "of the lr covers that; remove train.forecast"
-            )
+    for mix in mixes(config.to_plain())[1:]:
+        raise UserError(
+            f"train.forecast = {wanted}: {mix.key} changes the mix of data at step {mix.first_step}, and no law of the "
+            "lr covers that; remove train.forecast"
+        )
     if wanted == "auto":
         return _too_few_evaluations(config)
     fit = load_fit(Path(wanted))
-    schedule = planned_lr_curve(config.schedule, peak_lr=config.optim.lr, total_steps=config.train.steps)
+    schedule = planned_curve(config)
     lines = [*_provenance_warnings(config, fit), *schedule_warnings(fit, schedule)]
     final = _fitted_forecast(config, model, fit).predict_loss(RunProgress(schedule, None), schedule.steps)
     if not isinstance(final, str) and not all(map(math.isfinite, (final.loss, final.low, final.high))):
@@ -47,13 +48,13 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
     """Builds the forecast for the metrics of a run whose `train.forecast` is set. Raises as `check_forecast` does."""
     wanted = config.train.forecast
     assert wanted is not None
-    schedule = config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
+    schedule = run_schedule(config)
     auto = wanted == "auto"
     return RunForecast(
         RefittedForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted_forecast(config, model, load_fit(Path(wanted))),
         from_other_runs=not auto,
         planned_lr_n=schedule.every_step(),
-        warmup_steps=config.schedule.stated_warmup(),
+        warmup_steps=stated_warmup(config),
     )
 
 
@@ -85,7 +86,7 @@ def _provenance_warnings(config: RunConfig, fit: Fit) -> list[str]:
 def _too_few_evaluations(config: RunConfig) -> list[str]:
     """Returns a warning if the run will not be evaluated often enough for a forecast."""
     steps, every = config.train.steps, config.evaluate.every_steps
-    after = steps - (config.schedule.stated_warmup() or 0)
+    after = steps - (stated_warmup(config) or 0)
     least = RefittedForecast(LAWS.parse(DEFAULT_LAW)).least_losses
     if every and after // every > least:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from data.batches.held_out import HeldOutLoader
 from launcher.run.config import RunConfig
+from launcher.run.stages import training_data
 from settings.differences import differing, listed, show
 from train.checkpoint.discovery import state_to_go_on_from
 from train.held_out_loss import are_comparable
@@ -15,7 +16,7 @@ _MOST_DIFFERENCES = 8
 def held_out_loader(config: RunConfig, *, max_windows: int | None = None) -> HeldOutLoader:
     """Opens the held-out sequences: `max_windows` of each source, or evaluate.max_windows. Raises UserError."""
     most = config.evaluate.max_windows if max_windows is None else max_windows
-    return HeldOutLoader(config.data, seq_length=config.train.seq_length, max_sequences=most)
+    return HeldOutLoader(training_data(config), seq_length=config.train.seq_length, max_sequences=most)
 
 
 def held_out_warnings(config: RunConfig) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from data.batches.check_training_data import check_training_data
 from data.batches.epochs import epochs_by_source
-from data.shards.index import open_shards, shard_tokenizer
+from data.shards.index import shard_tokenizer
 from launcher.run.config import RunConfig
+from launcher.run.stages import draw_plan, run_schedule, training_data
 from model.config import ModelConfig
 from parallel.layout import Workload, check_layout
 from parallel.run_plan import run_plan
@@ -20,10 +21,15 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     in the shards (their bytes are not read), in the vocabulary, in the forecast's fit file.
     """
     check_layout(config.parallel, config.model, workload(config, world_size))
-    config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps)
+    run_schedule(config)
     _check_keep_best(config)
     _check_compile(config)
-    check_training_data(config.data, config.train.seq_length)
+    check_training_data(
+        training_data(config),
+        config.train.seq_length,
+        seed=config.run.seed,
+        rows_per_step_global=config.train.global_batch_size,
+    )
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
     plan = run_plan(model, seq_length=config.train.seq_length, steps=config.train.steps)
@@ -42,15 +48,10 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
 
 def repeated_data(config: RunConfig) -> tuple[list[str], list[str]]:
     """Returns notes and warnings, a line each: which sources the run reads more than once, and a step by itself."""
+    plan = draw_plan(config)
 
     def epochs_of(steps: int) -> dict[str, float]:
-        return epochs_by_source(
-            config.data,
-            open_shards(config.data),
-            seq_length=config.train.seq_length,
-            rows_per_step_global=config.train.global_batch_size,
-            steps=steps,
-        )
+        return epochs_by_source(plan, steps=steps)
 
     def repeated(epochs: dict[str, float]) -> str:
         return ", ".join(f"source {name} {times:,.1f} times" for name, times in epochs.items() if times >= 1.05)
@@ -98,4 +99,4 @@ def workload(config: RunConfig, world_size: int) -> Workload:
 
 def model_with_vocabulary(config: RunConfig) -> ModelConfig:
     """Returns the model with the vocabulary of the shards. Raises UserError if its own does not fit them."""
-    return config.model.with_vocabulary(shard_tokenizer(config.data).vocab_size)
+    return config.model.with_vocabulary(shard_tokenizer(training_data(config)).vocab_size)

@@ -14,14 +14,17 @@ from typing import Any
 import yaml
 
 from launcher.config_schema.schema import Schema
+from launcher.run.old_stages import with_new_stages
+from schedules.stage_lengths import mixes
 from settings import UserError
 from settings.declarations import MAY_CHANGE
 from settings.differences import flatten, listed, show
+from settings.mistakes import KeyMistakeError
 
 # These keys are not compared: the law covers them, or they are paths. How the shards were built is not compared either,
 # because their hashes are. `model.vocab_size` may be left to the shards, whose tokenizer is compared.
-_NOT_COMPARED = ("run.*", "schedule*", "optim.lr", "train.steps", "model.vocab_size")
-_DATA_KEYS = ("data.mixture", "data.stages", "data.document_masking")
+_NOT_COMPARED = ("run.*", "schedule*", "stages*", "optim.lr", "train.steps", "model.vocab_size")
+_DATA_KEYS = ("data.mixture", "data.document_masking")
 _SAME_LOSS = ("optim.*", "train.precision")  # they change the curve but not the loss: a warning
 _MOST_DIFFERENCES = 8
 
@@ -40,7 +43,10 @@ def run_provenance(path: Path, *, loss: str) -> dict[str, Any]:
         plain = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return config_provenance(plain, loss=loss) if isinstance(plain, Mapping) else {}
+    try:
+        return config_provenance(with_new_stages(plain), loss=loss) if isinstance(plain, Mapping) else {}
+    except KeyMistakeError:
+        return {}
 
 
 def config_provenance(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
@@ -51,7 +57,12 @@ def config_provenance(plain: Mapping[str, Any], *, loss: str) -> dict[str, Any]:
     schema = Schema.read()
     compared = {key: value for key, value in flat.items() if _is_compared(key, plain, schema)}
     compared |= {key: data[key.removeprefix("data.")] for key in _DATA_KEYS if key.removeprefix("data.") in data}
-    return {"loss": loss, **compared, **_shard_hashes(data)}
+    first, *later = mixes(plain)
+    if "data.mixture" in compared or first.mixture:
+        compared["data.mixture"] = first.mixture
+    if first.replay or later:
+        compared["stages: data"] = [[mix.first_step, mix.mixture, mix.replay] for mix in (first, *later)]
+    return {"loss": loss, **compared, **_shard_hashes(data, [mix.mixture for mix in (first, *later)])}
 
 
 def compare(
@@ -99,15 +110,13 @@ def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def _shard_hashes(data: Mapping[str, Any]) -> dict[str, str]:
+def _shard_hashes(data: Mapping[str, Any], mixtures: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns hashes of the tokenizer and of the held-out split; empty if the shards are gone."""
     infos: dict[str, Any] = {}
     try:
         for path in sorted(Path(str(data["shards"])).glob("*/dataset.json")):
             infos[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
-        stages = [stage.get("mixture") for stage in data.get("stages") or ()]
-        mixtures = [data.get("mixture"), *stages]
-        named = {name for mixture in mixtures for name in mixture or ()}
+        named = {name for mixture in mixtures for name in mixture}
         if not all(mixtures):
             named |= set(data.get("sources") or infos)
         used = {name: info for name, info in infos.items() if name in named}

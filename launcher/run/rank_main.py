@@ -14,23 +14,27 @@ from launcher.processes.environment import fix_cublas_workspace
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
+from launcher.run.branch_origin import branch_origin
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
+from launcher.run.schedule_phases import Phases, phases_of, phases_on_record, schedule_with, with_phases
+from launcher.run.stages import draw_plan, replayed_runs
 from model.attention import Kernel
-from parallel.agree import agree
+from parallel.agree import agree, from_first_rank
 from parallel.attention_kernel import agree_on_kernel
 from parallel.build import DTYPES
 from parallel.determinism import use_deterministic_algorithms
 from parallel.group_check import check_groups
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
-from settings import RunError
+from settings import RunError, parse
 from train.checkpoint.writer_lease import WriterLease
 from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.recorded_schedule import SchedulePhases
 from train.run_folder.start_record import recorded_kernel
 from train.safety.watchdog import Hang, Watchdog
 
@@ -54,8 +58,10 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
+    phases = _agree_on_phases(config)
     kernel = _agree_on_kernel(config, mesh)
-    lease = _open_run(config, mesh, kernel, group_record)
+    lease = _open_run(config, mesh, kernel, group_record, phases)
+    config = with_phases(config, phases)
     run: Run | None = None
     try:
         run = build_run(config, mesh, folder, kernel=kernel, lease=lease, watchdog=watchdog, store=met)
@@ -122,22 +128,51 @@ def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
         config.model,
         mesh,
         dtype=DTYPES[config.train.precision],
-        recorded=recorded_kernel(config.run.path) if mesh.rank == 0 else None,
+        recorded=_kernel_on_record(config) if mesh.rank == 0 else None,
     )
     if warning is not None and mesh.rank == 0:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     return kernel
 
 
-def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any]) -> WriterLease | None:
+def _kernel_on_record(config: RunConfig) -> str | None:
+    """Returns the attention kernel that the run has used, or the one of the run from which it begins."""
+    origin = branch_origin(config)
+    return recorded_kernel(config.run.path) if origin is None else origin.attention_kernel
+
+
+def _agree_on_phases(config: RunConfig) -> Phases:
+    """Returns the phases of the schedules, on all ranks: those on record, but for what the config states."""
+
+    def on_first_rank() -> dict[str, Any]:
+        found = phases_of(with_phases(config, phases_on_record(config)))
+        return {key: phases.to_plain() for key, phases in found.items()}
+
+    read = from_first_rank(on_first_rank)
+    return {key: parse(SchedulePhases, plain, source="run.json") for key, plain in read.items()}
+
+
+def _open_run(
+    config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any], phases: Phases
+) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
     def open_on_rank_0() -> None:
         if mesh.rank == 0:
-            inputs, size = inputs_of(config), mesh.world_size
+            inputs, size, recorded = inputs_of(config), mesh.world_size, phases_on_record(config)
             lease = open_run(
-                config.run.path, config, world_size=size, inputs=inputs, kernel=kernel, groups=group_record
+                config.run.path,
+                config,
+                world_size=size,
+                inputs=inputs,
+                draws=draw_plan(config),
+                replayed=replayed_runs(config),
+                kernel=kernel,
+                groups=group_record,
+                schedules=phases,
+                schedule_of=lambda each: schedule_with(recorded, each),
+                origin=branch_origin(config),
             )
             leases.append(lease)
 

@@ -15,6 +15,7 @@ from launcher.processes.environment import prepare_process
 from launcher.processes.rank_info import SINGLE_PROCESS
 from launcher.processes.rendezvous import open_store
 from launcher.run.config import RunConfig, load_run_config
+from launcher.run.stages import training_data
 from model.attention import AttentionMask
 from model.config import ModelConfig
 from model.transformer import Transformer
@@ -76,7 +77,7 @@ def open_checkpoint(
     """
     folder, config = read_run_config(path, data_shards=data_shards)
     checkpoint = chosen_checkpoint(folder, step)
-    return describe_checkpoint(config, checkpoint, tokenizer or shard_tokenizer(config.data))
+    return describe_checkpoint(config, checkpoint, tokenizer or shard_tokenizer(training_data(config)))
 
 
 def describe_checkpoint(config: RunConfig, checkpoint: Path, tokenizer: TokenizerInfo) -> SavedCheckpoint:

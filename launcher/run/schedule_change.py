@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from launcher.run.config import RunConfig
-from settings import UserError, read_yaml
+from launcher.run.schedule_phases import Phases, schedule_with
+from settings import UserError, parse, read_yaml
 from train.checkpoint.discovery import state_to_go_on_from
 from train.run_folder.folder import RunFolder
 
 
-def schedule_change_warnings(config: RunConfig) -> list[str]:
+def schedule_change_warnings(config: RunConfig, phases: Phases) -> list[str]:
     """Returns a warning if `train.steps` has changed since the last start, and the lr of the next step with it.
 
-    `check_run` must have found that the run folder continues with `config`.
+    `check_run` must have found that the run folder continues with `config`. `phases`: those that it has recorded.
     """
     folder = RunFolder(config.run.path)
     state = state_to_go_on_from(folder.checkpoints)
     if state is None or not state.step:
         return []
-    recorded, steps = read_yaml(folder.config).get("train", {}).get("steps"), config.train.steps
+    steps = config.train.steps
     try:
-        old_lr, new_lr = (
-            config.schedule.build(peak_lr=config.optim.lr, total_steps=total)(state.step) for total in (recorded, steps)
-        )
-    except (UserError, TypeError):  # the recorded number was edited by hand, or is missing
+        before = parse(RunConfig, read_yaml(folder.config), source=str(folder.config))
+        recorded = before.train.steps
+        old_lr, new_lr = (schedule_with(phases, each)(state.step) for each in (before, config))
+    except UserError:  # the record was edited by hand
         return []
     if old_lr == new_lr:
         return []

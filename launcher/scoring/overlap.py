@@ -9,6 +9,7 @@ import numpy as np
 
 from data.shards.index import Shards, open_shards
 from launcher.run.saved_run import read_run_config
+from launcher.run.stages import training_data
 from settings import UserError
 from train.run_folder.start_record import recorded_inputs
 
@@ -24,7 +25,7 @@ def overlap_warnings(runs: Sequence[Path], shards: Shards) -> list[str]:
     for run in runs:
         _, config = read_run_config(run)
         try:
-            trained = _document_hashes(open_shards(config.data))
+            trained = _document_hashes(open_shards(training_data(config)))
             known = int(np.isin(scored, trained).sum())
         except UserError:
             recorded = set(recorded_inputs(run).sources.values())

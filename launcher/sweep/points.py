@@ -20,7 +20,7 @@ from train.run_folder.input_hashes import Inputs
 
 _SUFFIX = "-sweep"
 _MOST_NAME_CHARACTERS = 120
-_DATA_KEYS = ("data.mixture", "data.stages", "data.document_masking")  # the shards count by their hashes
+_DATA_KEYS = ("data.mixture", "data.document_masking")  # the shards count by their hashes
 _NOT_HASHED = ("run.name", "run.folder", "checkpoint")
 
 
@@ -127,5 +127,13 @@ def _without_defaults(settings: Settings) -> dict[str, Any]:
         value = getattr(settings, name)
         if name != "name" and value == field.get_default(call_default_factory=True):
             continue
-        kept[name] = _without_defaults(value) if isinstance(value, Settings) else plain[name]
+        kept[name] = _plain_without_defaults(value, plain[name])
     return kept
+
+
+def _plain_without_defaults(value: object, plain: Any) -> Any:
+    if isinstance(value, Settings):
+        return _without_defaults(value)
+    if isinstance(value, tuple) and any(isinstance(item, Settings) for item in value):
+        return [_plain_without_defaults(*pair) for pair in zip(value, plain, strict=True)]
+    return plain

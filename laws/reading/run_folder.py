@@ -12,6 +12,7 @@ import yaml
 
 from laws.curve import Floats, LossCurve, LrCurve, detect_warmup
 from laws.reading.reading import Reading, check_tokens, median_batch
+from schedules.stage_lengths import mixes
 from settings import UserError
 from settings.jsonl import read_steps
 
@@ -49,7 +50,7 @@ def read_run(
     lr_n, applied = _applied(rows, trained)
     declared = warmup_steps
     if declared is None:
-        schedule = config.get("schedule")
+        schedule = _first_schedule(config)
         declared = schedule.get("warmup_steps") if isinstance(schedule, Mapping) else None
     warmup = min(int(declared), lr_n.size) if declared is not None else detect_warmup(lr_n)
     steps = np.array([applied[step] for step in evaluated], dtype=np.int64)
@@ -60,6 +61,13 @@ def read_run(
     skipped = trained[-1] - lr_n.size
     notes = (f"{path.name}: {skipped} skipped steps are left out",) if skipped else ()
     return Reading(curve, notes)
+
+
+def _first_schedule(config: Mapping[str, Any]) -> Any:
+    """Returns the schedule with which the run begins: that of its first stage, if it has one."""
+    stages = config.get("stages")
+    first = stages[0] if isinstance(stages, list) and stages and isinstance(stages[0], Mapping) else {}
+    return first.get("schedule") or config.get("schedule")
 
 
 def tokens_per_step(path: Path) -> float:
@@ -103,12 +111,13 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 def _check_stages(path: Path, config: Mapping[str, Any], last_step: int) -> None:
     data = config.get("data")
-    stages = data.get("stages") if isinstance(data, Mapping) else None
-    for stage in stages or ():
-        first = stage.get("from_step", 0) if isinstance(stage, Mapping) else 0
+    old = data.get("stages") if isinstance(data, Mapping) else None  # as earlier versions recorded stages
+    changes = [("data.stages", stage.get("from_step", 0)) for stage in old or () if isinstance(stage, Mapping)]
+    changes += [(mix.key, mix.first_step) for mix in mixes(config)]
+    for key, first in changes:
         if 0 < first < last_step:
             raise UserError(
-                f"{path}: the data mix changes at step {first} (data.stages), and no law of the lr covers that; "
+                f"{path}: the data mix changes at step {first} ({key}), and no law of the lr covers that; "
                 f"fit only the steps before it with last_step = {first}"
             )
 

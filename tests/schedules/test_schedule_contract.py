@@ -81,6 +81,19 @@ def test_no_jump_at_any_joint(name: str, warmup: int, total: int, tmp_path: Path
         assert largest_change(config, 16) < 0.35 * largest_change(config, 1)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_phases_give_the_same_schedule_and_are_kept_by_a_longer_run(name: str, tmp_path: Path) -> None:
+    for config in SCHEDULES[name].examples(tmp_path):
+        phases = config.phases(100)
+        recorded = config.with_phases(phases)
+        assert set(phases) <= set(type(config).model_fields)
+        assert all(value is not None for key, value in recorded if key in phases)
+        assert recorded.phases(100) == recorded.phases(300) == phases
+        ours, theirs = (one.build(peak_lr=PEAK, total_steps=100).every_step() for one in (config, recorded))
+        assert ours.tobytes() == theirs.tobytes()
+        assert recorded.with_phases(config.phases(300)) == recorded
+
+
 @pytest.mark.parametrize("name", WARMED)
 def test_a_warmup_longer_than_the_run_is_refused(name: str, tmp_path: Path) -> None:
     for config in SCHEDULES[name].examples(tmp_path):

@@ -20,17 +20,17 @@ from typing import Any
 
 import torch.distributed as dist
 
-from model.config import ModelConfig
 from parallel.agree import agree, from_first_rank
 from parallel.engines.engine import Engine
 from parallel.engines.slices import Slice
 from parallel.gather import gather_json
 from parallel.mesh import Mesh
 from parallel.parameter_shards import assert_full_parameters_agree
-from settings import Settings, UserError, parse
+from settings import UserError, parse
 from settings.differences import listed
 from settings.files import explained
 from train.checkpoint.discovery import candidates, first_complete, read_state
+from train.checkpoint.fits_run import misfits
 from train.checkpoint.manifest import (
     STATE_FILE_NAME,
     IncompleteCheckpointError,
@@ -43,7 +43,6 @@ from train.checkpoint.resharding import TensorFiles
 from train.checkpoint.writer import CheckpointProvenance, CheckpointWriter
 from train.checkpoint.writer_lease import LeaseRecord, WriterLease
 from train.config import CheckpointConfig
-from train.resume_rules import differences
 from train.state import TrainState
 
 _MOST_DIFFERENCES = 10
@@ -213,10 +212,7 @@ class CheckpointManager:
 
     def _check_fit(self, manifest: Manifest, slices: Mapping[str, Slice], path: Path) -> None:
         provenance = self._provenance
-        changes = differences({"model": manifest.model}, {"model": provenance.model}, schema=_OfModel)
-        differing = [f"{key}: {there} there, {here} here" for key, (there, here) in changes.items()]
-        if manifest.tokenizer and provenance.tokenizer and manifest.tokenizer != provenance.tokenizer:
-            differing.append(f"tokenizer: SHA-256 {manifest.tokenizer[:16]}… there, {provenance.tokenizer[:16]}… here")
+        differing = misfits(manifest, model=provenance.model, tokenizer=provenance.tokenizer)
         for name, part in slices.items():
             there = manifest.tensors.get(name)
             if there is None:
@@ -230,12 +226,6 @@ class CheckpointManager:
         if differing:
             shown = listed(differing, most=_MOST_DIFFERENCES)
             raise UserError(f"checkpoint {path} is of another model, tokenizer or optimizer:\n{shown}")
-
-
-class _OfModel(Settings):
-    """The section of a run config that a checkpoint's manifest repeats."""
-
-    model: ModelConfig
 
 
 def _shared_lease(lease: WriterLease | None, folder: Path, group: dist.ProcessGroup) -> WriterLease | None:

@@ -65,12 +65,30 @@ def write_first_checkpoint(
     state = TrainState()
     path = folder / folder_name(state.step)
     path.mkdir(parents=True)
+    write_weights(path, shapes, tensors, state=state, model=model, tokenizer=tokenizer)
+    flush_folder(folder)
+    write_text(folder / LATEST, path.name + "\n")
+
+
+def write_weights(
+    path: Path,
+    shapes: Mapping[str, Shape],
+    tensors: Iterable[Tensor],
+    *,
+    state: TrainState,
+    model: Mapping[str, Any],
+    tokenizer: str,
+) -> None:
+    """Writes a checkpoint of `state` with weights and no optimizer state into the empty folder `path`.
+
+    `tensors` come in the order of `shapes`, and only one is in memory at a time.
+    """
     named = {PREFIX + name: shape for name, shape in shapes.items()}
     metadata = slices_metadata({name: [0] * len(shape) for name, shape in named.items()})
     size, sha256 = write_safetensors(path / _FILE, named, tensors, dtype=torch.float32, metadata=metadata)
     write_json(path / STATE_FILE_NAME, state.to_plain())
     files = {_FILE: FileRecord(bytes=size, sha256=sha256), STATE_FILE_NAME: FileRecord.of(path / STATE_FILE_NAME)}
-    manifest = Manifest(step=state.step, tensors=named, files=files, model=dict(model), tokenizer=tokenizer)
+    manifest = Manifest(
+        step=state.step, tokens=state.tokens, tensors=named, files=files, model=dict(model), tokenizer=tokenizer
+    )
     write_manifest(path, manifest)
-    flush_folder(folder)
-    write_text(folder / LATEST, path.name + "\n")

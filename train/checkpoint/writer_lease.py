@@ -135,14 +135,31 @@ def check_not_running(folder: Path) -> None:
     A process that is stopped (SIGSTOP) or runs on another host may be dead, for all that can be known here: its lease
     is taken over, and if it comes back it is fenced.
     """
-    record = read_lease(folder)
-    if record is None or record.pid == os.getpid() or not _workspace(folder, record.token).is_dir():
-        return  # never taken, taken by this process, or released
-    if (record.host, record.boot) == (platform.node(), _boot()) and _is_running(record):
+    record = running_holder(folder)
+    if record is not None and record.pid != os.getpid():
         raise UserError(
             f"the run in {folder.parent} is being trained already, by {record}; "
             "stop that one first (it saves a checkpoint), or choose another run.name"
         )
+
+
+def running_holder(folder: Path) -> LeaseRecord | None:
+    """Returns the holder of a folder's lease if it is alive on this machine; None if it is not, or cannot be known."""
+    record = _unreleased(folder)
+    if record is None or (record.host, record.boot) != (platform.node(), _boot()):
+        return None
+    return record if _is_running(record) else None
+
+
+def unreleased_host(folder: Path) -> str | None:
+    """Returns the host of a holder that has not released the lease, if it is another host; else None."""
+    record = _unreleased(folder)
+    return None if record is None or record.host == platform.node() else record.host
+
+
+def _unreleased(folder: Path) -> LeaseRecord | None:
+    record = read_lease(folder)
+    return record if record is not None and _workspace(folder, record.token).is_dir() else None
 
 
 def _workspace(folder: Path, token: int) -> Path:

@@ -60,13 +60,15 @@ class ConsoleLines:
             parts.append("skipped: not finite")
         self._print("  ".join(parts if self._progress is not None else [*parts, left]))
 
-    def evaluation(self, step: int, values: Mapping[str, float], *, forecast: str | None = None) -> None:
-        """Prints the line of an evaluation: the held-out loss, its forecast, every source's bits a byte."""
+    def evaluation(
+        self, step: int, values: Mapping[str, float], *, forecast: str | None = None, continual: str | None = None
+    ) -> None:
+        """Prints the line of an evaluation: held-out loss, its forecast, every source's bits a byte, forgetting."""
         bits = [
             f"{name.split('/')[1]} {value:.4f}" for name, value in values.items() if name.endswith("/bits_per_byte")
         ]
         parts = [f"step {step}", f"held-out loss {values['held_out/loss']:.4f}", forecast]
-        self._print("  ".join([*filter(None, parts), f"bits per byte: {', '.join(bits)}"]))
+        self._print("  ".join(filter(None, [*parts, f"bits per byte: {', '.join(bits)}", continual])))
 
     def notice(self, line: str | None) -> None:
         """Prints any other line; nothing if it is None."""

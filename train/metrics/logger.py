@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,6 +14,7 @@ from settings.files import explained
 from train.checkpoint.writer_lease import WriterLease
 from train.evaluate import Evaluation
 from train.metrics.console import ConsoleLines
+from train.metrics.continual import ContinualMetrics, continual_text
 from train.metrics.jsonl import MetricsFile, read_metrics
 from train.metrics.sparse_cost import SparseCost
 from train.run_folder.folder import RunFolder
@@ -49,6 +50,8 @@ class MetricsLogger:
         log_every_steps: int = 1,
         forecast: RunForecast | None = None,
         sparse_cost: SparseCost | None = None,
+        continual: ContinualMetrics | None = None,
+        held_out_on: Mapping[str, Any] | None = None,
         console: Console | None = None,
         lease: WriterLease | None = None,
     ) -> None:
@@ -57,6 +60,8 @@ class MetricsLogger:
 
         `flops_per_step` counts forward and backward over a global batch, without recomputation. `peak_flops` is the sum
         over all ranks, so that mfu = flops_per_step / seconds / peak_flops; None if it is unknown, and mfu left out.
+
+        `held_out_on`: the identity of the held-out sequences from now on, for `continual`.
         """
         self._file: MetricsFile | None = None
         if not writes:
@@ -73,6 +78,10 @@ class MetricsLogger:
         self._lines = ConsoleLines(console or Console(), from_step=state.step, total=total_steps, every=log_every_steps)
         self._forecast = forecast
         self._sparse_cost = sparse_cost
+        self._continual = continual
+        self._last_continual: str | None = None  # of the last evaluation
+        if continual is not None:
+            continual.recall(read_metrics(folder.metrics), state=state, sequences=held_out_on or {})
         if forecast is not None:
             forecast.recall(read_metrics(folder.metrics), state=state)
             self._board.add_custom_scalars(_FORECAST_CHARTS)
@@ -125,11 +134,15 @@ class MetricsLogger:
         if self._file is None:
             return
         values = evaluation.metrics()
+        continual = {} if self._continual is None else self._continual.evaluation(state.step, values)
+        self._last_continual = continual_text(continual)
         record = None if self._forecast is None else self._forecast.evaluation(state, evaluation.loss)
-        self._write(state.step, {"step": state.step, **values, **(record.metrics() if record else {})})
+        self._write(state.step, {"step": state.step, **values, **continual, **(record.metrics() if record else {})})
         with explained("writing TensorBoard's file"):
             self._board.flush()
-        self._lines.evaluation(state.step, values, forecast=record.line() if record else None)
+        self._lines.evaluation(
+            state.step, values, forecast=record.line() if record else None, continual=self._last_continual
+        )
         self._lines.notice(record.drift_notice() if record else None)
 
     def notice(self, line: str) -> None:
@@ -138,12 +151,13 @@ class MetricsLogger:
             self._lines.notice(line)
 
     def closing_lines(self, state: TrainState) -> list[str]:
-        """Returns forecast, held-out loss and error of a run that has ended, and what its zeroed weights count as."""
+        """Returns the last lines of a run: forecast, cost of zeroed weights, forgetting and adaptation."""
         if self._file is None:
             return []
         forecast = None if self._forecast is None else self._forecast.closing_line()
         sparse = None if self._sparse_cost is None else self._sparse_cost.closing_line(state)
-        return [line for line in (forecast, sparse) if line is not None]
+        continual = None if self._last_continual is None else f"held-out loss: {self._last_continual}"
+        return [line for line in (forecast, sparse, continual) if line is not None]
 
     def rewind(self, state: TrainState) -> None:
         """Drops what was logged past a state: the run goes on from there."""

@@ -3,6 +3,7 @@
 runs/NAME/config.yaml     resolved: `lehr train runs/NAME/config.yaml` goes on with the run
 runs/NAME/run.json        the hashes of what it reads; every start: command, versions, git commit, host, date
 runs/NAME/metrics.jsonl   runs/NAME/events.jsonl   runs/NAME/tensorboard/   runs/NAME/checkpoints/   runs/NAME/logs/
+runs/NAME/branches.jsonl  the runs that have begun from a checkpoint of this one
 runs/NAME/profile/        traces of profiled steps
 runs/NAME/metrics-1.jsonl, tensorboard-1/        what was logged before the checkpoints were lost
 """
@@ -36,6 +37,11 @@ class RunFolder:
     def record(self) -> Path:
         """The record of starts."""
         return self.path / "run.json"
+
+    @property
+    def branches(self) -> Path:
+        """The runs that began from a checkpoint of this one, a line each."""
+        return self.path / "branches.jsonl"
 
     @property
     def metrics(self) -> Path:

@@ -1,4 +1,4 @@
-"""run.json: the record of a run's starts, and the hashes of what the run reads."""
+"""run.json: the record of a run's starts, the hashes of what the run reads, and the plan of its draws."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from data.batches.draw_plan import DrawPlan, Seen
 from settings import Settings, UserError, parse
 from settings.files import write_json
 from settings.packages import installed_version
+from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.input_hashes import Inputs
+from train.run_folder.recorded_schedule import SchedulePhases
 
 _PACKAGES = (
     "lehr",
@@ -39,6 +42,10 @@ class Record(Settings):
 
     format: Literal[1] = 1
     inputs: Inputs = Inputs()
+    schedules: dict[str, SchedulePhases] = Field({}, description="their phases, by their keys in the config")
+    branched_from: Origin | None = None
+    draws: DrawPlan | None = None  # of the newest start; stages that had begun before are as they were
+    replayed: dict[str, Seen] = Field({})  # what earlier runs had read when this run began, by replay.run
     starts: list[Any] = Field([])
 
 
@@ -48,6 +55,35 @@ def recorded_inputs(path: Path) -> Inputs:
         return _read_record(RunFolder(path).record).inputs
     except UserError:
         return Inputs()
+
+
+def recorded_schedules(path: Path) -> dict[str, SchedulePhases]:
+    """Returns the phases that the run in the folder `path` has recorded, by the keys of its schedules; else empty."""
+    try:
+        return _read_record(RunFolder(path).record).schedules
+    except UserError:
+        return {}
+
+
+def recorded_origin(path: Path) -> Origin | None:
+    """Returns where the run in the folder `path` branched from another one; None if it did not, or has no record."""
+    try:
+        return _read_record(RunFolder(path).record).branched_from
+    except UserError:
+        return None
+
+
+def recorded_draws(path: Path) -> DrawPlan | None:
+    """Returns the plan of the draws of the run in the folder `path`; None if it recorded none."""
+    return _read_record(RunFolder(path).record).draws
+
+
+def recorded_replays(path: Path) -> dict[str, Seen]:
+    """Returns what earlier runs had read when the run in the folder `path` began, by replay.run; else empty."""
+    try:
+        return _read_record(RunFolder(path).record).replayed
+    except UserError:
+        return {}
 
 
 def recorded_kernel(path: Path) -> str | None:
@@ -77,9 +113,20 @@ def last_start(path: Path) -> dict[str, Any]:
     return starts[-1] if starts and isinstance(starts[-1], dict) else {}
 
 
-def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is_first: bool) -> list[str]:
+def record_start(
+    folder: RunFolder,
+    inputs: Inputs,
+    start: dict[str, Any],
+    *,
+    is_first: bool,
+    schedules: Mapping[str, SchedulePhases] | None = None,
+    origin: Origin | None = None,
+    draws: DrawPlan | None = None,
+    replayed: Mapping[str, Seen] | None = None,
+) -> list[str]:
     """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
 
+    `schedules`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
     Returns a warning if the record of the starts before is lost.
     """
     lost = None if is_first or folder.record.exists() else "is missing"
@@ -89,7 +136,16 @@ def record_start(folder: RunFolder, inputs: Inputs, start: dict[str, Any], *, is
         unreadable = folder.record.with_suffix(".unreadable")
         folder.record.rename(unreadable)
         record, lost = Record(), f"cannot be read and is kept as {unreadable.name}"
-    record = Record(inputs=inputs if is_first else record.inputs.joined(inputs), starts=[*record.starts, start])
+    record = record.model_copy(
+        update={
+            "inputs": inputs if is_first else record.inputs.joined(inputs),
+            "draws": draws or record.draws,
+            "replayed": {**(replayed or {}), **record.replayed},
+            "schedules": record.schedules if schedules is None else dict(schedules),
+            "branched_from": origin or record.branched_from,
+            "starts": [*record.starts, start],
+        }
+    )
     write_json(folder.record, record.to_plain())
     if lost is None:
         return []

@@ -13,7 +13,8 @@ from made_shards import documents, write_source
 
 from data.batches.check_training_data import check_training_data
 from data.batches.loader import Loader
-from data.config import DataConfig, MixtureStageConfig
+from data.batches.training_data import DataStage, with_stages
+from data.config import DataConfig
 from data.shards.index import open_shards, shard_tokenizer
 from settings import UserError
 
@@ -57,9 +58,9 @@ def test_no_folder(tmp_path: Path) -> None:
 def test_unknown_source_in_a_mixture(folder: Path) -> None:
     with pytest.raises(UserError, match=r'data.mixture: no shards of a source "frnch" .*; did you mean "french"\?'):
         check_training_data(DataConfig(shards=folder, mixture={"english": 1, "frnch": 1}), 32)
-    stages = (MixtureStageConfig(from_step=3, mixture={"german": 1}),)
-    with pytest.raises(UserError, match=r'data.stages.0.mixture: no shards of a source "german"'):
-        open_shards(DataConfig(shards=folder, stages=stages))
+    stages = (DataStage("data.mixture", 0, {}), DataStage("stages.1.mixture", 3, {"german": 1}))
+    with pytest.raises(UserError, match=r'stages.1.mixture: no shards of a source "german"'):
+        open_shards(with_stages(DataConfig(shards=folder), stages))
 
 
 def test_a_source_of_the_config_without_shards(folder: Path) -> None:
@@ -141,11 +142,11 @@ def test_two_tokenizers(folder: Path) -> None:
 def test_sequence_longer_than_a_source(folder: Path) -> None:
     """A source that only a later stage draws from is refused too, but not one with weight 0."""
     message = r'train.seq_length = 500: source "french" has 500 tokens in its train split, .* at most 499, or leave the'
-    stages = (MixtureStageConfig(from_step=3, mixture={"french": 1}),)
+    stages = (DataStage("data.mixture", 0, {"long": 1}), DataStage("stages.1.mixture", 3, {"french": 1}))
     write_source(folder, "long", train=[documents(np.random.default_rng(0), tokens=600)])
     for config in (
         DataConfig(shards=folder, mixture={"long": 1, "french": 1}),
-        DataConfig(shards=folder, mixture={"long": 1}, stages=stages),
+        with_stages(DataConfig(shards=folder, mixture={"long": 1}), stages),
     ):
         with pytest.raises(UserError, match=message):
             check_training_data(config, 500)

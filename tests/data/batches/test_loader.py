@@ -15,7 +15,8 @@ from datatrove.utils.dataset import DatatroveFolderDataset
 from made_shards import EOS, documents, write_source
 
 from data.batches.loader import Batch, Loader, batch_hash
-from data.config import DataConfig, MixtureStageConfig
+from data.batches.training_data import DataStage, with_stages
+from data.config import DataConfig
 from settings import UserError
 
 FIELDS = ("tokens", "targets", "loss_mask", "positions", "documents", "sources", "samples")
@@ -50,6 +51,15 @@ def folder(tmp_path: Path) -> Path:
 
 def config(folder: Path, **values: object) -> DataConfig:
     return DataConfig.model_validate({"shards": folder, "mixture": {"a": 0.5, "b": 0.3, "c": 0.2}, **values})
+
+
+def staged(folder: Path, later: dict[int, dict[str, float]]) -> DataConfig:
+    """Return the config with other mixtures from later steps on."""
+    data = config(folder)
+    mixtures = {0: data.mixture, **later}
+    return with_stages(
+        data, [DataStage(f"stages.{first_step}", first_step, mixture) for first_step, mixture in mixtures.items()]
+    )
 
 
 class Reference:
@@ -141,12 +151,9 @@ def test_every_sequence_is_drawn_once_an_epoch(tmp_path: Path) -> None:
 
 def test_proportions_and_stages(folder: Path) -> None:
     """After every row of 40 steps, each source's count is within one row of its weights, stages included."""
-    stages = (
-        MixtureStageConfig(from_step=11, mixture={"b": 3, "c": 1}),
-        MixtureStageConfig(from_step=30, mixture={"a": 1, "b": 2}),
-    )
+    stages = {11: {"b": 3, "c": 1}, 30: {"a": 1, "b": 2}}
     weights = np.concatenate([[[0.5, 0.3, 0.2]] * 11 * 6, [[0, 0.75, 0.25]] * 19 * 6, [[1 / 3, 2 / 3, 0]] * 10 * 6])
-    with Loader(config(folder, stages=stages), seed=0, seq_length=16, rows_per_step_global=6) as loader:
+    with Loader(staged(folder, stages), seed=0, seq_length=16, rows_per_step_global=6) as loader:
         numbers = [loader.sample_numbers(step) for step in range(40)]
         for step in (0, 10, 11, 35):
             rows = loader.batch(step)
@@ -185,14 +192,14 @@ def test_ranks_workers_and_prefetch_change_nothing(folder: Path, size: int, work
 
 def test_a_resume_continues_as_if_it_had_not_stopped(folder: Path) -> None:
     """A fresh loader, and one that jumps between steps, give the batches of a loader that ran from step 0."""
-    stages = (MixtureStageConfig(from_step=9, mixture={"a": 1, "c": 2}),)
+    stages = {9: {"a": 1, "c": 2}}
     common = {"seed": 5, "seq_length": 32, "rows_per_step_global": 6}
-    with Loader(config(folder, stages=stages), **common) as loader:
+    with Loader(staged(folder, stages), **common) as loader:
         expected = batches(loader, 40)
         for step in (39, 0, 17, 8, 9, 10):
             assert_same(loader.batch(step), expected[step])
     for step in (1, 9, 25, 39):
-        with Loader(config(folder, stages=stages), first_step=step, **common) as fresh:
+        with Loader(staged(folder, stages), first_step=step, **common) as fresh:
             assert_same(fresh.batch(step), expected[step])
 
 

@@ -236,7 +236,7 @@ def test_a_run_of_another_config_is_refused(config: Path) -> None:
     other = lehr("train", config, "train.steps=2", "schedule.warmup_steps=1", "optim.lr=1e-3")
     assert other.returncode == 2
     assert "optim.lr" in other.stderr
-    assert "lehr import DIR CONFIG" in other.stderr
+    assert "lehr train CONFIG --from" in other.stderr
 
 
 @pytest.mark.slow

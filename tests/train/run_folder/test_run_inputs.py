@@ -14,6 +14,7 @@ from small_runs import make_shards, write_config
 from data.batches.loader import Loader
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
+from launcher.run.stages import training_data
 from settings import UserError, compose
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
@@ -156,16 +157,16 @@ def test_a_later_stage_with_a_new_source_leaves_the_past_alone(tmp_path: Path, s
     grown = config_of(tmp_path, shards, data={"mixture": mixture, "stages": stages})
     start(grown)
     too_early = config_of(tmp_path, shards, data={"mixture": mixture, "stages": [{**stages[0], "from_step": 5}]})
-    with pytest.raises(UserError, match=r"data\.stages\.0\.from_step: absent there, 5 here"):
+    with pytest.raises(UserError, match=r"stages\.0\.steps: absent there, 5 here"):
         check(too_early)
     assert set(json.loads(folder.record.read_text())["inputs"]["sources"]) == {"alpha", "beta", "another"}
     check(first)  # the stage has not begun
     reach(folder, TrainState(step=8, left_out=((2, 3),)))
-    with pytest.raises(UserError, match=r"data\.stages"):
+    with pytest.raises(UserError, match=r"stages\.1\.mixture"):
         check(first)
 
     def rows(config: RunConfig) -> list[list[tuple[str, int]]]:
-        with Loader(config.data, seed=1, seq_length=32, rows_per_step_global=8) as loader:
+        with Loader(training_data(config), seed=1, seq_length=32, rows_per_step_global=8) as loader:
             names = loader.shards.names
             numbers = [loader.sample_numbers(batch) for batch in range(7)]
         return [[(names[s], int(n)) for s, n in zip(*pair, strict=True)] for pair in numbers]

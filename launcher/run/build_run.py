@@ -29,6 +29,7 @@ from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
 from train.metrics.logger import MetricsLogger
 from train.metrics.sparse_cost import SparseCost
 from train.metrics.step_timer import StepTimer
+from train.metrics.time_ledger import TimeLedger
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.beginning import begin
 from train.run_folder.events import Events
@@ -92,6 +93,7 @@ def build_run(
         ),
         watchdog=watchdog,
         step_timer=StepTimer(mesh.device),
+        time_ledger=TimeLedger(folder.times, writes=lease is not None, began=psutil.Process().create_time()),
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
         state=state,
         saved_step=state.step,

@@ -25,7 +25,7 @@ _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 class SlurmJob:
     """The Slurm job that this process belongs to."""
 
-    job_id: str
+    job_id: str  # of a task of an array: 12_3
     attempt: int  # from 1 on: a requeued job keeps its id
     node: str  # the node's name in Slurm; "" if Slurm does not say it
 
@@ -47,7 +47,9 @@ def read_slurm_job(environ: Mapping[str, str]) -> SlurmJob | None:
     if not environ.get("SLURM_JOB_ID"):
         return None
     restarts = read_int(environ, "SLURM_RESTART_COUNT", "0")
-    return SlurmJob(environ["SLURM_JOB_ID"], restarts + 1, environ.get("SLURMD_NODENAME", ""))
+    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    job_id = f"{array}_{task}" if array and task else environ["SLURM_JOB_ID"]
+    return SlurmJob(job_id, restarts + 1, environ.get("SLURMD_NODENAME", ""))
 
 
 def is_srun_rank(environ: Mapping[str, str]) -> bool:

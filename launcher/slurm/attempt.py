@@ -42,9 +42,11 @@ class Attempt:
         counted = int(ended.get("counted", 0))
         if last and (ended.get("attempt") != last.get("attempt") or ended.get("action") == "leave"):
             noted = self._last("terminated")
+            lost = noted.get("lost") or self._unusable_nodes()  # as the attempt could note it, or Slurm says it now
             ending = Ending(
                 None,
-                cause=self._lost_cause(),
+                cause=", ".join(lost),
+                lost_node=bool(lost),
                 cancelled=self._is_cancelled(),
                 preempted=noted.get("attempt") == last.get("attempt") and bool(noted.get("preempted")),
                 new_checkpoint=self.folder.checkpoint_step() > self._step_at_begin(),
@@ -128,11 +130,6 @@ class Attempt:
 
     def _is_cancelled(self) -> bool:
         return any(each.get("event") == "cancel" for each in self._events)
-
-    def _lost_cause(self) -> str:
-        """Returns which nodes of the attempt before have failed, as far as it could note it or Slurm says it now."""
-        lost = self._last("terminated").get("lost") or self._unusable_nodes()
-        return f"node {', '.join(lost)} failed" if lost else ""
 
     def _unusable_nodes(self) -> list[str]:
         return scheduler.unusable_nodes(scheduler.node_names(self._last("begin").get("nodes", "")))

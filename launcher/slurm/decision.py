@@ -25,6 +25,7 @@ class Ending:
     out_of_time: bool = False
     preempted: bool = False
     bad_node: bool = False  # its check found a node that no rank should start on
+    lost_node: bool = False  # Slurm has lost a node of the attempt, and put the job back itself
     new_checkpoint: bool = False
     counted_before: int = 0  # counted starts since the last new checkpoint, without this one
 
@@ -51,6 +52,7 @@ TABLE = (
     Row("the time limit, without a new checkpoint", lambda e: e.out_of_time, "requeue", counted=True),
     Row("stopped early, without a new checkpoint", lambda e: _stopped(e), "requeue", counted=True),
     Row("a node is bad", lambda e: e.bad_node, "requeue", counted=True),
+    Row("a node has failed", lambda e: e.lost_node, "requeue", counted=True),
     Row("the batch host was lost, or the job put back from outside", lambda e: e.exit_code is None, "requeue", True),
     Row("the run has failed", lambda e: True, "requeue", counted=True),
 )

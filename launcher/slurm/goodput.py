@@ -92,10 +92,11 @@ def goodput_of(
     for number, begin in enumerate(begins):
         began, attempt = float(begin["time"]), int(begin["attempt"])
         following = float(begins[number + 1]["time"]) if number + 1 < len(begins) else now
-        end = next((each for each in events if each.get("event") == "end" and each.get("attempt") == attempt), None)
-        ended = following if end is None else min(float(end["time"]), following)
+        # A job that Slurm puts back itself has two: as it ended, and as the next attempt has found out why.
+        ends = [each for each in events if each.get("event") == "end" and each.get("attempt") == attempt]
+        ended = min([float(each["time"]) for each in ends] + [following])
         own = next((each for each in times if began <= each.began <= ended), None)
-        running = end is None and number + 1 == len(begins)
+        running = not ends and number + 1 == len(begins)
         starts.append(
             StartGoodput(
                 attempt=attempt,
@@ -104,7 +105,7 @@ def goodput_of(
                 useful=own.steps + own.evaluating if own else 0.0,
                 saving=own.saving if own else 0.0,
                 lost=0.0 if running else max(0.0, ended - (own.until if own else began)),
-                fault=end is not None and _is_fault(end),
+                fault=bool(ends) and _is_fault(ends[-1]),
                 saves=own.saves if own else 0,
                 steps=own.steps_taken if own else 0,
             )

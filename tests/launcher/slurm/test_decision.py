@@ -38,6 +38,8 @@ CASES = [
     (Ending(138), "requeue", 1),
     (Ending(143), "requeue", 1),
     (Ending(None), "requeue", 1),
+    (Ending(None, lost_node=True), "requeue", 1),
+    (Ending(None, lost_node=True, preempted=True), "requeue", 0),
     (Ending(None, new_checkpoint=True), "requeue", 1),
 ]
 

@@ -56,6 +56,16 @@ def test_the_interval_of_checkpoints_that_would_lose_least() -> None:
     assert f"; {steps} would lose least time" in advice
 
 
+def test_a_job_that_slurm_puts_back_after_a_node_has_failed_had_a_fault() -> None:
+    """The attempt itself leaves the job to Slurm, and the next one finds out why."""
+    left = {**EVENTS[1], "action": "leave"}
+    found = {"event": "end", "time": 1200.0, "attempt": 1, "exit_code": None, "action": "requeue"}
+    first = goodput_of([EVENTS[0], left, found, *EVENTS[2:]], TIMES, submitted=1000.0, now=2000.0).starts[0]
+    assert (first.held, first.fault) == (140, True)
+    cancelled = goodput_of([EVENTS[0], left], TIMES, submitted=1000.0, now=2000.0).starts[0]
+    assert (cancelled.held, cancelled.fault) == (140, False)
+
+
 def test_an_attempt_that_was_lost_or_has_saved_nothing_is_lost_time_and_one_that_runs_is_not() -> None:
     events = [EVENTS[0], {**EVENTS[2], "time": 1100.0}]
     first, second = goodput_of(events, [], submitted=None, now=1130.0).starts

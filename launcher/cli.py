@@ -31,6 +31,7 @@ COMMANDS = (
     Command("data", "launcher.commands.data", "data_app", "Build token shards from text, and look into them.", True),
     Command("train", "launcher.commands.train", "train", "Train a model, on one process or many.", True),
     Command("runs", "launcher.commands.runs", "list_runs", "Show the family tree of runs, or the line of one run."),
+    Command("slurm", "launcher.commands.slurm.app", "slurm_app", "Submit runs to Slurm, watch and cancel them.", True),
     Command("sweep", "launcher.commands.sweep", "sweep", "Train every point of a grid, and say which is best."),
     Command(
         "eval", "launcher.commands.eval", "evaluate_run", "Measure a checkpoint's held-out loss, source by source."

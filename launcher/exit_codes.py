@@ -12,6 +12,15 @@ DONE = 0
 FAILED = 1
 USER_MISTAKE = 2
 STOPPED_EARLY = 75  # with a checkpoint: the same command continues (EX_TEMPFAIL of sysexits.h)
+FENCED = 76  # another process has taken the run over
+DIVERGED = 77  # the same command would diverge again
+
+_CODES: dict[str, int] = {"user": USER_MISTAKE, "failure": FAILED, "fenced": FENCED, "diverged": DIVERGED}
+
+
+def code_of(kind: str) -> int:
+    """Returns the exit code of a kind of error (`settings.errors.Kind`), or of a hang."""
+    return _CODES.get(kind, FAILED)
 
 
 def explain(error: Exception) -> int | None:
@@ -28,4 +37,4 @@ def explain(error: Exception) -> int | None:
     if not isinstance(error, UserError | RunError):
         return None
     print(f"error: {error}", file=sys.stderr)
-    return USER_MISTAKE if isinstance(error, UserError) else FAILED
+    return code_of(error.kind)

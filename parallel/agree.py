@@ -52,9 +52,15 @@ def from_first_rank(action: Callable[[], Any], group: dist.ProcessGroup | None =
 
 
 def _described(error: Exception) -> dict[str, Any]:
-    return {"failure": str(error) or type(error).__name__, "user": isinstance(error, UserError)}
+    kind = error.kind if isinstance(error, UserError | RunError) else RunError.kind
+    return {"failure": str(error) or type(error).__name__, "kind": kind}
 
 
 def _raise_failure(rank: int, outcome: dict[str, Any]) -> None:
-    if "failure" in outcome:
-        raise UserError(outcome["failure"]) if outcome["user"] else RunError(f"rank {rank}: {outcome['failure']}")
+    if "failure" not in outcome:
+        return
+    if outcome["kind"] == UserError.kind:
+        raise UserError(outcome["failure"])
+    error = RunError(f"rank {rank}: {outcome['failure']}")
+    error.kind = outcome["kind"]
+    raise error

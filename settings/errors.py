@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
+
+Kind = Literal["user", "failure", "fenced", "diverged"]
 
 _MOST_LISTED = 200
 
@@ -14,12 +17,17 @@ class UserError(ValueError):
     The text says which key, what value, which rule, and what to do.
     """
 
+    kind: Kind = "user"
+
 
 class RunError(RuntimeError):
     """A reason outside the program for which a run cannot go on: a full disk, a folder that another process took over.
 
-    The text says what failed, where, and what to do; the command line exits with 1, as for every failure.
+    The text says what failed, where, and what to do. The kind decides the exit code (launcher/exit_codes.py): a run
+    that was fenced or has diverged is not started again by itself.
     """
+
+    kind: Kind = "failure"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

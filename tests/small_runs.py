@@ -50,7 +50,7 @@ def write_config(folder: Path, shards: Path, **sections: dict[str, Any]) -> Path
         "checkpoint": {"every_steps": 4, "keep_last": 9},
     }
     for name, section in sections.items():
-        plain[name] = {**plain[name], **section}
+        plain[name] = {**plain.get(name, {}), **section}
     path = folder / "config.yaml"
     path.write_text(json.dumps(plain))
     return path

@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / ".ci" / "run"
-TOOLS = ("make", "git", "g++", "python3.11")
+TOOLS = ("make", "git", "g++", "python3.11", "slurmctld", "slurmd", "sbatch", "munged", "ip")
 ALL_OF_PYTHON = ["python3.11", "python3.11-venv", "python3.11-dev"]
+SLURM = ["slurmctld", "slurmd", "slurm-client", "munge", "iproute2"]
 
 
 def run(
@@ -40,6 +41,7 @@ def run(
         "git": "true",
         "g++": "true",
         "python3.11": f'case "$*" in *ensurepip*) {str(ensurepip).lower()} ;; *include*) echo {include} ;; esac',
+        **dict.fromkeys(TOOLS[4:], "true"),
         "apt-get": f'echo "apt-get $*" >> {log}; cp {shelf}/* {path}',
     }
     if headers:
@@ -59,6 +61,10 @@ def run(
     return [package for line in installs[1:] for package in line.removeprefix(options).split()], made_at_last
 
 
+def without(tool: str) -> tuple[str, ...]:
+    return tuple(name for name in TOOLS if name != tool)
+
+
 def test_its_syntax() -> None:
     assert subprocess.run(["bash", "-n", SCRIPT]).returncode == 0
     assert os.access(SCRIPT, os.X_OK)
@@ -70,7 +76,21 @@ def test_a_machine_that_has_all_installs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tool", TOOLS[:3])
 def test_a_tool_that_is_missing(tmp_path: Path, tool: str) -> None:
-    assert run(tmp_path, tools=tuple(name for name in TOOLS if name != tool)) == ([tool], "make check")
+    assert run(tmp_path, tools=without(tool)) == ([tool], "make check")
+
+
+def test_a_part_of_slurm_that_is_missing(tmp_path: Path) -> None:
+    assert run(tmp_path, tools=without("sbatch")) == (SLURM, "make check")
+
+
+def test_a_machine_that_cannot_have_slurm_makes_all_the_same(tmp_path: Path) -> None:
+    fails = ' case "$*" in *slurm*) echo no network >&2; return 100 ;; esac; DEBIAN_FRONTEND'
+    text = SCRIPT.read_text()
+    assert text.count("{ DEBIAN_FRONTEND") == 1
+    (tmp_path / "checkout" / ".ci").mkdir(parents=True)
+    script = tmp_path / "checkout" / ".ci" / "run"
+    script.write_text(text.replace(" DEBIAN_FRONTEND", fails))
+    assert run(tmp_path, tools=without("slurmd"), script=script) == ([], "make check")
 
 
 def test_python_in_parts(tmp_path: Path) -> None:
@@ -84,7 +104,7 @@ def test_python_in_parts(tmp_path: Path) -> None:
 
 
 def test_a_bare_machine(tmp_path: Path) -> None:
-    assert run(tmp_path, tools=()) == ([*TOOLS[:3], *ALL_OF_PYTHON], "make check")
+    assert run(tmp_path, tools=()) == ([*TOOLS[:3], *ALL_OF_PYTHON, *SLURM], "make check")
 
 
 def test_loss_curves_beside_the_checkout_are_used(tmp_path: Path) -> None:

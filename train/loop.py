@@ -19,6 +19,7 @@ from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.evaluate import evaluate
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
+from train.metrics.time_ledger import TimeLedger
 from train.micro_batches import MicroBatches
 from train.profiling.step_profiler import StepProfiler
 from train.safety.long_step import LongStep, StepDroppedError
@@ -58,6 +59,7 @@ class Run:
     long_step: LongStep
     watchdog: Watchdog
     step_timer: StepTimer
+    time_ledger: TimeLedger
     profiler: StepProfiler
     state: TrainState
     saved_step: int  # of the newest checkpoint
@@ -71,6 +73,7 @@ def train(run: Run) -> bool:
     """
     steps = run.config.train.steps
     run.step_timer.start()
+    run.time_ledger.start()
     stopped = not _evaluate_if_due(run)  # an earlier start can have been stopped within this evaluation
     while not stopped and run.state.step < steps:
         number = run.state.step + 1
@@ -123,6 +126,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
     )
     seconds = run.step_timer.end_step()
     run.stop_listener.note_step(seconds)
+    run.time_ledger.step(seconds)
     rank_seconds = run.slow_ranks.end_step(run.state.step)
     # Recorded before it is checked: what ends the run or rolls it back stands in metrics.jsonl.
     run.metrics.step(
@@ -150,7 +154,7 @@ def _evaluate_if_due(run: Run) -> bool:
         return True
     run.watchdog.set_phase("evaluation", f"after step {run.state.step}")
     train = run.config.train
-    with span("evaluation"), run.step_timer.excluded():
+    with span("evaluation"), run.time_ledger.spent_on("evaluating"), run.step_timer.excluded():
         evaluation = evaluate(
             run.engine,
             run.held_out,
@@ -181,10 +185,11 @@ def _save(run: Run) -> None:
     if run.state.step == run.saved_step:
         return
     run.watchdog.set_phase("save", f"after step {run.state.step}", timeout_factor=SAVE_TIME_FACTOR)
-    with span("save"), run.step_timer.excluded():
+    with span("save"), run.time_ledger.spent_on("saving"), run.step_timer.excluded():
         if run.config.train.compare_weights_every_steps:  # a checkpoint never has weights on which the ranks disagree
             compare_weights(run.engine, run.mesh, step=run.state.step)
         run.checkpoints.save(run.engine, run.state)
+    run.time_ledger.saved(run.state.step)
     run.saved_step = run.state.step
 
 

@@ -15,13 +15,15 @@ from launcher.processes.environment import (
     order_cuda_kernels,
     prepare_process,
     read_rank_info,
+    slurm_job,
 )
+from launcher.processes.failure_reports import FailureRecord
 from launcher.processes.first_parent import first_parent
 from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
 from launcher.processes.rank_exit import exit_failed, exit_hung, exit_process, exit_without_store
 from launcher.processes.rank_info import AddressError, RankInfo
-from launcher.processes.rank_logs import redirect_output
+from launcher.processes.rank_logs import log_folder, redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.machine import check_machine, read_machine
@@ -44,8 +46,9 @@ def train(
     """Train a model, on as many processes as the parallel sizes multiply to, or on those of torchrun or srun.
 
     Exit codes: 0: the run is done. 2: the config or a file that it names has a mistake. 75: the run stopped early with
-    a checkpoint, and the same command continues it. 128 + the number of a signal: the signal ended the run before there
-    was anything to save. Any other: the run failed, and the message names the rank and the reason.
+    a checkpoint, and the same command continues it. 76: another process has taken the run over. 77: the run diverged.
+    128 + the number of a signal: the signal ended the run before there was anything to save. Any other: the run failed,
+    and the message names the rank and the reason.
     """
     overrides = [*(overrides or []), *branch_overrides(from_run)]
     try:
@@ -72,7 +75,7 @@ def train(
                 preload="launcher.run.rank_main",
                 command=lehr_command("train", str(config), *overrides),
             )
-            raise SystemExit(run_ranks(start, count=count, log_folder=run_config.run.path / "logs"))
+            raise SystemExit(run_ranks(start, count=count, log_folder=_log_folder(run_config)))
         _run_rank(rank_info, run_config)
     if rank_info.parent is None:
         _run_rank(rank_info, *_meet(rank_info, config, overrides))
@@ -82,6 +85,10 @@ def train(
     except UserError as error:
         exit_failed(rank_info, error, sys.stderr)
     _run_rank(rank_info, run_config)
+
+
+def _log_folder(config: RunConfig) -> Path:
+    return log_folder(config.run.path / "logs", slurm_job())
 
 
 def _early_value(path: Path, overrides: list[str], section: str, key: str) -> object:
@@ -168,11 +175,17 @@ def _run_rank(rank_info: RankInfo, run_config: RunConfig, store: Store | None = 
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
     from launcher.run.rank_main import run_rank  # the import takes seconds; nothing is written before
 
-    with redirect_output(rank_info, run_config.run.path / "logs") as console:
+    job, logs = slurm_job(), _log_folder(run_config)
+    record = None if job is None else FailureRecord(logs, rank_info.rank, job.node)
+    with redirect_output(rank_info, logs, job) as console:
         try:
             code = run_rank(
-                run_config, rank_info, store, on_hang=lambda hang, store: exit_hung(rank_info, hang, store, console)
+                run_config,
+                rank_info,
+                store,
+                job=job,
+                on_hang=lambda hang, store: exit_hung(rank_info, hang, store, console, record),
             )
         except Exception as error:
-            exit_failed(rank_info, error, console, store)
+            exit_failed(rank_info, error, console, store, record)
     exit_process(code, sys.stdout, sys.stderr)

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from launcher.processes.network_interface import interface_to
 from launcher.processes.rank_info import SINGLE_PROCESS, RankInfo, read_int, read_torchrun_variables, torchrun_variables
-from launcher.processes.slurm import is_srun_rank, read_job_end_time, read_slurm_variables
+from launcher.processes.slurm import (
+    SlurmJob,
+    allocated_cores,
+    ask_job_end_time,
+    cores_of_task,
+    first_node_address,
+    is_srun_rank,
+    read_job_end_time,
+    read_slurm_job,
+    read_slurm_variables,
+)
 from settings import UserError
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -47,9 +57,26 @@ def check_single_process(command: str) -> None:
         )
 
 
-def job_end_time(environ: Mapping[str, str] | None = None) -> float | None:
-    """Reads when Slurm will end the job, on the clock of time.time(); None without a limit. Raises UserError."""
-    return read_job_end_time(os.environ if environ is None else environ)
+def slurm_job(environ: Mapping[str, str] | None = None) -> SlurmJob | None:
+    """Reads the Slurm job of this process; None outside of Slurm. Raises UserError."""
+    return read_slurm_job(os.environ if environ is None else environ)
+
+
+def first_node_of_step() -> str:
+    """Returns the address at which the ranks of this step would meet. Raises UserError."""
+    return first_node_address(os.environ)
+
+
+def job_end_time(environ: Mapping[str, str] | None = None, *, asks_slurm: bool = False) -> float | None:
+    """Reads when Slurm will end the job, on the clock of time.time(); None without a limit. Raises UserError.
+
+    `asks_slurm`: asks the controller if no variable says it. One rank does so for all, since all of them stop with it.
+    """
+    environ = os.environ if environ is None else environ
+    found = read_job_end_time(environ)
+    if found is None and asks_slurm and (job := read_slurm_job(environ)) is not None:
+        return ask_job_end_time(job.job_id)
+    return found
 
 
 def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -62,6 +89,7 @@ def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
 def check_environment() -> None:
     """Raises UserError if a variable that a run reads later, in its ranks, has a wrong value."""
     job_end_time()
+    slurm_job()
     _openmp_threads(os.environ)
 
 
@@ -95,14 +123,14 @@ def one_openmp_thread() -> Iterator[None]:
 def prepare_process(rank_info: RankInfo) -> None:
     """Sets what the libraries read when they are imported, the number of torch's threads, and the limit of open files.
 
-    Each rank gets its share of the cores unless the user has set OMP_NUM_THREADS. Raises UserError if it has a wrong
-    value.
+    Unless the user has set OMP_NUM_THREADS, a rank gets the cores that `srun --cpus-per-task` gave it, or its share of
+    those of the node. Raises UserError if a variable has a wrong value.
     LOCAL_RANK becomes the number of the rank's GPU, because DeepSpeed takes it for that, and demands it of a single
     process and of srun's ranks too.
     """
     threads = _openmp_threads(os.environ)
     if threads is None or (rank_info.has_agent and threads == 1 and _agent_has_set_threads()):
-        threads = max(1, available_cores() // rank_info.local_world_size)
+        threads = cores_of_task(os.environ) or max(1, available_cores() // rank_info.local_world_size)
         os.environ[_OPENMP_THREADS] = str(threads)
     across_nodes = rank_info.local_world_size < rank_info.world_size
     if rank_info.world_size > 1 and (interface := gloo_interface(rank_info.master_addr, across_nodes=across_nodes)):
@@ -204,5 +232,6 @@ def _agent_has_set_threads() -> bool:
 
 
 def available_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Returns the number of cores that this process may use: those the kernel allows, and Slurm gave the job."""
+    allowed = len(os.sched_getaffinity(0))
+    return min(allowed, allocated_cores(os.environ) or allowed)

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from launcher.exit_codes import DONE, FAILED, USER_MISTAKE
+from launcher.exit_codes import DONE, FAILED, USER_MISTAKE, code_of
 from launcher.processes.arrivals import Arrival, announce, arrival_of
 from launcher.processes.fingerprints import disagreement
 from launcher.processes.rank_exit import RANK_0_FIRST_SECONDS, exit_on_stop_signals, exit_process
@@ -226,7 +226,7 @@ def _end_alone(arrival: Arrival, error: RunError) -> NoReturn:
 
 
 def _exit_code(error: Exception) -> int:
-    return USER_MISTAKE if isinstance(error, UserError) else FAILED
+    return code_of(error.kind) if isinstance(error, UserError | RunError) else FAILED
 
 
 def _error(text: str, exit_code: int) -> UserError | RunError:

@@ -9,8 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from launcher.exit_codes import FAILED, USER_MISTAKE
-from launcher.processes.failure_reports import FailureReport, send_report
+from launcher.exit_codes import FAILED, USER_MISTAKE, code_of
+from launcher.processes.failure_reports import FailureRecord, FailureReport, send_report
 from launcher.processes.rank_info import AddressError, RankInfo
 from parallel.flight_recorder import group_progress
 from train.safety.stop_signals import set_stop_handlers
@@ -28,12 +28,21 @@ _LEAD_SECONDS = 2.0  # for rank 0 to print a mistake that all ranks have
 _MISTAKE_OF = "mistake of"  # the store's key for the rank that prints a mistake
 
 
-def exit_failed(rank_info: RankInfo, error: Exception, console: TextIO, store: Store | None = None) -> NoReturn:
+def exit_failed(
+    rank_info: RankInfo,
+    error: Exception,
+    console: TextIO,
+    store: Store | None = None,
+    record: FailureRecord | None = None,
+) -> NoReturn:
     """Reports the error to the parent, the console or the log, and ends.
 
     `store`: that of the ranks of torchrun or srun, by which only one of them prints a mistake that all of them have.
+    `record`: where the failure is kept for the one who decides whether the job starts again.
     """
     report = FailureReport.from_error(error)
+    if record is not None:
+        record.write(report)
     own_mistake = report.kind == "user"
     others_mistake = not own_mistake and store is not None and _others_mistake(store)
     if rank_info.parent is not None:
@@ -47,7 +56,7 @@ def exit_failed(rank_info: RankInfo, error: Exception, console: TextIO, store: S
         if report.traceback:
             print(report.traceback, file=sys.stderr)
         print(f"rank {rank_info.rank} failed: {report.message}", file=console)
-    exit_process(USER_MISTAKE if own_mistake or others_mistake else FAILED, sys.stdout, sys.stderr, console)
+    exit_process(USER_MISTAKE if others_mistake else code_of(report.kind), sys.stdout, sys.stderr, console)
 
 
 def exit_without_store(error: AddressError) -> NoReturn:
@@ -64,12 +73,16 @@ def exit_without_store(error: AddressError) -> NoReturn:
     exit_process(USER_MISTAKE, sys.stdout, sys.stderr)
 
 
-def exit_hung(rank_info: RankInfo, hang: Hang, store: Store, console: TextIO) -> NoReturn:
+def exit_hung(
+    rank_info: RankInfo, hang: Hang, store: Store, console: TextIO, record: FailureRecord | None = None
+) -> NoReturn:
     """Writes the stacks to the log and the rank's position to the console, and ends. The watchdog's thread calls it."""
     line = f"rank {rank_info.rank} hangs: {hang.position}"
     print(f"{line}\n{hang.stacks}", file=sys.stderr, flush=True)
+    report = FailureReport.from_hang(hang.position, hang.main_stack, group_progress())
+    if record is not None:
+        record.write(report)
     if rank_info.parent is not None:
-        report = FailureReport.from_hang(hang.position, hang.main_stack, group_progress())
         send_report(report, rank_info.parent.report_fd)
         time.sleep(_HANG_REPORT_SECONDS)
         os._exit(FAILED)

@@ -39,6 +39,8 @@ class RankInfo:
     parent: ParentHandles | None = None  # if lehr started them
     has_agent: bool = False  # torchrun's agent is the parent process; else the variables may be set by any program
     agent_serves_store: bool = False  # at the master port; else rank 0 does
+    more_ports: tuple[int, ...] = ()  # that rank 0 tries in turn if the master port is taken
+    store_name: str = ""  # by which a store at one of these ports is known to be that of this run; "" if there is one
 
     def gpu(self, visible: int) -> int:
         """Returns the number of this rank's GPU among those it sees: all of its node, or only its own (srun can do so).

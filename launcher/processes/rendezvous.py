@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 import sys
 import threading
@@ -18,8 +17,9 @@ from settings import RunError
 
 _RETRY_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0  # for one try
-_ANSWER_SECONDS = 30.0  # of a store that serves thousands of ranks
+_ANSWER_SECONDS = 30.0  # of a store that serves thousands of ranks; divided among the ports, which are tried in turn
 _FIRST_NOTICE_SECONDS = 5.0
+_STORE_NAME = "store of"
 
 
 class Patience:
@@ -70,51 +70,89 @@ def open_store(rank_info: RankInfo, *, timeout_seconds: float) -> Store:
 
 
 def _serve(rank_info: RankInfo, timeout: timedelta) -> Store:
-    try:  # the server's own client takes the shortest way, also if MASTER_ADDR should not lead here
-        return TCPStore("127.0.0.1", rank_info.master_port, is_master=True, wait_for_workers=False, timeout=timeout)
+    """Serves the store at the master port, or at the first free one of those that may be tried."""
+    *others, last = (rank_info.master_port, *rank_info.more_ports)
+    for port in others:
+        with contextlib.suppress(RuntimeError):
+            return _named(_serve_at(port, timeout), rank_info)
+    try:
+        return _named(_serve_at(last, timeout), rank_info)
     except RuntimeError as error:
         reason = next((name for name in ("EADDRINUSE", "EACCES") if name in str(error)), None)
         if reason is None:
             raise
         text = "another process has it" if reason == "EADDRINUSE" else "this user may not listen at it"
         raise AddressError(
-            f"MASTER_PORT = {rank_info.master_port} on {socket.gethostname()}: {text}; "
-            "set it to a port that is free on the first node",
+            f"MASTER_PORT = {last} on {socket.gethostname()}: {text}; set it to a port that is free on the first node",
             rank=rank_info.rank,
             local_rank=rank_info.local_rank,
         ) from None
 
 
+def _serve_at(port: int, timeout: timedelta) -> Store:
+    # The server's own client takes the shortest way, also if MASTER_ADDR should not lead here.
+    return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=timeout)
+
+
+def _named(store: Store, rank_info: RankInfo) -> Store:
+    store.set(_STORE_NAME, rank_info.store_name)
+    return store
+
+
 def _connect(rank_info: RankInfo, timeout: timedelta) -> Store:
-    """Connects to the store as soon as it is served. It is tried by a plain socket first, which says what is wrong."""
-    address = (rank_info.master_addr, rank_info.master_port)
-    place = f"MASTER_ADDR = {address[0]}, MASTER_PORT = {address[1]}"
+    """Connects to the store as soon as it is served, at one of the ports that rank 0 may have taken.
+
+    A port is tried by a plain socket first, which says what is wrong.
+    """
+    host, ports = rank_info.master_addr, (rank_info.master_port, *rank_info.more_ports)
     server = "the agent of node 0" if rank_info.agent_serves_store else "rank 0"
     patience = Patience(timeout.total_seconds())
 
     def wait(reason: str) -> None:
         who, prints = f"rank {rank_info.rank} on {socket.gethostname()}", rank_info.local_rank == 0
+        place = f"MASTER_ADDR = {host}, MASTER_PORT = {ports[0]}"
         patience.check(f"waits for {server} at {place}: {reason}", who=who, prints=prints)
 
     while True:
-        try:
-            socket.create_connection(address, timeout=_CONNECT_SECONDS).close()
-            break
-        except OSError as error:
-            wait("nobody listens there yet" if error.errno == errno.ECONNREFUSED else str(error.strerror or error))
+        reason = "nobody listens there yet"
+        for port in ports:
+            try:
+                socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+            except ConnectionRefusedError:
+                continue
+            except OSError as error:
+                reason = str(error.strerror or error)
+                break  # the other ports are on the same host
+            store = _store_client((host, port), timeout, wait, seconds=_ANSWER_SECONDS / len(ports))
+            if store is not None and _is_ours(store, rank_info):
+                return store
+            if len(ports) == 1:
+                raise AddressError(
+                    f"what answers at MASTER_ADDR = {host}, MASTER_PORT = {port} is no store of torch: another program "
+                    "has the port; set MASTER_PORT to one that is free on the first node",
+                    rank=rank_info.rank,
+                    local_rank=rank_info.local_rank,
+                )
+            reason = "another program answers there"
+        wait(reason)
         time.sleep(_RETRY_SECONDS)
-    if (store := _store_client(address, timeout, wait)) is None:
-        raise AddressError(
-            f"what answers at {place} is no store of torch: another program has the port; "
-            "set MASTER_PORT to one that is free on the first node",
-            rank=rank_info.rank,
-            local_rank=rank_info.local_rank,
-        )
-    return store
 
 
-def _store_client(address: tuple[str, int], timeout: timedelta, wait: Callable[[str], None]) -> Store | None:
-    """Returns None if what answers at the address is no store. Calls `wait`, which may raise, now and then.
+def _is_ours(store: Store, rank_info: RankInfo) -> bool:
+    """Returns whether a store is that of this run, and not of another job or of an earlier attempt."""
+    if not rank_info.store_name:
+        return True
+    with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+        return store.check([_STORE_NAME]) and store.get(_STORE_NAME).decode() == rank_info.store_name
+    return False
+
+
+def _store_client(
+    address: tuple[str, int], timeout: timedelta, wait: Callable[[str], None], *, seconds: float
+) -> Store | None:
+    """Returns None if what answers at the address is no store, or says nothing for `seconds`.
+
+    Calls `wait`, which may raise, now and then.
 
     torch waits for ever for a server that accepts and stays silent: another thread waits, and is left behind.
     """
@@ -126,7 +164,7 @@ def _store_client(address: tuple[str, int], timeout: timedelta, wait: Callable[[
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    deadline = time.monotonic() + _ANSWER_SECONDS
+    deadline = time.monotonic() + seconds
     while thread.is_alive() and time.monotonic() < deadline:
         wait("it accepts connections, but does not answer")
         thread.join(_RETRY_SECONDS)

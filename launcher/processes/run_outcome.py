@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launcher.exit_codes import DONE, FAILED, USER_MISTAKE
+from launcher.exit_codes import DONE, FAILED, USER_MISTAKE, code_of
 from launcher.processes.hang_report import UnresponsiveRank, explain_hang
 from launcher.processes.rank_logs import last_lines
 from launcher.processes.rank_process import RankProcess
@@ -54,7 +54,7 @@ def run_outcome(
         numbers = {one.rank for one in unresponsive}
         reports = {rank.rank: rank.report for rank in ranks if rank.report is not None and rank.rank not in numbers}
         return RunOutcome(FAILED, explain_hang(reports, unresponsive))
-    return RunOutcome(FAILED, _explain_failure(first))
+    return RunOutcome(FAILED if first.report is None else code_of(first.report.kind), _explain_failure(first))
 
 
 def _explain_failure(rank: RankProcess) -> str:

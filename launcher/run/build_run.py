@@ -34,6 +34,7 @@ from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
 from train.metrics.logger import MetricsLogger
 from train.metrics.sparse_cost import SparseCost
 from train.metrics.step_timer import StepTimer
+from train.metrics.time_ledger import TimeLedger
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.beginning import begin
 from train.run_folder.branch_record import Origin
@@ -70,7 +71,7 @@ def build_run(
     model = model_with_vocabulary(config)
     peak_flops = _announce_step(config, model, mesh) if mesh.rank == 0 else None
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
-    stop_listener = _build_stop_listener(config, checkpoints)
+    stop_listener = _build_stop_listener(config, checkpoints, asks_slurm=mesh.rank == 0)
     parts = _build_engine(config, model, mesh, kernel)
     held_out = held_out_loader(config)
     run_parts = parts_of(config, _agree_on_origin(folder))
@@ -114,6 +115,7 @@ def build_run(
         ),
         watchdog=watchdog,
         step_timer=StepTimer(mesh.device),
+        time_ledger=TimeLedger(folder.times, writes=lease is not None, began=psutil.Process().create_time()),
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
         state=state,
         saved_step=state.step,
@@ -152,10 +154,13 @@ def _build_checkpoints(
     )
 
 
-def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager) -> StopListener:
-    """Builds the listener to stop signals and the time limit. It takes over the deferred signals at once."""
+def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager, *, asks_slurm: bool) -> StopListener:
+    """Builds the listener to stop signals and the time limit. It takes over the deferred signals at once.
+
+    `asks_slurm`: for the end of the job, where no variable has it.
+    """
     stop_listener = StopListener(
-        limit=_end_time(config),
+        limit=_end_time(config, asks_slurm=asks_slurm),
         before_limit_seconds=config.train.stop_before_limit_seconds,
         save_seconds=lambda: checkpoints.save_seconds,
     )
@@ -286,9 +291,9 @@ def _build_forecast(config: RunConfig, model: ModelConfig) -> RunForecast | None
     return run_forecast(config, model)
 
 
-def _end_time(config: RunConfig) -> float | None:
+def _end_time(config: RunConfig, *, asks_slurm: bool) -> float | None:
     """Returns when this process will be ended from outside, by the config's limit or the job's, whichever is first."""
-    limits = [job_end_time()]
+    limits = [job_end_time(asks_slurm=asks_slurm)]
     if config.train.time_limit_seconds is not None:
         limits.append(psutil.Process().create_time() + config.train.time_limit_seconds)
     return min((limit for limit in limits if limit is not None), default=None)

@@ -14,6 +14,7 @@ from launcher.processes.environment import fix_cublas_workspace
 from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
+from launcher.processes.slurm import SlurmJob
 from launcher.run.branch_origin import branch_origin
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
@@ -40,12 +41,17 @@ from train.safety.watchdog import Hang, Watchdog
 
 
 def run_rank(
-    config: RunConfig, rank_info: RankInfo, store: Store | None, *, on_hang: Callable[[Hang, Store], None]
+    config: RunConfig,
+    rank_info: RankInfo,
+    store: Store | None,
+    *,
+    on_hang: Callable[[Hang, Store], None],
+    job: SlurmJob | None = None,
 ) -> int:
     """Trains as one of `rank_info.world_size` ranks. Returns the exit code: done, or stopped early with a checkpoint.
 
     `store`: the one at which the ranks have met; None if it is not open yet. `on_hang` is called from another thread
-    when training makes no progress, and should end the process.
+    when training makes no progress, and should end the process. `job` is recorded with the start.
     """
     if config.train.deterministic:
         fix_cublas_workspace()
@@ -60,7 +66,7 @@ def run_rank(
     folder = RunFolder(config.run.path)
     phases = _agree_on_phases(config)
     kernel = _agree_on_kernel(config, mesh)
-    lease = _open_run(config, mesh, kernel, group_record, phases)
+    lease = _open_run(config, mesh, kernel, group_record, phases, job)
     config = with_phases(config, phases)
     run: Run | None = None
     try:
@@ -153,7 +159,12 @@ def _agree_on_phases(config: RunConfig) -> Phases:
 
 
 def _open_run(
-    config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any], phases: Phases
+    config: RunConfig,
+    mesh: Mesh,
+    kernel: Kernel,
+    group_record: dict[str, Any],
+    phases: Phases,
+    job: SlurmJob | None,
 ) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
@@ -170,6 +181,7 @@ def _open_run(
                 replayed=replayed_runs(config),
                 kernel=kernel,
                 groups=group_record,
+                job=None if job is None else job.to_plain(),
                 schedules=phases,
                 schedule_of=lambda each: schedule_with(recorded, each),
                 origin=branch_origin(config),

@@ -41,13 +41,16 @@ class LeaseRecord(Settings):
     pid: int = Field(ge=1)
     started: int  # when the process began, in the kernel's ticks: a process number may be reused
     date: str
+    job: str = ""  # the Slurm job, as `job 12 attempt 2`
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.date}"
+        return f"process {self.pid} on {self.host} since {self.date}{f' ({self.job})' if self.job else ''}"
 
 
 class FencedError(RunError):
     """A newer process has taken the lease: this one must not write into the folder any more."""
+
+    kind = "fenced"
 
 
 class WriterLease:
@@ -59,8 +62,8 @@ class WriterLease:
         self.workspace = _workspace(folder, record.token)
 
     @classmethod
-    def take(cls, folder: Path) -> WriterLease:
-        """Takes the lease of `folder` and fences all earlier holders. Raises OSError."""
+    def take(cls, folder: Path, *, job: str = "") -> WriterLease:
+        """Takes the lease of `folder` and fences all earlier holders. `job` is recorded. Raises OSError."""
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             record = read_lease(folder)
@@ -70,7 +73,7 @@ class WriterLease:
                 break
             except FileExistsError:
                 continue  # another process takes it at this moment: the later one wins
-        lease = cls(folder, _own_record(token))
+        lease = cls(folder, _own_record(token, job))
         for older in _tokens(folder):
             if older < token:
                 with contextlib.suppress(FileNotFoundError):
@@ -170,7 +173,7 @@ def _tokens(folder: Path) -> list[int]:
     return [int(match[1]) for path in folder.iterdir() if (match := _FOLDER_NAME.fullmatch(path.name))]
 
 
-def _own_record(token: int) -> LeaseRecord:
+def _own_record(token: int, job: str) -> LeaseRecord:
     state = process_state(os.getpid())
     return LeaseRecord(
         token=token,
@@ -179,6 +182,7 @@ def _own_record(token: int) -> LeaseRecord:
         pid=os.getpid(),
         started=state.started_ticks if state else 0,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        job=job,
     )
 
 

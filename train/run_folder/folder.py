@@ -5,6 +5,7 @@ runs/NAME/run.json        the hashes of what it reads; every start: command, ver
 runs/NAME/metrics.jsonl   runs/NAME/events.jsonl   runs/NAME/tensorboard/   runs/NAME/checkpoints/   runs/NAME/logs/
 runs/NAME/branches.jsonl  the runs that have begun from a checkpoint of this one
 runs/NAME/profile/        traces of profiled steps
+runs/NAME/time.jsonl      what the time of each start was spent on (train/metrics/time_ledger.py)
 runs/NAME/metrics-1.jsonl, tensorboard-1/        what was logged before the checkpoints were lost
 """
 
@@ -56,6 +57,11 @@ class RunFolder:
     def events(self) -> Path:
         """Skipped steps, loss spikes, rollbacks."""
         return self.path / "events.jsonl"
+
+    @property
+    def times(self) -> Path:
+        """What the time of each start was spent on."""
+        return self.path / "time.jsonl"
 
     @property
     def tensorboard(self) -> Path:

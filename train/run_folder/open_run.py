@@ -35,6 +35,7 @@ def open_run(
     kernel: str | None = None,
     command: Sequence[str] | None = None,
     groups: Mapping[str, Any] | None = None,
+    job: Mapping[str, Any] | None = None,
     schedules: Mapping[str, SchedulePhases] | None = None,
     schedule_of: Callable[[Any], Schedule] | None = None,
     origin: Origin | None = None,
@@ -44,16 +45,18 @@ def open_run(
     `draws` and `replayed` are recorded, so that a later run can tell which data this one has read, and this one keeps
     what earlier runs had read when it began. `kernel` is the attention kernel, which a later start keeps. `command` is
     recorded as what started the run: by default this process's arguments. `groups` is the record of the process groups,
-    and `schedules` that of the phases of its schedules. `origin` is the checkpoint of another run that becomes the
-    first one of this run. `schedule_of` is that of `check_run`. Raises UserError as `check_run` does, and RunError if
-    the folder cannot be written to.
+    `job` that of the Slurm job, and `schedules` that of the phases of its schedules. `origin` is the checkpoint of
+    another run that becomes the first one of this run. `schedule_of` is that of `check_run`. Raises UserError as
+    `check_run` does, and RunError if the folder cannot be written to.
     """
     folder = check_run(path, config, inputs, schedule_of=schedule_of)
     with explained("opening the run folder"):
         for part in (folder.path, folder.checkpoints, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
-        lease = WriterLease.take(folder.checkpoints)
-        start = describe_start(command or ("lehr", *sys.argv[1:]), world_size, kernel=kernel, groups=groups or {})
+        lease = WriterLease.take(folder.checkpoints, job=f"job {job['id']} attempt {job['attempt']}" if job else "")
+        start = describe_start(
+            command or ("lehr", *sys.argv[1:]), world_size, kernel=kernel, groups=groups or {}, job=job
+        )
         made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
         # With relative paths, the config would be another run's in another current folder.
         is_first = not folder.config.exists()

@@ -156,14 +156,20 @@ def record_start(
 
 
 def describe_start(
-    command: Sequence[str], world_size: int, *, kernel: str | None, groups: Mapping[str, Any]
+    command: Sequence[str],
+    world_size: int,
+    *,
+    kernel: str | None,
+    groups: Mapping[str, Any],
+    job: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Describes this start: command, date, host, attention kernel, process groups, versions, git commit."""
+    """Describes this start: command, date, host, Slurm job, attention kernel, process groups, versions, git commit."""
     return {
         "command": shlex.join(command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "ranks": world_size,
+        **({} if job is None else {"job": dict(job)}),
         **({} if kernel is None else {"attention_kernel": kernel}),
         "groups": dict(groups),
         "python": platform.python_version(),

@@ -14,6 +14,8 @@ from train.state import TrainState
 class DivergedError(RunError):
     """Too many steps in a row had no finite gradient."""
 
+    kind = "diverged"
+
 
 def record_skipped_step(
     state: TrainState,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,7 +85,8 @@ class Launched:
         return int(path.read_text())
 
     def log(self, rank: int) -> str:
-        return (self.logs / f"rank-{rank:05d}.log").read_text()
+        lines = (self.logs / f"rank-{rank:05d}.log").read_text().splitlines(keepends=True)
+        return "".join(re.sub(r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", "", line) for line in lines)
 
     def assert_no_process_left(self) -> None:
         assert not processes_left(self.folder)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from launch_variables import SRUN
 
-from launcher.processes.environment import job_end_time, read_rank_info
+from launcher.processes.environment import available_cores, job_end_time, read_rank_info, slurm_job
 from launcher.processes.rank_info import SINGLE_PROCESS
-from launcher.processes.slurm import first_host
+from launcher.processes.slurm import cores_of_task, first_host
 from settings import UserError
 
 
@@ -86,3 +86,29 @@ def test_the_end_of_a_slurm_job() -> None:
     for value in ("soon", "0", "-1"):
         with pytest.raises(UserError, match=f'SLURM_JOB_END_TIME = "{value}" must be a whole number of at least 1'):
             job_end_time({"SLURM_JOB_END_TIME": value})
+
+
+def test_the_job_of_a_process() -> None:
+    job = slurm_job({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2", "SLURMD_NODENAME": "n07"})
+    assert job is not None
+    assert (str(job), job.folder_name, job.node) == ("job 12 attempt 3", "job-12-attempt-3", "n07")
+    assert slurm_job({}) is None
+
+
+def test_cores_are_those_that_slurm_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a node that several jobs share, the kernel may allow all cores to each of them."""
+    assert cores_of_task({**SRUN, "SLURM_CPUS_PER_TASK": "3"}) == 3
+    assert cores_of_task(SRUN) is None
+    assert cores_of_task({"SLURM_CPUS_PER_TASK": "3", "SLURM_JOB_ID": "1"}) is None  # of a batch script
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "8")
+    assert available_cores() == 8
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert available_cores() == 64
+
+
+def test_a_port_that_is_taken_gives_way_to_the_next_but_not_one_that_the_user_has_set() -> None:
+    ports = read_rank_info(SRUN).more_ports
+    assert len(ports) > 3
+    assert read_rank_info({**SRUN, "MASTER_PORT": "4000"}).more_ports == ()

@@ -1,0 +1,1 @@
+"""The commands of `lehr slurm`, a file each."""

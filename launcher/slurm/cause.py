@@ -1,0 +1,51 @@
+"""Why an attempt has failed: by the failures that its ranks have recorded, and by what srun has printed.
+
+A rank that is killed records nothing, and its peers record that they have lost it. srun names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launcher.exit_codes import DONE, FAILED, STOPPED_EARLY, code_of
+
+_BY_SIGNAL = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
+_MOST_CHARACTERS = 300
+# Such as `srun: error: n2: task 3: Killed`, or `n[1-2]: tasks 0-3: Segmentation fault (core dumped)`.
+_ENDED_TASK = re.compile(
+    r"^srun: error: (\S+): tasks? ([\d,-]+): (Killed|Segmentation fault|Bus error|Aborted|Illegal instruction)", re.M
+)
+# After this line srun itself kills the tasks that are left.
+_SRUN_KILLS = re.compile(r"^srun: First task exited|^srun: got SIG|^srun: Job step aborted", re.M)
+
+
+def exit_code_of(failures: Sequence[Mapping[str, Any]], exit_code: int) -> int:
+    """Returns the exit code of an attempt: that of the failure that its ranks have recorded, else that of srun.
+
+    srun tells the highest code of its tasks, and that of a task which it has killed itself may be the highest.
+    """
+    codes = [code_of(str(failure.get("kind"))) for failure in failures]
+    decisive = [code for code in codes if code != FAILED]
+    if decisive:
+        return decisive[0]
+    return FAILED if codes and exit_code == STOPPED_EARLY else exit_code
+
+
+def cause_of(failures: Sequence[Mapping[str, Any]], exit_code: int, output: str) -> str:
+    """Returns the cause of an attempt's end, in a line; "" if it was done or stopped early.
+
+    `failures`: of the ranks, the earliest first. `output`: what the batch file and srun have printed.
+    """
+    if exit_code_of(failures, exit_code) in (DONE, STOPPED_EARLY):
+        return ""
+    before = _SRUN_KILLS.split(output)[0]
+    if killed := _ENDED_TASK.search(before):
+        ranks = "rank" if killed[2].isdigit() else "ranks"
+        return f"{ranks} {killed[2]} on {killed[1]}: {killed[3].lower()}"
+    if failures:
+        first = failures[0]
+        lines = str(first.get("message", "")).splitlines() or [""]
+        return f"rank {first.get('rank')} on {first.get('node') or 'an unknown node'}: {lines[0][:_MOST_CHARACTERS]}"
+    return f"signal {exit_code - _BY_SIGNAL} has ended a rank" if exit_code > _BY_SIGNAL else f"exit code {exit_code}"

@@ -1,0 +1,167 @@
+"""The submission of a run: its config is checked for the cluster's machine, copied, and submitted with a batch file."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.processes.rank_info import RankInfo
+from launcher.run.config import RunConfig
+from launcher.run.machine import GIB, Machine
+from launcher.run.preflight import workload
+from launcher.run.start_checks import check_start
+from launcher.slurm import scheduler
+from launcher.slurm.batch_file import RUN_TEMPLATE, described, fill_in, options_of
+from launcher.slurm.job_folder import JobFolder
+from launcher.slurm.site import SiteConfig
+from parallel.layout import check_layout
+from settings import UserError, to_yaml
+from settings.files import output_of_user, write_json, write_text
+from settings.paths import with_absolute_paths
+from train.checkpoint.writer_lease import read_lease
+from train.run_folder.folder import RunFolder
+from train.run_folder.start_record import git_commit
+
+RUN_LIST = "runs.txt"
+_UNKNOWN_BYTES = 2**62  # more than any machine has: what is not known is not checked
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Runs that can be submitted as one job, or as an array with a task for each; their files, not written yet."""
+
+    runs: tuple[RunConfig, ...]
+    site: SiteConfig
+    nodes: str  # of each run: a number, or a range such as 2-4
+    folder: Path  # of the batch file
+    script: str
+    warnings: list[str]
+
+    @property
+    def script_path(self) -> Path:
+        """The batch file."""
+        return self.folder / "job.sbatch"
+
+    @property
+    def folders(self) -> list[JobFolder]:
+        """The folders of the runs' jobs."""
+        return [JobFolder(config.run.path) for config in self.runs]
+
+
+def prepare(
+    runs: Sequence[RunConfig],
+    site: SiteConfig,
+    *,
+    nodes: str,
+    options: Mapping[str, str],
+    command: Sequence[str],
+    array: Path | None = None,
+) -> Submission:
+    """Checks runs and renders their batch file. Writes nothing.
+
+    `options`: of sbatch, without dashes, which come after those of the site. `array`: the folder that the runs of an
+    array share; None if there is one run. Raises UserError if a config has a mistake on the cluster's machine, and if a
+    job of one of these runs lives.
+    """
+    runs = tuple(with_absolute_paths(config) for config in runs)
+    warnings: dict[str, None] = {}
+    for config in runs:
+        check_no_job_lives(JobFolder(config.run.path))
+        warnings |= dict.fromkeys(_check(config, site, nodes, waits="dependency" in options))
+    folder = (JobFolder(runs[0].run.path).path if array is None else array / "slurm").absolute()
+    name, output = (runs[0].run.name, "%j.out") if array is None else (array.name, "%A_%a.out")
+    named = options_of(site, name=name, output=folder / output, nodes=nodes)
+    if array is None:
+        run = shlex.quote(str(runs[0].run.path))
+    else:
+        run = f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(folder / RUN_LIST))})'
+        named["array"] = f"0-{len(runs) - 1}"
+    lehr = shlex.quote(str(Path(sys.executable).with_name("lehr")))
+    script = fill_in(RUN_TEMPLATE, site, named | dict(options), run=run, lehr=lehr, **described(command))
+    return Submission(runs, site, nodes, folder, script, list(warnings))
+
+
+def submit(submission: Submission, *, command: Sequence[str]) -> str:
+    """Writes the files of the runs' job, submits it, and returns its number. Raises UserError."""
+    with output_of_user(submission.folder):
+        for config, folder in zip(submission.runs, submission.folders, strict=True):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_text(folder.config, to_yaml(config))
+            write_text(folder.site, to_yaml(submission.site))
+        submission.folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(f"{config.run.path}\n" for config in submission.runs)
+        write_text(submission.folder / RUN_LIST, lines)
+        write_text(submission.script_path, submission.script)
+    job = scheduler.submit([str(submission.script_path)])
+    record = {
+        "command": shlex.join(command),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": git_commit(Path(__file__).parent),
+        "nodes": submission.nodes,
+        "max_failures": submission.site.max_failures,
+    }
+    for number, folder in enumerate(submission.folders):
+        own = f"{job}_{number}" if len(submission.runs) > 1 else job
+        write_json(folder.record, {"job": own, **record, "output": str(submission.folder / f"{own}.out")})
+    return job
+
+
+def check_no_job_lives(folder: JobFolder) -> None:
+    """Raises UserError if a job of this run waits or runs: two jobs would take the run over from each other.
+
+    The jobs are the one that was submitted last, and that of the last start, whoever has submitted it.
+    """
+    jobs = {}
+    if folder.record.exists():
+        jobs[str(folder.submission()["job"])] = "was submitted for it"
+    lease = read_lease(RunFolder(folder.run).checkpoints)
+    if lease is not None and (match := re.match(r"job (\S+) attempt", lease.job)):
+        jobs[match[1]] = "trains it"
+    for job, does in jobs.items():
+        state = scheduler.job_state(job)
+        if state is not None and state.lives:
+            raise UserError(
+                f"job {job} {does} and is {state.state.lower()}: `lehr slurm cancel {folder.run}` ends it, "
+                "or choose another run.name"
+            )
+
+
+def _check(config: RunConfig, site: SiteConfig, nodes: str, *, waits: bool) -> list[str]:
+    """Checks the config as rank 0 will on the cluster, whatever this machine is. Returns warnings.
+
+    `waits`: the job waits for another one, which may build its shards.
+    """
+    match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", nodes)
+    if match is None:
+        raise UserError(f"--nodes {nodes}: it must be a number, or a range such as 2-4")
+    if config.train.device == "cuda" and not site.gpus_per_node:
+        raise UserError("train.device = cuda, and the site file says gpus_per_node = 0; correct one of them")
+    memory = site.gpu_memory_gib
+    machine = Machine(
+        gpus=site.gpus_per_node,
+        gpu_bytes=_UNKNOWN_BYTES if memory is None else int(memory * GIB),
+        free_bytes=_UNKNOWN_BYTES,
+        cpu_build=False,
+        gpu_name="",
+        tf32=True,
+        nvidia_gpus=site.gpus_per_node > 0,
+    )
+    built = config.data.shards.exists() or not waits
+    warnings = [] if built else [f"{config.data.shards} does not exist yet: the ranks check the run against it"]
+    for count in dict.fromkeys(int(number) for number in match.groups() if number):
+        local = site.ranks_per_node
+        world_size = count * local
+        place = RankInfo(0, 0, world_size, local, 0, "", 0, "srun" if world_size > 1 else "none")
+        try:
+            if built:
+                warnings += check_start(config, machine, place).warnings
+            else:
+                check_layout(config.parallel, config.model, workload(config, world_size))
+        except UserError as error:
+            raise UserError(f"on {count} node{'s' if count > 1 else ''} of {local} ranks: {error}") from None
+    return warnings

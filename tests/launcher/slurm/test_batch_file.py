@@ -1,0 +1,88 @@
+"""The batch file: what the site and the command say is in it, and the shell takes it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launcher.commands.slurm.submit import sbatch_options
+from launcher.slurm.batch_file import RUN_TEMPLATE, fill_in, options_of
+from launcher.slurm.site import SiteConfig, read_site
+from settings import UserError
+
+SITE = """
+partition: gpu
+account: mine
+gres: gpu:h100:8
+ranks_per_node: 8
+gpus_per_node: 8
+cpus_per_task: 12
+modules: [cuda/12.8]
+setup: [source venv/bin/activate]
+environment: {NCCL_DEBUG: "WARN now"}
+interface: ib0
+container: ["--container-image=/images/my image.sqsh"]
+sbatch: {exclusive: "", constraint: "a&b"}
+"""
+
+
+def rendered(folder: Path, options: dict[str, str]) -> str:
+    (folder / "site.yaml").write_text(SITE)
+    site = read_site(folder / "site.yaml")
+    named = options_of(site, name="try", output=Path("runs/try/slurm/%j.out"), nodes="2-4")
+    written = {"command": "lehr slurm submit", "date": "today", "version": "1", "git": "abc"}
+    return fill_in(RUN_TEMPLATE, site, named | options, run="'/a folder'", lehr="/bin/lehr", **written)
+
+
+def test_all_settings_are_in_the_file_and_the_command_counts_last(tmp_path: Path) -> None:
+    text = rendered(tmp_path, {"time": "01:00:00", "reservation": "mine"})
+    for line in (
+        "#SBATCH --partition=gpu",
+        "#SBATCH --account=mine",
+        "#SBATCH --gres=gpu:h100:8",
+        "#SBATCH --nodes=2-4",
+        "#SBATCH --ntasks-per-node=8",
+        "#SBATCH --time=01:00:00",
+        "#SBATCH --reservation=mine",
+        "#SBATCH --exclusive",
+        "#SBATCH --constraint=a&b",
+        "#SBATCH --signal=USR1@300",
+        "#SBATCH --requeue",
+        "module load cuda/12.8",
+        "source venv/bin/activate",
+        "export NCCL_DEBUG='WARN now'",
+        "export GLOO_SOCKET_IFNAME=ib0",
+        "export NCCL_SOCKET_IFNAME=ib0",
+    ):
+        assert line in text.splitlines()
+    assert text.count("--time=") == 1
+    assert "'--container-image=/images/my image.sqsh'" in text
+    (tmp_path / "job.sbatch").write_text(text)
+    assert subprocess.run(["bash", "-n", tmp_path / "job.sbatch"]).returncode == 0
+    assert text.splitlines()[0] == "#!/bin/bash"
+    last_option = max(number for number, line in enumerate(text.splitlines()) if line.startswith("#SBATCH"))
+    assert all(not line or line.startswith("#") for line in text.splitlines()[:last_option])  # Slurm reads no further
+
+
+def test_a_mistake_in_the_site_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("partiton: gpu")
+    with pytest.raises(UserError, match=r'partiton.*did you mean "partition"'):
+        read_site(tmp_path / "site.yaml")
+
+
+def test_options_of_sbatch_pass_through_except_those_that_lehr_needs() -> None:
+    assert sbatch_options(["--exclusive", "mail-type=END"], "1:00", ["7", "8"]) == {
+        "time": "1:00",
+        "dependency": "afterok:7:8",
+        "kill-on-invalid-dep": "yes",
+        "exclusive": "",
+        "mail-type": "END",
+    }
+    with pytest.raises(UserError, match="--sbatch no-requeue: lehr sets --no-requeue itself"):
+        sbatch_options(["no-requeue"], None, [])
+
+
+def test_every_setting_of_a_site_is_described() -> None:
+    assert all(field.description for field in SiteConfig.model_fields.values())

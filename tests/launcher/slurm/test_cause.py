@@ -1,0 +1,50 @@
+"""The cause of a failed attempt, from records and output as a real Slurm 22.05 has left them."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.slurm.cause import cause_of, exit_code_of
+
+PEER = {"kind": "failure", "rank": 0, "node": "n1", "message": "RuntimeError: Connection closed by peer\nmore"}
+DIVERGED = {"kind": "diverged", "rank": 1, "node": "n1", "message": "the run diverged"}
+KILLED = (
+    "job 1 attempt 1 begins on n[1-2]\nsrun: error: n2: task 3: Killed\n"
+    "srun: error: n1: task 0: Exited with exit code 1\n"
+)
+SEGFAULTS = "srun: error: n[1-2]: tasks 0-3: Segmentation fault (core dumped)\n"
+WAITED = (
+    "srun: error: n1: task 0: Exited with exit code 1\nsrun: First task exited 60s ago\n"
+    "srun: StepId=1.0 task 1: running\nsrun: error: n2: task 3: Killed\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("failures", "code", "output", "cause"),
+    [
+        ([PEER], 137, KILLED, "rank 3 on n2: killed"),
+        ([], 137, KILLED, "rank 3 on n2: killed"),
+        ([PEER], 137, WAITED, "rank 0 on n1: RuntimeError: Connection closed by peer"),
+        ([PEER], 1, "", "rank 0 on n1: RuntimeError: Connection closed by peer"),
+        (
+            [],
+            139,
+            "srun: error: n[1-2]: tasks 0-3: Segmentation fault (core dumped)\n",
+            "ranks 0-3 on n[1-2]: segmentation fault",
+        ),
+        ([], 143, "", "signal 15 has ended a rank"),
+        ([], 3, "", "exit code 3"),
+        ([], 75, KILLED, ""),
+        ([], 0, "", ""),
+    ],
+)
+def test_the_cause(failures: list[dict[str, object]], code: int, output: str, cause: str) -> None:
+    assert cause_of(failures, code, output) == cause
+
+
+@pytest.mark.parametrize(
+    ("failures", "code", "expected"),
+    [([PEER, DIVERGED], 137, 77), ([PEER], 75, 1), ([PEER], 137, 137), ([], 75, 75), ([], 0, 0)],
+)
+def test_the_exit_code(failures: list[dict[str, object]], code: int, expected: int) -> None:
+    assert exit_code_of(failures, code) == expected

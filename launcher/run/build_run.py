@@ -15,11 +15,9 @@ from launcher.run.config import RunConfig
 from launcher.run.estimate import estimate_lines, estimate_step, step_warnings
 from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
-from model.attention import Kernel
 from model.config import ModelConfig
 from model.size import flops_per_token, parameters
 from parallel.build import ComputeConfig, TrainableModel, build
-from parallel.compiled_check import check_compiled_block
 from parallel.mesh import Mesh
 from parallel.run_plan import run_plan
 from train.checkpoint.manager import CheckpointManager
@@ -50,21 +48,21 @@ def build_run(
     mesh: Mesh,
     folder: RunFolder,
     *,
-    kernel: Kernel,
+    compute: ComputeConfig,
     lease: WriterLease | None,
     watchdog: Watchdog,
     store: Store,
 ) -> Run:
     """Builds every part of a run, and loads the newest complete checkpoint if there is one.
 
-    `kernel`: that of attention, on all ranks. `lease`: rank 0's right to write into the run folder; None on the other
-    ranks. `store`: the store of all ranks.
+    `compute`: how all ranks compute, without `auto`. `lease`: rank 0's right to write into the run folder; None on the
+    other ranks. `store`: the store of all ranks.
     """
     model = model_with_vocabulary(config)
     peak_flops = _announce_step(config, model, mesh) if mesh.rank == 0 else None
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints)
-    parts = _build_engine(config, model, mesh, kernel)
+    parts = _build_engine(config, model, mesh, compute)
     state = _load_state(config, checkpoints, parts, folder, lease)
     reset_peak_memory(mesh.device)
     loader = _build_loader(config, mesh, state)
@@ -140,18 +138,8 @@ def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager) -> S
     return stop_listener
 
 
-def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh, kernel: Kernel) -> TrainableModel:
+def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh, compute: ComputeConfig) -> TrainableModel:
     train = config.train
-    compute = ComputeConfig(train.precision, kernel, train.recompute, train.compile)
-    if train.compile:
-        check_compiled_block(
-            model,
-            config.parallel,
-            mesh,
-            compute=compute,
-            seq_length=train.seq_length,
-            micro_batch_size=train.micro_batch_size,
-        )
     return build(
         model,
         config.parallel,

@@ -18,10 +18,10 @@ from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
-from model.attention import Kernel
 from parallel.agree import agree
-from parallel.attention_kernel import agree_on_kernel
-from parallel.build import DTYPES
+from parallel.build import ComputeConfig
+from parallel.compiled_check import RunShapes
+from parallel.compute_choice import agree_on_compute, choices_of
 from parallel.determinism import use_deterministic_algorithms
 from parallel.group_check import check_groups
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
@@ -31,7 +31,7 @@ from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
-from train.run_folder.start_record import recorded_kernel
+from train.run_folder.start_record import recorded_choices
 from train.safety.watchdog import Hang, Watchdog
 
 
@@ -54,11 +54,11 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    kernel = _agree_on_kernel(config, mesh)
-    lease = _open_run(config, mesh, kernel, group_record)
+    compute = _agree_on_compute(config, mesh)
+    lease = _open_run(config, mesh, compute, group_record)
     run: Run | None = None
     try:
-        run = build_run(config, mesh, folder, kernel=kernel, lease=lease, watchdog=watchdog, store=met)
+        run = build_run(config, mesh, folder, compute=compute, lease=lease, watchdog=watchdog, store=met)
         done = _train(run)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -115,21 +115,23 @@ def _connect(
     return mesh, check.record()
 
 
-def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
-    """Returns the attention kernel of all ranks, which a run that goes on with `auto` keeps."""
-    kernel, warning = agree_on_kernel(
-        config.train.attention,
-        config.model,
+def _agree_on_compute(config: RunConfig, mesh: Mesh) -> ComputeConfig:
+    """Returns how all ranks compute. What is `auto` stays as it is when the run goes on."""
+    train = config.train
+    compute, warnings = agree_on_compute(
+        ComputeConfig(train.precision, train.attention, train.recompute, train.compile, train.cross_entropy),
+        RunShapes(config.model, config.parallel, train.seq_length, train.micro_batch_size),
         mesh,
-        dtype=DTYPES[config.train.precision],
-        recorded=recorded_kernel(config.run.path) if mesh.rank == 0 else None,
+        recorded=recorded_choices(config.run.path) if mesh.rank == 0 else {},
     )
-    if warning is not None and mesh.rank == 0:
+    for warning in warnings if mesh.rank == 0 else ():
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    return kernel
+    return compute
 
 
-def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[str, Any]) -> WriterLease | None:
+def _open_run(
+    config: RunConfig, mesh: Mesh, compute: ComputeConfig, group_record: dict[str, Any]
+) -> WriterLease | None:
     """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
     leases = []
 
@@ -137,7 +139,12 @@ def _open_run(config: RunConfig, mesh: Mesh, kernel: Kernel, group_record: dict[
         if mesh.rank == 0:
             inputs, size = inputs_of(config), mesh.world_size
             lease = open_run(
-                config.run.path, config, world_size=size, inputs=inputs, kernel=kernel, groups=group_record
+                config.run.path,
+                config,
+                world_size=size,
+                inputs=inputs,
+                choices=choices_of(compute),
+                groups=group_record,
             )
             leases.append(lease)
 

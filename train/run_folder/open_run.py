@@ -22,22 +22,24 @@ def open_run(
     *,
     world_size: int,
     inputs: Inputs | None = None,
-    kernel: str | None = None,
+    choices: Mapping[str, str | bool] | None = None,
     command: Sequence[str] | None = None,
     groups: Mapping[str, Any] | None = None,
 ) -> WriterLease:
     """Creates the folder of a run or adds a start to it, and takes the writer lease. For one rank only.
 
-    `kernel` is the attention kernel, which a later start keeps. `command` is recorded as what started the run: by
-    default this process's arguments. `groups` is the record of the process groups. Raises UserError as `check_run`
-    does, and RunError if the folder cannot be written to.
+    `choices` are those of kernels and compilation, which a later start keeps. `command` is recorded as what started the
+    run: by default this process's arguments. `groups` is the record of the process groups. Raises UserError as
+    `check_run` does, and RunError if the folder cannot be written to.
     """
     folder = check_run(path, config, inputs)
     with explained("opening the run folder"):
         for part in (folder.path, folder.checkpoints, folder.logs):
             part.mkdir(parents=True, exist_ok=True)
         lease = WriterLease.take(folder.checkpoints)
-        start = describe_start(command or ("lehr", *sys.argv[1:]), world_size, kernel=kernel, groups=groups or {})
+        start = describe_start(
+            command or ("lehr", *sys.argv[1:]), world_size, choices=choices or {}, groups=groups or {}
+        )
         made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
         # With relative paths, the config would be another run's in another current folder.
         is_first = not folder.config.exists()

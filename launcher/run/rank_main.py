@@ -54,10 +54,10 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    compute = _agree_on_compute(config, mesh)
-    lease = _open_run(config, mesh, compute, group_record)
     run: Run | None = None
     try:
+        compute = _agree_on_compute(config, mesh)
+        lease = _open_run(config, mesh, compute, group_record)
         run = build_run(config, mesh, folder, compute=compute, lease=lease, watchdog=watchdog, store=met)
         done = _train(run)
     except Exception as error:

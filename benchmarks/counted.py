@@ -2,6 +2,7 @@
 
     python benchmarks/counted.py                      # 160M: 12 x 768, two micro-batches of 16 rows of 2048 tokens
     python benchmarks/counted.py --size 410M --operations
+    python benchmarks/counted.py --cross-entropy torch
 
 The step is lehr's own, on one rank and on meta tensors, so that no GPU is needed: see counted_kernels.py. The time of
 a kernel is the largest of its bytes over the bandwidth of the memory, its FLOPs over the fastest product of its kind,
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from sys import path
+from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -29,6 +31,7 @@ from gpu.models import model_of
 from gpu.sizes import SEQ_LENGTH, SIZES, Size
 
 from model.attention import AttentionMask
+from model.loss_kernels import LossKernel, LossKernelName, loss_kernel_by
 from optim.adamw import AdamWConfig
 from parallel.chunk import MicroBatch, pipeline_chunks
 from parallel.config import ParallelConfig
@@ -48,6 +51,8 @@ SHORTEST_KERNEL_SECONDS = 2e-6  # an assumption: no measurement or source stands
 ROOT = Path(__file__).parents[1]
 CAUSES = {
     "model/cross_entropy.py": "cross-entropy",
+    "model/loss_kernels.py": "cross-entropy",
+    "model/triton_loss.py": "cross-entropy",
     "model/norms.py": "norms",
     "model/position.py": "rotary",
     "model/mlps.py": "SwiGLU",
@@ -61,11 +66,13 @@ CAUSES = {
 }
 
 
-def count_step(size: Size, *, seq_length: int = SEQ_LENGTH, micro_batches: int = 2) -> list[Kernel]:
+def count_step(
+    size: Size, *, seq_length: int = SEQ_LENGTH, micro_batches: int = 2, cross_entropy: LossKernelName = "triton"
+) -> list[Kernel]:
     """Traces one eager step in bfloat16 on one rank, and returns its kernels in their order."""
     start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=60, store=dist.HashStore())  # type: ignore[attr-defined]
     try:
-        engine = _build_engine(size, seq_length=seq_length, micro_batches=micro_batches)
+        engine = _build_engine(size, loss_kernel_by(cross_entropy), seq_length=seq_length, micro_batches=micro_batches)
         batches = [_micro_batch(size.micro_batch_size, seq_length) for _ in range(micro_batches)]
         with KernelTrace(_cause_of_file) as trace:
             engine.train_step(batches, lr=1e-3)
@@ -99,13 +106,18 @@ def table(kernels: Iterable[Kernel], *, name: str, key: str) -> list[str]:
     return [*lines[:2], *lines[3:], lines[2]]
 
 
-def _build_engine(size: Size, *, seq_length: int, micro_batches: int) -> Engine:
+def _build_engine(size: Size, loss_kernel: LossKernel, *, seq_length: int, micro_batches: int) -> Engine:
     parallel = ParallelConfig()
     mesh = dataclasses.replace(make_mesh(parallel, timeout_seconds=60), device=META)
     dtype = torch.bfloat16
     with META:
         chunks = pipeline_chunks(
-            model_of(size), parallel, mesh, seq_length=seq_length, attend=_flash, recompute="none", dtype=dtype
+            *(model_of(size), parallel, mesh),
+            seq_length=seq_length,
+            attend=_flash,
+            loss_kernel=loss_kernel,
+            recompute="none",
+            dtype=dtype,
         )
     return build_engine(
         EngineInputs(
@@ -153,10 +165,11 @@ def main() -> None:
     """Prints the tables of one size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="160M")
+    parser.add_argument("--cross-entropy", choices=get_args(LossKernelName), default="triton", help="its kernel")
     parser.add_argument("--operations", action="store_true", help="print a table by operation too")
     given = parser.parse_args()
-    kernels = count_step(SIZES[given.size])
-    print(f"torch {torch.__version__}; {given.size}, eager, bfloat16")
+    kernels = count_step(SIZES[given.size], cross_entropy=given.cross_entropy)
+    print(f"torch {torch.__version__}; {given.size}, eager, bfloat16, cross-entropy by {given.cross_entropy}")
     print("\n".join(table(kernels, name="cause", key="cause")))
     copies = [kernel for kernel in kernels if kernel.is_copy]
     print(

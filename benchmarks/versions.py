@@ -6,11 +6,16 @@
 Each set gets a virtual environment in the folder, with the Python that runs this script. The oldest set pins every
 dependency to its lower bound; the newest one takes what pip takes. Tools for types and lint have no part in it. What
 came out stands in versions.md.
+
+    python benchmarks/versions.py --folder /tmp/lehr-versions --triton 3.6.0
+
+compiles the Triton kernels for an H100 with another release of Triton, in the environment of this script.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -57,6 +62,22 @@ def run_set(which: str, folder: Path, tests: Sequence[str]) -> int:
     return subprocess.run([python, "-m", "pytest", "-m", "not slow", *tests], cwd=ROOT, check=False).returncode
 
 
+def compile_with_triton(version: str, folder: Path) -> int:
+    """Puts a release of Triton before the installed one, and compiles the kernels. Returns pytest's exit code."""
+    release = folder / f"triton-{version}"
+    if not release.exists():
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", release, f"triton=={version}"],
+            check=True,
+        )
+    environment = {**os.environ, "PYTHONPATH": str(release)}
+    is_first = f"import triton; assert triton.__version__ == {version!r}, triton.__version__"
+    subprocess.run([sys.executable, "-c", is_first], env=environment, check=True)
+    tests = [ROOT / "tests/model/test_triton_loss.py", "-k", "sm_90"]
+    command = [sys.executable, "-m", "pytest", "-n0", *tests]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
 def main() -> None:
     """Reads the command line and runs the sets; exits with 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,8 +85,11 @@ def main() -> None:
         "--folder", type=Path, required=True, help="where the environments are made; they take gigabytes"
     )
     parser.add_argument("words", nargs="*", help="oldest, newest or both, and the tests to run (all if not given)")
+    parser.add_argument("--triton", metavar="VERSION", help="compile the Triton kernels with this release, and end")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
+    if given.triton:
+        sys.exit(compile_with_triton(given.triton, given.folder.resolve()))
     tests = [word for word in given.words if word not in SETS]
     codes = {
         which: run_set(which, given.folder.resolve(), tests)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.layers import Layers, TorchLayers
 from model.precision import cast, wide_dtype
+from settings import UserError
 
 LossKernelName = Literal["torch", "triton"]
 
@@ -85,20 +86,29 @@ def loss_kernel_by(name: LossKernelName) -> LossKernel:
 
 
 def choose_loss_kernel(
-    wanted: LossKernelName | Literal["auto"], device: torch.device, dtype: torch.dtype
+    wanted: LossKernelName | Literal["auto"], device: torch.device, dtype: torch.dtype, *, tried: bool = True
 ) -> LossKernelName:
-    """Resolves `auto` to Triton's kernel where it runs, and to torch's elsewhere. `dtype` is the model's."""
-    if wanted != "auto":
-        return wanted
-    return "torch" if why_not_loss_kernel("triton", device, dtype) else "triton"
+    """Resolves `auto` to Triton's kernel where it can be used, and to torch's elsewhere. `dtype` is the model's.
+
+    Without `tried`, Triton is taken to run on a GPU. Raises UserError if the wanted kernel cannot be used.
+    """
+    if wanted == "auto":
+        return "torch" if why_not_loss_kernel("triton", device, dtype, tried=tried) else "triton"
+    if reason := why_not_loss_kernel(wanted, device, dtype, tried=tried):
+        raise UserError(f"train.cross_entropy = {wanted} cannot be used: {reason}; or set train.cross_entropy to auto")
+    return wanted
 
 
-def why_not_loss_kernel(name: LossKernelName, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Returns why a kernel cannot be used, or None. It is run on a few tokens, forward and backward."""
+def why_not_loss_kernel(
+    name: LossKernelName, device: torch.device, dtype: torch.dtype, *, tried: bool = True
+) -> str | None:
+    """Returns why a kernel cannot be used, or None. If `tried`, it is run on a few tokens."""
     if name == "torch":
         return None
     if device.type != "cuda":
         return f"it needs a CUDA device, and the model is on {device.type}"
+    if not tried:
+        return None
     try:
         error = loss_kernel_error(loss_kernel_by(name), device, dtype)
     except ImportError as absent:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.cross_entropy import cross_entropy, default_chunk_tokens
 from model.layers import Layers
+from model.loss_kernels import LossKernel, torch_loss
 from settings import Registry, Settings, may_change
 
 
@@ -27,8 +28,20 @@ class ObjectiveConfig(Settings):
 
     name: str = Field(description="Name of the objective.")
 
-    def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
-        """Computes the sums from hidden states after the final norm and this rank's shard of the head's weight."""
+    def loss(
+        self,
+        x_ND: Tensor,
+        head_vD: Tensor,
+        targets_N: Tensor,
+        weights_N: Tensor,
+        layers: Layers,
+        *,
+        kernel: LossKernel = torch_loss,
+    ) -> LossSums:
+        """Computes the sums from hidden states after the final norm and this rank's shard of the head's weight.
+
+        `kernel` does the element-wise work on the logits, for an objective that has it.
+        """
         raise AssertionError(f"{type(self).__name__} has no loss")
 
     def tokens_at_once(self, tokens: int, *, device_type: str, vocabulary: int) -> int:
@@ -56,10 +69,22 @@ class NextTokenConfig(ObjectiveConfig):
         json_schema_extra=may_change("it trades memory for time"),
     )
 
-    def loss(self, x_ND: Tensor, head_vD: Tensor, targets_N: Tensor, weights_N: Tensor, layers: Layers) -> LossSums:
+    def loss(
+        self,
+        x_ND: Tensor,
+        head_vD: Tensor,
+        targets_N: Tensor,
+        weights_N: Tensor,
+        layers: Layers,
+        *,
+        kernel: LossKernel = torch_loss,
+    ) -> LossSums:
         chunk_tokens = self._chunk_tokens(x_ND.device.type, len(head_vD))
         total, nll = cross_entropy(
-            x_ND, head_vD, targets_N, weights_N, layers, z_loss=self.z_loss, chunk_tokens=chunk_tokens
+            *(x_ND, head_vD, targets_N, weights_N, layers),
+            z_loss=self.z_loss,
+            chunk_tokens=chunk_tokens,
+            kernel=kernel,
         )
         return LossSums(total, nll)
 

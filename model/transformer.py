@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from model.attention import KERNELS, Attend, Attention, AttentionMask
 from model.config import ModelConfig
 from model.layers import Layers, TorchLayers
+from model.loss_kernels import LossKernel, torch_loss
 from model.objectives import LossSums
 from model.parameter import specs_of
 from model.position import Rotation
@@ -85,10 +86,12 @@ class Transformer(nn.Module):
         first: bool = True,
         last: bool = True,
         recompute: Recompute = "none",
+        loss_kernel: LossKernel = torch_loss,
     ) -> None:
         super().__init__()
         self.config = config
         self._layers = layers
+        self._loss_kernel = loss_kernel
         self.embedding: nn.Module | None = None
         self.position: nn.Module | None = None
         self.final_norm: nn.Module | None = None
@@ -143,6 +146,7 @@ class Transformer(nn.Module):
             targets_BT.transpose(0, 1).flatten(),
             weights_BT.transpose(0, 1).flatten(),
             self._layers,
+            kernel=self._loss_kernel,
         )
 
     def token_scores(self, x_tBD: Tensor, targets_BT: Tensor) -> TokenScores:

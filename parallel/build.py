@@ -21,7 +21,9 @@ from torch import Tensor
 from model.attention import AttentionMask, Kernel, attend_by
 from model.config import ModelConfig
 from model.init import Wanted, draw
+from model.loss_kernels import LossKernelName, choose_loss_kernel, loss_kernel_by
 from model.parameter import spec_of
+from model.recompute import Recompute
 from optim.optimizer import OptimizerConfig
 from parallel.attention_kernel import usable_kernel
 from parallel.chunk import PipelineChunk, pipeline_chunks
@@ -39,12 +41,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """How forward and backward passes are computed."""
+    """How forward and backward passes are computed. parallel/compute_choice.py resolves `auto` for all ranks."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Kernel | Literal["auto"] = "auto"
-    recompute: Literal["none", "selective", "full"] = "none"
-    compile: bool = False
+    recompute: Recompute = "none"
+    compile: bool | Literal["auto"] = False
+    cross_entropy: LossKernelName | Literal["auto"] = "auto"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,6 +96,7 @@ def build(
         sequence=parallel.sequence,
         holds_tied_copy=model.tied_embeddings and parallel.pipeline > 1 and mesh.is_last_stage,
     )
+    assert compute.compile != "auto", "parallel/compute_choice.py resolves it"
     if compute.compile:
         for chunk in local.chunks:
             chunk.transformer.compile_blocks()
@@ -143,6 +147,7 @@ def build_local_model(
         mesh,
         seq_length=seq_length,
         attend=attend_by(kernel),
+        loss_kernel=loss_kernel_by(choose_loss_kernel(compute.cross_entropy, mesh.device, dtype)),
         recompute=compute.recompute,
         dtype=dtype,
     )

@@ -18,6 +18,7 @@ from megatron.core.transformer import TransformerConfig
 from model.attention import Attend, AttentionMask
 from model.config import ModelConfig
 from model.layers import Layers, TorchLayers
+from model.loss_kernels import LossKernel, torch_loss
 from model.recompute import Recompute
 from model.size import layers_per_chunk
 from model.transformer import Transformer
@@ -89,6 +90,7 @@ def pipeline_chunks(
     attend: Attend,
     recompute: Recompute,
     dtype: torch.dtype,
+    loss_kernel: LossKernel = torch_loss,
 ) -> list[PipelineChunk]:
     """Builds this rank's chunks on the meta device. `dtype` is that of activations between stages."""
     compute_timer = ComputeTimer(mesh.device)
@@ -105,6 +107,7 @@ def pipeline_chunks(
                 seq_length=seq_length,
                 layers=layers,
                 attend=attend,
+                loss_kernel=loss_kernel,
                 layer_range=ranges[position],
                 first=position == 0,
                 last=last,

@@ -59,7 +59,7 @@ class MegatronLayers:
 
     def project(self, x_tBD: Tensor, columns: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         weights: list[Tensor] = [column.weight for column in columns]  # type: ignore[misc]
-        biases = [column.bias for column in columns if column.bias is not None]
+        biases: list[Tensor] = [column.bias for column in columns if column.bias is not None]  # type: ignore[misc]
         out_TBO = project(x_tBD, weights, biases, sequence=self._sequence, group=self._group)
         return tuple(torch.split(out_TBO, [weight.shape[0] for weight in weights], dim=-1))
 

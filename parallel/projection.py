@@ -3,7 +3,7 @@
 torch.compile traces no collective that is waited for later, so this is one node to it, and a block stays one graph.
 Operation by operation it is Megatron's linear_with_grad_accumulation_and_async_allreduce, which would keep the joined
 weights for the backward pass: as much memory as the weights, for every micro-batch in flight. Here they are joined once
-more.
+more, if they have to be copied for that.
 
 Shapes: t, T sequence (a rank's part, full), B batch, N = T·B tokens, D hidden_size, O a rank's outputs of all columns.
 """
@@ -36,8 +36,8 @@ def _project(x_tBD: Tensor, weights: list[Tensor], biases: list[Tensor], sequenc
     if sequence:
         x_TBD, gathering = _start_gather(x_tBD, _group_of(group))
         wait_for_collectives([gathering])
-    out_TBO = torch.matmul(x_TBD, _join(weights).t())
-    return out_TBO.add_(_join(biases)) if biases else out_TBO
+    out_TBO = torch.matmul(x_TBD, joined(weights).t())
+    return out_TBO.add_(joined(biases)) if biases else out_TBO
 
 
 def _project_backward(
@@ -46,7 +46,7 @@ def _project_backward(
     """Returns the gradients of x, of the joined weights and of the joined biases (of none: an empty one)."""
     ranks = _group_of(group)
     x_TBD, gathering = _start_gather(x_tBD, ranks) if sequence else (x_tBD, None)
-    grad_TBD = grad_TBO.matmul(_join(weights))
+    grad_TBD = grad_TBO.matmul(joined(weights))
     if gathering is not None:
         wait_for_collectives([gathering])
     # The sum over the ranks runs while the weights' gradient is computed.
@@ -94,7 +94,7 @@ def _backward(ctx: Any, grad_TBO: Tensor) -> tuple[Any, ...]:
 
 def _group_of(name: str) -> dist.ProcessGroup:
     """Returns the group of a name: operators take no process group."""
-    group: dist.ProcessGroup = torch._C._distributed_c10d._resolve_process_group(name)
+    group: dist.ProcessGroup = torch._C._distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
     return group
 
 
@@ -106,8 +106,19 @@ def _start_gather(x_tBD: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, dist
     return x_TBD, gathering
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Returns the parts along their first dim as one tensor: a view where they are neighbours in memory, else a copy.
+
+    In the flat buffers of an engine, weights of one shape and owner are neighbours: gate and up, k and v, and q too if
+    there are as many key-value heads as query heads.
+    """
+    first, end = parts[0], parts[0].storage_offset()
+    for part in parts:
+        same_memory = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (same_memory and part.is_contiguous() and part.storage_offset() == end):
+            return torch.cat(tuple(parts))
+        end += part.numel()
+    return first.as_strided((sum(len(part) for part in parts), *first.shape[1:]), first.stride())
 
 
 # Not by torch.library.custom_op: that imports torch's compiler, a second of every rank's first step.

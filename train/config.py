@@ -108,10 +108,17 @@ class TrainConfig(Settings):
         "with a deterministic backward pass, a fixed cuBLAS workspace, no atomic additions. CPUs do so anyway.",
         json_schema_extra=may_change("it changes rounding and the speed"),
     )
-    compile: bool = Field(
-        False,
-        description="Whether torch.compile compiles the forward pass.",
-        json_schema_extra=may_change("it changes the speed"),
+    cross_entropy: Literal["auto", "torch", "triton"] = Field(
+        "auto",
+        description="What does the element-wise work of the cross-entropy: a kernel of Triton, which needs a GPU, or "
+        "operations of torch; auto is Triton where it runs, and stays when the run goes on.",
+        json_schema_extra=may_change("every kernel computes the same function"),
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="Whether torch.compile compiles each block. auto compiles on a GPU where a block becomes one graph "
+        "that gives the gradients of an eager one, and stays when the run goes on.",
+        json_schema_extra=may_change("it changes rounding and the speed"),
     )
     max_skipped_steps: int = Field(
         10,

@@ -28,6 +28,7 @@ def measure(context: Context) -> Iterator[Row]:
             "train.micro_batch_size": 1,
             "train.global_batch_size": 2,
             "train.hang_seconds": 5,
+            "train.compile": False,  # it would take longer than the fault
             "run.name": fault,
         }
         command = [sys.executable, "-m", "gpu.faulty_lehr", fault, "train", config, *overrides(values)]

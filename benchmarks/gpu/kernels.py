@@ -19,6 +19,7 @@ from model.attention import AttentionMask, attend_by
 from model.cross_entropy import cross_entropy
 from model.kernel_choice import AttentionSetting, choose_kernel, try_kernel
 from model.layers import TorchLayers
+from model.loss_kernels import LossKernelName, choose_loss_kernel, loss_kernel_by
 from model.mlps import SwiGLUConfig
 from model.norms import LayerNormConfig, RMSNormConfig
 from model.objectives import NextTokenConfig
@@ -29,7 +30,16 @@ Formula = Callable[..., Tensor]
 
 def measure(context: Context) -> Iterator[Row]:
     """Yields a row for each kernel; a kernel that fails has its error instead."""
-    for case in (_attention_1, _attention_7, _rmsnorm, _layernorm, _rotary, _swiglu, _cross_entropy):
+    for case in (
+        _attention_1,
+        _attention_7,
+        _rmsnorm,
+        _layernorm,
+        _rotary,
+        _swiglu,
+        _cross_entropy,
+        _cross_entropy_of_torch,
+    ):
         name = case.__name__.strip("_").replace("_", " ")
         try:
             yield {"case": name, **case(context)}
@@ -115,6 +125,15 @@ def _swiglu(context: Context) -> Row:
 
 
 def _cross_entropy(context: Context) -> Row:
+    return _cross_entropy_by(context, choose_loss_kernel("auto", torch.device(context.device), torch.bfloat16))
+
+
+def _cross_entropy_of_torch(context: Context) -> Row:
+    return _cross_entropy_by(context, "torch")
+
+
+def _cross_entropy_by(context: Context, name: LossKernelName) -> Row:
+    kernel = loss_kernel_by(name)
     tokens, features, vocabulary = (32, 16, 128) if context.tiny else (4096, 1024, 131072)
     generator = torch.Generator().manual_seed(5)
     targets_N = torch.randint(vocabulary, (tokens,), generator=generator).to(context.device)
@@ -122,14 +141,19 @@ def _cross_entropy(context: Context) -> Row:
     chunk_tokens = NextTokenConfig().tokens_at_once(tokens, device_type=context.device, vocabulary=vocabulary)
 
     def run(x_ND: Tensor, head_VD: Tensor) -> Tensor:
-        return cross_entropy(x_ND, head_VD, targets_N, weights_N, TorchLayers(), z_loss=0.0, chunk_tokens=chunk_tokens)[
-            0
-        ]
+        total, _ = cross_entropy(
+            *(x_ND, head_VD, targets_N, weights_N, TorchLayers()),
+            z_loss=0.0,
+            chunk_tokens=chunk_tokens,
+            kernel=kernel,
+        )
+        return total
 
     def plain(x_ND: Tensor, head_VD: Tensor) -> Tensor:
         return nn.functional.cross_entropy(x_ND @ head_VD.mT, targets_N)
 
-    return _compare(run, plain, [_random(context, tokens, features), _random(context, vocabulary, features) * 0.02])
+    inputs = [_random(context, tokens, features), _random(context, vocabulary, features) * 0.02]
+    return {"kernel": name, **_compare(run, plain, inputs)}
 
 
 def _random(context: Context, *shape: int, seed: int = 0) -> Tensor:

@@ -59,6 +59,7 @@ CASES = {
     "bfloat16": Case(_BFLOAT16),
     "bfloat16 again": Case(_BFLOAT16, against="bfloat16"),
     "bfloat16 compiled": Case({**_BFLOAT16, "compile": True}, against="bfloat16"),
+    "bfloat16 cross-entropy of torch": Case({**_BFLOAT16, "cross_entropy": "torch"}, against="bfloat16"),
     "bfloat16 without documents": Case(_BFLOAT16, documents=False),
     "bfloat16 recompute selective": Case({**_BFLOAT16, "recompute": "selective"}, against="bfloat16"),
     "bfloat16 recompute full": Case({**_BFLOAT16, "recompute": "full"}, against="bfloat16"),

@@ -17,8 +17,8 @@ _ORIGIN = ("date", "card", "torch", "revision")
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "environment": ("product_tflops", "copy_gb_per_second", "cores", "python", "cuda", "triton", "transformers"),
     "speed": (
-        "tokens_per_second", "goal", "mfu", "first_step_seconds", "memory_gib", "estimated_gib", "kernels", "busy_ms",
-        "idle_percent",
+        "compiled", "attention_kernel", "cross_entropy_kernel", "tokens_per_second", "goal", "mfu",
+        "first_step_seconds", "memory_gib", "estimated_gib", "kernels", "busy_ms", "idle_percent",
     ),
     "documents": ("tokens_per_second", "mfu", "first_step_seconds", "memory_gib", "kernels", "busy_ms", "idle_percent"),
     "transformers": ("tokens_per_second", "mfu", "first_step_seconds", "memory_gib"),

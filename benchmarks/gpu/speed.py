@@ -13,6 +13,7 @@ from gpu.step_profile import ON_GPU, read_profile
 from launcher.run.config import load_run_config
 from launcher.run.estimate import estimate_step
 from launcher.run.preflight import model_with_vocabulary
+from train.run_folder.start_record import recorded_choices
 
 _WARM_STEPS = 4
 
@@ -30,7 +31,7 @@ def measure(context: Context, size_name: str, masks: str = "") -> Iterator[Row]:
         steps = 8 if context.tiny else 14
         profiled = steps - 1
         values = {
-            "train.compile": compiled,
+            "train.compile": "auto" if compiled else False,
             "train.steps": steps + 1,  # the run is killed before it saves
             "data.document_masking": bool(masks),
             "train.profile": {"first_step": profiled, "steps": 1},
@@ -54,6 +55,7 @@ def measure(context: Context, size_name: str, masks: str = "") -> Iterator[Row]:
             "case": name,
             **speed,
             "mfu": mfu(speed["tokens_per_second"], estimate.flops / estimate.tokens),
+            **recorded_choices(folder),
             "estimated_gib": round(estimate.rank.total / 2**30, 2),
             **({"goal": size.goal} if compiled and size.goal and not masks else {}),
             "profile": read_profile(folder, ("cpu_op",) if context.tiny else ON_GPU),

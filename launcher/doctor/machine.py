@@ -31,6 +31,7 @@ def check_devices() -> Iterator[Finding]:
         result = f"{machine.gpus} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each, CUDA {torch.version.cuda}"
         yield Finding("gpu", "ok", result)
         yield _attention_kernel()
+        yield _cross_entropy_kernel()
         bfloat16 = torch.cuda.is_bf16_supported()
         yield Finding(
             "bfloat16", "ok" if bfloat16 else "note", "yes" if bfloat16 else "no: use train.precision=float32"
@@ -55,6 +56,20 @@ def _attention_kernel() -> Finding:
     reason = try_kernel("varlen", setting, heads=4, kv_heads=2, head_size=128)
     result = f"sdpa: documents need a mask of all pairs of tokens, since torch's varlen cannot be used: {reason}"
     return Finding("attention", "note", result, "install torch 2.13 or newer, or flash-attn")
+
+
+def _cross_entropy_kernel() -> Finding:
+    """Tries Triton's kernel of the cross-entropy in bfloat16."""
+    import torch
+
+    from model.loss_kernels import why_not_loss_kernel
+
+    reason = why_not_loss_kernel("triton", torch.device("cuda"), torch.bfloat16)
+    if reason is None:
+        return Finding("cross-entropy", "ok", "triton")
+    return Finding(
+        "cross-entropy", "note", f"torch's operations, which are slower, since triton cannot be used: {reason}"
+    )
 
 
 def check_compiler() -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from train.checkpoint.branching import find_checkpoint
 from train.checkpoint.discovery import read_latest, step_folders
 from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
-from train.run_folder.start_record import recorded_kernel, recorded_origin
+from train.run_folder.start_record import recorded_choices, recorded_origin
 
 _ROWS = ("run.seed", "train.seq_length", "train.global_batch_size")  # they decide which rows a step reads
 
@@ -44,7 +44,7 @@ def branch_origin(config: RunConfig) -> Origin | None:
         step=manifest.step,
         tokens=manifest.tokens,
         optimizer=branch.optimizer,
-        attention_kernel=recorded_kernel(parent.path),
+        choices=recorded_choices(parent.path),
         same_rows=not changed_rows(config, read_yaml(parent.config)) and (own is None or own.same_rows),
     )
 

@@ -17,12 +17,10 @@ from launcher.run.held_out_sequences import held_out_loader
 from launcher.run.preflight import model_with_vocabulary
 from launcher.run.run_parts import parts_of
 from launcher.run.stages import run_schedule, training_data
-from model.attention import Kernel
 from model.config import ModelConfig
 from model.size import flops_per_token, parameters
 from parallel.agree import from_first_rank
 from parallel.build import ComputeConfig, TrainableModel, build
-from parallel.compiled_check import check_compiled_block
 from parallel.mesh import Mesh
 from parallel.run_plan import run_plan
 from settings import parse
@@ -58,21 +56,21 @@ def build_run(
     mesh: Mesh,
     folder: RunFolder,
     *,
-    kernel: Kernel,
+    compute: ComputeConfig,
     lease: WriterLease | None,
     watchdog: Watchdog,
     store: Store,
 ) -> Run:
     """Builds every part of a run, and loads the newest complete checkpoint if there is one.
 
-    `kernel`: that of attention, on all ranks. `lease`: rank 0's right to write into the run folder; None on the other
-    ranks. `store`: the store of all ranks.
+    `compute`: how all ranks compute, without `auto`. `lease`: rank 0's right to write into the run folder; None on the
+    other ranks. `store`: the store of all ranks.
     """
     model = model_with_vocabulary(config)
     peak_flops = _announce_step(config, model, mesh) if mesh.rank == 0 else None
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints, asks_slurm=mesh.rank == 0)
-    parts = _build_engine(config, model, mesh, kernel)
+    parts = _build_engine(config, model, mesh, compute)
     held_out = held_out_loader(config)
     run_parts = parts_of(config, _agree_on_origin(folder))
     joints = frozenset(part.first_step for part in run_parts)
@@ -168,18 +166,8 @@ def _build_stop_listener(config: RunConfig, checkpoints: CheckpointManager, *, a
     return stop_listener
 
 
-def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh, kernel: Kernel) -> TrainableModel:
+def _build_engine(config: RunConfig, model: ModelConfig, mesh: Mesh, compute: ComputeConfig) -> TrainableModel:
     train = config.train
-    compute = ComputeConfig(train.precision, kernel, train.recompute, train.compile)
-    if train.compile:
-        check_compiled_block(
-            model,
-            config.parallel,
-            mesh,
-            compute=compute,
-            seq_length=train.seq_length,
-            micro_batch_size=train.micro_batch_size,
-        )
     return build(
         model,
         config.parallel,

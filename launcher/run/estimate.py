@@ -52,6 +52,7 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
         recompute=train.recompute,
         bfloat16=train.precision == "bfloat16",
         device_type=device_type(config),
+        fused_loss=device_type(config) != "cpu" and train.cross_entropy != "torch",
     )
     rank = rank_bytes(
         model,

@@ -50,14 +50,15 @@ def read_machine() -> Machine:
 
 
 def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | None) -> None:
-    """Checks the device, the number of ranks and the attention kernel.
+    """Checks the device, the number of ranks and the kernels.
 
     `rank_info`: this process's place if torchrun or srun started it, else None. Raises UserError if `train.device`
-    cannot be used, if lehr would start more ranks than there are GPUs, and if the attention kernel cannot run here.
+    cannot be used, if lehr would start more ranks than there are GPUs, and if a kernel cannot run here.
     """
     import torch
 
     from model.kernel_choice import AttentionSetting, choose_kernel
+    from model.loss_kernels import choose_loss_kernel
 
     _check_device(config.train.device, machine)
     wanted = config.parallel.ranks
@@ -68,7 +69,9 @@ def check_machine(config: RunConfig, machine: Machine, rank_info: RankInfo | Non
             "or torchrun"
         )
     device = torch.device("cuda" if machine.gpus else "cpu")
-    choose_kernel(config.train.attention, AttentionSetting(device, getattr(torch, config.train.precision)))
+    dtype = getattr(torch, config.train.precision)
+    choose_kernel(config.train.attention, AttentionSetting(device, dtype))
+    choose_loss_kernel(config.train.cross_entropy, device, dtype, tried=False)
 
 
 def _check_device(device: str, machine: Machine) -> None:

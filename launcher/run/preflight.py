@@ -79,10 +79,10 @@ def _check_keep_best(config: RunConfig) -> None:
 
 def _check_compile(config: RunConfig) -> None:
     """Raises UserError for a layout whose blocks torch.compile cannot compile."""
-    if config.train.compile and config.parallel.zero == 3:
+    if config.train.compile is True and config.parallel.zero == 3:
         raise UserError(
             "train.compile = true does not work with parallel.zero = 3, whose layers have weights only while they run; "
-            "set train.compile=false, or parallel.zero to 2 or less"
+            "set train.compile to auto or false, or parallel.zero to 2 or less"
         )
 
 

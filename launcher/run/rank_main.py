@@ -22,10 +22,10 @@ from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
 from launcher.run.schedule_phases import Phases, phases_of, phases_on_record, schedule_with, with_phases
 from launcher.run.stages import draw_plan, replayed_runs
-from model.attention import Kernel
 from parallel.agree import agree, from_first_rank
-from parallel.attention_kernel import agree_on_kernel
-from parallel.build import DTYPES
+from parallel.build import ComputeConfig
+from parallel.compiled_check import RunShapes
+from parallel.compute_choice import agree_on_compute, choices_of
 from parallel.determinism import use_deterministic_algorithms
 from parallel.group_check import check_groups
 from parallel.mesh import Mesh, make_mesh, start_processes, stop_processes
@@ -36,7 +36,7 @@ from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.recorded_schedule import SchedulePhases
-from train.run_folder.start_record import recorded_kernel
+from train.run_folder.start_record import recorded_choices
 from train.safety.watchdog import Hang, Watchdog
 
 
@@ -65,12 +65,12 @@ def run_rank(
     watchdog.start()
     folder = RunFolder(config.run.path)
     phases = _agree_on_phases(config)
-    kernel = _agree_on_kernel(config, mesh)
-    lease = _open_run(config, mesh, kernel, group_record, phases, job)
-    config = with_phases(config, phases)
     run: Run | None = None
     try:
-        run = build_run(config, mesh, folder, kernel=kernel, lease=lease, watchdog=watchdog, store=met)
+        compute = _agree_on_compute(config, mesh)
+        lease = _open_run(config, mesh, compute, group_record, phases, job)
+        config = with_phases(config, phases)
+        run = build_run(config, mesh, folder, compute=compute, lease=lease, watchdog=watchdog, store=met)
         done = _train(run)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -127,24 +127,24 @@ def _connect(
     return mesh, check.record()
 
 
-def _agree_on_kernel(config: RunConfig, mesh: Mesh) -> Kernel:
-    """Returns the attention kernel of all ranks, which a run that goes on with `auto` keeps."""
-    kernel, warning = agree_on_kernel(
-        config.train.attention,
-        config.model,
+def _agree_on_compute(config: RunConfig, mesh: Mesh) -> ComputeConfig:
+    """Returns how all ranks compute. What is `auto` stays as it is when the run goes on."""
+    train = config.train
+    compute, warnings = agree_on_compute(
+        ComputeConfig(train.precision, train.attention, train.recompute, train.compile, train.cross_entropy),
+        RunShapes(config.model, config.parallel, train.seq_length, train.micro_batch_size),
         mesh,
-        dtype=DTYPES[config.train.precision],
-        recorded=_kernel_on_record(config) if mesh.rank == 0 else None,
+        recorded=_choices_on_record(config) if mesh.rank == 0 else {},
     )
-    if warning is not None and mesh.rank == 0:
+    for warning in warnings if mesh.rank == 0 else ():
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    return kernel
+    return compute
 
 
-def _kernel_on_record(config: RunConfig) -> str | None:
-    """Returns the attention kernel that the run has used, or the one of the run from which it begins."""
+def _choices_on_record(config: RunConfig) -> dict[str, Any]:
+    """Returns how the run has computed so far, or the run from which it begins."""
     origin = branch_origin(config)
-    return recorded_kernel(config.run.path) if origin is None else origin.attention_kernel
+    return recorded_choices(config.run.path) if origin is None else origin.choices
 
 
 def _agree_on_phases(config: RunConfig) -> Phases:
@@ -161,7 +161,7 @@ def _agree_on_phases(config: RunConfig) -> Phases:
 def _open_run(
     config: RunConfig,
     mesh: Mesh,
-    kernel: Kernel,
+    compute: ComputeConfig,
     group_record: dict[str, Any],
     phases: Phases,
     job: SlurmJob | None,
@@ -179,7 +179,7 @@ def _open_run(
                 inputs=inputs,
                 draws=draw_plan(config),
                 replayed=replayed_runs(config),
-                kernel=kernel,
+                choices=choices_of(compute),
                 groups=group_record,
                 job=None if job is None else job.to_plain(),
                 schedules=phases,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 import torch
 from parallel_runs import SEQ_LENGTH, Trial, on_a_rank
 from processes import run_ranks
-from torch import Tensor
+from torch import Tensor, nn
 
 import model.norms
 from parallel.build import ComputeConfig
-from parallel.compiled_check import check_compiled_block
+from parallel.compiled_check import RunShapes, check_compiled_block, why_not_compiled
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
 from settings import UserError
@@ -29,45 +30,55 @@ def no_gradient_if_compiled(weights_N: Tensor, x_ND: Tensor) -> Tensor:
 TRIAL = Trial(model={"num_layers": 1, "bias": True}, compute={"compile": True}, steps=1)
 
 
+def shapes_of(parallel: ParallelConfig) -> RunShapes:
+    return RunShapes(TRIAL.model_config(), parallel, SEQ_LENGTH, TRIAL.micro_batch_size)
+
+
 def refused(mesh: Mesh, parallel: ParallelConfig | None = None) -> str:
     """Returns the message with which a rank refuses to train; "" if it does not."""
     try:
-        check_compiled_block(
-            TRIAL.model_config(),
-            parallel or ParallelConfig(),
-            mesh,
-            compute=ComputeConfig(compile=True),
-            seq_length=SEQ_LENGTH,
-            micro_batch_size=TRIAL.micro_batch_size,
-        )
+        check_compiled_block(shapes_of(parallel or ParallelConfig()), mesh, compute=ComputeConfig(compile=True))
     except UserError as error:
         return str(error)
     return ""
 
 
-def messages_and_graphs() -> tuple[str, str, int, int]:
-    """Returns what is refused of a good and of a broken block, and the compiled graphs after the check and a step."""
+def norm_in_two_graphs(self: nn.Module, x: Tensor) -> Tensor:
+    torch._dynamo.graph_break()
+    return x * self.weight  # type: ignore[operator]
+
+
+def messages_and_graphs() -> tuple[list[str | None], int, int]:
+    """Returns what is said of good and of broken blocks, and the compiled graphs after the check and a step."""
     from torch._dynamo.utils import counters
 
     mesh = make_mesh(ParallelConfig(), timeout_seconds=60)
-    good = refused(mesh)
+    shapes, compute = shapes_of(ParallelConfig()), ComputeConfig(compile="auto")
+    good = [refused(mesh), why_not_compiled(shapes, mesh, compute=compute)]
     checked = counters["stats"]["unique_graphs"]
     on_a_rank(TRIAL, mesh)
     trained = counters["stats"]["unique_graphs"]
     torch.compiler.reset()
     model.norms._weighted_sum_of_rows = no_gradient_if_compiled
-    return good, refused(mesh), checked, trained
+    wrong = [refused(mesh), why_not_compiled(shapes, mesh, compute=compute)]
+    model.norms._weighted_sum_of_rows = gain_gradient
+    model.norms.RMSNorm.forward = norm_in_two_graphs  # type: ignore[assignment]
+    torch.compiler.reset()
+    return [*good, *wrong, why_not_compiled(shapes, mesh, compute=compute)], checked, trained
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++")
 def test_a_block_that_is_compiled_wrongly_is_refused() -> None:
-    """And its compilation serves the run: a step compiles nothing more."""
-    ((good, broken, checked, trained),) = run_ranks(1, messages_and_graphs, timeout=300)
-    assert good == ""
-    assert broken.startswith(f"train.compile = true: torch {torch.__version__} computes other gradients")
-    assert "_norm.weight differs by 100% of its norm" in broken
+    """And its compilation serves the run: a step compiles nothing more. `auto` leaves out a block of several graphs."""
+    ((messages, checked, trained),) = run_ranks(1, messages_and_graphs, timeout=300)
+    good, usable, wrong, why_not_wrong, why_not_in_graphs = messages
+    assert (good, usable) == ("", None)
+    assert wrong.startswith(f"train.compile = true: torch {torch.__version__} computes other gradients")
+    assert "_norm.weight differs by 100% of its norm" in wrong
+    assert why_not_wrong in wrong
     assert checked == trained > 0
+    assert re.fullmatch(r"torch breaks a block into \d+ graphs", why_not_in_graphs)
 
 
 def message_and_graphs(parallel: ParallelConfig) -> tuple[str, int, int]:

@@ -17,6 +17,7 @@ from parallel.compute_timer import ComputeTimer
 from parallel.config import ParallelConfig
 from parallel.layers import MegatronLayers
 from parallel.mesh import make_mesh
+from parallel.projection import joined
 
 RECOMPUTE = ("none", "selective", "full")
 MODEL = {"num_layers": 2, "hidden_size": 128, "ffn_size": 256, "num_kv_heads": 4}
@@ -84,3 +85,29 @@ def test_joined_columns_are_megatrons_linear_map_to_the_bit(sequence: bool, bias
         assert len(pairs) == 1 + 1 + 3 * (1 + bias)
         for ours, theirs in pairs:
             assert torch.equal(ours, theirs)
+
+
+def test_neighbours_in_memory_are_joined_without_a_copy() -> None:
+    memory = torch.arange(60.0)
+    first, second, third = memory[5:17].view(2, 6), memory[17:35].view(3, 6), memory[36:42].view(1, 6)
+    assert torch.equal(joined([first, second]), memory[5:35].view(5, 6))
+    assert joined([first, second]).data_ptr() == first.data_ptr()
+    strided = memory[42:60].view(6, 3).t()
+    for apart in ([second, first], [second, third], [first, second.clone()], [third, strided]):
+        assert torch.equal(joined(apart), torch.cat(apart))
+        assert joined(apart).data_ptr() != apart[0].data_ptr()
+
+
+def neighbours() -> tuple[bool, bool]:
+    """Returns whether a tensor rank's engine joins the first layer's gate and up, and k and v, without a copy."""
+    trial = Trial(parallel={"tensor": 2})
+    _, parts = start(trial, make_mesh(ParallelConfig(tensor=2), timeout_seconds=60))
+    weights = dict(parts.chunks[0].transformer.named_parameters())
+    pairs = (("mlp.gate", "mlp.up"), ("attention.k", "attention.v"))
+    columns = [[weights[f"layers.0.{name}.weight"] for name in pair] for pair in pairs]
+    gate_up, k_v = (joined(pair).data_ptr() == pair[0].data_ptr() for pair in columns)
+    return gate_up, k_v
+
+
+def test_an_engine_places_columns_of_one_input_side_by_side() -> None:
+    assert run_ranks(2, neighbours) == [(True, True)] * 2

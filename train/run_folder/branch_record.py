@@ -27,7 +27,7 @@ class Origin(Settings):
     tokens: int = Field(0, ge=0, description="tokens that the run had trained on by then")
     optimizer: Literal["keep", "reset"] = "keep"
     same_rows: bool = Field(True, description="whether seed, seq_length and batch are those of that run")
-    attention_kernel: str | None = Field(None, description="of that run; `auto` keeps it")
+    choices: dict[str, Any] = Field({}, description="how that run computed (`recorded_choices`); `auto` keeps it")
 
     @property
     def path(self) -> Path:

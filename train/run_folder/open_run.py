@@ -32,7 +32,7 @@ def open_run(
     inputs: Inputs | None = None,
     draws: DrawPlan | None = None,
     replayed: Mapping[str, Seen] | None = None,
-    kernel: str | None = None,
+    choices: Mapping[str, str | bool] | None = None,
     command: Sequence[str] | None = None,
     groups: Mapping[str, Any] | None = None,
     job: Mapping[str, Any] | None = None,
@@ -43,7 +43,7 @@ def open_run(
     """Creates the folder of a run or adds a start to it, and takes the writer lease. For one rank only.
 
     `draws` and `replayed` are recorded, so that a later run can tell which data this one has read, and this one keeps
-    what earlier runs had read when it began. `kernel` is the attention kernel, which a later start keeps. `command` is
+    what earlier runs had read when it began. `choices` are those of kernels and compilation, which a later start keeps. `command` is
     recorded as what started the run: by default this process's arguments. `groups` is the record of the process groups,
     `job` that of the Slurm job, and `schedules` that of the phases of its schedules. `origin` is the checkpoint of
     another run that becomes the first one of this run. `schedule_of` is that of `check_run`. Raises UserError as
@@ -55,7 +55,7 @@ def open_run(
             part.mkdir(parents=True, exist_ok=True)
         lease = WriterLease.take(folder.checkpoints, job=f"job {job['id']} attempt {job['attempt']}" if job else "")
         start = describe_start(
-            command or ("lehr", *sys.argv[1:]), world_size, kernel=kernel, groups=groups or {}, job=job
+            command or ("lehr", *sys.argv[1:]), world_size, choices=choices or {}, groups=groups or {}, job=job
         )
         made_by = f"lehr {start['versions'].get('lehr')}, git {start['git'] or 'unknown'}, {start['date']}"
         # With relative paths, the config would be another run's in another current folder.

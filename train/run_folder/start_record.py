@@ -86,14 +86,22 @@ def recorded_replays(path: Path) -> dict[str, Seen]:
         return {}
 
 
-def recorded_kernel(path: Path) -> str | None:
-    """Returns the attention kernel of the newest start that recorded one, or None."""
+# What every run did before these were choices.
+_BEFORE_CHOICES = {"cross_entropy_kernel": "torch", "compiled": False}
+
+
+def recorded_choices(path: Path) -> dict[str, Any]:
+    """Returns the kernels of the newest start that recorded them, and whether it compiled. Empty if none did."""
     try:
         starts = _read_record(RunFolder(path).record).starts
     except UserError:
-        return None
-    kernels = [start.get("attention_kernel") for start in starts if isinstance(start, dict)]
-    return next((kernel for kernel in reversed(kernels) if isinstance(kernel, str)), None)
+        return {}
+    newest = next(
+        (start for start in reversed(starts) if isinstance(start, dict) and "attention_kernel" in start), None
+    )
+    if newest is None:
+        return {}
+    return {key: newest.get(key, before) for key, before in {"attention_kernel": None, **_BEFORE_CHOICES}.items()}
 
 
 def recorded_starts(path: Path) -> int:
@@ -159,18 +167,18 @@ def describe_start(
     command: Sequence[str],
     world_size: int,
     *,
-    kernel: str | None,
+    choices: Mapping[str, str | bool],
     groups: Mapping[str, Any],
     job: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Describes this start: command, date, host, Slurm job, attention kernel, process groups, versions, git commit."""
+    """Describes this start: command, date, host, Slurm job, how it computes, process groups, versions, git commit."""
     return {
         "command": shlex.join(command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "ranks": world_size,
         **({} if job is None else {"job": dict(job)}),
-        **({} if kernel is None else {"attention_kernel": kernel}),
+        **choices,
         "groups": dict(groups),
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},

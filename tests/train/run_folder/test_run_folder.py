@@ -25,7 +25,7 @@ from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
-from train.run_folder.start_record import recorded_kernel
+from train.run_folder.start_record import recorded_choices
 
 
 class Config(Settings):
@@ -59,10 +59,14 @@ def test_a_new_folder_holds_the_config_and_how_it_was_started(tmp_path: Path) ->
     (start,) = record["starts"]
     assert start["host"] == platform.node()
     assert start["ranks"] == 4
-    assert recorded_kernel(folder.path) is None
-    opened(tmp_path / "try", config, world_size=4, kernel="varlen")
+    assert recorded_choices(folder.path) == {}
+    opened(tmp_path / "try", config, world_size=4, choices={"attention_kernel": "varlen"})
     opened(tmp_path / "try", config, world_size=4)
-    assert recorded_kernel(folder.path) == "varlen"
+    assert recorded_choices(folder.path) == {
+        "attention_kernel": "varlen",
+        "cross_entropy_kernel": "torch",
+        "compiled": False,
+    }
     assert start["versions"]["torch"].startswith("2.")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", start["date"])
     assert folder.logs.is_dir()

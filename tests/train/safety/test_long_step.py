@@ -17,6 +17,7 @@ from small_runs import make_shards, trajectory
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from model.attention import AttentionMask
+from parallel.build import ComputeConfig
 from parallel.mesh import Mesh, make_mesh
 from train.loop import train
 from train.run_folder.folder import RunFolder
@@ -42,7 +43,9 @@ def train_on_a_rank(plain: dict[str, Any], mesh: Mesh, *, slow: bool = False) ->
     lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
     dist.barrier()
     watchdog = Watchdog(60, lambda hang: None)
-    run = build_run(config, mesh, folder, kernel="blocked", lease=lease, watchdog=watchdog, store=store_of_ranks())
+    run = build_run(
+        config, mesh, folder, compute=ComputeConfig(), lease=lease, watchdog=watchdog, store=store_of_ranks()
+    )
     make_mask, begun = run.make_mask, [0] * (STEPS + 1)
 
     def slowed(documents_BT: torch.Tensor) -> AttentionMask | None:

@@ -16,6 +16,7 @@ from processes import RanksFailedError, run_ranks, store_of_ranks
 
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
+from parallel.build import ComputeConfig
 from parallel.chunk import MicroBatch
 from parallel.engines.engine import StepResult
 from parallel.mesh import make_mesh
@@ -101,7 +102,9 @@ def run_on_a_rank(
     folder = RunFolder(config.run.path)
     lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
     watchdog = Watchdog(60, lambda hang: None)
-    run = build_run(config, mesh, folder, kernel="blocked", lease=lease, watchdog=watchdog, store=store_of_ranks())
+    run = build_run(
+        config, mesh, folder, compute=ComputeConfig(), lease=lease, watchdog=watchdog, store=store_of_ranks()
+    )
     if left_out:
         run.state = run.state.model_copy(update={"left_out": left_out})
     change = {"not finite": not_finite_at, "spoilt": spoilt}[kind](*numbers)

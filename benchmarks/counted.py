@@ -29,7 +29,7 @@ from gpu.models import model_of
 from gpu.sizes import SEQ_LENGTH, SIZES, Size
 
 from model.attention import AttentionMask
-from optim.adamw import AdamWConfig
+from optim.optimizer import OPTIMIZERS, OptimizerConfig
 from parallel.chunk import MicroBatch, pipeline_chunks
 from parallel.config import ParallelConfig
 from parallel.engines.build_engine import build_engine
@@ -53,20 +53,28 @@ CAUSES = {
     "model/mlps.py": "SwiGLU",
     "model/attention.py": "attention",
     "model/transformer.py": "residual, embedding",
-    "parallel/engines/flat_buffers.py": "accumulation",
-    "parallel/engines/sharded_optimizer_engine.py": "accumulation",
+    "parallel/engines/gradient_accumulation.py": "accumulation",
+    "parallel/engines/sharded_optimizer_engine.py": "optimizer",
+    "parallel/engines/parameter_all_gather.py": "optimizer",
     "parallel/engines/gradient_clipping.py": "optimizer",
     "optim/sums.py": "optimizer",
-    "optim/adamw.py": "optimizer",
+    **{f"optim/{name}.py": "optimizer" for name in ("adamw", "adamp", "conda", "muon", "projection", "sgdp")},
 }
 
 
-def count_step(size: Size, *, seq_length: int = SEQ_LENGTH, micro_batches: int = 2) -> list[Kernel]:
-    """Traces one eager step in bfloat16 on one rank, and returns its kernels in their order."""
+def count_step(
+    size: Size, *, seq_length: int = SEQ_LENGTH, micro_batches: int = 2, optimizer: str = "adamw"
+) -> list[Kernel]:
+    """Traces the second step, eager and in bfloat16 on one rank, and returns its kernels in their order.
+
+    The first step is not traced: what an optimizer does once in many steps (Conda's eigenvectors) it does in it.
+    """
     start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=60, store=dist.HashStore())  # type: ignore[attr-defined]
     try:
-        engine = _build_engine(size, seq_length=seq_length, micro_batches=micro_batches)
+        engine = _build_engine(size, _optimizer(optimizer), seq_length=seq_length, micro_batches=micro_batches)
         batches = [_micro_batch(size.micro_batch_size, seq_length) for _ in range(micro_batches)]
+        with KernelTrace(lambda file: None):  # which gives meta tensors values where a step reads some
+            engine.train_step(batches, lr=1e-3)
         with KernelTrace(_cause_of_file) as trace:
             engine.train_step(batches, lr=1e-3)
     finally:
@@ -99,7 +107,11 @@ def table(kernels: Iterable[Kernel], *, name: str, key: str) -> list[str]:
     return [*lines[:2], *lines[3:], lines[2]]
 
 
-def _build_engine(size: Size, *, seq_length: int, micro_batches: int) -> Engine:
+def _optimizer(name: str) -> OptimizerConfig:
+    return OPTIMIZERS.parse({"name": name, "lr": 1e-3})
+
+
+def _build_engine(size: Size, optimizer: OptimizerConfig, *, seq_length: int, micro_batches: int) -> Engine:
     parallel = ParallelConfig()
     mesh = dataclasses.replace(make_mesh(parallel, timeout_seconds=60), device=META)
     dtype = torch.bfloat16
@@ -114,7 +126,7 @@ def _build_engine(size: Size, *, seq_length: int, micro_batches: int) -> Engine:
                 [chunk.transformer for chunk in chunks], mesh.tensor, sequence=False, holds_tied_copy=False
             ),
             mesh=mesh,
-            optimizer=AdamWConfig(lr=1e-3),
+            optimizer=optimizer,
             zero=parallel.zero,
             offload=False,
             dtype=dtype,
@@ -142,7 +154,7 @@ def _cause_of_file(file: Path) -> str | None:
 
 def _cause(kernel: Kernel) -> str:
     """Returns the cause to print: matrix products apart, and copies where no other cause owns them."""
-    if kernel.is_product and kernel.cause != "norms":
+    if kernel.is_product and kernel.cause not in ("norms", "optimizer"):
         return "products of the head" if kernel.cause == "cross-entropy" else "products of the blocks"
     if kernel.is_copy and kernel.cause in ("attention", "other"):
         return "copies"
@@ -154,9 +166,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="160M")
     parser.add_argument("--operations", action="store_true", help="print a table by operation too")
+    parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS.names()), default="adamw")
     given = parser.parse_args()
-    kernels = count_step(SIZES[given.size])
-    print(f"torch {torch.__version__}; {given.size}, eager, bfloat16")
+    kernels = count_step(SIZES[given.size], optimizer=given.optimizer)
+    print(f"torch {torch.__version__}; {given.size}, eager, bfloat16, {given.optimizer}")
     print("\n".join(table(kernels, name="cause", key="cause")))
     copies = [kernel for kernel in kernels if kernel.is_copy]
     print(

@@ -24,6 +24,7 @@ from parallel.mesh import Mesh
 from parallel.run_plan import run_plan
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
+from train.garbage_collection import GarbageCollection
 from train.loop import LoopConfig, Run
 from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
 from train.metrics.logger import MetricsLogger
@@ -40,6 +41,7 @@ from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
 from train.safety.watchdog import Watchdog
 from train.state import TrainState
+from train.step_batches import StepBatches
 
 if TYPE_CHECKING:
     from train.metrics.forecast import RunForecast
@@ -76,6 +78,7 @@ def build_run(
         engine=parts.engine,
         make_mask=parts.build_attention_mask,
         loader=loader,
+        batches=StepBatches(loader, mesh.device),
         held_out=held_out_loader(config),
         schedule=config.schedule.build(peak_lr=config.optim.lr, total_steps=config.train.steps),
         checkpoints=checkpoints,
@@ -93,6 +96,7 @@ def build_run(
         watchdog=watchdog,
         step_timer=StepTimer(mesh.device),
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
+        garbage=GarbageCollection(config.train.collect_garbage_every_steps),
         state=state,
         saved_step=state.step,
     )

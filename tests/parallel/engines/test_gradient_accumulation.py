@@ -17,11 +17,13 @@ SIZES = (3, 40, 5, 8, 200, 7)
 BATCH_BYTES = [0, 48, 1 << 20]  # one by one as on a CPU; some in batches, some alone; all of a micro-batch at once
 
 
-def build(batch_bytes: int, dtype: torch.dtype) -> tuple[GradientAccumulation, list[nn.Parameter], Tensor]:
-    accumulation = GradientAccumulation(CPU)
+def build(
+    batch_bytes: int, dtype: torch.dtype, device: torch.device = CPU
+) -> tuple[GradientAccumulation, list[nn.Parameter], Tensor]:
+    accumulation = GradientAccumulation(device)
     accumulation._batch_bytes = batch_bytes
-    flat = torch.full((sum(SIZES),), 7.0)  # what the step before has left
-    parameters = [nn.Parameter(torch.ones(size, dtype=dtype)) for size in SIZES]
+    flat = torch.full((sum(SIZES),), 7.0, device=device)  # what the step before has left
+    parameters = [nn.Parameter(torch.ones(size, dtype=dtype, device=device)) for size in SIZES]
     for parameter, total in zip(parameters, flat.split(SIZES), strict=True):
         accumulation.register(parameter, total)
     return accumulation, parameters, flat
@@ -50,6 +52,20 @@ def test_sums_have_the_bits_of_one_addition_each(batch_bytes: int, dtype: torch.
         accumulation.end_step()
         assert torch.equal(flat, wanted)
         assert all(parameter.grad is None for parameter in parameters)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("batch_bytes", BATCH_BYTES)
+def test_a_gpu_has_the_sums_of_a_cpu(batch_bytes: int) -> None:
+    device = torch.device("cuda", 0)
+    accumulation, parameters, flat = build(batch_bytes, torch.bfloat16, device)
+    accumulation.begin_step()
+    for micro_batch in range(3):
+        go_backward(parameters, [each.to(device) for each in pulls(micro_batch, torch.bfloat16)])
+    accumulation.end_step()
+    first, *further = [torch.cat(pulls(micro_batch, torch.bfloat16)).float() for micro_batch in range(3)]
+    assert torch.equal(flat.cpu(), first + further[0] + further[1])
 
 
 @pytest.mark.parametrize("batch_bytes", BATCH_BYTES)

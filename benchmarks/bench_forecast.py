@@ -84,6 +84,7 @@ def evaluations(path: Path, overrides: list[str]) -> None:
     from train.run_folder.folder import RunFolder
     from train.safety.watchdog import Watchdog
     from train.step_agreement import agree_on_step
+    from train.step_batches import DeviceBatch
 
     config = compose(RunConfig, path, ["parallel={}", *overrides])
     prepare_process(SINGLE_PROCESS)
@@ -101,11 +102,10 @@ def evaluations(path: Path, overrides: list[str]) -> None:
             rows = run.loader.batch(0)
             agreement = agree_on_step(rows, mesh, stop_requested=False)
             batches = MicroBatches(
-                rows,
+                DeviceBatch.of(rows, mesh.device),
                 size=train.micro_batch_size,
                 tokens_global=agreement.tokens_global,
                 make_mask=run.make_mask,
-                device=mesh.device,
             )
             run.engine.train_step(batches, lr=1e-6)
 

@@ -28,6 +28,7 @@ from optim.optimizer import OPTIMIZERS
 from optim.parameters import OneRank, Param
 from parallel.engines import parameter_all_gather
 from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, view_of
+from parallel.engines.gradient_accumulation import GradientAccumulation
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.mesh import Axis
@@ -74,7 +75,8 @@ def prepare(name: str, data: Axis) -> tuple[dict[str, Callable[[], None]], Count
     owners = assign_owners(costs, data.size)
     order = update_order(shards, costs)
     layout = FlatLayout.of([shards[i] for i in order], [owners[i] for i in order], data.size)
-    weights, _ = move_into_flat_buffers(layout, torch.float32, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    weights, _ = move_into_flat_buffers(layout, torch.float32, cpu, GradientAccumulation(cpu))
     for shard in shards:
         shard.parameter.data.copy_(initial[shard.name])
     start = layout.segments[data.rank][0]

@@ -32,7 +32,7 @@ from gpu.sizes import SEQ_LENGTH, SIZES, Size
 
 from model.attention import AttentionMask
 from model.loss_kernels import LossKernel, LossKernelName, loss_kernel_by
-from optim.adamw import AdamWConfig
+from optim.optimizer import OPTIMIZERS, OptimizerConfig
 from parallel.chunk import MicroBatch, pipeline_chunks
 from parallel.config import ParallelConfig
 from parallel.engines.build_engine import build_engine
@@ -58,22 +58,39 @@ CAUSES = {
     "model/mlps.py": "SwiGLU",
     "model/attention.py": "attention",
     "model/transformer.py": "residual, embedding",
-    "parallel/engines/flat_buffers.py": "accumulation",
-    "parallel/engines/sharded_optimizer_engine.py": "accumulation",
+    "parallel/engines/gradient_accumulation.py": "accumulation",
+    "parallel/engines/sharded_optimizer_engine.py": "optimizer",
+    "parallel/engines/parameter_all_gather.py": "optimizer",
     "parallel/engines/gradient_clipping.py": "optimizer",
     "optim/sums.py": "optimizer",
-    "optim/adamw.py": "optimizer",
+    **{f"optim/{name}.py": "optimizer" for name in ("adamw", "adamp", "conda", "muon", "projection", "sgdp")},
 }
 
 
 def count_step(
-    size: Size, *, seq_length: int = SEQ_LENGTH, micro_batches: int = 2, cross_entropy: LossKernelName = "triton"
+    size: Size,
+    *,
+    seq_length: int = SEQ_LENGTH,
+    micro_batches: int = 2,
+    optimizer: str = "adamw",
+    cross_entropy: LossKernelName = "triton",
 ) -> list[Kernel]:
-    """Traces one eager step in bfloat16 on one rank, and returns its kernels in their order."""
+    """Traces the second step, eager and in bfloat16 on one rank, and returns its kernels in their order.
+
+    The first step is not traced: what an optimizer does once in many steps (Conda's eigenvectors) it does in it.
+    """
     start_processes(rank=0, world_size=1, gpu=0, timeout_seconds=60, store=dist.HashStore())  # type: ignore[attr-defined]
     try:
-        engine = _build_engine(size, loss_kernel_by(cross_entropy), seq_length=seq_length, micro_batches=micro_batches)
+        engine = _build_engine(
+            size,
+            _optimizer(optimizer),
+            loss_kernel_by(cross_entropy),
+            seq_length=seq_length,
+            micro_batches=micro_batches,
+        )
         batches = [_micro_batch(size.micro_batch_size, seq_length) for _ in range(micro_batches)]
+        with KernelTrace(lambda file: None):  # which gives meta tensors values where a step reads some
+            engine.train_step(batches, lr=1e-3)
         with KernelTrace(_cause_of_file) as trace:
             engine.train_step(batches, lr=1e-3)
     finally:
@@ -106,7 +123,13 @@ def table(kernels: Iterable[Kernel], *, name: str, key: str) -> list[str]:
     return [*lines[:2], *lines[3:], lines[2]]
 
 
-def _build_engine(size: Size, loss_kernel: LossKernel, *, seq_length: int, micro_batches: int) -> Engine:
+def _optimizer(name: str) -> OptimizerConfig:
+    return OPTIMIZERS.parse({"name": name, "lr": 1e-3})
+
+
+def _build_engine(
+    size: Size, optimizer: OptimizerConfig, loss_kernel: LossKernel, *, seq_length: int, micro_batches: int
+) -> Engine:
     parallel = ParallelConfig()
     mesh = dataclasses.replace(make_mesh(parallel, timeout_seconds=60), device=META)
     dtype = torch.bfloat16
@@ -126,7 +149,7 @@ def _build_engine(size: Size, loss_kernel: LossKernel, *, seq_length: int, micro
                 [chunk.transformer for chunk in chunks], mesh.tensor, sequence=False, holds_tied_copy=False
             ),
             mesh=mesh,
-            optimizer=AdamWConfig(lr=1e-3),
+            optimizer=optimizer,
             zero=parallel.zero,
             offload=False,
             dtype=dtype,
@@ -154,7 +177,7 @@ def _cause_of_file(file: Path) -> str | None:
 
 def _cause(kernel: Kernel) -> str:
     """Returns the cause to print: matrix products apart, and copies where no other cause owns them."""
-    if kernel.is_product and kernel.cause != "norms":
+    if kernel.is_product and kernel.cause not in ("norms", "optimizer"):
         return "products of the head" if kernel.cause == "cross-entropy" else "products of the blocks"
     if kernel.is_copy and kernel.cause in ("attention", "other"):
         return "copies"
@@ -167,9 +190,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="160M")
     parser.add_argument("--cross-entropy", choices=get_args(LossKernelName), default="triton", help="its kernel")
     parser.add_argument("--operations", action="store_true", help="print a table by operation too")
+    parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS.names()), default="adamw")
     given = parser.parse_args()
-    kernels = count_step(SIZES[given.size], cross_entropy=given.cross_entropy)
-    print(f"torch {torch.__version__}; {given.size}, eager, bfloat16, cross-entropy by {given.cross_entropy}")
+    kernels = count_step(SIZES[given.size], optimizer=given.optimizer, cross_entropy=given.cross_entropy)
+    print(
+        f"torch {torch.__version__}; {given.size}, eager, bfloat16, {given.optimizer}, "
+        f"cross-entropy by {given.cross_entropy}"
+    )
     print("\n".join(table(kernels, name="cause", key="cause")))
     copies = [kernel for kernel in kernels if kernel.is_copy]
     print(

@@ -41,6 +41,9 @@ _BLOCKS_OF_A_LAUNCH = 320
 _ELEMENTS_OF_A_BLOCK = 65536
 
 
+HOST_READ = "read by the host"  # name of a copy to the host, for which the host waits
+
+
 @dataclass(frozen=True)
 class Kernel:
     """The kernels of one operation."""
@@ -95,6 +98,9 @@ class KernelTrace(TorchDispatchMode):
         if out is None:
             out = func(*args, **kwargs)
             self._record(func, args, kwargs, out)
+        else:
+            read = args[0]
+            self.kernels.append(Kernel(HOST_READ, self._cause(), 1, _size(read), 0, read.dtype))
         return out
 
     def _record(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -23,10 +24,12 @@ from torch import Tensor
 from optim.chunks import chunk_slices
 from optim.groups import ParamRule, rule_of
 from optim.optimizer import OPTIMIZERS, Optimizer, OptimizerConfig
-from optim.parameters import Param, StateTensor, TensorRanks
+from optim.parameters import Param, StateTensor, TensorRanks, flat_view, runs_in_memory
 
 # Weights of one kernel call: large enough that calls cost nothing, small enough that the first ones can be sent early.
-_CALL_BYTES = 64 << 20
+# On a GPU a call of more would be several kernels, each of at most 320 blocks of 65,536 elements.
+_CALL_BYTES = 320 * 65536 * 4
+_COUNTS = 1024
 
 
 @OPTIMIZERS.register
@@ -57,19 +60,58 @@ class AdamConstants:
     eps: float
 
 
-@dataclass
-class _Bucket:
-    """Parameters with the same lr and decay: one kernel call updates them."""
+class _Run:
+    """Parameters that follow each other in memory, as in the engines' flat buffers: to the kernel they are one tensor.
+
+    So are their moments. A parameter alone may have another weight and gradient in each step.
+    """
+
+    def __init__(self, params: list[Param]) -> None:
+        self.params = params
+        self._weight: Tensor | None = None
+        self._grad: Tensor | None = None
+        if len(params) > 1:
+            self._grads = gradients(params)
+            self._weight, self._grad = flat_view([param.weight for param in params]), flat_view(self._grads)
+        like = self.weight
+        self.exp_avg, self.exp_avg_sq = (
+            torch.zeros_like(like, memory_format=torch.contiguous_format, requires_grad=False) for _ in range(2)
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        return self.params[0].weight if self._weight is None else self._weight
+
+    @property
+    def grad(self) -> Tensor:
+        if self._grad is None:
+            return gradients(self.params)[0]
+        for param, grad in zip(self.params, self._grads, strict=True):
+            assert param.grad is grad, f"the gradient of {param.name} has moved out of the flat buffer"
+        return self._grad
+
+    def state(self) -> dict[str, StateTensor]:
+        """Returns the moments of each parameter, as views."""
+        state = {}
+        sizes = [param.weight.numel() for param in self.params]
+        for moment, tensor in (("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)):
+            for param, part in zip(self.params, tensor.view(-1).split(sizes), strict=True):
+                state[f"{param.name}.{moment}"] = StateTensor(part.view_as(param.weight), param.dim, per_weight=True)
+        return state
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Parameters with the same device, lr and decay that one kernel call updates."""
 
     lr_multiplier: float
     weight_decay: float
     params: list[Param]
-    exp_avgs: list[Tensor]
-    exp_avg_sqs: list[Tensor]
+    runs: list[_Run]
 
 
 class AdamW(Optimizer):
-    """The optimizer: parameters in buckets of one device, lr and decay. State: `exp_avg` is m, `exp_avg_sq` is v."""
+    """The optimizer. State: `exp_avg` is m, `exp_avg_sq` is v."""
 
     def __init__(
         self,
@@ -82,36 +124,32 @@ class AdamW(Optimizer):
     ) -> None:
         self._constants = constants
         self._lr_scale = lr_scale
-        self._state: dict[str, StateTensor] = {}
-        buckets: dict[tuple[torch.device, float, float], _Bucket] = {}
+        self._calls: list[_Call] = []
+        buckets: dict[tuple[torch.device, float, float], list[Param]] = {}
         for param, rule in zip(params, rules, strict=True):
-            multiplier, decay = rule.lr_multiplier, rule.decay(weight_decay)
-            key = (param.weight.device, multiplier, decay)
-            bucket = buckets.setdefault(key, _Bucket(multiplier, decay, [], [], []))
-            bucket.params.append(param)
-            for moment, tensors in (("exp_avg", bucket.exp_avgs), ("exp_avg_sq", bucket.exp_avg_sqs)):
-                tensor = torch.zeros_like(param.weight, memory_format=torch.contiguous_format, requires_grad=False)
-                tensors.append(tensor)
-                self._state[f"{param.name}.{moment}"] = StateTensor(tensor, param.dim, per_weight=True)
-        self._buckets = list(buckets.values())
+            buckets.setdefault((param.weight.device, rule.lr_multiplier, rule.decay(weight_decay)), []).append(param)
+        for (_, multiplier, decay), bucket in buckets.items():
+            for chunk in chunk_slices([param.weight.nbytes for param in bucket], _CALL_BYTES):
+                called = bucket[chunk]
+                runs = runs_in_memory([param.weight for param in called], [param.grad for param in called])
+                self._calls.append(_Call(multiplier, decay, called, [_Run(called[run]) for run in runs]))
+        self._state = {key: value for call in self._calls for run in call.runs for key, value in run.state().items()}
 
     @torch.no_grad()
     def step_in_buckets(self, *, lr: float) -> Iterator[Sequence[Param]]:
         self.step_count += 1
-        for bucket in self._buckets:
-            for chunk in chunk_slices([param.weight.nbytes for param in bucket.params], _CALL_BYTES):
-                params = bucket.params[chunk]
-                fused_adamw(
-                    [param.weight for param in params],
-                    gradients(params),
-                    bucket.exp_avgs[chunk],
-                    bucket.exp_avg_sqs[chunk],
-                    step=self.step_count,
-                    lr=lr * self._lr_scale * bucket.lr_multiplier,
-                    weight_decay=bucket.weight_decay,
-                    constants=self._constants,
-                )
-                yield params
+        for call in self._calls:
+            fused_adamw(
+                [run.weight for run in call.runs],
+                [run.grad for run in call.runs],
+                [run.exp_avg for run in call.runs],
+                [run.exp_avg_sq for run in call.runs],
+                step=self.step_count,
+                lr=lr * self._lr_scale * call.lr_multiplier,
+                weight_decay=call.weight_decay,
+                constants=self._constants,
+            )
+            yield call.params
 
     def state(self) -> dict[str, StateTensor]:
         return dict(self._state)
@@ -144,7 +182,7 @@ def fused_adamw(
     """
     if not weights:
         return
-    count = torch.full((), float(step), device=weights[0].device)
+    count = _count(step, weights[0].device)
     torch._fused_adamw_(
         weights,
         grads,
@@ -160,3 +198,14 @@ def fused_adamw(
         amsgrad=False,
         maximize=False,
     )
+
+
+def _count(step: int, device: torch.device) -> Tensor:
+    """Returns the number of a step as a tensor on the device."""
+    return _counts(step // _COUNTS, device)[step % _COUNTS]
+
+
+@lru_cache(maxsize=4)
+def _counts(number: int, device: torch.device) -> Tensor:
+    """Returns the numbers of many steps, so that not every step of a GPU needs a kernel for its own."""
+    return torch.arange(number * _COUNTS, (number + 1) * _COUNTS, dtype=torch.float32, device=device)

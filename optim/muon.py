@@ -113,7 +113,7 @@ class Muon(Optimizer):
         torch._foreach_lerp_(buffers, grads, 1 - config.momentum)
         lookahead = torch._foreach_lerp(grads, buffers, config.momentum) if config.nesterov else buffers
         stack = torch.stack(lookahead)  # [b, m, n], sharded along dim + 1
-        bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and stack.device.type == "cuda")
+        bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and stack.device.type != "cpu")
         dtype = torch.bfloat16 if bfloat16 else stack.dtype
         if dim is None or self._ranks.tp_size == 1:
             update = orthogonalise(stack.to(dtype), config.iterations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -81,3 +82,29 @@ def positions_in_full(param: Param, indices: Tensor, ranks: TensorRanks) -> Tens
     rows_here = rows // ranks.tp_size
     outer, row, column = local // (rows_here * inner), local // inner % rows_here, local % inner
     return (outer * rows + ranks.rank * rows_here + row) * inner + column
+
+
+def runs_in_memory(*lists: Sequence[Tensor | None]) -> list[slice]:
+    """Returns the slices of parallel lists whose tensors follow each other in memory without a gap, in every list."""
+    runs: list[slice] = []
+    for number in range(len(lists[0])):
+        goes_on = number > 0 and all(_follows(tensors[number - 1], tensors[number]) for tensors in lists)
+        start = runs.pop().start if goes_on else number
+        runs.append(slice(start, number + 1))
+    return runs
+
+
+def flat_view(run: Sequence[Tensor]) -> Tensor:
+    """Returns tensors that follow each other in memory without a gap as one flat tensor: a view."""
+    return run[0].detach().as_strided((sum(tensor.numel() for tensor in run),), (1,))
+
+
+def _follows(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None or first.dtype != second.dtype or first.device != second.device:
+        return False
+    return (
+        first.is_contiguous()
+        and second.is_contiguous()
+        and first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+        and first.storage_offset() + first.numel() == second.storage_offset()
+    )

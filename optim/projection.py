@@ -65,7 +65,7 @@ class ProjectedOptimizer(Optimizer):
         self._config, self._ranks, self._scratch = config, ranks, ScratchBuffers()
         self._test = InvarianceTest(delta=config.delta, eps=config.eps, ranks=ranks, scratch=self._scratch)
         self._states: list[ParamState] = []
-        self._counts = torch.zeros(len(params), 1, device=params[0].weight.device if params else None)
+        self._counts = torch.zeros(len(params), 1)  # on the host, which decides what is projected
         for param, count in zip(params, self._counts, strict=True):
             moments = tuple(torch.zeros_like(param.weight.detach()) for _ in self.moment_names)
             self._states.append(ParamState(param, rule_of(config.table, param.name), moments, count))

@@ -8,6 +8,7 @@ short blocks here, and the sums of the blocks are added in float64. torch's CUDA
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -34,7 +35,9 @@ def sum_of_squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     if not tensors:
         return torch.zeros((), dtype=torch.float64, device=device)
     if device.type != "cpu":
-        return torch.stack(torch._foreach_norm(list(tensors))).double().square().sum()
+        # Of a large tensor this is one kernel; torch._foreach_norm launches one for each 21 million elements.
+        norms: list[Tensor] = [torch.linalg.vector_norm(tensor) for tensor in tensors]
+        return reduce(torch.add, [norm.double().square() for norm in norms])
     return torch.stack([squared_norms(tensor.flatten()) for tensor in tensors]).sum()
 
 

@@ -133,6 +133,13 @@ class TrainConfig(Settings):
         "before each checkpoint too, and a difference ends the run. 0 means never.",
         json_schema_extra=may_change("it is a guard"),
     )
+    collect_garbage_every_steps: int = Field(
+        100,
+        ge=0,
+        description="Number of steps from one garbage collection of Python to the next, which all ranks make at the "
+        "same time; 0 means whenever Python chooses, within a step.",
+        json_schema_extra=may_change("it changes the speed"),
+    )
     spikes: SpikeConfig = Field(SpikeConfig(), description="What happens when the loss suddenly rises.")
     timeout_seconds: float = Field(
         1800,

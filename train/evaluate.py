@@ -16,6 +16,7 @@ from parallel.mesh import Mesh
 from train.held_out_loss import HELD_OUT_LOSS, source_loss_key
 from train.micro_batches import MicroBatches
 from train.step_agreement import agree_on_step
+from train.step_batches import DeviceBatch
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,10 @@ def evaluate(
         if agreement.stop:
             return None
         batches = MicroBatches(
-            rows,
+            DeviceBatch.of(rows, mesh.device),
             size=micro_batch_size,
             tokens_global=agreement.tokens_global,
             make_mask=make_mask,
-            device=mesh.device,
         )
         nll = engine.evaluate(track_progress(batches))
         total, tokens = sums.get(source, (0.0, 0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from data.batches.held_out import HeldOutLoader
-from data.batches.loader import Batch, Loader
+from data.batches.loader import Loader
 from model.attention import AttentionMask
 from parallel.engines.engine import Engine
 from parallel.mesh import Mesh
@@ -17,6 +17,7 @@ from settings import Settings
 from train.checkpoint.manager import CheckpointManager
 from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.evaluate import evaluate
+from train.garbage_collection import GarbageCollection
 from train.metrics.logger import MetricsLogger
 from train.metrics.step_timer import StepTimer
 from train.metrics.time_ledger import TimeLedger
@@ -30,6 +31,7 @@ from train.safety.watchdog import SAVE_TIME_FACTOR, Watchdog
 from train.safety.weight_comparison import compare_weights
 from train.state import TrainState
 from train.step_agreement import StepAgreement, agree_on_step
+from train.step_batches import DeviceBatch, StepBatches
 
 
 class LoopConfig(Settings):
@@ -49,6 +51,7 @@ class Run:
     engine: Engine
     make_mask: Callable[[Tensor], AttentionMask | None]  # document numbers [B, T] -> the attention mask
     loader: Loader
+    batches: StepBatches  # of the loader, on the device
     held_out: HeldOutLoader
     schedule: Callable[[int], float]  # 0-based step -> lr
     checkpoints: CheckpointManager
@@ -61,6 +64,7 @@ class Run:
     step_timer: StepTimer
     time_ledger: TimeLedger
     profiler: StepProfiler
+    garbage: GarbageCollection
     state: TrainState
     saved_step: int  # of the newest checkpoint
     joints: frozenset[int] = frozenset()  # steps after which the held-out loss is measured in any case
@@ -80,12 +84,12 @@ def train(run: Run) -> bool:
         run.watchdog.set_phase("step", str(number))
         run.profiler.begin_step(number)
         with span("data"), run.slow_ranks.reading_data():
-            rows = run.loader.batch(run.state.batch)
-        agreement = agree_on_step(rows, run.mesh, stop_requested=run.stop_listener.stop_requested())
+            batch = run.batches.take(run.state.batch)
+        agreement = agree_on_step(batch.rows, run.mesh, stop_requested=run.stop_listener.stop_requested())
         if agreement.stop:
             break
         try:
-            _take_step(run, rows, agreement, lr=run.schedule(run.state.step))
+            _take_step(run, batch, agreement, lr=run.schedule(run.state.step))
         except StepDroppedError:
             break
         if _is_due(run.config.train.compare_weights_every_steps, run.state.step):
@@ -94,6 +98,7 @@ def train(run: Run) -> bool:
         if not stopped and _is_due(run.config.checkpoint.every_steps, run.state.step):
             _save(run)
         run.profiler.end_step(run.watchdog, run.step_timer)
+        run.garbage.end_step(run.state.step)
     run.step_checks.finish(run.state)
     _save(run)
     run.watchdog.set_phase("save", "being finished", timeout_factor=SAVE_TIME_FACTOR)
@@ -101,21 +106,21 @@ def train(run: Run) -> bool:
     return run.state.step >= steps and not _is_evaluation_due(run)
 
 
-def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) -> None:
+def _take_step(run: Run, batch: DeviceBatch, agreement: StepAgreement, *, lr: float) -> None:
     """Takes one optimizer step on a batch, records it and checks it.
 
     The engine goes forward and backward over the micro-batches (parallel/schedule.py), reduces the gradients, clips
     them to `optim.clip_grad_norm` (parallel/engines/gradient_clipping.py), and updates the weights.
     Raises StepDroppedError if the run is requested to stop within a long step.
     """
+    batch_number = run.state.batch
     micro_batches = MicroBatches(
-        rows,
+        batch,
         size=run.config.train.micro_batch_size,
         tokens_global=agreement.tokens_global,
         make_mask=run.make_mask,
-        device=run.mesh.device,
+        when_last_taken=lambda: run.batches.prepare(batch_number + 1),
     )
-    batch = run.state.batch
     tracked = run.long_step.track(run.watchdog.track_progress(micro_batches), step=run.state.step + 1)
     result = run.engine.train_step(tracked, lr=lr)
     run.state = run.state.after_step(
@@ -142,7 +147,7 @@ def _take_step(run: Run, rows: Batch, agreement: StepAgreement, *, lr: float) ->
         run.state,
         result,
         loss=result.nll / agreement.tokens_global if agreement.tokens_global else None,
-        batch=batch,
+        batch=batch_number,
         load_checkpoint=lambda: _load_last_checkpoint(run),
     )
     run.checkpoints.check()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import overload
 
-import numpy as np
 import torch
 
-from data.batches.loader import Batch
 from model.attention import AttentionMask
 from parallel.chunk import MicroBatch
 from parallel.spans import span
+from train.step_batches import DeviceBatch, tensor_of
 
 
 class MicroBatches(Sequence[MicroBatch]):
@@ -22,25 +21,26 @@ class MicroBatches(Sequence[MicroBatch]):
 
     def __init__(
         self,
-        rows: Batch,
+        batch: DeviceBatch,
         *,
         size: int,
         tokens_global: int,
         make_mask: Callable[[torch.Tensor], AttentionMask | None],
-        device: torch.device,
+        when_last_taken: Callable[[], None] = lambda: None,
     ) -> None:
         """`tokens_global` counts the unmasked tokens of the global batch: each weighs 1 / tokens_global in the loss.
 
-        `make_mask` makes a micro-batch's attention mask from its document numbers [B, T].
+        `make_mask` makes a micro-batch's attention mask from its document numbers [B, T]. `when_last_taken` is called
+        with the last micro-batch: a GPU has the work of those before it then.
         """
-        self._rows = rows
+        self._batch = batch
         self._size = size
         self._token_weight = 1.0 / max(tokens_global, 1)
         self._make_mask = make_mask
-        self._device = device
+        self._when_last_taken = when_last_taken
 
     def __len__(self) -> int:
-        return -(-len(self._rows.tokens) // self._size)
+        return -(-len(self._batch.rows) // self._size)
 
     @overload
     def __getitem__(self, index: int) -> MicroBatch: ...
@@ -49,18 +49,16 @@ class MicroBatches(Sequence[MicroBatch]):
     def __getitem__(self, index: int | slice) -> MicroBatch | Sequence[MicroBatch]:
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
-        rows, first = self._rows, range(len(self))[index] * self._size
-        part = slice(first, first + self._size)
+        number = range(len(self))[index]
+        batch, part = self._batch, slice(number * self._size, (number + 1) * self._size)
         with span("data"):
-            return MicroBatch(
-                tokens_BT=_tensor(rows.tokens[part]).to(self._device, non_blocking=True),
-                targets_BT=_tensor(rows.targets[part]).to(self._device, non_blocking=True),
-                weights_BT=_tensor(rows.loss_mask[part]).to(self._device, non_blocking=True).float()
-                * self._token_weight,
-                positions_BT=_tensor(rows.positions[part]).to(self._device, non_blocking=True),
-                attention_mask=self._make_mask(_tensor(rows.documents[part])),
+            micro_batch = MicroBatch(
+                tokens_BT=batch.tokens_RT[part],
+                targets_BT=batch.targets_RT[part],
+                weights_BT=batch.loss_mask_RT[part].float() * self._token_weight,
+                positions_BT=batch.positions_RT[part],
+                attention_mask=self._make_mask(tensor_of(batch.rows.documents[part])),
             )
-
-
-def _tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+            if number == len(self) - 1:
+                self._when_last_taken()
+        return micro_batch

@@ -18,7 +18,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "environment": ("product_tflops", "copy_gb_per_second", "cores", "python", "cuda", "triton", "transformers"),
     "speed": (
         "compiled", "attention_kernel", "cross_entropy_kernel", "tokens_per_second", "goal", "mfu",
-        "first_step_seconds", "memory_gib", "estimated_gib", "kernels", "busy_ms", "idle_percent",
+        "first_step_seconds", "memory_gib", "estimated_gib", "kernels", "host_reads", "busy_ms", "idle_percent",
     ),
     "documents": ("tokens_per_second", "mfu", "first_step_seconds", "memory_gib", "kernels", "busy_ms", "idle_percent"),
     "transformers": ("tokens_per_second", "mfu", "first_step_seconds", "memory_gib"),
@@ -28,7 +28,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
         "held_seconds", "written_seconds", "gib", "killed_after_step", "deterministic", "largest_difference", "equal",
     ),
     "faults": ("as_expected", "code", "seconds", "message"),
-    "optimizers": ("ms", "peak_mib", "launches"),
+    "optimizers": ("ms", "peak_mib", "launches", "train_step_ratio"),
     "tests": ("result",),
 }  # fmt: skip
 _HEADINGS = {"environment": "Machine", "speed": "Speed of a step", "documents": "With document masks",

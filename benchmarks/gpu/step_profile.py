@@ -25,7 +25,8 @@ def read_profile(run: Path, categories: Collection[str] = ON_GPU) -> Row:
 def profile_of(events: list[dict[str, Any]], categories: Collection[str]) -> Row:
     """Returns launches, busy ms (overlapping kernels count once), the idle share of the time, and the longest kernels.
 
-    The time is that from the first kernel's start to the last one's end.
+    The time is that from the first kernel's start to the last one's end. `host_reads` are copies to the host, for which
+    it waits.
     """
     kernels = [event for event in events if event.get("ph") == "X" and event.get("cat") in categories]
     if not kernels:
@@ -42,6 +43,7 @@ def profile_of(events: list[dict[str, Any]], categories: Collection[str]) -> Row
     longest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:_TOP]
     return {
         "kernels": len(kernels),
+        "host_reads": sum("DtoH" in event["name"] for event in kernels),
         "busy_ms": round(busy / 1000, 2),
         "idle_percent": round(100 * (1 - busy / total), 1) if total else 0.0,
         "longest": [[name[:100], round(sum(times) / 1000, 2), len(times)] for name, times in longest],

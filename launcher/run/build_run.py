@@ -26,6 +26,7 @@ from parallel.run_plan import run_plan
 from settings import parse
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
+from train.garbage_collection import GarbageCollection
 from train.loop import LoopConfig, Run
 from train.metrics.continual import ContinualMetrics
 from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
@@ -46,6 +47,7 @@ from train.safety.step_checks import StepChecks
 from train.safety.stop_listener import StopListener
 from train.safety.watchdog import Watchdog
 from train.state import TrainState
+from train.step_batches import StepBatches
 
 if TYPE_CHECKING:
     from train.metrics.forecast import RunForecast
@@ -97,6 +99,7 @@ def build_run(
         engine=parts.engine,
         make_mask=parts.build_attention_mask,
         loader=loader,
+        batches=StepBatches(loader, mesh.device),
         held_out=held_out,
         schedule=run_schedule(config),
         checkpoints=checkpoints,
@@ -115,6 +118,7 @@ def build_run(
         step_timer=StepTimer(mesh.device),
         time_ledger=TimeLedger(folder.times, writes=lease is not None, began=psutil.Process().create_time()),
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
+        garbage=GarbageCollection(config.train.collect_garbage_every_steps),
         state=state,
         saved_step=state.step,
         joints=joints,

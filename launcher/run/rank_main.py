@@ -94,6 +94,7 @@ def _train(run: Run) -> bool:
         run.loader.close()
         run.metrics.close()
         run.watchdog.close()
+        run.garbage.close()
 
 
 def _connect(

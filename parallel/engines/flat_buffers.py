@@ -5,13 +5,14 @@ So the gradients of an owner are reduced, and its weights are broadcast, in few 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.parameter import allocate
+from parallel.engines.gradient_accumulation import GradientAccumulation
 from parallel.parameter_shards import ParameterShard
 
 _ALIGNMENT = 16  # elements: views start on cache lines, which fused kernels prefer
@@ -65,31 +66,17 @@ def view_of(buffer: Tensor, offset: int, shard: ParameterShard) -> Tensor:
     return buffer[offset : offset + shard.parameter.numel()].view(shard.parameter.shape)
 
 
-def move_into_flat_buffers(layout: FlatLayout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def move_into_flat_buffers(
+    layout: FlatLayout, dtype: torch.dtype, device: torch.device, accumulation: GradientAccumulation
+) -> tuple[Tensor, Tensor]:
     """Returns (weights in `dtype`, gradients in float32), both zeros [layout.size].
 
-    The parameters, which were on the meta device, become views of the first. Gradients accumulate in the second over
-    all micro-batches. With float32 weights its views are the parameters' `.grad`; otherwise a hook adds each new
-    gradient to it in float32.
+    The parameters, which were on the meta device, become views of the first. `accumulation` sums their gradients over
+    all micro-batches of a step in views of the second.
     """
     weights = torch.zeros(layout.size, dtype=dtype, device=device)
     gradients = torch.zeros(layout.size, dtype=torch.float32, device=device)
     for shard, offset in zip(layout.order, layout.offsets, strict=True):
         allocate(shard.parameter, view_of(weights, offset, shard))
-        gradient = view_of(gradients, offset, shard)
-        if dtype == torch.float32:
-            shard.parameter.grad = gradient
-        else:
-            shard.parameter.register_post_accumulate_grad_hook(_accumulate_into(gradient))
+        accumulation.register(shard.parameter, view_of(gradients, offset, shard))
     return weights, gradients
-
-
-def _accumulate_into(total: Tensor) -> Callable[[Tensor], None]:
-    """Returns a hook that adds a parameter's new gradient to `total` and frees it."""
-
-    def accumulate(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        total.add_(parameter.grad)
-        parameter.grad = None
-
-    return accumulate

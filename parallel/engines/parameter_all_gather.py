@@ -42,9 +42,8 @@ class ParameterAllGather:
         self._names: list[set[str]] = []  # parameters of this owner's buckets
         for owner in range(len(layout.segments)):
             ranges = layout.ranges_of(owner)
-            buckets = list(
-                chunk_slices([(end - start) * weights.element_size() for _, start, end in ranges], BUCKET_BYTES)
-            )
+            sizes = [(end - start) * weights.element_size() for _, start, end in ranges]
+            buckets = list(chunk_slices(sizes, BUCKET_BYTES if self._sends else sum(sizes)))
             self._ranges.append([(ranges[bucket][0][1], ranges[bucket][-1][2]) for bucket in buckets])
             if owner == self._owner:
                 self._names = [{shard.name for shard, _, _ in ranges[bucket]} for bucket in buckets]

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from optim.optimizer import Optimizer
-from optim.parameters import Param
+from optim.parameters import Param, flat_view, runs_in_memory
 from optim.sums import sum_of_squares
 from optim.transformed import TransformedOptimizer
 from optim.transforms.base import TransformInputs
@@ -32,6 +32,7 @@ from parallel.engines import gradient_clipping
 from parallel.engines.diagnostics import Diagnostics
 from parallel.engines.engine import EngineInputs, HeldBytes, StepResult, held_bytes
 from parallel.engines.flat_buffers import FlatLayout, move_into_flat_buffers, view_of
+from parallel.engines.gradient_accumulation import GradientAccumulation
 from parallel.engines.parameter_all_gather import ParameterAllGather
 from parallel.engines.parameter_owners import assign_owners, update_order
 from parallel.engines.slices import Slice
@@ -59,9 +60,10 @@ class ShardedOptimizerEngine:
         order = update_order(originals, costs)
         self._layout = FlatLayout.of([originals[i] for i in order], [owners[i] for i in order], owner_count)
         masters = self._separate_masters(inputs)
-        self._weights, self._gradients = move_into_flat_buffers(self._layout, dtype, mesh.device)
+        self._accumulation = GradientAccumulation(mesh.device)
+        self._weights, self._gradients = move_into_flat_buffers(self._layout, dtype, mesh.device, self._accumulation)
         layout_of_copies = FlatLayout.of(copies, [0] * len(copies), 1)
-        _, self._gradients_of_copies = move_into_flat_buffers(layout_of_copies, dtype, mesh.device)
+        _, self._gradients_of_copies = move_into_flat_buffers(layout_of_copies, dtype, mesh.device, self._accumulation)
         segment = slice(*self._layout.segments[self._owner])
         self._owned_gradients = self._gradients[segment]
         self._masters_are_weights = masters is None
@@ -81,20 +83,24 @@ class ShardedOptimizerEngine:
         self._all_gather = ParameterAllGather(self._layout, mesh.data, weights=self._weights, masters=masters)
         reports = mesh.tensor.rank == 0 and (self._sharded or mesh.data.rank == 0)
         self._diagnostics = Diagnostics(self._optimizer, reports=reports)
-        self._counted = [
+        counted = [
             self._gradient_of[shard.name]
-            for shard, owner in zip(originals, owners, strict=True)
-            if owner == self._owner and gradient_clipping.is_counted(shard, mesh, sharded_over_data=self._sharded)
+            for shard, _ in self._owned
+            if gradient_clipping.is_counted(shard, mesh, sharded_over_data=self._sharded)
         ]
+        # A CPU sums each gradient by itself, so that every layout rounds alike; a GPU takes them in few kernels.
+        self._counted = (
+            counted if mesh.device.type == "cpu" else [flat_view(counted[run]) for run in runs_in_memory(counted)]
+        )
 
     @property
     def optimizer_steps(self) -> int:
         return self._optimizer.step_count
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
-        self._gradients.zero_()  # first, so that a step that was dropped leaves nothing behind
-        self._gradients_of_copies.zero_()
+        self._accumulation.begin_step()
         nll = run_micro_batches(self._chunks, micro_batches, backward=True)
+        self._accumulation.end_step()
         with span("reduction"):
             self._sum_partial_gradients()
             self._reduce_over_data()

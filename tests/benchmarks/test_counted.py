@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from counted import CAUSES, ROOT, count_step, seconds, table
-from counted_kernels import Kernel, KernelTrace
+from counted_kernels import HOST_READ, Kernel, KernelTrace
 from gpu.models import model_of
 from gpu.sizes import Size
 from processes import run_ranks
 
 from model.size import non_embedding_parameters
+from optim.optimizer import OPTIMIZERS
 
 SEQ_LENGTH = 16
 
@@ -25,6 +26,12 @@ def size_of(num_layers: int) -> Size:
 
 def steps_of_three_sizes() -> list[list[Kernel]]:
     return [count_step(size_of(num_layers), seq_length=SEQ_LENGTH) for num_layers in (2, 4, 6)]
+
+
+def host_reads_of_optimizers() -> dict[str, int]:
+    names = sorted(OPTIMIZERS.names())
+    steps = {name: count_step(size_of(2), seq_length=SEQ_LENGTH, optimizer=name) for name in names}
+    return {name: sum(kernel.name == HOST_READ for kernel in step) for name, step in steps.items()}
 
 
 def traced(run: Callable[[], object]) -> list[Kernel]:
@@ -41,12 +48,30 @@ def test_a_step_has_the_products_of_its_model_and_every_layer_the_same_kernels()
     assert sum(kernel.flops for kernel in products) == 6 * weights * 2 * size.micro_batch_size * SEQ_LENGTH
     assert sum(kernel.launches for kernel in products) == 2 * 3 * (2 * 7 + 1)  # micro-batches, passes, matrices
 
+    for step in (two, four, six):
+        assert [kernel.cause for kernel in step if kernel.name == HOST_READ] == ["optimizer"]  # loss and norm
+        # Two calls of AdamW, for matrices and for vectors; one kernel for the norm, and two for its square.
+        optimizer = Counter(kernel.name for kernel in step if kernel.cause == "optimizer")
+        assert optimizer["_fused_adamw_"] == 2
+        assert optimizer["linalg_vector_norm"] == optimizer["_to_copy"] == optimizer["pow"] == 1
+        assert Counter(kernel.name for kernel in step if kernel.cause == "accumulation") == {
+            "_foreach_copy_": 2,  # the first micro-batch's gradients are copied, the second's are rounded to float32
+            "_foreach_add_": 1,
+        }
+
     of_two, of_four, of_six = (Counter(kernel.cause for kernel in step) for step in (two, four, six))
-    blocks = {"norms", "rotary", "SwiGLU", "attention", "products of the blocks", "accumulation"}
-    assert set(of_two) == {*blocks, "cross-entropy", "products of the head", "residual, embedding", "optimizer"}
+    blocks = {"norms", "rotary", "SwiGLU", "attention", "products of the blocks"}
+    rest = {"cross-entropy", "products of the head", "residual, embedding", "optimizer", "accumulation"}
+    assert set(of_two) == blocks | rest
     for cause in of_two:
         assert of_six[cause] - of_four[cause] == of_four[cause] - of_two[cause], cause
         assert (of_four[cause] > of_two[cause]) == (cause in {*blocks, "residual, embedding"}), cause
+
+
+def test_the_host_waits_once_in_a_step() -> None:
+    (found,) = run_ranks(1, host_reads_of_optimizers, join=False)
+    tests_its_weights = {"adamp", "sgdp"}  # which parameters are projected is decided on the host
+    assert found == {name: 2 if name in tests_its_weights else 1 for name in found}
 
 
 def test_views_and_allocations_are_no_kernels() -> None:

@@ -13,6 +13,7 @@ from gpu.__main__ import measure
 from gpu.context import ROOT, Context, Row, read_record
 from gpu.lehr_runs import mfu, speed_of
 from gpu.models import model_of
+from gpu.optimizers import train_step_ratios
 from gpu.parity import difference
 from gpu.phases import CORE, MORE, chosen_phases
 from gpu.processes import TIME_LIMIT, run, start, wait
@@ -75,14 +76,21 @@ def test_the_profile_counts_overlapping_kernels_once() -> None:
     def event(name: str, start: int, dur: int, cat: str = "kernel") -> Row:
         return {"ph": "X", "cat": cat, "name": name, "ts": start, "dur": dur}
 
-    events = [event("a", 0, 4000), event("b", 2000, 4000), event("a", 8000, 2000), event("forward", 0, 9000, "cpu_op")]
+    copy = event("Memcpy DtoH", 2000, 4000, "gpu_memcpy")
+    events = [event("a", 0, 4000), copy, event("a", 8000, 2000), event("forward", 0, 9000, "cpu_op")]
     assert profile_of(events, ON_GPU) == {
         "kernels": 3,
+        "host_reads": 1,
         "busy_ms": 8.0,
         "idle_percent": 20.0,
-        "longest": [["a", 6.0, 2], ["b", 4.0, 1]],
+        "longest": [["a", 6.0, 2], ["Memcpy DtoH", 4.0, 1]],
     }
     assert profile_of(events[3:], ON_GPU) == {"kernels": 0}
+
+
+def test_a_training_step_differs_by_its_optimizer_alone() -> None:
+    ratios = train_step_ratios({"adamw": 2.0, "muon": 12.0, "conda": 20.0}, step_ms=200.0, refresh_ms=5.0)
+    assert [row["train_step_ratio"] for row in ratios] == [1.0, 1.05, 1.115]
 
 
 def test_the_speed_leaves_out_warm_up_and_the_profiled_step() -> None:

@@ -19,6 +19,7 @@ from model.attention import AttentionMask
 from train.micro_batches import MicroBatches
 from train.safety.watchdog import Watchdog
 from train.step_agreement import agree_on_step
+from train.step_batches import DeviceBatch
 
 ROWS, SEQ_LENGTH = 8, 16
 
@@ -49,7 +50,7 @@ def masks_on_a_rank(data: dict[str, Any], parallel: dict[str, Any]) -> tuple[int
     with Loader(config, seed=5, seq_length=SEQ_LENGTH, rows_per_step_global=ROWS) as loader:
         rows = loader.batch(0)
         tokens = agree_on_step(rows, mesh, stop_requested=False).tokens_global
-        batches = MicroBatches(rows, size=1, tokens_global=tokens, make_mask=make_mask, device=mesh.device)
+        batches = MicroBatches(DeviceBatch.of(rows, mesh.device), size=1, tokens_global=tokens, make_mask=make_mask)
         before = len(made)
         parts.engine.train_step(Watchdog(60.0, print).track_progress(batches), lr=1e-3)
     return before, len(made), most

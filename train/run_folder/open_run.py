@@ -43,11 +43,11 @@ def open_run(
     """Creates the folder of a run or adds a start to it, and takes the writer lease. For one rank only.
 
     `draws` and `replayed` are recorded, so that a later run can tell which data this one has read, and this one keeps
-    what earlier runs had read when it began. `choices` are those of kernels and compilation, which a later start keeps. `command` is
-    recorded as what started the run: by default this process's arguments. `groups` is the record of the process groups,
-    `job` that of the Slurm job, and `schedules` that of the phases of its schedules. `origin` is the checkpoint of
-    another run that becomes the first one of this run. `schedule_of` is that of `check_run`. Raises UserError as
-    `check_run` does, and RunError if the folder cannot be written to.
+    what earlier runs had read when it began. `choices` are those of kernels and compilation, which a later start keeps.
+    `command` is recorded as what started the run: by default this process's arguments. `groups` is the record of the
+    process groups, `job` that of the Slurm job, and `schedules` that of the phases of its schedules. `origin` is the
+    checkpoint of another run that becomes the first one of this run. `schedule_of` is that of `check_run`. Raises
+    UserError as `check_run` does, and RunError if the folder cannot be written to.
     """
     folder = check_run(path, config, inputs, schedule_of=schedule_of)
     with explained("opening the run folder"):

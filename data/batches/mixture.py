@@ -1,5 +1,7 @@
 """The mixture: which source each row of training comes from, in exact proportions over any prefix of the run.
 
+A source is here whatever has samples 0, 1, 2, ... to be drawn: a source's own stream, or a pool of old data (pool.py).
+
 Row g, counted over the whole run, takes the next sample of its source. Over the first g rows source s is due
 A_s(g) rows, the sum of its weight over these rows. The schedule is earliest deadline first: sample j of source s may
 come no earlier than where A_s passes j and no later than where it reaches j + 1, and of the sources that may come the

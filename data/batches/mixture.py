@@ -29,6 +29,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -171,6 +172,7 @@ class _StageTable:
         return self._before + taken, owed
 
 
+@lru_cache(maxsize=8)  # a start asks several times what the stages before a replay have read
 def _schedule(weights: tuple[int, ...], owed: tuple[Fraction, ...], rows: int | None) -> tuple[array[int], int]:
     """Schedule a stage's rows until its state recurs, or to its end.
 

@@ -12,6 +12,7 @@ from small_runs import make_shards, write_config
 
 from launcher.run.config import RunConfig, load_run_config
 from launcher.run.input_hashes import inputs_of
+from launcher.run.planned_schedule import planned_curve
 from launcher.run.preflight import check_config
 from launcher.run.schedule_change import schedule_change_warnings
 from launcher.run.schedule_phases import phases_of, phases_on_record, schedule_with, with_phases
@@ -107,6 +108,7 @@ def test_a_mistake_is_refused_with_one_message(
     with pytest.raises(UserError) as raised:
         check_config(load_run_config(path, overrides), world_size=1)
     assert message in str(raised.value)
+    assert "train.steps: is required" not in str(raised.value)
 
 
 def test_a_stage_may_be_given_in_tokens(tmp_path: Path, shards: Path) -> None:
@@ -158,7 +160,8 @@ def test_the_schedule_is_one_function_of_the_global_step(tmp_path: Path, shards:
         {"name": "constant", "steps": 4, "schedule": "constant", "lr": 2e-4},
         schedule={"name": "cosine", "warmup_steps": 6, "min_lr": 3e-4},
     )
-    schedule = run_schedule(load_run_config(path))
+    config = load_run_config(path)
+    schedule = run_schedule(config)
     expected = [*cosine(3e-3, 3e-4, 6, 30, 0.0), *cosine(1e-3, 1e-4, 5, 25, 3e-4), *[2e-4] * 4]
     assert schedule.total_steps == 59
     assert np.allclose(schedule.every_step(), expected, rtol=1e-12)
@@ -168,6 +171,9 @@ def test_the_schedule_is_one_function_of_the_global_step(tmp_path: Path, shards:
     assert schedule(80) == 2e-4
     steps = np.array([0, 29, 30, 54, 55, 58])
     assert schedule.lr(steps).tolist() == schedule.every_step()[steps].tolist()
+    planned = planned_curve(config)  # that of the laws
+    assert planned.lr.tolist() == schedule.every_step().tolist()
+    assert planned.warmup_steps == 6
 
 
 def test_a_run_may_grow_by_a_stage_but_not_change_its_past(tmp_path: Path, shards: Path) -> None:

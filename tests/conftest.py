@@ -7,6 +7,7 @@ not depend on the number of cores.
 import os
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("markexpr").startswith("gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first, so that no worker is alone with one of them at the end.
+
+    A slow test counts as thirty others.
+    """
+    weights: Counter[Path] = Counter()
+    for item in items:
+        weights[item.path] += 30 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: (-weights[item.path], str(item.path)))

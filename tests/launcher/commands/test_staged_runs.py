@@ -70,6 +70,28 @@ def test_a_run_goes_on_in_mid_phase_as_the_unbroken_run(complete: Path, layout: 
 
 
 @pytest.mark.slow
+def test_a_branch_replays_what_its_parent_has_read(complete: Path) -> None:
+    """The stages before the branch are the parent's past. Where they are not, there is no telling what to replay."""
+
+    def branch(old: str) -> tuple[int, str]:
+        stages = [
+            {"name": "old", "steps": 4, "mixture": {old: 1}},
+            {"name": "branch", "steps": 4, "mixture": {"beta": 1}, "replay": {"share": 0.5}},
+        ]
+        words = ["--from", f"{complete / 'runs' / 'complete'}@4", "run.name=branch", f"stages={json.dumps(stages)}"]
+        done = lehr("train", complete / "config.yaml", *words)
+        return done.returncode, done.stderr
+
+    code, message = branch("beta")
+    assert code == 2
+    assert "up to step 4, where the branch begins," in message
+    assert branch("alpha")[0] == 0
+    record = json.loads((complete / "runs" / "branch" / "run.json").read_text())
+    assert record["draws"]["pools"][0]["seen"]["draws"] == [[0, 32]]
+    assert record["draws"]["stages"][1] == {"first_step": 4, "weights": [0, 1, 1]}
+
+
+@pytest.mark.slow
 def test_a_run_replays_another_run(complete: Path) -> None:
     """Of its 12 steps of 8 rows, a quarter are rows that the other run had read up to its checkpoint of step 4."""
     replay = {"share": 0.25, "run": f"{complete / 'runs' / 'complete'}@4"}

@@ -96,7 +96,12 @@ def _check_past_data(config: RunConfig, parent: RunFolder, origin: Origin) -> No
 
 
 def _example(past: PastData, *, steps: int, config: RunConfig) -> str:
-    """Returns the section `stages` of a branch that goes on with the data of this config."""
+    """Returns the section `stages` of a branch that goes on with the data of this config.
+
+    Of a past with replay it says only where the stages are.
+    """
+    if any(stage.replays for stage in past.stages):
+        return f"stages: those of {config.branch.run}/config.yaml up to step {steps}, then the new ones"
     ends = [*(stage.first_step for stage in past.stages[1:]), steps]
     lines = ["stages:"]
     for number, (stage, end) in enumerate(zip(past.stages, ends, strict=True)):

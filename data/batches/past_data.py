@@ -14,6 +14,7 @@ class PastStage:
 
     first_step: int
     shares: dict[str, Fraction]
+    replays: bool  # whether some of it is old data
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {100 * float(share):.3g}%" for name, share in self.shares.items())
@@ -46,5 +47,5 @@ def past_data(plan: DrawPlan, *, batches: int) -> PastData:
         shares = {label: Fraction(weight, total) for label, _, weight in drawn}
         hashes |= {source: plan.sources[source].sha256 for _, source, _ in drawn}
         if not stages or stages[-1].shares != shares:
-            stages.append(PastStage(stage.first_step, shares))
+            stages.append(PastStage(stage.first_step, shares, any(label != source for label, source, _ in drawn)))
     return PastData(tuple(stages), hashes)

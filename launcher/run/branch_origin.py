@@ -25,12 +25,12 @@ def branch_origin(config: RunConfig) -> Origin | None:
     recorded = recorded_origin(folder.path)
     if branch.run is not None and branch.run.resolve() == folder.path.resolve():
         raise UserError(f"run.name = {config.run.name} is the run that the branch begins from; set run.name=NEW")
-    if branch.run is not None and folder.config.exists():
+    if branch.run is not None and folder.record.exists():
         _check_same_origin(folder, branch, recorded)
     if step_folders(folder.checkpoints) or read_latest(folder.checkpoints) is not None:
         return None
     if recorded is not None:
-        find_checkpoint(RunFolder(recorded.path).checkpoints, recorded.step)
+        find_checkpoint(RunFolder(recorded.path).checkpoints, recorded.step)  # raises if it is gone by now
         return recorded
     if branch.run is None:
         return None

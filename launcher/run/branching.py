@@ -16,6 +16,7 @@ from settings import UserError, parse, read_yaml
 from settings.differences import listed
 from train.checkpoint.branching import find_checkpoint
 from train.checkpoint.fits_run import misfits
+from train.checkpoint.manifest import check_slices
 from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import recorded_draws
@@ -35,6 +36,7 @@ def check_branch(config: RunConfig, schedule_of: Callable[[RunConfig], Schedule]
         return []
     parent = RunFolder(origin.path)
     path, manifest = find_checkpoint(parent.checkpoints, origin.step)
+    check_slices(path, manifest)
     model = model_with_vocabulary(config).to_plain()
     found = misfits(manifest, model=model, tokenizer=shard_tokenizer(training_data(config)).sha256)
     if found:
@@ -94,7 +96,12 @@ def _check_past_data(config: RunConfig, parent: RunFolder, origin: Origin) -> No
 
 
 def _example(past: PastData, *, steps: int, config: RunConfig) -> str:
-    """Returns the section `stages` of a branch that goes on with the data of this config."""
+    """Returns the section `stages` of a branch that goes on with the data of this config.
+
+    Of a past with replay it says only where the stages are.
+    """
+    if any(stage.replays for stage in past.stages):
+        return f"stages: those of {config.branch.run}/config.yaml up to step {steps}, then the new ones"
     ends = [*(stage.first_step for stage in past.stages[1:]), steps]
     lines = ["stages:"]
     for number, (stage, end) in enumerate(zip(past.stages, ends, strict=True)):

@@ -40,6 +40,7 @@ class Record(Settings):
         description="The held-out loss after the last step, or the mean training loss of the last tenth of the steps."
     )
     sources: dict[str, float] = Field({}, description="The final held-out loss of each source.")
+    bits_per_byte: dict[str, float] = Field({}, description="The same in bits a byte, where the bytes are known.")
     curve: list[tuple[int, float]] = Field([], description="Tokens and held-out loss of each evaluation.")
     steps: int
     skipped_steps: int = Field(0, description="Steps that were skipped, since their gradients were not finite.")
@@ -113,7 +114,8 @@ def record_of(point: Point) -> Record:
         diverged=diverged,
         loss=None if diverged else loss,
         loss_is=None if diverged else "held_out" if is_evaluated else "training",
-        sources={} if diverged else _source_losses(rows[-1]),
+        sources={} if diverged else _source_losses(rows[-1], "loss"),
+        bits_per_byte={} if diverged else _source_losses(rows[-1], "bits_per_byte"),
         curve=[(tokens, loss) for tokens, loss in held_out if math.isfinite(loss)],
         steps=rows[-1]["step"],
         skipped_steps=_skipped(rows[-1]),
@@ -153,11 +155,11 @@ def _last_training_loss(rows: list[dict[str, Any]]) -> float:
     return sum(losses) / len(losses) if losses else math.nan
 
 
-def _source_losses(row: Mapping[str, Any]) -> dict[str, float]:
+def _source_losses(row: Mapping[str, Any], kind: str) -> dict[str, float]:
     return {
         parts[1]: value
         for key, value in row.items()
-        if (parts := key.split("/"))[0] == "held_out" and len(parts) == 3 and parts[2] == "loss"
+        if (parts := key.split("/"))[0] == "held_out" and len(parts) == 3 and parts[2] == kind
     }
 
 

@@ -28,8 +28,8 @@ from train.checkpoint.writer_lease import WriterLease
 def find_checkpoint(folder: Path, step: int | None) -> tuple[Path, Manifest]:
     """Returns a run's checkpoint of a step, or with None its newest complete one, from the folder of its checkpoints.
 
-    Files, sizes and the slices of tensors are checked; the bytes are hashed when the checkpoint is loaded. Raises
-    UserError if there is no such checkpoint, or if it is incomplete.
+    Its files and their sizes are checked; the bytes are hashed when the checkpoint is loaded. Raises UserError if there
+    is no such checkpoint, or if it is incomplete.
     """
     paths = {step_of(path): path for path in step_folders(folder)}
     if not paths:
@@ -40,7 +40,7 @@ def find_checkpoint(folder: Path, step: int | None) -> tuple[Path, Manifest]:
         raise UserError(
             f"{folder.parent} has no checkpoint of step {step}; it has those of steps {', '.join(map(str, paths))}"
         )
-    return paths[step], _checked_manifest(paths[step])
+    return paths[step], read_manifest(paths[step])
 
 
 def begin_with_checkpoint(source: Path, lease: WriterLease, *, keep_optimizer: bool) -> None:
@@ -52,7 +52,8 @@ def begin_with_checkpoint(source: Path, lease: WriterLease, *, keep_optimizer: b
     staging = lease.workspace / source.name
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    manifest = _checked_manifest(source)
+    manifest = read_manifest(source)
+    check_slices(source, manifest)
     try:
         if keep_optimizer:
             for name in (*manifest.files, FILE_NAME):
@@ -71,16 +72,10 @@ def _newest_complete(folder: Path) -> tuple[Path, Manifest]:
     problems = []
     for path in candidates(folder)[0]:
         try:
-            return path, _checked_manifest(path)
+            return path, read_manifest(path)
         except IncompleteCheckpointError as error:
             problems.append(str(error))
     raise UserError("\n  ".join([f"no checkpoint of {folder.parent} is complete:", *problems]))
-
-
-def _checked_manifest(path: Path) -> Manifest:
-    manifest = read_manifest(path)
-    check_slices(path, manifest)
-    return manifest
 
 
 def _write_without_optimizer(source: Path, manifest: Manifest, staging: Path) -> None:

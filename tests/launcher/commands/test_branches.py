@@ -83,6 +83,7 @@ def test_a_branch_of_the_same_config_is_its_parent_to_the_bit_and_needs_it_no_mo
     assert without_forgetting(again) == parent[:8]
 
 
+@pytest.mark.slow
 def test_a_branch_anneals_from_the_constant_phase_with_a_fresh_optimizer_in_another_layout(folder: Path) -> None:
     words = ("schedule.constant_end_step=8", "train.steps=10", "branch.optimizer=reset", "parallel.data=2")
     run, printed = branch(folder, "parent@8", "run.name=annealed", *words)
@@ -101,6 +102,7 @@ def test_a_branch_anneals_from_the_constant_phase_with_a_fresh_optimizer_in_anot
     assert (state["step"], state["optimizer_steps"]) == (10, 2)
 
 
+@pytest.mark.slow
 def test_new_data_from_the_constant_phase_has_forgetting_and_adaptation(folder: Path) -> None:
     new = "{name: new, steps: 4, mixture: {beta: 1}, replay: {share: 0.25}}"
     stages = f"stages=[{{name: past, steps: 8}}, {new}]"
@@ -129,6 +131,7 @@ def test_new_data_from_the_constant_phase_has_forgetting_and_adaptation(folder: 
     assert (run / "curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_start_that_was_killed_before_the_branch_had_a_checkpoint_is_repeated_from_the_same_step(
     folder: Path,
 ) -> None:

@@ -27,17 +27,16 @@ def in_sequence(schedules: Sequence[Schedule]) -> Schedule:
 
 
 def rewarmed(schedule: Schedule, *, warmup_steps: int, from_lr: float) -> Schedule:
-    """Returns the schedule with a warm-up that rises (or falls) from `from_lr` instead of from 0, linearly.
+    """Returns the schedule with a warm-up, of at least one step, that rises (or falls) from `from_lr`, linearly.
 
     The last step of the warm-up, and all later ones, keep their lr to the bit.
     """
 
+    peak = schedule(warmup_steps - 1)
+
     def lr(ordinal_n: Ints) -> Floats:
-        lr_n = schedule.of_ordinals(ordinal_n)
-        warm = int(np.searchsorted(ordinal_n, warmup_steps))
-        progress = ordinal_n[:warm] / max(warmup_steps, 1)
-        peak = schedule.of_ordinals(np.array([warmup_steps]))[0] if warm else 0.0
-        lr_n[:warm] = from_lr + (peak - from_lr) * progress
-        return lr_n
+        warm = np.searchsorted(ordinal_n, warmup_steps)
+        rise_n = from_lr + (peak - from_lr) * (ordinal_n[:warm] / warmup_steps)
+        return np.concatenate([rise_n, schedule.of_ordinals(ordinal_n[warm:])])
 
     return Schedule(schedule.total_steps, lr)

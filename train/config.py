@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -58,12 +58,18 @@ class ProfileConfig(Settings):
         return self.first_step + self.steps - 1
 
 
+def _steps_may_follow_from_stages(schema: dict[str, Any]) -> None:
+    schema["required"].remove("steps")
+
+
 class TrainConfig(Settings):
     """How long the run trains, on how many tokens a step, and with which arithmetic."""
 
+    model_config = ConfigDict(json_schema_extra=_steps_may_follow_from_stages)
+
     steps: int = Field(
         ge=1,
-        description="Number of optimizer steps of the run.",
+        description="Number of optimizer steps of the run; with stages it is their sum, and is left out.",
         json_schema_extra=may_change(
             "it makes the run longer or shorter; the schedule is computed over the new length"
         ),

@@ -1,5 +1,7 @@
 """The mixture: which source each row of training comes from, in exact proportions over any prefix of the run.
 
+A source is here whatever has samples 0, 1, 2, ... to be drawn: a source's own stream, or a pool of old data (pool.py).
+
 Row g, counted over the whole run, takes the next sample of its source. Over the first g rows source s is due
 A_s(g) rows, the sum of its weight over these rows. The schedule is earliest deadline first: sample j of source s may
 come no earlier than where A_s passes j and no later than where it reaches j + 1, and of the sources that may come the
@@ -27,6 +29,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -169,6 +172,7 @@ class _StageTable:
         return self._before + taken, owed
 
 
+@lru_cache(maxsize=8)  # a start asks several times what the stages before a replay have read
 def _schedule(weights: tuple[int, ...], owed: tuple[Fraction, ...], rows: int | None) -> tuple[array[int], int]:
     """Schedule a stage's rows until its state recurs, or to its end.
 

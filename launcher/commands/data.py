@@ -33,7 +33,7 @@ def build_shards(
     from data.config import DataConfig
     from data.pipeline.build import build
     from data.pipeline.progress import StoppedError
-    from launcher.run.old_stages import with_new_stages
+    from launcher.run.old_stages import without_old_stages
     from settings import Settings, compose
 
     class DataFile(Settings, extra="ignore"):
@@ -44,7 +44,7 @@ def build_shards(
         @model_validator(mode="before")
         @classmethod
         def _read_stages(cls, values: Any) -> Any:
-            return with_new_stages(values) if isinstance(values, Mapping) else values
+            return without_old_stages(values) if isinstance(values, Mapping) else values
 
     stop, progress = StopRequest(), ProgressLine()
     try:

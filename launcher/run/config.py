@@ -88,8 +88,10 @@ class RunConfig(Settings):
             return values
         plain = with_new_stages(values)
         lengths, train = stage_lengths(plain), plain.get("train")
-        if not lengths or not isinstance(train, Mapping):
+        if not plain.get("stages") or not isinstance(train, Mapping):
             return plain
+        if lengths is None:  # a stage has a mistake, and train.steps is not another one
+            return {**plain, "train": {"steps": 1, **train}}
         if train.get("steps") not in (None, sum(lengths)):
             raise KeyMistakeError(
                 "train.steps",

@@ -20,14 +20,22 @@ def has_old_stages(plain: Mapping[str, Any]) -> bool:
     return isinstance(data, Mapping) and bool(data.get("stages"))
 
 
+def without_old_stages(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the config without `data.stages`, which a build of shards does not read."""
+    data = plain.get("data")
+    if not isinstance(data, Mapping):
+        return plain
+    return {**plain, "data": {key: value for key, value in data.items() if key != "stages"}}
+
+
 def with_new_stages(plain: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the config with `data.stages` as `stages`. Raises KeyMistakeError if it cannot be read."""
     data = plain.get("data")
     if not isinstance(data, Mapping) or "stages" not in data:
         return plain
-    old, rest = data["stages"], {key: value for key, value in data.items() if key != "stages"}
+    old, rest = data["stages"], without_old_stages(plain)
     if not old:
-        return {**plain, "data": rest}
+        return rest
     if plain.get("stages"):
         raise KeyMistakeError("data.stages", old, "is the old form of the section `stages`, which is given too")
     train = plain.get("train")
@@ -47,7 +55,7 @@ def with_new_stages(plain: Mapping[str, Any]) -> Mapping[str, Any]:
         for start, end, mixture in zip(starts, ends, mixtures, strict=True)
         if end > start
     ]
-    return {**plain, "data": rest, "stages": stages}
+    return {**rest, "stages": stages}
 
 
 def _is_readable(old: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import accumulate
 
 from launcher.run.branch_origin import branch_origin
 from launcher.run.config import RunConfig
@@ -21,14 +22,15 @@ Phases = Mapping[str, SchedulePhases]  # by the key of the schedule in the confi
 def phases_on_record(config: RunConfig) -> Phases:
     """Returns the phases that the run has recorded, or for a branch to come those of its parent; else none.
 
-    A run without a checkpoint, or with imported weights, has taken no step yet and decides them anew.
+    A run without a checkpoint, or with imported weights, has taken no step yet and decides them anew. So do stages that
+    have not begun.
     """
     origin = branch_origin(config)
     if origin is not None:
-        return _recorded(RunFolder(origin.path))
+        return _begun(config, _recorded(RunFolder(origin.path)), step=origin.step)
     folder = RunFolder(config.run.path)
     state = state_to_go_on_from(folder.checkpoints)
-    return _recorded(folder) if state is not None and state.step else {}
+    return _begun(config, _recorded(folder), step=state.step) if state is not None and state.step else {}
 
 
 def phases_of(config: RunConfig) -> dict[str, SchedulePhases]:
@@ -78,6 +80,14 @@ def _recorded(folder: RunFolder) -> Phases:
         return phases_of(parse(RunConfig, read_yaml(folder.config), source=str(folder.config)))
     except UserError:
         return {}
+
+
+def _begun(config: RunConfig, phases: Phases, *, step: int) -> Phases:
+    """Returns the phases of the schedules that begin before the 0-based step `step`."""
+    parts = schedule_parts(config)
+    starts = accumulate((part.steps for part in parts), initial=0)
+    keys = {part.key for part, start in zip(parts, starts, strict=False) if start < step}
+    return {key: recorded for key, recorded in phases.items() if key in keys}
 
 
 def _single_parts(config: RunConfig) -> list[SchedulePart]:

@@ -12,13 +12,16 @@ from small_runs import make_shards, write_config
 
 from launcher.run.config import RunConfig, load_run_config
 from launcher.run.input_hashes import inputs_of
+from launcher.run.planned_schedule import planned_curve
 from launcher.run.preflight import check_config
 from launcher.run.schedule_change import schedule_change_warnings
+from launcher.run.schedule_phases import phases_of, phases_on_record, schedule_with, with_phases
 from launcher.run.stages import draw_plan, replayed_runs, run_schedule, training_data
 from launcher.sweep.points import config_digest
 from settings import UserError, to_yaml
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.recorded_schedule import SchedulePhases
 from train.run_folder.resume_check import check_run
 from train.run_folder.seen_data import read_seen
 from train.state import TrainState
@@ -42,7 +45,13 @@ def write(folder: Path, shards: Path, *stages: dict[str, Any], **sections: dict[
     return path
 
 
-def start(config: RunConfig, *, step: int = 0, left_out: tuple[tuple[int, int], ...] = ()) -> RunFolder:
+def start(
+    config: RunConfig,
+    *,
+    step: int = 0,
+    left_out: tuple[tuple[int, int], ...] = (),
+    phases: dict[str, SchedulePhases] | None = None,
+) -> RunFolder:
     """Records a start of the run, and a checkpoint's state."""
     open_run(
         config.run.path,
@@ -51,6 +60,7 @@ def start(config: RunConfig, *, step: int = 0, left_out: tuple[tuple[int, int], 
         inputs=inputs_of(config),
         draws=draw_plan(config),
         replayed=replayed_runs(config),
+        schedules=phases,
     ).release()
     folder = RunFolder(config.run.path)
     if step:
@@ -98,6 +108,7 @@ def test_a_mistake_is_refused_with_one_message(
     with pytest.raises(UserError) as raised:
         check_config(load_run_config(path, overrides), world_size=1)
     assert message in str(raised.value)
+    assert "train.steps: is required" not in str(raised.value)
 
 
 def test_a_stage_may_be_given_in_tokens(tmp_path: Path, shards: Path) -> None:
@@ -149,7 +160,8 @@ def test_the_schedule_is_one_function_of_the_global_step(tmp_path: Path, shards:
         {"name": "constant", "steps": 4, "schedule": "constant", "lr": 2e-4},
         schedule={"name": "cosine", "warmup_steps": 6, "min_lr": 3e-4},
     )
-    schedule = run_schedule(load_run_config(path))
+    config = load_run_config(path)
+    schedule = run_schedule(config)
     expected = [*cosine(3e-3, 3e-4, 6, 30, 0.0), *cosine(1e-3, 1e-4, 5, 25, 3e-4), *[2e-4] * 4]
     assert schedule.total_steps == 59
     assert np.allclose(schedule.every_step(), expected, rtol=1e-12)
@@ -159,6 +171,9 @@ def test_the_schedule_is_one_function_of_the_global_step(tmp_path: Path, shards:
     assert schedule(80) == 2e-4
     steps = np.array([0, 29, 30, 54, 55, 58])
     assert schedule.lr(steps).tolist() == schedule.every_step()[steps].tolist()
+    planned = planned_curve(config)  # that of the laws
+    assert planned.lr.tolist() == schedule.every_step().tolist()
+    assert planned.warmup_steps == 6
 
 
 def test_a_run_may_grow_by_a_stage_but_not_change_its_past(tmp_path: Path, shards: Path) -> None:
@@ -183,7 +198,7 @@ def test_a_run_may_grow_by_a_stage_but_not_change_its_past(tmp_path: Path, shard
             check(*stages)
     config = load_run_config(RunFolder(tmp_path / "runs" / "try").config, ["stages.1.steps=20"])
     assert config.train.steps == 26
-    (warning,) = schedule_change_warnings(config)
+    (warning,) = schedule_change_warnings(config, phases_on_record(config))
     assert "lr jumps at step 9" in warning
 
 
@@ -208,6 +223,26 @@ def test_a_run_replays_what_another_had_read_when_it_began(tmp_path: Path, shard
     assert training_data(second).mixtures().keys() == {"stages.0.mixture", "stages.0.replay.sources"}
     with pytest.raises(UserError, match=r"stages.0.replay.run = .* does not record which data the run draws"):
         draw_plan(load_run_config(second.run.path / "config.yaml", ["run.folder=/tmp", "run.name=another"]))
+
+
+def test_a_stage_keeps_the_phases_that_it_had_when_it_began(tmp_path: Path, shards: Path) -> None:
+    """Its anneal stays where it is if the stage becomes longer. One that has not begun may still change its length."""
+    infinite = {"name": "infinite", "min_lr": 1e-4}
+    first = {**OLD, "steps": 20, "schedule": infinite}
+    config = load_run_config(write(tmp_path, shards, first, {**NEW, "steps": 20, "schedule": infinite}))
+    recorded = phases_of(config)
+    assert {key: each.phases["constant_end_step"] for key, each in recorded.items()} == {
+        "stages.0.schedule": 16,
+        "stages.1.schedule": 16,
+    }
+    start(config, step=10, phases=recorded)
+    grown = load_run_config(write(tmp_path, shards, {**first, "steps": 30}, {**NEW, "steps": 8, "schedule": infinite}))
+    kept = phases_on_record(grown)
+    filled = with_phases(grown, kept)
+    assert filled.stages[0].schedule == config.stages[0].schedule.with_phases(recorded["stages.0.schedule"].phases)
+    assert filled.stages[1] == grown.stages[1]
+    check_run(grown.run.path, grown, inputs_of(grown), schedule_of=lambda each: schedule_with(kept, each))
+    assert np.array_equal(run_schedule(filled).every_step()[:16], run_schedule(config).every_step()[:16])
 
 
 def test_stages_count_in_the_hash_of_a_sweeps_point(tmp_path: Path, shards: Path) -> None:

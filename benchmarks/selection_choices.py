@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from selection_plan import ALL_SOURCES
 
 from data.config import SELECTION_FOLDER
-from launcher.run.config import load_run_config
+from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from settings import Settings, parse
 from train.run_folder.input_hashes import Inputs
@@ -56,11 +55,9 @@ def add_choice(path: Path, choice: Choice) -> None:
         os.fsync(file.fileno())
 
 
-def choice_of(
-    name: str, fingerprint: str, config: Path, shards: Path, *, cpu_seconds: float, per_token: float | None
-) -> Choice:
-    """Returns the line of a selection whose shards are built, from their record."""
-    run = load_run_config(config, [ALL_SOURCES, f"data.shards={shards}"])
+def choice_of(name: str, fingerprint: str, run: RunConfig, *, cpu_seconds: float, per_token: float | None) -> Choice:
+    """Returns the line of a selection; `run` is the config of a run on its shards, whose record is read."""
+    shards = run.data.shards
     report: dict[str, Any] = json.loads((shards / SELECTION_FOLDER / "report.json").read_text())
     counts = json.loads((shards / "build.json").read_text())["sources"]
     tokens = {source: own["tokens"]["train"] for source, own in counts.items() if own["tokens"]["train"]}

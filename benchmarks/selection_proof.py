@@ -62,11 +62,14 @@ class Proof:
     def __init__(self, plan: Plan, *, runs: Path, choices: Path, jobs: int) -> None:
         self.plan, self.runs_file, self.choices_file, self.jobs = plan, runs, choices, jobs
         self.known = read_choices(choices)
+        self._fingerprints: dict[Selection, str] = {}
 
     def choice(self, selection: Selection) -> Choice | None:
         """Returns the line of a finished selection; None for one of other settings."""
+        if selection not in self._fingerprints:
+            self._fingerprints[selection] = self.plan.fingerprint(selection)
         found = self.known.get(selection.name)
-        return found if found and found.fingerprint == self.plan.fingerprint(selection) else None
+        return found if found and found.fingerprint == self._fingerprints[selection] else None
 
     def records(self, runs: Sequence[Run]) -> dict[Run, Record]:
         """Returns the records of the runs that are finished."""

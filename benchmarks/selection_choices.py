@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from selection_plan import ALL_SOURCES
 
 from data.config import SELECTION_FOLDER
-from launcher.run.config import load_run_config
+from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from settings import Settings, parse
 from train.run_folder.input_hashes import Inputs
@@ -28,7 +27,9 @@ class Choice(Settings):
     chosen_bytes: dict[str, int] = Field(description="Bytes of text that were chosen, by source.")
     train_tokens: int = Field(description="Tokens of what was chosen.")
     mixture: dict[str, int] = Field(
-        {}, description="Weights for training, if a source is shorter than a sequence; else empty: by tokens."
+        {},
+        description="Weights for training, if a source is shorter than a sequence; else empty: by tokens. Sources "
+        "of weight 0 are evaluated.",
     )
     score_length_correlation: float | None = Field(description="Spearman's, of score and length in the pool.")
     cpu_seconds: float = Field(description="CPU time of the build, and of the proxies that it needs.")
@@ -56,15 +57,13 @@ def add_choice(path: Path, choice: Choice) -> None:
         os.fsync(file.fileno())
 
 
-def choice_of(
-    name: str, fingerprint: str, config: Path, shards: Path, *, cpu_seconds: float, per_token: float | None
-) -> Choice:
-    """Returns the line of a selection whose shards are built, from their record."""
-    run = load_run_config(config, [ALL_SOURCES, f"data.shards={shards}"])
+def choice_of(name: str, fingerprint: str, run: RunConfig, *, cpu_seconds: float, per_token: float | None) -> Choice:
+    """Returns the line of a selection; `run` is the config of a run on its shards, whose record is read."""
+    shards = run.data.shards
     report: dict[str, Any] = json.loads((shards / SELECTION_FOLDER / "report.json").read_text())
     counts = json.loads((shards / "build.json").read_text())["sources"]
-    tokens = {source: own["tokens"]["train"] for source, own in counts.items() if own["tokens"]["train"]}
-    mixture = {source: count for source, count in tokens.items() if count > run.train.seq_length}
+    tokens = {source: own["tokens"]["train"] for source, own in counts.items() if any(own["documents"].values())}
+    mixture = {source: count for source, count in tokens.items() if count == 0 or count > run.train.seq_length}
     pool = {source: own for source, own in report["sources"].items() if own["pool"]["documents"]}
     return Choice(
         name=name,

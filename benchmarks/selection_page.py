@@ -42,7 +42,7 @@ HEAD = """# Does a selection help?
 
     make proof-selection        (python benchmarks/selection_proof.py; it goes on from the lines of selection.jsonl)
 
-This page is written by the command from selection.jsonl (a line for each run) and selection_choices.jsonl (a line
-for each selection). {date}; 2 cores of an x86-64 server, busy with other work: times are those of the
-processes on the CPU, and not of the clock.
+This page is written by the command, {date}, from selection.jsonl (a line for each run) and selection_choices.jsonl
+(a line for each selection). The committed lines are from 2 cores of an x86-64 server that was busy with other work;
+times are times on the CPU.
 """

@@ -142,8 +142,14 @@ class Plan:
 
     def digest(self, run: Run, inputs: Inputs, mixture: Mapping[str, int] | None = None) -> str:
         """Returns the hash by which `lehr sweep` knows a run, given the hashes of its shards and its mixture."""
-        own = [f"data.shards={self.shards(run.selection.name)}", f"run.seed={run.seed}"]
-        return config_digest(load_run_config(self.config, [*self.run_overrides(run, mixture or {}), *own]), inputs)
+        base, lr = self.base, float(run.lr) if run.lr else self.base.optim.lr
+        own = {
+            "run": base.run.model_copy(update={"seed": run.seed}),
+            "optim": base.optim.model_copy(update={"lr": lr}),
+            "train": base.train.model_copy(update={"steps": base.train.steps * run.length}),
+            "data": base.data.model_copy(update={"mixture": {key: float(n) for key, n in (mixture or {}).items()}}),
+        }
+        return config_digest(base.model_copy(update=own), inputs)
 
     def select(self, selection: Selection) -> Plain:
         """Returns the `data.select` section of a selection. Raises AssertionError if the config has none."""

@@ -42,6 +42,7 @@ from selection_plan import (
 )
 
 from launcher.exit_codes import STOPPED_EARLY
+from launcher.run.config import load_run_config
 from launcher.sweep.records import Record, read_records
 from settings import UserError
 from settings.durations import format_duration
@@ -61,11 +62,14 @@ class Proof:
     def __init__(self, plan: Plan, *, runs: Path, choices: Path, jobs: int) -> None:
         self.plan, self.runs_file, self.choices_file, self.jobs = plan, runs, choices, jobs
         self.known = read_choices(choices)
+        self._fingerprints: dict[Selection, str] = {}
 
     def choice(self, selection: Selection) -> Choice | None:
         """Returns the line of a finished selection; None for one of other settings."""
+        if selection not in self._fingerprints:
+            self._fingerprints[selection] = self.plan.fingerprint(selection)
         found = self.known.get(selection.name)
-        return found if found and found.fingerprint == self.plan.fingerprint(selection) else None
+        return found if found and found.fingerprint == self._fingerprints[selection] else None
 
     def records(self, runs: Sequence[Run]) -> dict[Run, Record]:
         """Returns the records of the runs that are finished."""
@@ -127,8 +131,7 @@ class Proof:
             choice = choice_of(
                 selection.name,
                 self.plan.fingerprint(selection),
-                self.plan.config,
-                shards,
+                load_run_config(self.plan.config, [*self.plan.overrides, ALL_SOURCES, f"data.shards={shards}"]),
                 cpu_seconds=sum(seconds.get(name, 0.0) for name in own),
                 per_token=trained / proxy_tokens if needs_proxies(selection) else None,
             )
@@ -184,7 +187,7 @@ class Proof:
         child = subprocess.Popen(
             [sys.executable, "-m", "launcher", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
-        with _passing_signals_to(child):
+        with _passing_signals_to(child) as passed:
             _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         if cost:
@@ -192,7 +195,7 @@ class Proof:
             seconds[cost] = seconds.get(cost, 0.0) + usage.ru_utime + usage.ru_stime
             self.plan.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.plan.folder / _CPU_FILE, seconds)
-        if child.returncode == STOPPED_EARLY:
+        if child.returncode == STOPPED_EARLY or (child.returncode != 0 and passed):
             print("stopped; the same command goes on from here", file=sys.stderr)
             raise SystemExit(STOPPED_EARLY)
         if child.returncode != 0:
@@ -204,14 +207,21 @@ class Proof:
 
 
 @contextlib.contextmanager
-def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Passes SIGTERM on to the command, and leaves Ctrl-C to it, which the terminal sends to both."""
-    handlers = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number)),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-    }
+def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Passes SIGTERM on to the command, and leaves Ctrl-C to it, which the terminal sends to both.
+
+    Yields the list of the signals that have come.
+    """
+    passed: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        passed.append(number)
+        if number == signal.SIGTERM:
+            child.send_signal(number)
+
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

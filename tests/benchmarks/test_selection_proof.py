@@ -21,7 +21,7 @@ from selection_proof import Proof
 from selection_report import effective_tokens, write_report
 from selection_statistics import PairedArms
 
-from launcher.sweep.records import Record, add_record, read_records
+from launcher.sweep.records import Record, read_records
 from train.run_folder.input_hashes import Inputs
 
 ROOT = Path(__file__).parents[2]
@@ -134,14 +134,15 @@ class TestReport:
         """Returns a proof of which every run is a made line, but one of dsir: classifier equals ZIP-FIT."""
         plan = Plan(CONFIG, (), Path("shards/selection"))
         runs, choices = tmp_path / "runs.jsonl", tmp_path / "choices.jsonl"
-        for selection in plan.selections():
-            add_choice(choices, made_choice(plan, selection))
-        noise = random.Random(1)
+        lines = [made_choice(plan, selection).to_plain() for selection in plan.selections()]
+        choices.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        records, noise = [], random.Random(1)
         level = {"zipfit": 4.0, "classifier": 4.0, "same_sources": 4.5, "length_matched": 5.2}
         for run in plan.runs():
             if run != Run(Selection("dsir", MAIN, TARGETS[0]), SEEDS[-1]):
                 loss = level.get(run.selection.arm, 5.0) - 0.1 * math.log(run.length) + run.seed
-                add_record(runs, made_record(plan, run, loss + noise.gauss(0, 0.001)))
+                records.append(made_record(plan, run, loss + noise.gauss(0, 0.001)).to_plain())
+        runs.write_text("".join(json.dumps(record) + "\n" for record in records))
         return Proof(plan, runs=runs, choices=choices, jobs=2)
 
     def test_the_headline_is_what_equals_zipfit(self, proof: Proof, tmp_path: Path) -> None:

@@ -47,16 +47,25 @@ def token_scores(
         logits_nv = cast(torch.mm(x_nD, head_vD.mT, out=buffer_nv[: len(x_nD)]), wide_dtype(x_ND))
         column_n1, here_n = target_columns(local_N[chunk], len(head_vD))
         highest_n = layers.max(logits_nv.amax(1))
-        ties_n = (logits_nv == highest_n[:, None]).sum(1)
-        aim_n = logits_nv.gather(1, column_n1)[:, 0] * here_n
+        aim_n = layers.sum(logits_nv.gather(1, column_n1)[:, 0] * here_n)
+        margin_n = highest_n - aim_n
+        scores_N.accuracy[chunk] = _accuracy(logits_nv, highest_n, margin_n == 0, layers)
         exp_nv = logits_nv.sub_(highest_n[:, None]).exp_()
         exp_nv.scatter_(1, column_n1, exp_nv.gather(1, column_n1).masked_fill(here_n[:, None], 0))
-        ties_n, aim_n, others_n, squares_n = layers.sum(
-            torch.stack((ties_n.to(exp_nv.dtype), aim_n, exp_nv.sum(1), exp_nv.square().sum(1)))
-        )
-        margin_n = highest_n - aim_n
+        # The norm is one pass over the logits; a square would be a second buffer as large as they are.
+        sums_2n = torch.stack((exp_nv.sum(1), torch.linalg.vector_norm(exp_nv, dim=1).square()))
+        others_n, squares_n = layers.sum(sums_2n)
         denominator_n = others_n + torch.exp(-margin_n)
         scores_N.el2n[chunk] = (others_n.square() + squares_n).sqrt() / denominator_n
         scores_N.nll[chunk] = margin_n + denominator_n.log()
-        scores_N.accuracy[chunk] = (margin_n == 0) / ties_n
     return scores_N
+
+
+def _accuracy(logits_nv: Tensor, highest_n: Tensor, is_highest_n: Tensor, layers: Layers) -> Tensor:
+    """Returns 1/k where the target's logit is the highest, which k tokens share, and 0 elsewhere.
+
+    Ties are counted only in these rows: most targets are not the highest.
+    """
+    rows = is_highest_n.nonzero()[:, 0]  # the same on all tensor ranks
+    ties = layers.sum((logits_nv[rows] == highest_n[rows, None]).sum(1).to(highest_n.dtype))
+    return torch.zeros_like(highest_n).index_copy_(0, rows, 1 / ties)

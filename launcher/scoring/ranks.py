@@ -18,12 +18,14 @@ from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.config import RunConfig
+from launcher.run.machine import read_machine
 from launcher.run.saved_run import read_run_config, start_one_process
 from launcher.scoring.plan import PlannedFile
 from launcher.scoring.score_shards import score_shards
 from parallel.config import ParallelConfig
 from parallel.layout import Workload, check_layout
 from parallel.mesh import make_mesh, start_processes, stop_processes
+from settings import UserError
 from train.config import TrainConfig
 
 _STOPPING = "stopping; the files that are finished stay"
@@ -31,7 +33,11 @@ _STOPPED = "; the same command goes on with the files that are missing"
 
 
 def check_scoring_layout(runs: Sequence[Path], parallel: ParallelConfig) -> None:
-    """Raises UserError if the model of a run cannot be divided in this way."""
+    """Raises UserError if the model of a run cannot be divided in this way, or if there are fewer GPUs than ranks."""
+    if 0 < (gpus := read_machine().gpus) < parallel.ranks:
+        raise UserError(
+            f"--tensor x --pipeline x --data = {parallel.ranks} ranks need a GPU each, and this machine shows {gpus}"
+        )
     for run in runs:
         config: RunConfig = read_run_config(run)[1]
         sizes = Workload(

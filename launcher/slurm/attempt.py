@@ -86,9 +86,15 @@ class Attempt:
         return self.end(FAILED, bad=bad, cause=cause or "the check of the nodes did not end")
 
     def end(self, exit_code: int, *, bad: tuple[str, ...] = (), cause: str = "") -> int:
-        """Decides what is done after the ranks have ended, does it, and returns the exit code of the batch file."""
+        """Decides what is done after the ranks have ended, does it, and returns the exit code of the batch file.
+
+        An attempt on a node that was cut off, and is back, decides nothing about the job: that is in a newer attempt.
+        """
         failures = recorded_failures(self._logs)
         state = scheduler.job_state(self.job.job_id)
+        if state is not None and state.restarts >= self.job.attempt:
+            print(f"{self.job} is over: Slurm has started the job again meanwhile", flush=True)
+            return FAILED
         completing = state is not None and state.state == "COMPLETING"
         ending = Ending(
             exit_code=exit_code_of(failures, exit_code),

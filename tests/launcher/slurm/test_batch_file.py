@@ -57,7 +57,7 @@ def test_all_settings_are_in_the_file_and_the_command_counts_last(tmp_path: Path
         "export NCCL_SOCKET_IFNAME=ib0",
     ):
         assert line in text.splitlines()
-    assert text.count("--time=") == 1
+    assert text.count("#SBATCH --time=") == 1
     assert "#SBATCH --ntasks-per-node" not in text  # with it, Slurm would take the fewest nodes of the range
     assert "'--container-image=/images/my image.sqsh'" in text
     (tmp_path / "job.sbatch").write_text(text)

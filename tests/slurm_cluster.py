@@ -180,16 +180,19 @@ class Cluster:
             time.sleep(0.1)
 
     def recover(self) -> None:
-        """Kills all jobs, mends all links and starts the nodes that are off."""
+        """Kills all jobs, and mends all that was broken."""
+        self.mend_all()
+        self.cancel_all()
+        self.wait_for_nodes(len(self.nodes))
+
+    def mend_all(self) -> None:
+        """Mends all links, and starts the nodes and daemons that are off."""
         for node in self.nodes:
             if node not in self._inits:
                 self.power_on(node)
             self.mend(node, "eth", "fab")
-        self.cancel_all()
-        for node in self.nodes:
             if not self._slurmd_runs(node):
                 self.run_on(node, "slurmd", "-N", node, "-f", self._conf)
-        self.wait_for_nodes(len(self.nodes))
 
     def power_off(self, node: str) -> None:
         """Ends a node at once, with all of its processes."""
@@ -207,6 +210,16 @@ class Cluster:
     def kill_slurmd(self, node: str) -> None:
         """Kills a node's daemon, and leaves the processes of its jobs."""
         self.run_on(node, "kill", "-KILL", self._slurmd(node))
+
+    @contextlib.contextmanager
+    def without_controller(self) -> Iterator[None]:
+        """Ends the controller, and starts it again at the end."""
+        pid = (self.folder / "run" / "slurmctld.pid").read_text().strip()
+        self.run("kill", pid)
+        while (self.folder / "run" / "slurmctld.pid").exists():
+            time.sleep(0.05)
+        yield
+        self.run("slurmctld", "-f", self._conf)
 
     def _slurmd_runs(self, node: str) -> bool:
         return self._on(node, "kill", "-0", self._slurmd(node)).returncode == 0

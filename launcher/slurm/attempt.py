@@ -41,13 +41,14 @@ class Attempt:
         counted = int(ended.get("counted", 0))
         if last and (ended.get("attempt") != last.get("attempt") or ended.get("action") == "leave"):
             noted = self._last("terminated")
+            noted = noted if noted.get("attempt") == last.get("attempt") else {}
             lost = noted.get("lost") or self._unusable_nodes()  # as the attempt could note it, or Slurm says it now
             ending = Ending(
                 None,
                 cause=", ".join(lost),
                 lost_node=bool(lost),
                 cancelled=self._is_cancelled(),
-                preempted=noted.get("attempt") == last.get("attempt") and bool(noted.get("preempted")),
+                preempted=bool(noted.get("preempted")),
                 new_checkpoint=self.folder.checkpoint_step() > self._step_at_begin(),
                 counted_before=self._counted_before(),
             )
@@ -86,9 +87,15 @@ class Attempt:
         return self.end(FAILED, bad=bad, cause=cause or "the check of the nodes did not end")
 
     def end(self, exit_code: int, *, bad: tuple[str, ...] = (), cause: str = "") -> int:
-        """Decides what is done after the ranks have ended, does it, and returns the exit code of the batch file."""
+        """Decides what is done after the ranks have ended, does it, and returns the exit code of the batch file.
+
+        An attempt on a node that was cut off, and is back, decides nothing about the job: that is in a newer attempt.
+        """
         failures = recorded_failures(self._logs)
         state = scheduler.job_state(self.job.job_id)
+        if state is not None and state.restarts >= self.job.attempt:
+            print(f"{self.job} is over: Slurm has started the job again meanwhile", flush=True)
+            return FAILED
         completing = state is not None and state.state == "COMPLETING"
         ending = Ending(
             exit_code=exit_code_of(failures, exit_code),
@@ -107,8 +114,9 @@ class Attempt:
             print(f"the job goes back into the queue: {decision.reason}", flush=True)
             try:
                 scheduler.requeue(self.job.job_id, exclude=bad, nodes=self._submission["nodes"])
-            except RunError as error:  # Slurm may have put it back by now
+            except RunError as error:  # Slurm may have put it back by now; else jobs that wait for it must not start
                 print(f"warning: {error}", flush=True)
+                return FAILED
             return DONE
         print(f"the job ends: {decision.reason}", flush=True)
         return FAILED if ending.exit_code is None else ending.exit_code

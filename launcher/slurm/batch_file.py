@@ -44,7 +44,16 @@ def described(command: Sequence[str]) -> dict[str, str]:
 
 
 def options_of(site: SiteConfig, *, name: str, output: Path, nodes: str) -> dict[str, str]:
-    """Returns the options of sbatch that follow from the site."""
+    """Returns the options of sbatch that follow from the site.
+
+    With a number of tasks, Slurm takes the fewest nodes of a range that hold them: a range asks for cores instead.
+    """
+    cores = site.cpus_per_task or 1
+    if "-" in nodes:
+        size = {"mincpus": str(site.ranks_per_node * cores)}
+    else:
+        size = {"ntasks-per-node": str(site.ranks_per_node)}
+        size |= {"cpus-per-task": str(cores)} if site.cpus_per_task else {}
     named = {
         "job-name": name,
         "partition": site.partition,
@@ -53,12 +62,11 @@ def options_of(site: SiteConfig, *, name: str, output: Path, nodes: str) -> dict
         "time": site.time,
         "gres": site.gres,
         "mem": site.memory,
-        "cpus-per-task": str(site.cpus_per_task or ""),
     }
     return {
         **{option: value for option, value in named.items() if value},
         "nodes": nodes,
-        "ntasks-per-node": str(site.ranks_per_node),
+        **size,
         # Every rank receives the signal, and saves; Slurm may send it up to a minute early.
         "signal": f"USR1@{site.notice_seconds}",
         "requeue": "",

@@ -12,6 +12,8 @@ from settings import RunError, UserError
 
 _SECONDS = 60.0  # a controller that is busy answers late
 _UPDATE_TRIES = 20
+_AWAY = ("Unable to contact slurm controller", "Socket timed out", "Slurm backup controller in standby")
+_AWAY_SECONDS, _AGAIN_SECONDS = 60.0, 2.0  # a controller that is restarted comes back within the first
 _GONE = ("Invalid job id", "not found")
 
 
@@ -120,6 +122,16 @@ def _text(answer: subprocess.CompletedProcess[str]) -> str:
 
 
 def _call(*command: str) -> subprocess.CompletedProcess[str]:
+    """Calls a command of Slurm, and again while its controller is away."""
+    until = time.monotonic() + _AWAY_SECONDS
+    while (answer := _call_once(*command)).returncode and any(words in answer.stderr for words in _AWAY):
+        if time.monotonic() > until:
+            break
+        time.sleep(_AGAIN_SECONDS)
+    return answer
+
+
+def _call_once(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     except FileNotFoundError:

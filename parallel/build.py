@@ -46,7 +46,7 @@ class ComputeConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Kernel | Literal["auto"] = "auto"
     recompute: Recompute = "none"
-    compile: bool | Literal["auto"] = False
+    compile: Literal["auto", True, False] = False
     cross_entropy: LossKernelName | Literal["auto"] = "auto"
 
     @property

@@ -83,7 +83,8 @@ def rule_of(item: Mapping[str, Any]) -> str:
     """Returns the rule that a value breaks, and what to do, for an error of pydantic."""
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "literal_error":
-        return f"must be one of {context['expected'].replace(chr(39), '').replace(' or ', ', ')}"
+        expected = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"must be one of {expected.replace('True', 'true').replace('False', 'false')}"  # as YAML writes them
     if kind == "string_pattern_mismatch" and context["pattern"] in _PATTERNS:
         return _PATTERNS[context["pattern"]]
     rule = _RULES.get(kind) or _RULES_WITH_LIMITS.get(kind, "").format(**context)

@@ -120,7 +120,7 @@ class TrainConfig(Settings):
         "operations of torch; auto is Triton where it runs, and stays when the run goes on.",
         json_schema_extra=may_change("every kernel computes the same function"),
     )
-    compile: Literal["auto"] | bool = Field(
+    compile: Literal["auto", True, False] = Field(
         "auto",
         description="Whether torch.compile compiles each block. auto compiles on a GPU where a block becomes one graph "
         "that gives the gradients of an eager one, and stays when the run goes on.",

@@ -148,7 +148,7 @@ def _kind(schema: Schema, kind: Node) -> str:
     if "properties" in kind:
         return "section"
     if "enum" in kind:
-        return f"one of {', '.join(map(str, kind['enum']))}"
+        return f"one of {', '.join(value if isinstance(value, str) else json.dumps(value) for value in kind['enum'])}"
     if "const" in kind:
         return str(kind["const"])
     if kind.get("format") == "path":

@@ -72,7 +72,7 @@ NORM_SCALING = ["model.norm_scaling=none", "model.norm_scaling=layernorm_scaling
         (["optim=cond"], ["optim=conda"]),
         (["optim.name", "=", "cond"], ["conda"]),  # as bash splits it
         (["optim", "="], list(OPTIMIZERS.names())),
-        (["train.compile", "="], ["false", "true"]),
+        (["train.compile", "="], ["auto", "false", "true"]),
         (["run.name=a", "train.precision=b"], ["train.precision=bfloat16"]),
         (["run.name", "=", "a", "train.precision", "=", "b"], ["bfloat16"]),
         (["data.sources.mine.name=jsonl"], ["data.sources.mine.name=jsonl"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 import model.norms
 from parallel.build import ComputeConfig
-from parallel.compiled_check import RunShapes, check_compiled_block, why_not_compiled
+from parallel.compiled_check import RunShapes, check_compiled_block
+from parallel.compute_choice import agree_on_compute
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, make_mesh
 from settings import UserError
@@ -48,37 +50,47 @@ def norm_in_two_graphs(self: nn.Module, x: Tensor) -> Tensor:
     return x * self.weight  # type: ignore[operator]
 
 
-def messages_and_graphs() -> tuple[list[str | None], int, int]:
-    """Returns what is said of good and of broken blocks, and the compiled graphs after the check and a step."""
+def kept(mesh: Mesh) -> tuple[bool, list[str]]:
+    """Returns whether a run that has compiled until now goes on so with `auto`, and the warnings."""
+    wanted = ComputeConfig(compile="auto")
+    compute, warnings = agree_on_compute(wanted, shapes_of(ParallelConfig()), mesh, recorded={"compiled": True})
+    assert isinstance(compute.compile, bool)
+    return compute.compile, warnings
+
+
+def outcomes_and_graphs() -> tuple[list[Any], int, int]:
+    """Returns what becomes of right and wrong blocks, and the compiled graphs after the check and after a step."""
     from torch._dynamo.utils import counters
 
     mesh = make_mesh(ParallelConfig(), timeout_seconds=60)
-    shapes, compute = shapes_of(ParallelConfig()), ComputeConfig(compile="auto")
-    good = [refused(mesh), why_not_compiled(shapes, mesh, compute=compute)]
+    good = [refused(mesh), kept(mesh)]
     checked = counters["stats"]["unique_graphs"]
     on_a_rank(TRIAL, mesh)
     trained = counters["stats"]["unique_graphs"]
     torch.compiler.reset()
     model.norms._weighted_sum_of_rows = no_gradient_if_compiled
-    wrong = [refused(mesh), why_not_compiled(shapes, mesh, compute=compute)]
+    wrong = [refused(mesh), kept(mesh)]
     model.norms._weighted_sum_of_rows = gain_gradient
     model.norms.RMSNorm.forward = norm_in_two_graphs  # type: ignore[assignment]
     torch.compiler.reset()
-    return [*good, *wrong, why_not_compiled(shapes, mesh, compute=compute)], checked, trained
+    return [*good, *wrong, kept(mesh)], checked, trained
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++")
 def test_a_block_that_is_compiled_wrongly_is_refused() -> None:
-    """And its compilation serves the run: a step compiles nothing more. `auto` leaves out a block of several graphs."""
-    ((messages, checked, trained),) = run_ranks(1, messages_and_graphs, timeout=300)
-    good, usable, wrong, why_not_wrong, why_not_in_graphs = messages
-    assert (good, usable) == ("", None)
+    """And its compilation serves the run: a step compiles nothing more. `auto` runs such blocks eagerly."""
+    ((outcomes, checked, trained),) = run_ranks(1, outcomes_and_graphs, timeout=300)
+    good, kept_good, wrong, kept_wrong, kept_in_graphs = outcomes
+    assert (good, kept_good) == ("", (True, []))
     assert wrong.startswith(f"train.compile = true: torch {torch.__version__} computes other gradients")
     assert "_norm.weight differs by 100% of its norm" in wrong
-    assert why_not_wrong in wrong
     assert checked == trained > 0
-    assert re.fullmatch(r"torch breaks a block into \d+ graphs", why_not_in_graphs)
+    because = "train.compile = auto: no block is compiled, because torch "
+    (warning,), (warning_in_graphs,) = kept_wrong[1], kept_in_graphs[1]
+    assert (kept_wrong[0], kept_in_graphs[0]) == (False, False)
+    assert warning.startswith(f"{because}{torch.__version__} computes other gradients")
+    assert re.fullmatch(rf"{because}breaks a block into \d+ graphs", warning_in_graphs)
 
 
 def message_and_graphs(parallel: ParallelConfig) -> tuple[str, int, int]:

@@ -22,7 +22,7 @@ from laws.curve import Floats, LossCurve
 from laws.fitting.solver import HUBER_DELTA, PRIOR_STRENGTH, fit_points
 from laws.loss_curves.joint import JointConfig
 
-STARTS = 4  # of the plain fit
+STARTS = 2  # of the plain fit
 
 
 def made_curves() -> list[LossCurve]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -56,6 +56,8 @@ class HeldUpLaw(CurveLaw):
 
     The class has the settings, the noise and the early term of the laws over the horizon and over size.
     """
+
+    costly: ClassVar[bool] = True  # a ladder has thousands of losses
 
     progress_power: float = Field(0.85, gt=0, le=2, description="r: how the worth of a step goes with the lr")
     level_power: float = Field(0.6, gt=0, le=2, description="q: how the level of the noise goes with the lr")

@@ -37,7 +37,6 @@ class JointConfig(HeldUpLaw):
     name: Literal["joint"] = "joint"
     spans_sizes: ClassVar[bool] = True
     spans_batches: ClassVar[bool] = True
-    costly: ClassVar[bool] = True  # a ladder has thousands of losses
     interaction: bool = Field(True, description="Whether k is fitted; else it is 1 (Chinchilla's law).")
     alpha_prior_width: float = Field(0.02, gt=0, description="of the exponent of parameters")
     beta_prior_width: float = Field(0.02, gt=0, description="of the exponent of tokens")

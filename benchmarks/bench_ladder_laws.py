@@ -171,7 +171,7 @@ def report_table(forecasts: Sequence[Forecast]) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for (split, law), group in groups.items():
         miss, c4 = np.array([f.miss for f in group]), np.array([f.miss for f in group if f.column == "c4_en"])
-        cells = [f"{100 * np.abs(part).mean():.2f}%" for part in (c4, miss)]
+        cells = [f"{100 * np.abs(part).mean():.2f}%" if part.size else "-" for part in (c4, miss)]
         cells += [f"{100 * np.abs(miss).max():.2f}%", f"{100 * miss.mean():+.2f}%"]
         whole = [f.whole for f in group if f.whole is not None]
         cells.append(f"{100 * np.mean(whole):.2f}%" if whole else "-")

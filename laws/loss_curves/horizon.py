@@ -20,7 +20,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve
+from laws.curve import EvaluationPoints, Floats, LossCurve, LrCurve, geometric_mean
 from laws.law import LAWS, Coefficient, CurveLaw, Shape, Slope, check_annealed
 from laws.loss_curves.relaxation import FASTEST, SLOWEST, TYPICAL, RelaxationFeatures, scaled_lr
 from settings import UserError
@@ -76,16 +76,16 @@ class HeldUpLaw(CurveLaw):
     def suited(self, curves: Sequence[EvaluationPoints]) -> Self:
         """Returns the law in units of the middle of the runs."""
         known = [curve.batch_tokens for curve in curves if curve.batch_tokens is not None]
-        batch = middle(known) if known else self.reference_batch_tokens
+        batch = geometric_mean(known) if known else self.reference_batch_tokens
         law = self.model_copy(update={"reference_batch_tokens": batch})
         ends = [float(weighted(law, curve.schedule)[: int(curve.steps[-1])].sum()) for curve in curves]
         tokens = [end * law.step_worth(curve.batch_tokens) for end, curve in zip(ends, curves, strict=True)]
         sizes = [law.size_of(curve) for curve in curves]
         return law.model_copy(
             update={
-                "reference_steps": middle(ends),
-                "reference_tokens": middle(tokens),
-                "reference_parameters": middle(sizes),
+                "reference_steps": geometric_mean(ends),
+                "reference_tokens": geometric_mean(tokens),
+                "reference_parameters": geometric_mean(sizes),
             }
         )
 
@@ -175,11 +175,6 @@ def weighted(law: HeldUpLaw, schedule: LrCurve) -> Floats:
     """Returns u^r of every step [n]: what it is worth, as a share of a step at the peak lr."""
     worth_n: Floats = scaled_lr(schedule, schedule.peak) ** law.progress_power
     return worth_n
-
-
-def middle(values: Sequence[float]) -> float:
-    """Returns the geometric mean."""
-    return float(np.exp(np.mean(np.log(values))))
 
 
 COMPARED: Mapping[str, str] = {

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,6 @@ from scipy.optimize import minimize
 from laws.curve import Floats, LossCurve
 from laws.fitting.solver import HUBER_DELTA, PRIOR_STRENGTH, fit_points
 from laws.loss_curves.joint import JointConfig
-
-STARTS = 4  # of the plain fit
 
 
 def made_curves() -> list[LossCurve]:
@@ -37,8 +36,8 @@ def lehr_fit(curves: list[LossCurve]) -> float:
     return fit_points(law, law.features(curves), np.concatenate([curve.loss for curve in curves])).objective
 
 
-def plain_fit(curves: list[LossCurve]) -> float:
-    """Returns the objective at the best of the starts: L-BFGS-B with finite differences, in the same coordinates."""
+def plain_fit(curves: list[LossCurve], *, number: int) -> float:
+    """Returns the objective at the best of some starts: L-BFGS-B with finite differences, in the same coordinates."""
     law = JointConfig().suited(curves)
     features, shapes = law.features(curves), law.shapes()
     count = len(law.coefficients())
@@ -62,7 +61,7 @@ def plain_fit(curves: list[LossCurve]) -> float:
     bounds += [(np.log(s.lower), np.log(s.upper)) if s.log else (s.lower, s.upper) for s in shapes]
     grids = [[np.log(x) if s.log else x for x in s.grid] for s in shapes]
     points = list(itertools.product(*grids))
-    starts = [points[i] for i in np.random.default_rng(0).permutation(len(points))[:STARTS]]
+    starts = [points[i] for i in np.random.default_rng(0).permutation(len(points))[:number]]
     options = {"maxiter": 2000, "maxfun": 10**6, "ftol": 1e-12, "gtol": 1e-9}
     return min(
         float(minimize(objective, [1.5, 1.0, 0.2, 0.01, *start], method="L-BFGS-B", bounds=bounds, options=options).fun)
@@ -85,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ladder", type=Path, help="the folder of a published ladder's curves")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=8, help="of the plain fit")
     arguments = parser.parse_args()
     cases = {"made by the law": made_curves()}
     if arguments.ladder is not None:
@@ -97,7 +97,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|", flush=True)
     for name, curves in cases.items():
         mine, objective = timed(lehr_fit, curves, arguments.repeats)
-        plain, plain_objective = timed(plain_fit, curves, 1)
+        plain, plain_objective = timed(partial(plain_fit, number=arguments.starts), curves, 1)
         losses = sum(curve.loss.size for curve in curves)
         difference = objective / plain_objective - 1
         print(f"| {name} | {losses} | {mine:.2f} | {plain:.1f} | {plain / mine:.0f} | {difference:+.1e} |", flush=True)

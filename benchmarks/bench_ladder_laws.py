@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,19 @@ from settings import UserError
 Run = tuple[str, str]  # size, horizon
 SIZES = tuple(PARAMETERS)
 RUNS = (*SHORT, *LONG)
-SAMPLES = 30
+SAMPLES = 50
+NEW, JOINT = ("horizon", "joint"), "joint, k = 1"
+EVERY_LAW = (
+    "annealing",
+    "multi_power",
+    "relaxation",
+    *NEW,
+    JOINT,
+    "power_constant",
+    "chinchilla",
+    "skaling",
+    "farseer",
+)
 
 
 @dataclass(frozen=True)
@@ -122,32 +135,30 @@ def last_losses(curves: Sequence[LossCurve]) -> Runs:
 
 def label(law: CurveLaw | ComputeLaw) -> str:
     """Returns the name in the tables."""
-    return "joint, k = 1" if law == JointConfig(interaction=False) else law.name
+    return JOINT if law == JointConfig(interaction=False) else law.name
 
 
-def all_forecasts(ladder: Ladder, columns: Sequence[str]) -> Iterator[Forecast]:
-    """Yields the forecasts of all laws, and prints what was refused. What costs most is done on c4_en only."""
-    compute_laws = [COMPUTE_LAWS.parse(name) for name in ("power_constant", "chinchilla", "skaling", "farseer")]
+def all_forecasts(ladder: Ladder, columns: Sequence[str], laws: Sequence[str]) -> Iterator[Forecast]:
+    """Yields the forecasts of the chosen laws, and prints what was refused; all but the new laws on c4_en only."""
     refused: set[str] = set()
-    for column in columns:
+    for column, name in itertools.product(columns, laws):
         first = column == COLUMNS[0]
-        names = (
-            ("annealing", "multi_power", "relaxation", "horizon") if first else ("annealing", "relaxation", "horizon")
-        )
-        curve_laws = [LAWS.parse(name) for name in names]
-        for split in [split for size in SIZES for split in splits_of_one_size(size)]:
-            for law in curve_laws:
-                yield from curve_forecasts(law, split, ladder, column, SAMPLES if law.name == "horizon" else 0)
-        for split in splits_over_sizes():
-            if split.name == "each run left out" and not first:
-                continue
-            for law in (JointConfig(), JointConfig(interaction=False)) if first else (JointConfig(),):
-                yield from curve_forecasts(law, split, ladder, column, SAMPLES if law.interaction else 0)
-            for compute in compute_laws:
+        if not first and name not in NEW:
+            continue
+        if name in COMPUTE_LAWS.names():
+            for split in splits_over_sizes():
                 try:
-                    yield from compute_forecasts(compute, split, ladder, column)
+                    yield from compute_forecasts(COMPUTE_LAWS.parse(name), split, ladder, column)
                 except UserError as error:
-                    refused.add(f"{split.name}, {compute.name}: {error}")
+                    refused.add(f"{split.name}, {name}: {error}")
+        elif name in (JOINT, "joint"):
+            law = JointConfig(interaction=name != JOINT)
+            for split in splits_over_sizes():
+                if first or split.name != "each run left out":
+                    yield from curve_forecasts(law, split, ladder, column, SAMPLES if law.interaction else 0)
+        else:
+            for split in (split for size in SIZES for split in splits_of_one_size(size)):
+                yield from curve_forecasts(LAWS.parse(name), split, ladder, column, SAMPLES if name in NEW else 0)
     print("Refused:\n" + "".join(f"- {line}\n" for line in sorted(refused)))
 
 
@@ -160,7 +171,7 @@ def report_table(forecasts: Sequence[Forecast]) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for (split, law), group in groups.items():
         miss, c4 = np.array([f.miss for f in group]), np.array([f.miss for f in group if f.column == "c4_en"])
-        cells = [f"{100 * np.abs(part).mean():.2f}%" for part in (c4, miss)]
+        cells = [f"{100 * np.abs(part).mean():.2f}%" if part.size else "-" for part in (c4, miss)]
         cells += [f"{100 * np.abs(miss).max():.2f}%", f"{100 * miss.mean():+.2f}%"]
         whole = [f.whole for f in group if f.whole is not None]
         cells.append(f"{100 * np.mean(whole):.2f}%" if whole else "-")
@@ -181,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ladder", type=Path, required=True, help="the folder of the ladder's curves")
     parser.add_argument("--loss-curves", type=Path, help="the folder of the public curves, for decisions")
+    parser.add_argument("--laws", nargs="+", default=EVERY_LAW, choices=EVERY_LAW)
     parser.add_argument("--columns", nargs="+", default=COLUMNS, choices=COLUMNS)
     parser.add_argument("--forecasts", type=Path, help="a JSON file, written after the fits and read if it exists")
     arguments = parser.parse_args()
@@ -188,7 +200,7 @@ def main() -> None:
     if arguments.forecasts is not None and arguments.forecasts.is_file():
         forecasts = [Forecast(**plain) for plain in json.loads(arguments.forecasts.read_text())]
     else:
-        forecasts = list(all_forecasts(ladder, arguments.columns))
+        forecasts = list(all_forecasts(ladder, arguments.columns, arguments.laws))
         if arguments.forecasts is not None:
             arguments.forecasts.write_text(json.dumps([dataclasses.asdict(each) for each in forecasts]))
     report_table(forecasts)

@@ -140,6 +140,11 @@ def planned_lr_curve(config: ScheduleConfig, *, peak_lr: float, total_steps: int
     return LrCurve(lr_n, detect_warmup(lr_n) if warmup_steps is None else warmup_steps)
 
 
+def geometric_mean(values: Sequence[float] | Floats) -> float:
+    """Returns the geometric mean: the middle of quantities that differ by factors."""
+    return float(np.exp(np.mean(np.log(values))))
+
+
 def detect_warmup(lr: Sequence[float] | Floats) -> int:
     """Returns how many steps at the start rise strictly: the warm-up (0 if the lr starts at its first peak)."""
     rises = np.diff(np.asarray(lr, dtype=np.float64)) > 0

@@ -19,11 +19,10 @@ from laws.curve import EvaluationPoints, Floats, LrCurve, last_step
 from laws.fitting.bootstrap import LEVEL
 from laws.fitting.fitted import Fit, FittedCurve, normal_quantile
 from laws.fitting.law_error import law_error_growth
-from laws.law import SMALLEST_LOSS
+from laws.law import FLOPS_PER_PARAMETER_TOKEN, SMALLEST_LOSS
 from schedules.base import SCHEDULES
 from settings import UserError
 
-FLOPS_PER_PARAMETER_TOKEN = 6.0
 _MOST_SUBSETS = 200_000
 
 

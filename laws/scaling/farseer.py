@@ -13,9 +13,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from laws.curve import Floats
+from laws.curve import Floats, geometric_mean
 from laws.law import Coefficient, Shape
-from laws.scaling.laws import COMPUTE_LAWS, ComputeLaw, Runs, check_two_powers, middle
+from laws.scaling.laws import COMPUTE_LAWS, ComputeLaw, Runs, check_two_powers
 
 
 @COMPUTE_LAWS.register
@@ -27,7 +27,7 @@ class FarseerConfig(ComputeLaw):
 
     def suited(self, runs: Runs) -> Self:
         """Returns the law with the middle of the runs as the reference."""
-        return self.model_copy(update={"reference_parameters": middle(runs.parameters)})
+        return self.model_copy(update={"reference_parameters": geometric_mean(runs.parameters)})
 
     def coefficients(self) -> tuple[Coefficient, ...]:
         """Returns exp(b3), exp(b2)."""

@@ -18,10 +18,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from laws.curve import Floats
-from laws.law import Coefficient, LawConfig, Shape
+from laws.law import FLOPS_PER_PARAMETER_TOKEN, Coefficient, LawConfig, Shape
 from settings import Registry, UserError
-
-FLOPS_PER_PARAMETER_TOKEN = 6.0  # forward 2, backward 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +169,3 @@ def check_distinct(law: str, what: str, values: Floats, least: int) -> None:
     distinct = 1 + int((np.diff(np.sort(np.log(values))) > 0.01).sum())
     if distinct < least:
         raise UserError(f"the {law} law needs at least {least} different {what}; these runs have {distinct}")
-
-
-def middle(values: Floats) -> float:
-    """Returns the geometric mean: a reference in whose units powers are near 1."""
-    return float(np.exp(np.log(values).mean()))

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from laws.curve import Floats
-from laws.scaling.laws import FLOPS_PER_PARAMETER_TOKEN, ComputeLaw, Runs
+from laws.law import FLOPS_PER_PARAMETER_TOKEN
+from laws.scaling.laws import ComputeLaw, Runs
 from settings import UserError
 
 LOG_N = (np.log(1e3), np.log(1e15))  # where the best N is looked for

@@ -13,9 +13,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from laws.curve import Floats
+from laws.curve import Floats, geometric_mean
 from laws.law import Coefficient, Shape
-from laws.scaling.laws import COMPUTE_LAWS, ComputeLaw, Runs, check_two_powers, middle
+from laws.scaling.laws import COMPUTE_LAWS, ComputeLaw, Runs, check_two_powers
 
 
 @COMPUTE_LAWS.register
@@ -29,7 +29,10 @@ class SkalingConfig(ComputeLaw):
     def suited(self, runs: Runs) -> Self:
         """Returns the law with the middle of the runs as the reference."""
         return self.model_copy(
-            update={"reference_parameters": middle(runs.parameters), "reference_tokens": middle(runs.tokens)}
+            update={
+                "reference_parameters": geometric_mean(runs.parameters),
+                "reference_tokens": geometric_mean(runs.tokens),
+            }
         )
 
     def coefficients(self) -> tuple[Coefficient, ...]:

@@ -22,7 +22,7 @@ REPLAY_PERCENT = (0, 1, 5, 25, 50)
 PEAKS = (0.25, 0.5, 2.0)  # times the peak of the trunk, besides the peak itself
 PEAK_REPLAY_PERCENT = 25
 OLD, STRONG, WEAK, SCARCE = "prose", "french", "english", "scarce"
-COSINE, INFINITE, UNION = "cosine", "infinite", "union"
+COSINE, INFINITE, UNION = "cosine", "infinite", "union"  # trunks: the first two are named as their schedules
 
 
 @dataclass(frozen=True)
@@ -132,17 +132,17 @@ class Plan:
 
     def _schedule(self, trunk: str, *, end: int) -> list[str]:
         """Returns the schedule of a trunk and its arms; the infinite one is constant up to the step `end`."""
-        if trunk != INFINITE:
-            return []
-        _, min_lr = self._lrs()
         warmup_steps = max(self.old_steps // 20, 1)
+        if trunk != INFINITE:
+            return [f"schedule.warmup_steps={warmup_steps}"]
+        _, min_lr = self._lrs()
         plain = {"name": "infinite", "warmup_steps": warmup_steps, "min_lr": min_lr}
         plain |= {"cooldown_end_step": max(self.old_steps // 4, warmup_steps), "constant_end_step": end}
         return [f"schedule={json.dumps(plain)}"]
 
     def _lrs(self) -> tuple[float, float]:
         """Returns the peak and the last lr of the config."""
-        config = load_run_config(self.config, [*self.overrides, f"train.steps={self.old_steps}"])
+        config = load_run_config(self.config, [*self.overrides, f"train.steps={OLD_STEPS}"])
         return config.optim.lr, float(config.schedule.to_plain()["min_lr"])
 
 

@@ -84,18 +84,16 @@ class Proof:
     def _trunk(self, trunk: str, seed: int) -> Path:
         """Trains a trunk unless its last checkpoint is there, and returns its run folder."""
         overrides = self.plan.trunk_overrides(trunk, seed)
-        axis = Axis("schedule.name", (self._schedule_name(trunk),))
+        axis = Axis("schedule.name", (trunk,))
         (point,) = plan_sweep(self.plan.config, overrides, [axis], seeds=1).points
         folder = RunFolder(point.config.run.path)
         if not (folder.checkpoints / f"step-{self.plan.old_steps:08d}").is_dir():
-            known = point.digest in read_records(self.runs_file)
-            runs = self.plan.folder / f"again-{trunk}-{seed}.jsonl" if known else self.runs_file
-            runs.unlink(missing_ok=True) if known else None
+            runs = self.runs_file
+            if point.digest in read_records(runs):  # trained before, and its checkpoint is gone
+                runs = self.plan.folder / f"again-{trunk}-{seed}.jsonl"
+                runs.unlink(missing_ok=True)
             self._sweep(overrides, f"{axis.key}={axis.values[0]}", runs, what=f"trunk {trunk}, seed {seed}")
         return folder.path
-
-    def _schedule_name(self, trunk: str) -> str:
-        return "infinite" if trunk == "infinite" else "cosine"
 
     def _sweep_arms(self, trunk: str, seed: int, parent: Path | None, arms: Sequence[Arm]) -> None:
         stages = ",".join(self.plan.stages(arm) for arm in arms)

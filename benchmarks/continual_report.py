@@ -67,6 +67,7 @@ def write_report(finished: Finished, arms: Sequence[Arm], record: Path, plot: Pa
         f"![forgetting against adaptation]({os.path.relpath(plot, record.parent)})",
         "",
     ]
+    record.parent.mkdir(parents=True, exist_ok=True)
     write_text(record, "\n".join(lines))
     if any(name in {arm.name for arm in arms} for name, _ in finished):
         _draw(finished, [arm for arm in arms if arm.new == STRONG], plot)

@@ -88,7 +88,7 @@ def record(name: str, seed: int, old: float, new: float, source: str) -> Record:
 def test_the_report_has_paired_differences_and_says_what_is_missing(tmp_path: Path) -> None:
     runs = tmp_path / "runs.jsonl"
     for seed in SEEDS:
-        add_record(runs, record("", seed, 2.0 + seed, 0.0, "prose"))
+        add_record(runs, record("", seed, 2.0 + seed, 2.0 + seed, "prose"))
         add_record(runs, record("rewarm-0", seed, 2.5 + seed, 1.5, "french"))
         add_record(runs, record("rewarm-25", seed, 2.125 + seed + seed / 1000, 1.625, "french"))
     proof = Proof(PLAN, runs=runs, jobs=2)

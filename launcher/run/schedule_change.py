@@ -27,8 +27,11 @@ def schedule_change_warnings(config: RunConfig, phases: Phases) -> list[str]:
         return []
     if old_lr == new_lr:
         return []
+    which, remedy = f"schedule {config.schedule.name}", f"train.steps = {recorded}"
+    if config.stages:
+        which, remedy = "the schedule of the stage", "the steps of the stage, and add another one,"
     return [
-        f"train.steps = {steps}, and {recorded} when the run was last started: schedule {config.schedule.name} is "
-        f"stretched to the new length, so that lr jumps at step {state.step + 1} to {new_lr:.4g}, from the "
-        f"{old_lr:.4g} of the old length; keep train.steps = {recorded} to continue the old schedule"
+        f"train.steps = {steps}, and {recorded} when the run was last started: {which} is stretched to the new length, "
+        f"so that lr jumps at step {state.step + 1} to {new_lr:.4g}, from the {old_lr:.4g} of the old length; keep "
+        f"{remedy} to continue the old schedule"
     ]

@@ -25,6 +25,7 @@ PLAIN: dict[str, Any] = {
 # The whole list, written out once: a key is added here knowingly.
 MAY = {
     *("run.folder", "run.name"),
+    *(f"branch.{key}" for key in ("run", "step", "optimizer")),
     *(f"parallel.{key}" for key in ("tensor", "pipeline", "virtual_stages", "sequence", "data", "zero", "offload")),
     *(f"train.{key}" for key in ("steps", "micro_batch_size", "device", "recompute", "attention", "compile")),
     *("train.deterministic", "train.compare_weights_every_steps"),

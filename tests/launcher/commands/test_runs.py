@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from settings import UserError
 from train.checkpoint.writer_lease import WriterLease
 from train.run_folder.branch_record import Origin, add_branch
 from train.run_folder.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_run(
@@ -94,6 +98,13 @@ def test_the_line_of_a_run_has_the_steps_tokens_and_data_of_each_ancestor(
     list_runs(runs / "new")
     first = capsys.readouterr().out.splitlines()[1]
     assert first.split() == [str(runs / "base"), "1", "to", "8", "80", "gone"]
+
+
+def test_it_begins_quickly_because_it_imports_no_torch(runs: Path) -> None:
+    code = "import sys; from pathlib import Path; from launcher.commands.runs import list_runs\n"
+    code += f"list_runs(Path({str(runs)!r})); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

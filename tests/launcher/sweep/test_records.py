@@ -34,6 +34,7 @@ def write_metrics(
         lines[-1]["skipped_steps"] = sum(one <= step for one in skipped)
         if held_out and step in held_out:
             lines.append({"step": step, "held_out/loss": held_out[step], "held_out/alpha/loss": 2 * held_out[step]})
+            lines[-1]["held_out/alpha/bits_per_byte"] = held_out[step] / 2
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -42,6 +43,7 @@ def test_the_loss_is_the_held_out_loss_after_the_last_step(point: Point) -> None
     record = record_of(point)
     assert (record.loss, record.loss_is, record.diverged) == (4.25, "held_out", False)
     assert record.sources == {"alpha": 8.5}
+    assert record.bits_per_byte == {"alpha": 2.125}
     assert record.curve == [(2560, 4.5), (5120, 4.25)]
     assert (record.steps, record.tokens, record.seconds) == (20, 5120, 10.0)
 

@@ -157,7 +157,8 @@ def load_chunk(saved: SavedCheckpoint, parallel: ParallelConfig, mesh: Mesh) -> 
     (chunk,) = local.chunks
     shards = parameter_shards([chunk.transformer], mesh.tensor, sequence=False, holds_tied_copy=False)
     with explained("reading a checkpoint"):
-        Weights(saved.path, saved.manifest).fill(shards, mesh.tensor, compute.dtype, mesh.device)
+        weights = Weights(saved.path, saved.manifest)
+        weights.fill(shards, mesh.tensor, compute.dtype, mesh.device, all_layers=parallel.pipeline == 1)
     return local
 
 

@@ -33,18 +33,27 @@ class Weights:
             name.removeprefix(PREFIX): shape for name, shape in manifest.tensors.items() if name.startswith(PREFIX)
         }
 
-    def fill(self, shards: Sequence[ParameterShard], tensor: Axis, dtype: torch.dtype, device: torch.device) -> None:
+    def fill(
+        self,
+        shards: Sequence[ParameterShard],
+        tensor: Axis,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        all_layers: bool,
+    ) -> None:
         """Loads this rank's shards of the weights into parameters on the meta device, which then are in `dtype`.
 
         It takes no more memory than that of the shards and of one full tensor. Raises UserError if they are those of
-        another model.
+        another model; with `all_layers`, also if there are other tensors.
         """
-        differing = [shard for shard in shards if self.shapes.get(shard.name) != shard.shape]
-        if differing:
-            name, shape = differing[0].name, differing[0].shape
+        shapes = {shard.name: shard.shape for shard in shards}
+        names = {**shapes, **self.shapes} if all_layers else shapes
+        if differing := [name for name in names if shapes.get(name) != self.shapes.get(name)]:
+            name = differing[0]
             raise UserError(
                 f"{len(differing)} tensors are not those of the model that manifest.json names, such as {name}: "
-                f"{self.shapes.get(name, 'absent')} there, {shape} in the model"
+                f"{self.shapes.get(name, 'absent')} there, {shapes.get(name, 'absent')} in the model"
             )
         for shard in shards:
             own = shard_of(self.read(shard.name), shard.dim, tensor)

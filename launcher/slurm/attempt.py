@@ -14,7 +14,7 @@ from launcher.processes.failure_reports import recorded_failures
 from launcher.processes.rank_logs import log_folder
 from launcher.processes.slurm import SlurmJob
 from launcher.slurm import scheduler
-from launcher.slurm.cause import cause_of, exit_code_of
+from launcher.slurm.cause import cause_of, exit_code_of, silent_ranks
 from launcher.slurm.decision import Decision, Ending, decide
 from launcher.slurm.health import bad_nodes
 from launcher.slurm.job_folder import JobFolder
@@ -99,7 +99,7 @@ class Attempt:
         completing = state is not None and state.state == "COMPLETING"
         ending = Ending(
             exit_code=exit_code_of(failures, exit_code),
-            cause=cause or cause_of(failures, exit_code, self._output()),
+            cause=cause or cause_of(failures, exit_code, self._output(), silent_ranks(self._logs, failures)),
             cancelled=self._is_cancelled(),
             ended_by_slurm=completing and state is not None and state.reason == "None" and not state.preempted,
             out_of_time=state is not None and state.reason == "TimeLimit",

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from launcher.exit_codes import DONE, FAILED, STOPPED_EARLY, code_of
 
 _BY_SIGNAL = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
-_MOST_CHARACTERS = 300
+_MOST_CHARACTERS, _MOST_NAMED = 300, 4
+_HEADER = re.compile(r"=== \S+ rank (\d+), process \d+ on ([^,\s]+)")  # of launcher/processes/rank_logs.py
 # Such as `srun: error: n2: task 3: Killed`, or `n[1-2]: tasks 0-3: Segmentation fault (core dumped)`.
 _ENDED_TASK = re.compile(
     r"^srun: error: (\S+): tasks? ([\d,-]+): (Killed|Segmentation fault|Bus error|Aborted|Illegal instruction)", re.M
@@ -33,10 +35,23 @@ def exit_code_of(failures: Sequence[Mapping[str, Any]], exit_code: int) -> int:
     return FAILED if codes and exit_code == STOPPED_EARLY else exit_code
 
 
-def cause_of(failures: Sequence[Mapping[str, Any]], exit_code: int, output: str) -> str:
+def silent_ranks(logs: Path, failures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the ranks of an attempt that have recorded no failure, each as `rank 1 on n2`, by their logs."""
+    spoken = {failure.get("rank") for failure in failures}
+    found = []
+    for path in sorted(logs.glob("rank-*.log")):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            match = _HEADER.match(file.readline())
+        if match is not None and int(match[1]) not in spoken:
+            found.append(f"rank {match[1]} on {match[2]}")
+    return found
+
+
+def cause_of(failures: Sequence[Mapping[str, Any]], exit_code: int, output: str, silent: Sequence[str] = ()) -> str:
     """Returns the cause of an attempt's end, in a line; "" if it was done or stopped early.
 
-    `failures`: of the ranks, the earliest first. `output`: what the batch file and srun have printed.
+    `failures`: of the ranks, the earliest first. `output`: what the batch file and srun have printed. `silent`: the
+    ranks without a recorded failure. In a hang they are the cause, unless they are more than the others.
     """
     if exit_code_of(failures, exit_code) in (DONE, STOPPED_EARLY):
         return ""
@@ -47,5 +62,8 @@ def cause_of(failures: Sequence[Mapping[str, Any]], exit_code: int, output: str)
     if failures:
         first = failures[0]
         lines = str(first.get("message", "")).splitlines() or [""]
-        return f"rank {first.get('rank')} on {first.get('node') or 'an unknown node'}: {lines[0][:_MOST_CHARACTERS]}"
+        hangs = first.get("kind") == "hang" and 0 < len(silent) <= len(failures)
+        silence = f"{', '.join(silent[:_MOST_NAMED])} gave no answer; " if hangs else ""
+        place = f"rank {first.get('rank')} on {first.get('node') or 'an unknown node'}"
+        return f"{silence}{place}: {lines[0][:_MOST_CHARACTERS]}"
     return f"signal {exit_code - _BY_SIGNAL} has ended a rank" if exit_code > _BY_SIGNAL else f"exit code {exit_code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import sys
@@ -30,7 +31,7 @@ def prepare_command(
         hint = "`lehr slurm submit` does that" if words[0] in _NOT_AS_ONE_TASK else f"unknown{nearest(words[0], known)}"
         raise UserError(f"lehr {words[0]}: {hint}")
     words = [*words, *_build_overrides(words, site)]
-    name = re.sub(r"[^A-Za-z0-9]+", "-", " ".join(words[:2])).strip("-")
+    name = "-".join(itertools.takewhile(lambda word: re.fullmatch(r"[a-z]+", word), words))  # without its arguments
     named = options_of(site, name=f"lehr-{name}", output=folder / f"{name}-%j.out", nodes="1")
     named |= {"ntasks-per-node": "1", **options}
     named.pop("requeue")

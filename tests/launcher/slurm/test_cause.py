@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import pytest
 
-from launcher.slurm.cause import cause_of, exit_code_of
+from launcher.processes.rank_logs import header_line
+from launcher.processes.slurm import SlurmJob
+from launcher.slurm.cause import cause_of, exit_code_of, silent_ranks
 
 PEER = {"kind": "failure", "rank": 0, "node": "n1", "message": "RuntimeError: Connection closed by peer\nmore"}
 DIVERGED = {"kind": "diverged", "rank": 1, "node": "n1", "message": "the run diverged"}
@@ -40,6 +45,19 @@ WAITED = (
 )
 def test_the_cause(failures: list[dict[str, object]], code: int, output: str, cause: str) -> None:
     assert cause_of(failures, code, output) == cause
+
+
+def test_a_rank_that_gives_no_answer_is_the_cause_of_a_hang(tmp_path: Path) -> None:
+    job = SlurmJob("1", 1, "")
+    for rank in range(3):
+        (tmp_path / f"rank-{rank:05d}.log").write_text(header_line(rank, job) + "\nstep 1\n")
+    hang = {"kind": "hang", "rank": 0, "node": "n1", "message": "no progress for 6 s at step 7"}
+    silent = silent_ranks(tmp_path, [hang, {**hang, "rank": 2}])
+    assert silent == [f"rank 1 on {platform.node()}"]
+    own = "rank 0 on n1: no progress for 6 s at step 7"
+    assert cause_of([hang, {**hang, "rank": 2}], 1, "", silent) == f"{silent[0]} gave no answer; {own}"
+    assert cause_of([hang], 1, "", ["rank 1 on n1", "rank 2 on n2"]) == own
+    assert cause_of([PEER], 1, "", silent) == "rank 0 on n1: RuntimeError: Connection closed by peer"
 
 
 @pytest.mark.parametrize(

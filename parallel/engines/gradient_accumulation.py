@@ -2,7 +2,7 @@
 
 Autograd hands over each gradient of a micro-batch as it is, in the dtype of the weights. Its parameter's sum, a view of
 a flat buffer in float32, takes it: the first gradient of a step is copied there, the others are added. So no kernel
-fills the sums with zeros, and none adds to them.
+fills the sums with zeros, and none adds to them. On a CPU autograd itself adds gradients in float32 to their sums.
 """
 
 from __future__ import annotations
@@ -19,18 +19,28 @@ from torch import Tensor, nn
 _GPU_BATCH_BYTES = 16 << 20
 
 
+def batch_bytes(device: torch.device) -> int:
+    """Returns the size of a batch of gradients; 0 means that each is added at once."""
+    return 0 if device.type == "cpu" else _GPU_BATCH_BYTES
+
+
 class GradientAccumulation:
     """Sums the gradients of all micro-batches of a step, for the parameters that were registered."""
 
     def __init__(self, device: torch.device) -> None:
-        self._batch_bytes = 0 if device.type == "cpu" else _GPU_BATCH_BYTES
+        self._batch_bytes = batch_bytes(device)
         self._sums: list[Tensor] = []
+        self._sums_of_autograd: list[Tensor] = []
         self._begun: set[int] = set()  # sums that have a gradient of this step
         self._waiting: dict[int, Tensor] = {}  # gradients by the number of their sum
         self._waiting_bytes = 0
 
     def register(self, parameter: nn.Parameter, total: Tensor) -> None:
         """Sums the gradients of `parameter` in `total`, a float32 tensor of its shape."""
+        if self._batch_bytes == 0 and parameter.dtype == total.dtype:  # no hook: Python would take longer than the sum
+            parameter.grad = total
+            self._sums_of_autograd.append(total)
+            return
         parameter.register_post_accumulate_grad_hook(partial(self._take, len(self._sums)))
         self._sums.append(total)
 
@@ -39,6 +49,8 @@ class GradientAccumulation:
         self._begun.clear()
         self._waiting.clear()
         self._waiting_bytes = 0
+        if self._sums_of_autograd:
+            torch._foreach_zero_(self._sums_of_autograd)
 
     def end_step(self) -> None:
         """Completes the sums; that of a parameter without a gradient is zero."""

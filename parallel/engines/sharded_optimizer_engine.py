@@ -85,13 +85,13 @@ class ShardedOptimizerEngine:
         self._diagnostics = Diagnostics(self._optimizer, reports=reports)
         counted = [
             self._gradient_of[shard.name]
-            for shard, _ in self._owned
-            if gradient_clipping.is_counted(shard, mesh, sharded_over_data=self._sharded)
+            for shard, owner in zip(originals, owners, strict=True)
+            if owner == self._owner and gradient_clipping.is_counted(shard, mesh, sharded_over_data=self._sharded)
         ]
-        # A CPU sums each gradient by itself, so that every layout rounds alike; a GPU takes them in few kernels.
-        self._counted = (
-            counted if mesh.device.type == "cpu" else [flat_view(counted[run]) for run in runs_in_memory(counted)]
-        )
+        if mesh.device.type != "cpu":  # where a kernel for each would take longer than the sum
+            counted.sort(key=Tensor.storage_offset)
+            counted = [flat_view(counted[run]) for run in runs_in_memory(counted)]
+        self._counted = counted
 
     @property
     def optimizer_steps(self) -> int:

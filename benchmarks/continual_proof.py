@@ -135,7 +135,7 @@ def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
 def main() -> None:
     """Does what is missing and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", type=Path, default=Path("configs/continual_proof.yaml"))
+    parser.add_argument("config", nargs="?", type=Path, default=Path("benchmarks/continual.yaml"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     parser.add_argument("--folder", type=Path, default=Path("build/continual"), help="folder of the run folders")
     parser.add_argument("--runs", type=Path, default=HERE / "continual.jsonl", help="the file of finished runs")

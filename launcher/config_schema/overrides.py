@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import typer
 
-from launcher.config_schema.schema import Node, Schema
+from launcher.config_schema.schema import Node, Schema, yaml_word
 
 
 def complete_override(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -63,7 +63,7 @@ def _values(schema: Schema, key: str, beginning: str) -> Iterator[tuple[str, str
         for kind in schema.alternatives(node):
             if kind.get("type") == "boolean":
                 found |= {"true": "", "false": ""}
-            found |= {str(choice): "" for choice in kind.get("enum", ()) if not schema.methods(node)}
+            found |= {yaml_word(choice): "" for choice in kind.get("enum", ()) if not schema.methods(node)}
             found |= {"null": ""} if kind.get("type") == "null" else {}
         found |= {name: _first_line(kind) for name, kind in schema.methods(node).items()}
         default = schema.follow(node).get("default")

@@ -78,6 +78,11 @@ class Schema:
         return None
 
 
+def yaml_word(value: object) -> str:
+    """Returns a choice of a key as YAML writes it: a text without quotes, and true or false."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def method_name(kind: Node) -> str | None:
     """Returns the name of the method whose keys these are; None for any other kind of value."""
     name = kind.get("properties", {}).get("name", {}).get("const")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from launcher.config_schema.schema import ITEM, NAME, Node, Schema, method_name
+from launcher.config_schema.schema import ITEM, NAME, Node, Schema, method_name, yaml_word
 
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true/false"}
 _TYPES |= {"null": "null", "object": "mapping"}
@@ -148,7 +148,7 @@ def _kind(schema: Schema, kind: Node) -> str:
     if "properties" in kind:
         return "section"
     if "enum" in kind:
-        return f"one of {', '.join(value if isinstance(value, str) else json.dumps(value) for value in kind['enum'])}"
+        return f"one of {', '.join(map(yaml_word, kind['enum']))}"
     if "const" in kind:
         return str(kind["const"])
     if kind.get("format") == "path":

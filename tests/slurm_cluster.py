@@ -262,7 +262,7 @@ class Cluster:
             "--uts",
             "--ipc",
             "--pid",
-            f"--wd={cwd or Path.cwd()}",
+            f"--wd={cwd or self.folder}",
         ]
 
     def _write_files(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import Cluster, missing, slurm_cluster
+from small_runs import wait_until
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no Slurm: {missing()}")
 
@@ -50,9 +51,9 @@ def test_nodes_are_machines_and_nothing_is_left(tmp_path: Path) -> None:
         assert all(int(line.split()[1]) < 15 for line in (lines[0], lines[2]))
         cluster.cut("n2", "fab")
         assert not reaches(cluster, "10.78.0.12")
-        assert reaches(cluster, "10.77.0.12")
+        wait_until(lambda: reaches(cluster, "10.77.0.12"))
         cluster.mend("n2", "fab")
-        assert reaches(cluster, "10.78.0.12")
+        wait_until(lambda: reaches(cluster, "10.78.0.12"))
         cluster.power_off("n2")
         cluster.wait_for_nodes(1)
         cluster.power_on("n2")

@@ -116,7 +116,9 @@ def build_run(
         ),
         watchdog=watchdog,
         step_timer=StepTimer(mesh.device),
-        time_ledger=TimeLedger(folder.times, writes=lease is not None, began=psutil.Process().create_time()),
+        time_ledger=TimeLedger(
+            folder.times, writes=lease is not None, began=psutil.Process().create_time(), lease=lease
+        ),
         profiler=StepProfiler(config.train.profile, folder.profile, mesh, steps_taken=state.step),
         garbage=GarbageCollection(config.train.collect_garbage_every_steps),
         state=state,

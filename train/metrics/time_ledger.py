@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from settings.files import explained
 from settings.jsonl import read_json_lines
+from train.checkpoint.writer_lease import WriterLease
 
 Use = Literal["steps", "saving", "evaluating"]
 
@@ -38,9 +39,10 @@ class StartTimes:
 class TimeLedger:
     """Sums up the time of this start. On ranks that do not write, it only measures."""
 
-    def __init__(self, path: Path, *, writes: bool, began: float) -> None:
-        """`began`: when the process began, on the clock of time.time()."""
+    def __init__(self, path: Path, *, writes: bool, began: float, lease: WriterLease | None = None) -> None:
+        """`began`: when the process began, on the clock of time.time(). Nothing is written once `lease` is lost."""
         self._path = path
+        self._lease = lease
         self._writes = writes
         self._began = began
         self._starting = 0.0
@@ -67,10 +69,12 @@ class TimeLedger:
             self._seconds[use] += time.perf_counter() - began
 
     def saved(self, step: int) -> None:
-        """Adds a line, after the checkpoint of a step. Raises RunError if it cannot be written."""
+        """Adds a line, after the checkpoint of a step. Raises RunError, FencedError."""
         self._saves += 1
         if not self._writes:
             return
+        if self._lease is not None:
+            self._lease.check()
         values: dict[str, Any] = {
             "step": step,
             "began": self._began,

@@ -149,6 +149,9 @@ class Plan:
             "train": base.train.model_copy(update={"steps": base.train.steps * run.length}),
             "data": base.data.model_copy(update={"mixture": {key: float(n) for key, n in (mixture or {}).items()}}),
         }
+        if mixture:  # a run reads only the sources that its mixture names
+            read = {name: hash_ for name, hash_ in inputs.sources.items() if name in mixture}
+            inputs = inputs.model_copy(update={"sources": read})
         return config_digest(base.model_copy(update=own), inputs)
 
     def select(self, selection: Selection) -> Plain:

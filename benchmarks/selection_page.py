@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from selection_plan import LONGER, MAIN, SEEDS, SHARES
 
-R_D = 15.388  # repeats after which a repeated token is worth 1/e of a fresh one (arXiv:2305.16264)
+from laws.scaling.repetition import PUBLISHED_R_D
 
 FIXED = f"""## What was fixed before the runs
 
@@ -35,7 +35,7 @@ was trained.
   the tokens, linear in the logarithm of the tokens.
 - **Kept share.** `random`, `zipfit` and `classifier` at {", ".join(map(str, SHARES))}%, all at the same
   tokens, so that the smaller shares are repeated. The repetition law (arXiv:2305.16264) says what repeated
-  tokens are worth; R_D = {R_D:g} is its published value, not fitted here.
+  tokens are worth; R_D = {PUBLISHED_R_D:g} is its published value, not fitted here.
 """
 
 HEAD = """# Does a selection help?

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from selection_findings import Findings
-from selection_page import FIXED, HEAD, R_D
+from selection_page import FIXED, HEAD
 from selection_plan import LONGER, LRS, MAIN, RANDOM, SEEDS, SHARES, TARGETS, Run, Selection
 from selection_statistics import Difference, PairedArms
 
 from launcher.sweep.records import Record
+from laws.scaling.repetition import PUBLISHED_R_D
 
 CONTROLS = ("classifier", "dsir", "same_sources", "length_matched", "random")
 
@@ -209,7 +210,7 @@ def repetition(findings: Findings) -> Iterator[str]:
 def effective_tokens(tokens: float, unique: float) -> float:
     """Returns what the tokens are worth in fresh ones, if `unique` of them are repeated (arXiv:2305.16264, eq. 5)."""
     repeats = max(0.0, tokens / unique - 1)
-    return min(tokens, unique) * (1 + R_D * (1 - math.exp(-repeats / R_D)))
+    return min(tokens, unique) * (1 + PUBLISHED_R_D * (1 - math.exp(-repeats / PUBLISHED_R_D)))
 
 
 def lr_table(findings: Findings) -> Iterator[str]:

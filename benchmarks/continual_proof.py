@@ -14,22 +14,18 @@ with exit code 75.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from continual_plan import ARMS, SEEDS, UNION, Arm, Plan, arm_of
+from lehr_commands import LehrCommands
 
-from launcher.exit_codes import STOPPED_EARLY
 from launcher.sweep.grid import Axis
 from launcher.sweep.points import plan_sweep
 from launcher.sweep.records import Record, read_records
 from settings import UserError
 from settings.durations import format_duration
+from train.checkpoint.manifest import folder_name
 from train.run_folder.folder import RunFolder
 
 HERE = Path(__file__).resolve().parent
@@ -42,6 +38,7 @@ class Proof:
 
     def __init__(self, plan: Plan, *, runs: Path, jobs: int) -> None:
         self.plan, self.runs_file, self.jobs = plan, runs, jobs
+        self._commands = LehrCommands()
 
     def finished(self) -> dict[tuple[str, int], Record]:
         """Returns the records by arm and seed; a trunk has the name of its schedule."""
@@ -52,13 +49,14 @@ class Proof:
 
     def work(self) -> None:
         """Builds and trains what is missing. Exits with code 75 on a stop, and with 1 if a command fails."""
-        self._build()
-        for seed in SEEDS:
-            for trunk in dict.fromkeys(arm.trunk for arm in self.plan.arms):
-                missing = self._missing(trunk, seed)
-                if missing:
-                    parent = None if trunk == UNION else self._trunk(trunk, seed)
-                    self._sweep_arms(trunk, seed, parent, missing)
+        with self._commands:
+            self._build()
+            for seed in SEEDS:
+                for trunk in dict.fromkeys(arm.trunk for arm in self.plan.arms):
+                    missing = self._missing(trunk, seed)
+                    if missing:
+                        parent = None if trunk == UNION else self._trunk(trunk, seed)
+                        self._sweep_arms(trunk, seed, parent, missing)
 
     def progress(self) -> str:
         """Returns how many arms are finished, and about how long the others will take."""
@@ -87,7 +85,7 @@ class Proof:
         axis = Axis("schedule.name", (trunk,))
         (point,) = plan_sweep(self.plan.config, overrides, [axis], seeds=1).points
         folder = RunFolder(point.config.run.path)
-        if not (folder.checkpoints / f"step-{self.plan.old_steps:08d}").is_dir():
+        if not (folder.checkpoints / folder_name(self.plan.old_steps)).is_dir():
             runs = self.runs_file
             if point.digest in read_records(runs):  # trained before, and its checkpoint is gone
                 runs = self.plan.folder / f"again-{trunk}-{seed}.jsonl"
@@ -107,35 +105,13 @@ class Proof:
     def _run(self, arguments: Sequence[str], *, what: str) -> None:
         """Runs a lehr command. Exits with 75 if it was stopped, and with 1 if it failed."""
         print(f"[{self.progress()}] lehr {arguments[0]}: {what}", flush=True)
-        command = [sys.executable, "-m", "launcher", *arguments]
-        child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        with _passing_signals_to(child):
-            code = child.wait()
-        if code == STOPPED_EARLY:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(STOPPED_EARLY)
-        if code != 0:
-            raise SystemExit(f"lehr {' '.join(arguments)} ended with exit code {code}")
-
-
-@contextlib.contextmanager
-def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Passes SIGTERM on to the command, and leaves Ctrl-C to it, which the terminal sends to both."""
-    handlers = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number)),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        self._commands.run(arguments).check()
 
 
 def main() -> None:
     """Does what is missing and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", type=Path, default=Path("benchmarks/continual.yaml"))
+    parser.add_argument("config", nargs="?", type=Path, default=HERE / "continual.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
     parser.add_argument("--folder", type=Path, default=Path("build/continual"), help="folder of the run folders")
     parser.add_argument("--runs", type=Path, default=HERE / "continual.jsonl", help="the file of finished runs")

@@ -14,16 +14,12 @@ stops it with exit code 75.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lehr_commands import LehrCommands
 from selection_choices import Choice, add_choice, choice_of, read_choices
 from selection_findings import Findings
 from selection_plan import (
@@ -41,7 +37,6 @@ from selection_plan import (
     read_by,
 )
 
-from launcher.exit_codes import STOPPED_EARLY
 from launcher.run.config import load_run_config
 from launcher.sweep.records import Record, read_records
 from settings import UserError
@@ -62,6 +57,7 @@ class Proof:
     def __init__(self, plan: Plan, *, runs: Path, choices: Path, jobs: int) -> None:
         self.plan, self.runs_file, self.choices_file, self.jobs = plan, runs, choices, jobs
         self.known = read_choices(choices)
+        self._commands = LehrCommands()
         self._fingerprints: dict[Selection, str] = {}
 
     def choice(self, selection: Selection) -> Choice | None:
@@ -89,6 +85,10 @@ class Proof:
 
     def work(self) -> None:
         """Builds and trains what is missing. Exits with code 75 on a stop, and with 1 if a command fails."""
+        with self._commands:
+            self._work()
+
+    def _work(self) -> None:
         for block in self.plan.blocks:
             for seed in block.seeds:
                 part = Block(block.name, block.selections, (seed,), block.lrs, block.length)
@@ -184,47 +184,17 @@ class Proof:
         Exits with 75 if it was stopped, and with 1 if it failed.
         """
         print(f"[{self.progress()}] lehr {arguments[0]}: {what}", flush=True)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "launcher", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        with _passing_signals_to(child) as passed:
-            _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+        ended = self._commands.run(arguments)
         if cost:
             seconds = self._cpu_seconds()
-            seconds[cost] = seconds.get(cost, 0.0) + usage.ru_utime + usage.ru_stime
+            seconds[cost] = seconds.get(cost, 0.0) + ended.cpu_seconds
             self.plan.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.plan.folder / _CPU_FILE, seconds)
-        if child.returncode == STOPPED_EARLY or (child.returncode != 0 and passed):
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            raise SystemExit(STOPPED_EARLY)
-        if child.returncode != 0:
-            raise SystemExit(f"lehr {' '.join(arguments)} ended with exit code {child.returncode}")
+        ended.check()
 
     def _cpu_seconds(self) -> dict[str, float]:
         path = self.plan.folder / _CPU_FILE
         return json.loads(path.read_text()) if path.exists() else {}
-
-
-@contextlib.contextmanager
-def _passing_signals_to(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Passes SIGTERM on to the command, and leaves Ctrl-C to it, which the terminal sends to both.
-
-    Yields the list of the signals that have come.
-    """
-    passed: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        passed.append(number)
-        if number == signal.SIGTERM:
-            child.send_signal(number)
-
-    handlers = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield passed
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from data.config import SELECTION_FOLDER
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from settings import Settings, parse
+from settings.jsonl import append_json_line
 from train.run_folder.input_hashes import Inputs
 
 
@@ -48,13 +48,8 @@ def read_choices(path: Path) -> dict[str, Choice]:
 
 def add_choice(path: Path, choice: Choice) -> None:
     """Appends a line in one write. A last line that was cut off is removed first."""
-    text = path.read_bytes() if path.exists() else b""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
-        if text and not text.endswith(b"\n"):
-            file.truncate(text.rfind(b"\n") + 1)
-        file.write(json.dumps(choice.to_plain()).encode() + b"\n")
-        os.fsync(file.fileno())
+    append_json_line(path, choice.to_plain())
 
 
 def choice_of(name: str, fingerprint: str, run: RunConfig, *, cpu_seconds: float, per_token: float | None) -> Choice:

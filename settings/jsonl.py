@@ -1,9 +1,10 @@
-"""JSON lines with a `step`, such as metrics.jsonl: what a reader makes of a file that another process writes."""
+"""Files of JSON lines: reading those with a `step`, such as metrics.jsonl, while they are written; and appending."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def read_steps(path: Path) -> dict[int, dict[str, Any]]:
     for _, values in read_json_lines(path):
         steps.setdefault(values["step"], {}).update(values)
     return dict(sorted(steps.items()))
+
+
+def append_json_line(path: Path, values: Mapping[str, object]) -> None:
+    """Appends a line in one write and flushes it to disk; a last line that was cut off is removed. For one writer.
+
+    Raises OSError.
+    """
+    with path.open("a+b", buffering=0) as file:
+        file.seek(0)
+        before = file.read()
+        if before and not before.endswith(b"\n"):
+            file.truncate(before.rfind(b"\n") + 1)
+        file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
+        os.fsync(file.fileno())
 
 
 def _json_lines(text: str) -> list[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from pydantic import Field
 from launcher.sweep.points import Point
 from settings import Settings, UserError, parse
 from settings.files import naming, output_of_user
+from settings.jsonl import append_json_line
 from train.metrics.jsonl import read_metrics
 from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import last_start
@@ -81,12 +81,7 @@ def add_record(path: Path, record: Record) -> None:
     """Appends a line in one write and flushes it to disk; a last line that was cut off is removed. Raises UserError."""
     with output_of_user(path), naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = path.read_bytes() if path.exists() else b""
-        with path.open("ab", buffering=0) as file:
-            if before and not before.endswith(b"\n"):
-                file.truncate(before.rfind(b"\n") + 1)
-            file.write(json.dumps(record.to_plain(), allow_nan=False).encode() + b"\n")
-            os.fsync(file.fileno())
+        append_json_line(path, record.to_plain())
 
 
 def record_of(point: Point) -> Record:

@@ -39,6 +39,7 @@ from train.checkpoint.writer_lease import WriterLease, check_not_running
 from train.metrics.jsonl import MetricsFile, read_metrics
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
+from train.run_folder.start_record import Start
 from train.state import TrainState
 
 SECONDS = 20  # of one mutation: more is a hang
@@ -315,7 +316,7 @@ def test_metrics(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_run_folders(tmp_path: Path, shards: Path) -> None:
     config = compose(RunConfig, write_config(tmp_path, shards))
-    open_run(config.run.path, config, world_size=1)
+    open_run(config.run.path, config, Start(world_size=1))
     recorded = {name: (config.run.path / name).read_bytes() for name in ("config.yaml", "run.json")}
     for seed in range(60):
         rng = random.Random(seed)
@@ -324,7 +325,7 @@ def test_run_folders(tmp_path: Path, shards: Path) -> None:
             (config.run.path / other).write_bytes(content)
         content = mutated_bytes(recorded[name], rng)
         (config.run.path / name).write_bytes(content)
-        survives(lambda: open_run(config.run.path, config, world_size=1), seed=seed, damage=content)
+        survives(lambda: open_run(config.run.path, config, Start(world_size=1)), seed=seed, damage=content)
         survives(lambda: latest_checkpoint(config.run.path / "checkpoints"), seed=seed, damage=content)
 
 

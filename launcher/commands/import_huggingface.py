@@ -44,6 +44,7 @@ def import_huggingface(
     from train.checkpoint.weights_only import write_first_checkpoint
     from train.run_folder.folder import RunFolder
     from train.run_folder.open_run import open_run
+    from train.run_folder.start_record import Start
 
     _check_data(source, run_config)
     for warning in check_config(run_config, world_size=run_config.parallel.ranks):
@@ -54,14 +55,10 @@ def import_huggingface(
     with new_folder(path) as staging:
         weights = open_weights(source, entries, tied=model.tied_embeddings)
         shapes = {name: shape for entry in entries for name, shape in entry.parts}
-        lease = open_run(
-            staging,
-            run_config,
-            world_size=1,
-            inputs=inputs_of(run_config),
-            draws=draw_plan(run_config),
-            replayed=replayed_runs(run_config),
+        start = Start(
+            world_size=1, inputs=inputs_of(run_config), draws=draw_plan(run_config), replayed=replayed_runs(run_config)
         )
+        lease = open_run(staging, run_config, start)
         write_first_checkpoint(
             RunFolder(staging).checkpoints,
             shapes,

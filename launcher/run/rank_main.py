@@ -36,7 +36,7 @@ from train.loop import Run, train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.recorded_schedule import SchedulePhases
-from train.run_folder.start_record import recorded_choices
+from train.run_folder.start_record import Start, recorded_choices
 from train.safety.watchdog import Hang, Watchdog
 
 
@@ -172,21 +172,19 @@ def _open_run(
 
     def open_on_rank_0() -> None:
         if mesh.rank == 0:
-            inputs, size, recorded = inputs_of(config), mesh.world_size, phases_on_record(config)
-            lease = open_run(
-                config.run.path,
-                config,
-                world_size=size,
-                inputs=inputs,
+            recorded = phases_on_record(config)
+            start = Start(
+                world_size=mesh.world_size,
+                inputs=inputs_of(config),
+                schedules=phases,
+                origin=branch_origin(config),
                 draws=draw_plan(config),
                 replayed=replayed_runs(config),
                 choices=choices_of(compute),
                 groups=group_record,
                 job=None if job is None else job.to_plain(),
-                schedules=phases,
-                schedule_of=lambda each: schedule_with(recorded, each),
-                origin=branch_origin(config),
             )
+            lease = open_run(config.run.path, config, start, schedule_of=lambda each: schedule_with(recorded, each))
             leases.append(lease)
 
     agree(open_on_rank_0)

@@ -30,6 +30,7 @@ from settings import compose
 from train.checkpoint.weights_only import write_first_checkpoint
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.start_record import Start
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 from made_shards import write_source
@@ -93,7 +94,7 @@ def write_random_run(folder: Path, shards: Path, *, model: dict[str, Any], std: 
     full_model = model_with_vocabulary(config)
     shapes = parameter_shapes(full_model, seq_length=config.train.seq_length)
     run = RunFolder(config.run.path)
-    open_run(run.path, config, world_size=1, inputs=inputs_of(config)).release()
+    open_run(run.path, config, Start(world_size=1, inputs=inputs_of(config))).release()
     generator = torch.Generator().manual_seed(0)
     write_first_checkpoint(
         run.checkpoints,

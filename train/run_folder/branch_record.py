@@ -1,6 +1,7 @@
 """The records of a branch: run.json of the new run says where it began, and branches.jsonl of the other run names it.
 
-branches.jsonl only grows, by one line a branch. So it needs no lease of its run, which may be training meanwhile.
+branches.jsonl only grows, by one line for each branch, which is one write. So it needs no lease of its run, which may
+be in training, and branches may begin at the same time.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Origin(Settings):
 
 
 def add_branch(origin: Origin, branch: Path) -> None:
-    """Adds a branch to the record of the run that it began from, unless it is there. Raises OSError."""
+    """Adds a branch to the record of the run that it began from, unless it is there already. Raises OSError."""
     parent = RunFolder(origin.path)
     name = str(branch.absolute())
     if any(line.get("run") == name and line["step"] == origin.step for line in read_branches(parent)):

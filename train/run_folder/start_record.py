@@ -7,7 +7,9 @@ import json
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,37 @@ _PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a start records: how the run goes on from now, and who started it."""
+
+    world_size: int
+    inputs: Inputs | None = None  # the hashes of what it reads; None means that they are not compared
+    schedules: Mapping[str, SchedulePhases] | None = None  # the phases from now on; None keeps the recorded ones
+    origin: Origin | None = None  # the checkpoint of another run that becomes the first one of this run
+    draws: DrawPlan | None = None  # None keeps the recorded plan
+    replayed: Mapping[str, Seen] = field(default_factory=dict)  # what earlier runs had read; recorded ones stay
+    choices: Mapping[str, str | bool] = field(default_factory=dict)  # kernels and compilation, which later starts keep
+    groups: Mapping[str, Any] = field(default_factory=dict)  # the process groups
+    job: Mapping[str, Any] | None = None  # the Slurm job
+    command: Sequence[str] = ()  # empty means the arguments of this process
+
+    def describe(self) -> dict[str, Any]:
+        """Describes the start: command, date, host, Slurm job, how it computes, process groups, versions, commit."""
+        return {
+            "command": shlex.join(self.command or ("lehr", *sys.argv[1:])),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "ranks": self.world_size,
+            **({} if self.job is None else {"job": dict(self.job)}),
+            **self.choices,
+            "groups": dict(self.groups),
+            "python": platform.python_version(),
+            "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},
+            "git": git_commit(Path(__file__).parent),
+        }
+
+
 class Record(Settings):
     """The content of run.json."""
 
@@ -46,44 +79,49 @@ class Record(Settings):
     branched_from: Origin | None = None
     draws: DrawPlan | None = None  # of the newest start; stages that had begun before are as they were
     replayed: dict[str, Seen] = Field({})  # what earlier runs had read when this run began, by replay.run
-    starts: list[Any] = Field([])
+    starts: list[Any] = Field([], description="one entry each, see Start.describe")
+
+    def with_start(self, start: Start, entry: Mapping[str, Any], *, is_first: bool) -> Record:
+        """Returns the record with one more start, whose entry is `entry`."""
+        inputs = start.inputs or Inputs()
+        return self.model_copy(
+            update={
+                "inputs": inputs if is_first else self.inputs.joined(inputs),
+                "schedules": self.schedules if start.schedules is None else dict(start.schedules),
+                "branched_from": start.origin or self.branched_from,
+                "draws": start.draws or self.draws,
+                "replayed": {**start.replayed, **self.replayed},
+                "starts": [*self.starts, entry],
+            }
+        )
 
 
 def recorded_inputs(path: Path) -> Inputs:
     """Returns the hashes that the run in the folder `path` recorded at its first start; empty if there is no record."""
-    try:
-        return _read_record(RunFolder(path).record).inputs
-    except UserError:
-        return Inputs()
+    return _record_or_empty(path).inputs
 
 
 def recorded_schedules(path: Path) -> dict[str, SchedulePhases]:
     """Returns the phases that the run in the folder `path` has recorded, by the keys of its schedules; else empty."""
-    try:
-        return _read_record(RunFolder(path).record).schedules
-    except UserError:
-        return {}
+    return _record_or_empty(path).schedules
 
 
 def recorded_origin(path: Path) -> Origin | None:
     """Returns where the run in the folder `path` branched from another one; None if it did not, or has no record."""
-    try:
-        return _read_record(RunFolder(path).record).branched_from
-    except UserError:
-        return None
+    return _record_or_empty(path).branched_from
 
 
 def recorded_draws(path: Path) -> DrawPlan | None:
-    """Returns the plan of the draws of the run in the folder `path`; None if it recorded none."""
+    """Returns the plan of the draws of the run in the folder `path`; None if it recorded none.
+
+    Raises UserError if the record is not readable.
+    """
     return _read_record(RunFolder(path).record).draws
 
 
 def recorded_replays(path: Path) -> dict[str, Seen]:
     """Returns what earlier runs had read when the run in the folder `path` began, by replay.run; else empty."""
-    try:
-        return _read_record(RunFolder(path).record).replayed
-    except UserError:
-        return {}
+    return _record_or_empty(path).replayed
 
 
 # What every run did before these were choices.
@@ -92,10 +130,7 @@ _BEFORE_CHOICES = {"cross_entropy_kernel": "torch", "compiled": False}
 
 def recorded_choices(path: Path) -> dict[str, Any]:
     """Returns the kernels of the newest start that recorded them, and whether it compiled. Empty if none did."""
-    try:
-        starts = _read_record(RunFolder(path).record).starts
-    except UserError:
-        return {}
+    starts = _record_or_empty(path).starts
     newest = next(
         (start for start in reversed(starts) if isinstance(start, dict) and "attention_kernel" in start), None
     )
@@ -106,35 +141,18 @@ def recorded_choices(path: Path) -> dict[str, Any]:
 
 def recorded_starts(path: Path) -> int:
     """Returns how many starts the run in the folder `path` has recorded; 0 if there is no record."""
-    try:
-        return len(_read_record(RunFolder(path).record).starts)
-    except UserError:
-        return 0
+    return len(_record_or_empty(path).starts)
 
 
 def last_start(path: Path) -> dict[str, Any]:
     """Returns the last start that the run in the folder `path` has recorded; empty if there is no record."""
-    try:
-        starts = _read_record(RunFolder(path).record).starts
-    except UserError:
-        return {}
+    starts = _record_or_empty(path).starts
     return starts[-1] if starts and isinstance(starts[-1], dict) else {}
 
 
-def record_start(
-    folder: RunFolder,
-    inputs: Inputs,
-    start: dict[str, Any],
-    *,
-    is_first: bool,
-    schedules: Mapping[str, SchedulePhases] | None = None,
-    origin: Origin | None = None,
-    draws: DrawPlan | None = None,
-    replayed: Mapping[str, Seen] | None = None,
-) -> list[str]:
-    """Adds a start (see `describe_start`) to run.json. A record that cannot be read is renamed, not lost.
+def record_start(folder: RunFolder, start: Start, entry: Mapping[str, Any], *, is_first: bool) -> list[str]:
+    """Adds a start to run.json, with the entry that `Start.describe` made. A record that cannot be read is renamed.
 
-    `schedules`: the phases from now on; `origin`: where the run branches from another one. None keeps what is recorded.
     Returns a warning if the record of the starts before is lost.
     """
     lost = None if is_first or folder.record.exists() else "is missing"
@@ -144,46 +162,13 @@ def record_start(
         unreadable = folder.record.with_suffix(".unreadable")
         folder.record.rename(unreadable)
         record, lost = Record(), f"cannot be read and is kept as {unreadable.name}"
-    record = record.model_copy(
-        update={
-            "inputs": inputs if is_first else record.inputs.joined(inputs),
-            "draws": draws or record.draws,
-            "replayed": {**(replayed or {}), **record.replayed},
-            "schedules": record.schedules if schedules is None else dict(schedules),
-            "branched_from": origin or record.branched_from,
-            "starts": [*record.starts, start],
-        }
-    )
-    write_json(folder.record, record.to_plain())
+    write_json(folder.record, record.with_start(start, entry, is_first=is_first).to_plain())
     if lost is None:
         return []
     return [
         f"{folder.record} {lost}: nothing says with which data the run began, so they were not compared; "
         "those of this start are recorded"
     ]
-
-
-def describe_start(
-    command: Sequence[str],
-    world_size: int,
-    *,
-    choices: Mapping[str, str | bool],
-    groups: Mapping[str, Any],
-    job: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Describes this start: command, date, host, Slurm job, how it computes, process groups, versions, git commit."""
-    return {
-        "command": shlex.join(command),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "host": platform.node(),
-        "ranks": world_size,
-        **({} if job is None else {"job": dict(job)}),
-        **choices,
-        "groups": dict(groups),
-        "python": platform.python_version(),
-        "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},
-        "git": git_commit(Path(__file__).parent),
-    }
 
 
 def git_commit(folder: Path) -> str | None:
@@ -198,6 +183,14 @@ def git_commit(folder: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.strip() + ("+changes" if changes.strip() else "")
+
+
+def _record_or_empty(path: Path) -> Record:
+    """Returns the record of the run in the folder `path`; an empty one if there is none, or none that is readable."""
+    try:
+        return _read_record(RunFolder(path).record)
+    except UserError:
+        return Record()
 
 
 def _read_record(path: Path) -> Record:

@@ -13,6 +13,7 @@ from launcher.run.input_hashes import inputs_of
 from settings import UserError, compose, to_yaml
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
+from train.run_folder.start_record import Start
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def run(config: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shutil.copytree(shards, project / "shards")
     monkeypatch.chdir(project)
     started = compose(RunConfig, config, ["run.folder=runs", "data.shards=shards"])
-    open_run(started.run.path, started, world_size=1, inputs=inputs_of(started)).release()
+    open_run(started.run.path, started, Start(world_size=1, inputs=inputs_of(started))).release()
     return project / "runs/try"
 
 

@@ -19,6 +19,7 @@ from train.metrics.jsonl import read_metrics
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
+from train.run_folder.start_record import Start
 from train.state import TrainState
 
 WSD = {"name": "wsd", "warmup_steps": 2, "min_lr": 3e-4, "decay_steps": 4}
@@ -36,7 +37,7 @@ def write_started_run(folder: Path, shards: Path, schedule: dict[str, Any], step
     path = write_config(folder, shards)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schedule": schedule, **more}))
     config = compose(RunConfig, path)
-    open_run(config.run.path, config, world_size=1, inputs=inputs_of(config)).release()
+    open_run(config.run.path, config, Start(world_size=1, inputs=inputs_of(config))).release()
     checkpoint = RunFolder(config.run.path).checkpoints / f"step-{step:08d}"
     checkpoint.mkdir()
     (checkpoint / "state.json").write_text(json.dumps(TrainState(step=step).to_plain()))

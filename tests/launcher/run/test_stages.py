@@ -24,6 +24,7 @@ from train.run_folder.open_run import open_run
 from train.run_folder.recorded_schedule import SchedulePhases
 from train.run_folder.resume_check import check_run
 from train.run_folder.seen_data import read_seen
+from train.run_folder.start_record import Start
 from train.state import TrainState
 
 COSINE = {"name": "cosine", "warmup_steps": 2, "min_lr": 1e-4}
@@ -56,11 +57,13 @@ def start(
     open_run(
         config.run.path,
         config,
-        world_size=1,
-        inputs=inputs_of(config),
-        draws=draw_plan(config),
-        replayed=replayed_runs(config),
-        schedules=phases,
+        Start(
+            world_size=1,
+            inputs=inputs_of(config),
+            schedules=phases,
+            draws=draw_plan(config),
+            replayed=replayed_runs(config),
+        ),
     ).release()
     folder = RunFolder(config.run.path)
     if step:

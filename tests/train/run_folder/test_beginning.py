@@ -13,12 +13,13 @@ from train.run_folder.beginning import begin
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
+from train.run_folder.start_record import Start
 from train.state import TrainState
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    open_run(tmp_path / "try", make(), world_size=1).release()
+    open_run(tmp_path / "try", make(), Start(world_size=1)).release()
     return RunFolder(tmp_path / "try")
 
 
@@ -35,7 +36,7 @@ def names(folder: RunFolder) -> set[str]:
 
 def test_a_new_run_and_one_that_was_stopped_before_its_first_checkpoint(folder: RunFolder) -> None:
     assert begin(folder, None, total_steps=9) == ("Starts at step 1: the run folder is new.", [])
-    open_run(folder.path, make(), world_size=1).release()
+    open_run(folder.path, make(), Start(world_size=1)).release()
     line, _ = begin(folder, None, total_steps=9)
     assert line == "Starts at step 1: the run folder has no checkpoint yet."
     assert names(folder) == set()
@@ -105,10 +106,10 @@ def test_a_held_out_loss_that_was_cut_off_is_warned_of(folder: RunFolder) -> Non
 def test_a_lost_record_of_starts_is_warned_of(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     folder.record.unlink()
-    open_run(folder.path, make(), world_size=1).release()
+    open_run(folder.path, make(), Start(world_size=1)).release()
     assert "run.json is missing: nothing says with which data the run began" in capsys.readouterr().err
     folder.record.write_text("{")
-    open_run(folder.path, make(), world_size=1).release()
+    open_run(folder.path, make(), Start(world_size=1)).release()
     assert "run.json cannot be read and is kept as run.unreadable" in capsys.readouterr().err
 
 

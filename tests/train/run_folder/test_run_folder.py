@@ -25,7 +25,7 @@ from train.config import CheckpointConfig, EvaluateConfig, TrainConfig
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
-from train.run_folder.start_record import recorded_choices
+from train.run_folder.start_record import Start, recorded_choices
 
 
 class Config(Settings):
@@ -45,7 +45,7 @@ def make(**train: Any) -> Config:
 
 
 def opened(path: Path, config: Settings, **more: Any) -> RunFolder:
-    open_run(path, config, **more)
+    open_run(path, config, Start(**more))
     return RunFolder(path)
 
 
@@ -109,10 +109,13 @@ def test_every_start_is_added(tmp_path: Path) -> None:
 
 
 def test_another_config_is_refused_with_every_key_that_differs(tmp_path: Path) -> None:
-    open_run(tmp_path / "try", make(), world_size=1)
+    open_run(tmp_path / "try", make(), Start(world_size=1))
     before = (tmp_path / "try" / "config.yaml").read_bytes()
     other = make(seq_length=16, precision="bfloat16", steps=20)
-    for action in (lambda: check_run(tmp_path / "try", other), lambda: open_run(tmp_path / "try", other, world_size=1)):
+    for action in (
+        lambda: check_run(tmp_path / "try", other),
+        lambda: open_run(tmp_path / "try", other, Start(world_size=1)),
+    ):
         with pytest.raises(UserError) as caught:
             action()
         message = str(caught.value)
@@ -124,7 +127,7 @@ def test_another_config_is_refused_with_every_key_that_differs(tmp_path: Path) -
 
 
 def test_what_does_not_change_the_run_may_change(tmp_path: Path) -> None:
-    open_run(tmp_path / "try", make(), world_size=1)
+    open_run(tmp_path / "try", make(), Start(world_size=1))
     changed = make(steps=20, micro_batch_size=2, recompute="full").model_copy(
         update={
             "parallel": ParallelConfig(tensor=2, zero=0),
@@ -180,7 +183,7 @@ def test_checking_writes_nothing(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     folder = opened(tmp_path / "try", make(), world_size=1)
     folder.record.write_text("{")
-    open_run(tmp_path / "try", make(), world_size=1)
+    open_run(tmp_path / "try", make(), Start(world_size=1))
     assert folder.record.with_suffix(".unreadable").read_text() == "{"
     assert len(json.loads(folder.record.read_text())["starts"]) == 1
 
@@ -201,7 +204,7 @@ class Methods(Settings):
 
 
 def test_another_method_is_told_by_its_name_alone(tmp_path: Path) -> None:
-    open_run(tmp_path / "try", Methods(optim=Optimizer(name="adamw")), world_size=1)
+    open_run(tmp_path / "try", Methods(optim=Optimizer(name="adamw")), Start(world_size=1))
     other = Methods(optim=Optimizer(name="muon", lr=2.0, options={"a": 1}))
     with pytest.raises(UserError) as caught:
         check_run(tmp_path / "try", other)
@@ -210,7 +213,7 @@ def test_another_method_is_told_by_its_name_alone(tmp_path: Path) -> None:
 
 
 def test_a_long_list_of_differences_is_cut(tmp_path: Path) -> None:
-    open_run(tmp_path / "try", Methods(optim=Optimizer(name="adamw")), world_size=1)
+    open_run(tmp_path / "try", Methods(optim=Optimizer(name="adamw")), Start(world_size=1))
     other = Methods(optim=Optimizer(name="adamw", options={str(number): number for number in range(30)}))
     with pytest.raises(UserError, match="and 19 more"):
         check_run(tmp_path / "try", other)

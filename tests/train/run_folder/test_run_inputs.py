@@ -19,6 +19,7 @@ from settings import UserError, compose
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.resume_check import check_run
+from train.run_folder.start_record import Start
 from train.state import TrainState
 
 
@@ -32,7 +33,7 @@ def config_of(folder: Path, shards: Path, *overrides: str, **sections: dict[str,
 
 
 def start(config: RunConfig) -> RunFolder:
-    open_run(config.run.path, config, world_size=1, inputs=inputs_of(config)).release()
+    open_run(config.run.path, config, Start(world_size=1, inputs=inputs_of(config))).release()
     return RunFolder(config.run.path)
 
 

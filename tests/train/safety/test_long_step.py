@@ -22,6 +22,7 @@ from parallel.mesh import Mesh, make_mesh
 from train.loop import train
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.start_record import Start
 from train.safety.watchdog import Watchdog
 
 STEPS, SLOW_STEP, MICRO_BATCHES = 3, 2, 56
@@ -40,7 +41,7 @@ def train_on_a_rank(plain: dict[str, Any], mesh: Mesh, *, slow: bool = False) ->
     """If `slow`, a step has micro-batches of 0.3 s, and the last rank gets a SIGTERM before the third."""
     config = RunConfig.model_validate(plain)
     folder = RunFolder(config.run.path)
-    lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
+    lease = open_run(config.run.path, config, Start(world_size=mesh.world_size)) if mesh.rank == 0 else None
     dist.barrier()
     watchdog = Watchdog(60, lambda hang: None)
     run = build_run(

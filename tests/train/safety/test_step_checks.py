@@ -24,6 +24,7 @@ from train.loop import Run, train
 from train.metrics.jsonl import read_metrics
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
+from train.run_folder.start_record import Start
 from train.safety.watchdog import Watchdog
 
 STEPS, VOCABULARY = 12, 100
@@ -100,7 +101,7 @@ def run_on_a_rank(
     config = RunConfig.model_validate(plain)
     mesh = make_mesh(config.parallel, timeout_seconds=60)
     folder = RunFolder(config.run.path)
-    lease = open_run(config.run.path, config, world_size=mesh.world_size) if mesh.rank == 0 else None
+    lease = open_run(config.run.path, config, Start(world_size=mesh.world_size)) if mesh.rank == 0 else None
     watchdog = Watchdog(60, lambda hang: None)
     run = build_run(
         config, mesh, folder, compute=ComputeConfig(), lease=lease, watchdog=watchdog, store=store_of_ranks()

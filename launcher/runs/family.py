@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +29,8 @@ class Member:
 def read_family(folder: Path) -> list[Member]:
     """Returns the runs of a folder that began by themselves, or from a run elsewhere, each with its branches.
 
-    A branch that its parent has recorded and that is gone is a member too. Raises UserError if the folder cannot be
-    read, or holds no run.
+    A branch that its parent has recorded and that is gone, or lies in another folder, is a member too. Raises UserError
+    if the folder cannot be read, or holds no run.
     """
     try:
         paths = sorted(path for path in folder.iterdir() if is_run(path))
@@ -40,23 +40,43 @@ def read_family(folder: Path) -> list[Member]:
         raise UserError(f"{folder} holds no run; runs are in the folder that run.folder names")
     members = [Member(path, run, run.origin) for path in paths for run in [read_summary(path)]]
     by_path = {member.path.absolute(): member for member in members}
-    by_name = {member.name: member for member in members}  # the folder of runs may have been moved
     roots: list[Member] = []
     for member in members:
-        parent = None
-        if member.origin is not None:
-            parent = by_path.get(member.origin.path) or by_name.get(member.origin.path.name)
+        parent = _parent(member, by_path)
         (roots if parent is None or parent is member else parent.branches).append(member)
     for member in members:
         known = {branch.name for branch in member.branches}
-        assert member.run is not None
         member.branches += [
-            Member(path, None, None)
-            for path in dict.fromkeys(member.run.branches)
-            if path.name not in known and path.name not in by_name
+            _member_elsewhere(path)
+            for path in dict.fromkeys(_recorded_branches(member))
+            if path.name not in known and path.absolute() not in by_path
         ]
         member.branches.sort(key=lambda branch: (branch.origin.step if branch.origin else 0, branch.name))
     return roots
+
+
+def _parent(member: Member, by_path: Mapping[Path, Member]) -> Member | None:
+    """Returns the run from which a member began, if it is among the members.
+
+    Where the folder of runs was moved or copied, it is the one of the same name that has recorded the member.
+    """
+    if member.origin is None:
+        return None
+    path = member.origin.path
+    beside = by_path.get(member.path.absolute().parent / path.name)
+    if path not in by_path and beside is not None:
+        return beside if any(branch.name == member.name for branch in _recorded_branches(beside)) else None
+    return by_path.get(path)
+
+
+def _recorded_branches(member: Member) -> tuple[Path, ...]:
+    return () if member.run is None else member.run.branches
+
+
+def _member_elsewhere(path: Path) -> Member:
+    """Returns a branch that is gone, or that lies in another folder than its parent."""
+    run = read_summary(path) if is_run(path) else None
+    return Member(path, run, None if run is None else run.origin)
 
 
 def walk(members: Sequence[Member], prefix: str = "", *, roots: bool = True) -> Iterator[tuple[str, Member]]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.run.old_stages import with_new_stages
 from settings import UserError, read_yaml
 from settings.jsonl import read_last_lines
+from settings.mistakes import KeyMistakeError
 from train.checkpoint.writer_lease import running_holder, unreleased_host
 from train.held_out_loss import HELD_OUT_LOSS
 from train.run_folder.branch_record import Origin, read_branches
@@ -81,8 +83,8 @@ def is_run(path: Path) -> bool:
 
 def _config(folder: RunFolder) -> Mapping[str, Any]:
     try:
-        return read_yaml(folder.config)
-    except UserError:
+        return with_new_stages(read_yaml(folder.config))
+    except (UserError, KeyMistakeError):
         return {}
 
 

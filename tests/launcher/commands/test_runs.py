@@ -80,6 +80,19 @@ def test_a_moved_folder_keeps_its_tree_and_a_run_in_training_says_so(
     lease.release()
 
 
+def test_a_branch_in_another_folder_is_under_its_parent_and_a_run_that_has_the_name_of_a_parent_is_none(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = runs.with_name("other")
+    write_run(other / "base", steps=5, last=2, mixture={"en": 1})
+    write_run(other / "far", steps=9, last=9, parent=runs / "base", at=4, mixture={"en": 1})
+    list_runs(runs)
+    assert ["├─", "far", "9/9", "done"] in [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    list_runs(other)
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["run", "base", "far"]
+
+
 def test_the_line_of_a_run_has_the_steps_tokens_and_data_of_each_ancestor(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +111,13 @@ def test_the_line_of_a_run_has_the_steps_tokens_and_data_of_each_ancestor(
     list_runs(runs / "new")
     first = capsys.readouterr().out.splitlines()[1]
     assert first.split() == [str(runs / "base"), "1", "to", "8", "80", "gone"]
+
+
+def test_the_data_of_a_run_of_an_earlier_version_has_its_stages(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"mixture": {"en": 1}, "stages": [{"from_step": 5, "mixture": {"fr": 1}}]}
+    (runs / "base/config.yaml").write_text(yaml.safe_dump({"train": {"steps": 8}, "data": data}))
+    list_runs(runs / "base")
+    assert capsys.readouterr().out.splitlines()[1].endswith("from step 1: en 100%; from step 6: fr 100%")
 
 
 def test_it_begins_quickly_because_it_imports_no_torch(runs: Path) -> None:

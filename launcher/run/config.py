@@ -125,6 +125,8 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     train.steps that it records beside stages follow from the stages as they are now.
     """
     places = place_overrides(path)
+    if places and any(is_set_by("branch.run", override) for override in overrides):
+        places.append("branch.optimizer=keep")  # that of the branch which the run itself is does not count
     plain = read_yaml(path, [*places, *overrides])
     if has_old_stages(plain):
         print(f"notice: config {path}: {NOTICE}", file=sys.stderr)

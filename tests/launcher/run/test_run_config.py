@@ -51,6 +51,16 @@ def test_overrides_and_copies_still_begin_other_runs(run: Path, tmp_path: Path) 
     assert load_run_config(copied, ["run.name=copy"]).run.path == run.parent / "copy"
 
 
+def test_a_branch_of_a_branch_keeps_the_optimizer_unless_it_says_otherwise(run: Path) -> None:
+    path = run / "config.yaml"
+    begun = load_run_config(path, ["branch.run=base", "branch.step=8", "branch.optimizer=reset"])
+    path.write_text(to_yaml(begun))
+    assert load_run_config(path).branch == begun.branch
+    again = load_run_config(path, ["run.name=next", "branch.run=runs/try", "branch.step=9"])
+    assert again.branch.optimizer == "keep"
+    assert load_run_config(path, ["branch.run=a", "branch.optimizer=reset"]).branch.optimizer == "reset"
+
+
 def test_the_config_that_started_a_run_goes_on_with_it(run: Path, config: Path) -> None:
     given = compose(RunConfig, config, ["run.folder=runs", "data.shards=shards"])
     check_run(given.run.path, given, inputs_of(given))

@@ -58,8 +58,8 @@ class StageConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.steps is None) == (self.tokens is None):
-            given = "neither" if self.steps is None else "both"
-            raise ValueError(f'stage "{self.name}" needs its length in steps or in tokens, and {given} is given')
+            given = "neither is" if self.steps is None else "both are"
+            raise ValueError(f'stage "{self.name}" needs its length in steps or in tokens, and {given} given')
         for key, weights in (("mixture", self.mixture), ("replay.sources", self.replay.sources if self.replay else {})):
             if weights and not sum(weights.values()) > 0:
                 raise ValueError(f"{key} = {weights}: the weights must not all be 0")

@@ -19,7 +19,7 @@ from train.checkpoint.fits_run import misfits
 from train.checkpoint.manifest import check_slices
 from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
-from train.run_folder.start_record import recorded_draws
+from train.run_folder.start_record import recorded_draws, recorded_origin
 
 _MOST_DIFFERENCES = 8
 
@@ -29,9 +29,10 @@ def check_branch(config: RunConfig, schedule_of: Callable[[RunConfig], Schedule]
 
     `schedule_of` returns the schedule of a config, with the phases that the parent has recorded. Raises UserError if
     `branch_origin` does, or if the checkpoint is of another model, tokenizer or optimizer, has taken all steps of this
-    run, or was trained on other data than this config says.
+    run, or was trained on other data than this config says; and for replay of rows that are not known.
     """
     origin = branch_origin(config)
+    _check_replay(config, origin or recorded_origin(config.run.path))
     if origin is None:
         return []
     parent = RunFolder(origin.path)
@@ -51,21 +52,36 @@ def check_branch(config: RunConfig, schedule_of: Callable[[RunConfig], Schedule]
             f"{origin.step} of the branch"
         )
     there = read_yaml(parent.config)
-    _check_optimizer(config, there)
+    _check_optimizer(config, there, origin)
     _check_past_data(config, parent, origin)
     return [*_lr_warnings(config, parent, schedule_of, origin), *_row_warnings(config, there)]
 
 
-def _check_optimizer(config: RunConfig, there: dict[str, Any]) -> None:
+def _check_replay(config: RunConfig, origin: Origin | None) -> None:
+    """Raises UserError if a stage replays what the run has read, and a branch with other rows does not know it."""
+    if origin is None or origin.same_rows:
+        return
+    for number, stage in enumerate(config.stages):
+        replay = stage.replay
+        if replay is not None and replay.share and replay.run is None and replay.draw != "all":
+            raise UserError(
+                f"stages.{number}.replay: the run branches from {origin.run} with another seed, seq_length or batch, "
+                "so that the rows which it has read are not known by arithmetic; replay those of its parent "
+                f"(stages.{number}.replay.run={origin.run}@{origin.step}), or the whole sources "
+                f"(stages.{number}.replay.draw=all)"
+            )
+
+
+def _check_optimizer(config: RunConfig, there: dict[str, Any], origin: Origin) -> None:
     """Raises UserError if the state of the parent's optimizer cannot go on in this run's."""
-    if config.branch.optimizer == "reset":
+    if origin.optimizer == "reset":
         return
     here = config.optim.to_plain()
     old = there.get("optim", {})
     names = [[plain.get("name"), *(one.get("name") for one in plain.get("transforms") or ())] for plain in (old, here)]
     if names[0] != names[1]:
         raise UserError(
-            f"optim.name and optim.transforms are {', '.join(names[0])} in {config.branch.run} and "
+            f"optim.name and optim.transforms are {', '.join(names[0])} in {origin.run} and "
             f"{', '.join(names[1])} here: the optimizer's state cannot go on; set branch.optimizer=reset"
         )
 
@@ -91,17 +107,17 @@ def _check_past_data(config: RunConfig, parent: RunFolder, origin: Origin) -> No
     raise UserError(
         f"up to step {origin.step}, where the branch begins, {parent.path} has drawn {past}; this config "
         f"says {here}. A branch is one run from step 1 on, so its stages begin with those of its parent; "
-        f"what is new follows:\n{_example(past, steps=origin.step, config=config)}"
+        f"what is new follows:\n{_example(past, parent=parent, steps=origin.step, config=config)}"
     )
 
 
-def _example(past: PastData, *, steps: int, config: RunConfig) -> str:
+def _example(past: PastData, *, parent: RunFolder, steps: int, config: RunConfig) -> str:
     """Returns the section `stages` of a branch that goes on with the data of this config.
 
     Of a past with replay it says only where the stages are.
     """
     if any(stage.replays for stage in past.stages):
-        return f"stages: those of {config.branch.run}/config.yaml up to step {steps}, then the new ones"
+        return f"stages: those of {parent.config} up to step {steps}, then the new ones"
     ends = [*(stage.first_step for stage in past.stages[1:]), steps]
     lines = ["stages:"]
     for number, (stage, end) in enumerate(zip(past.stages, ends, strict=True)):

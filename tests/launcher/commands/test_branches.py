@@ -211,6 +211,21 @@ def test_what_is_not_continuous_is_a_warning(folder: Path) -> None:
     assert rows.startswith("run.seed = 2 (1 there), train.global_batch_size = 16 (8 there): the branch reads")
 
 
+def test_a_branch_with_other_rows_does_not_replay_what_it_cannot_know(folder: Path) -> None:
+    """Its parent is known by its own record."""
+
+    def words(replay: str) -> list[str]:
+        new = f"{{name: new, steps: 4, mixture: {{beta: 1}}, replay: {replay}}}"
+        return ["run.name=unborn", "run.seed=2", f"stages=[{{name: past, steps: 8}}, {new}]"]
+
+    parent = f"{folder}/runs/parent@8"
+    message = refused(folder, words("{share: 0.5}"), parent)
+    assert f"stages.1.replay.run={parent}" in message
+    for replay in ("{share: 0.5, draw: all}", f"{{share: 0.5, run: {parent}}}"):
+        (warning,) = checked(compose(RunConfig, folder / "config.yaml", [*words(replay), *branch_overrides(parent)]))
+        assert warning.startswith("run.seed = 2 (1 there): the branch reads")
+
+
 @pytest.mark.parametrize(
     ("text", "run", "step"),
     [("a/b@7", "a/b", "7"), ("a@latest", "a", "null"), ("a/b", "a/b", "null"), ("a@b", "a@b", "null")],

@@ -76,7 +76,7 @@ def start(
 
 MISTAKES: list[tuple[list[dict[str, Any]], list[str], str]] = [
     ([OLD, {"name": "new"}], [], 'stages.1: stage "new" needs its length in steps or in tokens, and neither is given'),
-    ([OLD, {**NEW, "tokens": 99}], [], 'stage "new" needs its length in steps or in tokens, and both is given'),
+    ([OLD, {**NEW, "tokens": 99}], [], 'stage "new" needs its length in steps or in tokens, and both are given'),
     ([OLD, {**NEW, "steps": 0}], [], "stages.1.steps = 0: must be at least 1"),
     ([OLD, {**NEW, "mixture": {"beta": -1}}], [], "stages.1.mixture.beta = -1: must be at least 0"),
     ([OLD, {**NEW, "mixture": {"beta": 0}}], [], "the weights must not all be 0"),

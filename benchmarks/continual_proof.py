@@ -120,19 +120,24 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread")
     parser.add_argument("--report", action="store_true", help="only write the report, from the lines of finished runs")
     arguments = parser.parse_args()
-    proof = Proof(
-        Plan(arguments.config, tuple(arguments.overrides), arguments.folder), runs=arguments.runs, jobs=arguments.jobs
-    )
+    try:
+        _main(arguments)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    plan = Plan(arguments.config, tuple(arguments.overrides), arguments.folder)
+    proof = Proof(plan, runs=arguments.runs, jobs=arguments.jobs)
     try:
         if not arguments.report:
             proof.work()
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
     finally:
         from continual_report import write_report  # matplotlib is slow to import
 
+        print(proof.progress())
         write_report(proof.finished(), ARMS, arguments.record, arguments.plot)
-        print(f"{proof.progress()}; report: {arguments.record}")
+        print(f"report: {arguments.record}")
 
 
 if __name__ == "__main__":

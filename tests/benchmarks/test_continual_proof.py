@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +102,15 @@ def test_the_report_has_paired_differences_and_says_what_is_missing(tmp_path: Pa
     assert "(rewarm-25 against rewarm-0, old) -0.3730 ± 0.0006 bits per byte, 3 seeds: lower." in text
     assert "(weak-5 against weak-0, old) not measured yet." in text
     assert (tmp_path / "plot.png").stat().st_size > 5_000
+
+
+def test_a_mistake_in_the_config_ends_it_with_one_message_and_writes_no_report(tmp_path: Path) -> None:
+    command = [sys.executable, str(CONFIG.with_name("continual_proof.py")), "--record", str(tmp_path / "report.md")]
+    done = subprocess.run([*command, str(CONFIG), "optim.lrr=1"], capture_output=True, text=True, cwd=CONFIG.parents[1])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "optim.lrr" in done.stderr
+    assert not (tmp_path / "report.md").exists()
 
 
 @pytest.mark.slow

@@ -134,6 +134,8 @@ def _seen(stage: DataStage, replay: Replay, plan: DrawPlan) -> Seen:
             f"{replay.key}: {whose} read tokens of another tokenizer (SHA-256 {seen.tokenizer[:16]}… there, "
             f"{plan.tokenizer[:16]}… here); build the shards of both with one tokenizer (data.tokenizer.path)"
         )
+    if not seen.sources:
+        raise UserError(f"{replay.key}: {whose} read nothing that could be replayed; leave replay out")
     for name in replay.weights or seen.sources:
         if name not in seen.sources:
             raise UserError(

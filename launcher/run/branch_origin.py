@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from launcher.run.config import BranchConfig, RunConfig
-from settings import UserError, read_yaml
+from parallel.agree import from_first_rank
+from settings import UserError, parse, read_yaml
 from train.checkpoint.branching import find_checkpoint
 from train.checkpoint.discovery import read_latest, step_folders
 from train.run_folder.branch_record import Origin
@@ -47,6 +49,17 @@ def branch_origin(config: RunConfig) -> Origin | None:
         choices=recorded_choices(parent.path),
         same_rows=not changed_rows(config, read_yaml(parent.config)) and (own is None or own.same_rows),
     )
+
+
+def agree_on_origin(find: Callable[[], Origin | None]) -> Origin | None:
+    """Returns the origin that the first rank finds, on all ranks. A collective; if `find` raises, all ranks raise."""
+
+    def on_first_rank() -> dict[str, Any] | None:
+        origin = find()
+        return None if origin is None else origin.to_plain()
+
+    plain = from_first_rank(on_first_rank)
+    return None if plain is None else parse(Origin, plain, source="the first rank")
 
 
 def changed_rows(config: RunConfig, there: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from torch._C._distributed_c10d import Store
 from data.batches.loader import Loader
 from data.shards.index import shard_tokenizer
 from launcher.processes.environment import cache_folder, job_end_time
+from launcher.run.branch_origin import agree_on_origin
 from launcher.run.config import RunConfig
 from launcher.run.estimate import estimate_lines, estimate_step, step_warnings
 from launcher.run.held_out_sequences import held_out_loader
@@ -19,11 +20,9 @@ from launcher.run.run_parts import parts_of
 from launcher.run.stages import run_schedule, training_data
 from model.config import ModelConfig
 from model.size import flops_per_token, parameters
-from parallel.agree import from_first_rank
 from parallel.build import ComputeConfig, TrainableModel, build
 from parallel.mesh import Mesh
 from parallel.run_plan import run_plan
-from settings import parse
 from train.checkpoint.manager import CheckpointManager
 from train.checkpoint.writer_lease import WriterLease
 from train.garbage_collection import GarbageCollection
@@ -36,7 +35,6 @@ from train.metrics.step_timer import StepTimer
 from train.metrics.time_ledger import TimeLedger
 from train.profiling.step_profiler import StepProfiler
 from train.run_folder.beginning import begin
-from train.run_folder.branch_record import Origin
 from train.run_folder.events import Events
 from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import recorded_origin
@@ -74,7 +72,7 @@ def build_run(
     stop_listener = _build_stop_listener(config, checkpoints, asks_slurm=mesh.rank == 0)
     parts = _build_engine(config, model, mesh, compute)
     held_out = held_out_loader(config)
-    run_parts = parts_of(config, _agree_on_origin(folder))
+    run_parts = parts_of(config, agree_on_origin(lambda: recorded_origin(folder.path)))
     joints = frozenset(part.first_step for part in run_parts)
     state = _load_state(config, checkpoints, parts, folder, lease)
     if state.step in joints:
@@ -254,17 +252,6 @@ def _build_metrics(
         held_out_on=held_out_on,
         lease=lease,
     )
-
-
-def _agree_on_origin(folder: RunFolder) -> Origin | None:
-    """Returns where the run branched from another one, on all ranks: the first one reads it."""
-
-    def read() -> dict[str, Any] | None:
-        origin = recorded_origin(folder.path)
-        return None if origin is None else origin.to_plain()
-
-    plain = from_first_rank(read)
-    return None if plain is None else parse(Origin, plain, source="run.json")
 
 
 def _build_sparse_cost(config: RunConfig, model: ModelConfig) -> SparseCost:

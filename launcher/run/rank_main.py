@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ from launcher.processes.rank_info import RankInfo
 from launcher.processes.rendezvous import open_store
 from launcher.processes.signals import defer_signals, exit_if_stuck
 from launcher.processes.slurm import SlurmJob
-from launcher.run.branch_origin import branch_origin
+from launcher.run.branch_origin import agree_on_origin, branch_origin
 from launcher.run.build_run import build_run
 from launcher.run.config import RunConfig
 from launcher.run.input_hashes import inputs_of
 from launcher.run.out_of_memory import explain_out_of_memory, is_out_of_memory
-from launcher.run.schedule_phases import Phases, phases_of, phases_on_record, schedule_with, with_phases
+from launcher.run.schedule_phases import Phases, phases_of, recorded_phases, schedule_with, with_phases
 from launcher.run.stages import draw_plan, replayed_runs
 from parallel.agree import agree, from_first_rank
 from parallel.build import ComputeConfig
@@ -33,6 +34,7 @@ from settings import RunError, parse
 from train.checkpoint.writer_lease import WriterLease
 from train.config import FIRST_TIME_FACTOR
 from train.loop import Run, train
+from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run
 from train.run_folder.recorded_schedule import SchedulePhases
@@ -64,11 +66,20 @@ def run_rank(
     watchdog = Watchdog(config.train.hang_after_seconds, lambda hang: on_hang(hang, met))
     watchdog.start()
     folder = RunFolder(config.run.path)
-    phases = _agree_on_phases(config)
+    origin = agree_on_origin(lambda: branch_origin(config))
+    phases = _agree_on_phases(config, origin)
     run: Run | None = None
     try:
-        compute = _agree_on_compute(config, mesh)
-        lease = _open_run(config, mesh, compute, group_record, phases, job)
+        compute = _agree_on_compute(config, mesh, origin)
+        start = Start(
+            world_size=mesh.world_size,
+            schedules=phases,
+            origin=origin,
+            choices=choices_of(compute),
+            groups=group_record,
+            job=None if job is None else job.to_plain(),
+        )
+        lease = _open_run(config, mesh, start)
         config = with_phases(config, phases)
         run = build_run(config, mesh, folder, compute=compute, lease=lease, watchdog=watchdog, store=met)
         done = _train(run)
@@ -128,63 +139,46 @@ def _connect(
     return mesh, check.record()
 
 
-def _agree_on_compute(config: RunConfig, mesh: Mesh) -> ComputeConfig:
+def _agree_on_compute(config: RunConfig, mesh: Mesh, origin: Origin | None) -> ComputeConfig:
     """Returns how all ranks compute. What is `auto` stays as it is when the run goes on."""
     train = config.train
+    recorded: Mapping[str, Any] = {}
+    if mesh.rank == 0:
+        recorded = recorded_choices(config.run.path) if origin is None else origin.choices
     compute, warnings = agree_on_compute(
         ComputeConfig(train.precision, train.attention, train.recompute, train.compile, train.cross_entropy),
         RunShapes(config.model, config.parallel, train.seq_length, train.micro_batch_size),
         mesh,
-        recorded=_choices_on_record(config) if mesh.rank == 0 else {},
+        recorded=recorded,
     )
     for warning in warnings if mesh.rank == 0 else ():
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     return compute
 
 
-def _choices_on_record(config: RunConfig) -> dict[str, Any]:
-    """Returns how the run has computed so far, or the run from which it begins."""
-    origin = branch_origin(config)
-    return recorded_choices(config.run.path) if origin is None else origin.choices
-
-
-def _agree_on_phases(config: RunConfig) -> Phases:
+def _agree_on_phases(config: RunConfig, origin: Origin | None) -> Phases:
     """Returns the phases of the schedules, on all ranks: those on record, but for what the config states."""
 
     def on_first_rank() -> dict[str, Any]:
-        found = phases_of(with_phases(config, phases_on_record(config)))
+        found = phases_of(with_phases(config, recorded_phases(config, origin)))
         return {key: phases.to_plain() for key, phases in found.items()}
 
     read = from_first_rank(on_first_rank)
     return {key: parse(SchedulePhases, plain, source="run.json") for key, plain in read.items()}
 
 
-def _open_run(
-    config: RunConfig,
-    mesh: Mesh,
-    compute: ComputeConfig,
-    group_record: dict[str, Any],
-    phases: Phases,
-    job: SlurmJob | None,
-) -> WriterLease | None:
-    """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks."""
+def _open_run(config: RunConfig, mesh: Mesh, start: Start) -> WriterLease | None:
+    """Opens the run folder on rank 0, and returns its writer lease there. Raises rank 0's error on all ranks.
+
+    `start` lacks what rank 0 alone reads: the hashes of the data and what is drawn of it.
+    """
     leases = []
 
     def open_on_rank_0() -> None:
         if mesh.rank == 0:
-            recorded = phases_on_record(config)
-            start = Start(
-                world_size=mesh.world_size,
-                inputs=inputs_of(config),
-                schedules=phases,
-                origin=branch_origin(config),
-                draws=draw_plan(config),
-                replayed=replayed_runs(config),
-                choices=choices_of(compute),
-                groups=group_record,
-                job=None if job is None else job.to_plain(),
-            )
-            lease = open_run(config.run.path, config, start, schedule_of=lambda each: schedule_with(recorded, each))
+            recorded = recorded_phases(config, start.origin)
+            complete = replace(start, inputs=inputs_of(config), draws=draw_plan(config), replayed=replayed_runs(config))
+            lease = open_run(config.run.path, config, complete, schedule_of=lambda each: schedule_with(recorded, each))
             leases.append(lease)
 
     agree(open_on_rank_0)

@@ -12,6 +12,7 @@ from launcher.run.stages import SchedulePart, run_schedule, schedule_parts
 from schedules.base import Schedule, ScheduleConfig
 from settings import UserError, parse, read_yaml
 from train.checkpoint.discovery import state_to_go_on_from
+from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.recorded_schedule import SchedulePhases
 from train.run_folder.start_record import recorded_schedules
@@ -20,12 +21,16 @@ Phases = Mapping[str, SchedulePhases]  # by the key of the schedule in the confi
 
 
 def phases_on_record(config: RunConfig) -> Phases:
-    """Returns the phases that the run has recorded, or for a branch to come those of its parent; else none.
+    """Returns the phases of `recorded_phases`, for the origin that the config names."""
+    return recorded_phases(config, branch_origin(config))
+
+
+def recorded_phases(config: RunConfig, origin: Origin | None) -> Phases:
+    """Returns the phases that the run has recorded, or those of the run from whose checkpoint it begins; else none.
 
     A run without a checkpoint, or with imported weights, has taken no step yet and decides them anew. So do stages that
     have not begun.
     """
-    origin = branch_origin(config)
     if origin is not None:
         return _begun(config, _recorded(RunFolder(origin.path)), step=origin.step)
     folder = RunFolder(config.run.path)

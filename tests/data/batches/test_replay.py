@@ -265,6 +265,7 @@ def test_replay_that_does_not_fit_is_refused(folder: Path) -> None:
     refused(replay(0.1), r"stages.1.replay: no stage comes before the first one")
     refused(replay(0.1, c=1), r'the earlier stages of this run read nothing of a source "c"', stage(0, None, a=1))
     refused(replay(0.1, "seen", seen, b=1), r'stages.1.replay.sources: the earlier run read nothing of a source "b"')
+    refused(replay(0.1, "seen", seen.model_copy(update={"sources": {}})), r"the earlier run read nothing that could be")
     longer = seen.model_copy(update={"seq_length": 16})
     refused(replay(0.1, "seen", longer), r"rows of 16 tokens, and train.seq_length = 8: .* set train.seq_length=16")
     other = seen.model_copy(update={"tokenizer": "f" * 64})

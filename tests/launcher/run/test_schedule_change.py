@@ -107,6 +107,14 @@ def test_a_longer_run_keeps_its_recorded_phases_and_may_state_later_ones(tmp_pat
         with_phases(shorter, phases)
 
 
+def test_a_phase_that_is_stated_anew_stretches_nothing(tmp_path: Path, shards: Path) -> None:
+    """The constant phase ends at step 10 of 12; it goes on to the end, by the user's own words."""
+    path = write_started_run(tmp_path, shards, {"name": "infinite", "warmup_steps": 2, "min_lr": 3e-4}, 10)
+    config = compose(RunConfig, path, ["schedule.constant_end_step=12"])
+    continued(config)
+    assert schedule_change_warnings(config, phases_on_record(config)) == []
+
+
 def test_another_schedule_may_replace_one_that_gave_the_same_lr_so_far(tmp_path: Path, shards: Path) -> None:
     path = write_started_run(tmp_path, shards, SCHEDULES["constant"], 6)
     same = compose(RunConfig, path, ["schedule.name=wsd", "schedule.decay_steps=6"])

@@ -202,6 +202,7 @@ def test_a_run_may_grow_by_a_stage_but_not_change_its_past(tmp_path: Path, shard
     config = load_run_config(RunFolder(tmp_path / "runs" / "try").config, ["stages.1.steps=20"])
     assert config.train.steps == 26
     (warning,) = schedule_change_warnings(config, phases_on_record(config))
+    assert warning.startswith("schedule spans stages of 26 steps, and of 12 when the run was last started: schedule ")
     assert "lr jumps at step 9" in warning
 
 

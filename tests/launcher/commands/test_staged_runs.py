@@ -94,7 +94,9 @@ def test_a_branch_replays_what_its_parent_has_read(complete: Path) -> None:
 @pytest.mark.slow
 def test_a_run_replays_another_run(complete: Path) -> None:
     """Of its 12 steps of 8 rows, a quarter are rows that the other run had read up to its checkpoint of step 4."""
-    replay = {"share": 0.25, "run": f"{complete / 'runs' / 'complete'}@4"}
+    earlier = complete / "runs" / "earlier"
+    shutil.copytree(complete / "runs" / "complete", earlier)
+    replay = {"share": 0.25, "run": f"{earlier}@4"}
     stages = [{"name": "on", "steps": STEPS, "mixture": {"beta": 1}, "replay": replay}]
     done = lehr("train", complete / "config.yaml", "run.name=after", f"stages={json.dumps(stages)}")
     assert done.returncode == 0, done.stderr
@@ -104,6 +106,6 @@ def test_a_run_replays_another_run(complete: Path) -> None:
     assert seen["sources"]["alpha"]["draws"] == [[0, 32]]
     assert record["draws"]["stages"] == [{"first_step": 0, "weights": [0, 3, 1]}]
     assert len(read_metrics(after / "metrics.jsonl")) == STEPS
-    shutil.rmtree(complete / "runs" / "complete" / "checkpoints")
+    shutil.rmtree(earlier)
     again = lehr("train", after / "config.yaml")
     assert again.returncode == 0, again.stderr

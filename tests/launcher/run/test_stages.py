@@ -226,7 +226,7 @@ def test_a_run_replays_what_another_had_read_when_it_began(tmp_path: Path, shard
     folder.record.unlink()
     assert training_data(second).mixtures().keys() == {"stages.0.mixture", "stages.0.replay.sources"}
     with pytest.raises(UserError, match=r"stages.0.replay.run = .* does not record which data the run draws"):
-        draw_plan(load_run_config(second.run.path / "config.yaml", ["run.folder=/tmp", "run.name=another"]))
+        draw_plan(load_run_config(second.run.path / "config.yaml", [f"run.folder={tmp_path}/elsewhere"]))
 
 
 def test_a_stage_keeps_the_phases_that_it_had_when_it_began(tmp_path: Path, shards: Path) -> None:

@@ -31,7 +31,7 @@ class ScoreOrigin(Settings):
     run: str  # its name
     step: int
     source: str
-    checkpoint_sha256: str  # of its manifest, which has the hashes of all weights
+    checkpoint_sha256: str  # of the hashes of its files of tensors
     shard_sha256: dict[str, str]  # of the shard's files, by their paths
     seq_length: int
     precision: str

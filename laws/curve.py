@@ -69,6 +69,10 @@ class EvaluationPoints:
                 f"steps must ascend within 1..{self.schedule.steps} (the schedule's length); "
                 f"they go from {steps[0]} to {steps[-1]}"
             )
+        for name in ("parameters", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < np.inf:
+                raise UserError(f"{name} = {value:g} must be positive and finite")
         object.__setattr__(self, "steps", steps)
 
 

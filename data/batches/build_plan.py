@@ -35,7 +35,7 @@ def build_plan(
     """Build the plan of `config` over the sources of `shards`.
 
     A stage that is added later changes nothing of the steps before it. Raises UserError if weights go by tokens and no
-    source has any, and for replay of what was not seen, or was seen in other rows, with another tokenizer or content.
+    source has a row, and for replay of what was not seen, or was seen in other rows, with another tokenizer or content.
     """
     digests = shards.digests()
     plan = DrawPlan(
@@ -58,7 +58,7 @@ def build_plan(
 
 def _with_stage(plan: DrawPlan, stage: DataStage, shards: Shards, split: Split) -> DrawPlan:
     """Return the plan with one more stage. Pools that it adds have weight 0 in the stages before."""
-    new, written = _new_shares(stage, shards, split)
+    new, written = _new_shares(stage, plan, shards, split)
     lanes: dict[str | Pool, Fraction] = dict(new.items())
     pools = list(plan.pools)
     if stage.replay is not None:
@@ -83,14 +83,20 @@ def _with_stage(plan: DrawPlan, stage: DataStage, shards: Shards, split: Split) 
     return plan.model_copy(update={"pools": tuple(pools), "stages": (*before, planned)})
 
 
-def _new_shares(stage: DataStage, shards: Shards, split: Split) -> tuple[Shares, bool]:
+def _new_shares(stage: DataStage, plan: DrawPlan, shards: Shards, split: Split) -> tuple[Shares, bool]:
     """Return the shares of the sources without replay, and whether somebody wrote their weights."""
     if stage.mixture:
         return _shares(stage.mixture), True
     tokens = {name: shards.split(name, split).tokens for name in shards.names}
-    if not any(tokens.values()):
-        raise UserError(f"data.shards = {shards.folder}: no source has tokens in its {split} split")
-    return _shares(tokens), False
+    with_rows = {name: count for name, count in tokens.items() if plan.sources[name].sequences}
+    if not with_rows:
+        longest = max(tokens.values())
+        raise UserError(
+            f"train.seq_length = {plan.seq_length}: no source of {shards.folder} has the {plan.seq_length + 1} tokens "
+            f"that a row takes in its {split} split; the longest has {longest}"
+            + (f": set train.seq_length to at most {longest - 1}" if longest > 1 else "")
+        )
+    return _shares(with_rows), False
 
 
 def _old_shares(replay: Replay, seen: Seen) -> tuple[Shares, bool]:
@@ -151,17 +157,25 @@ def _seen(stage: DataStage, replay: Replay, plan: DrawPlan) -> Seen:
 
 
 def check_seq_length(config: DataConfig, shards: Shards, seq_length: int, split: Split = "train") -> None:
-    """Raise UserError if a source that some stage draws from is too short for a single sequence."""
-    drawn: set[str] = set()
-    for mixture in config.mixtures().values():
-        drawn.update(
-            name for name in shards.names if mixture.get(name, 0) or (not mixture and shards.split(name, split).tokens)
-        )
-    for name in sorted(drawn):
-        tokens = shards.split(name, split).tokens
-        if not num_sequences(tokens, seq_length):
-            remedy = f"set train.seq_length to at most {tokens - 1}, or leave" if tokens > 1 else "leave"
-            raise UserError(
-                f'train.seq_length = {seq_length}: source "{name}" has {tokens} tokens in its {split} split, and a row '
-                f"takes seq_length + 1; {remedy} the source out of data.mixture"
-            )
+    """Raise UserError if a source that a mixture names with a weight above 0 is too short for a single sequence."""
+    for key, mixture in config.mixtures().items():
+        for name in sorted(name for name, weight in mixture.items() if weight):
+            tokens = shards.split(name, split).tokens
+            if not num_sequences(tokens, seq_length):
+                remedy = f"set train.seq_length to at most {tokens - 1}, or leave" if tokens > 1 else "leave"
+                raise UserError(
+                    f'train.seq_length = {seq_length}: source "{name}" has {tokens} tokens in its {split} split, and a '
+                    f"row takes seq_length + 1; {remedy} the source out of {key}"
+                )
+
+
+def sources_without_rows(config: DataConfig, shards: Shards, seq_length: int, split: Split = "train") -> dict[str, int]:
+    """Return the tokens of the sources that are left out where weights go by tokens: they are too short for a row.
+
+    A source of which the build kept no document has no shards, and has 0 tokens here.
+    """
+    if all(config.mixtures().values()):
+        return {}
+    tokens = {name: shards.split(name, split).tokens for name in shards.names}
+    tokens.update(dict.fromkeys(config.sources.keys() - tokens.keys(), 0))
+    return {name: count for name, count in sorted(tokens.items()) if not num_sequences(count, seq_length)}

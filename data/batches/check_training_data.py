@@ -11,8 +11,9 @@ def check_training_data(config: DataConfig, seq_length: int, *, seed: int = 0, r
     """Open the shards of `config` and check everything about them that does not take reading every byte.
 
     Raises UserError for missing folders, sources and files, unknown sources in a mixture, files of another size than
-    recorded, an index that does not belong to its shard, an altered tokenizer, a source shorter than a row, and replay
-    that the shards or the data seen before do not allow. data/shards/verify.py compares the bytes.
+    recorded, an index that does not belong to its shard, an altered tokenizer, a source of a mixture that is shorter
+    than a row, and replay that the shards or the data seen before do not allow. data/shards/verify.py compares
+    the bytes.
     """
     shards = open_shards(config)
     check_seq_length(config, shards, seq_length)

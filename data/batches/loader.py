@@ -45,8 +45,8 @@ class Loader:
     ) -> None:
         """Open the shards and begin to prefetch `first_step`.
 
-        Raises UserError as `open_shards` does, and if a source is shorter than a row. `check_training_data` checks the
-        files and data/shards/verify.py their hashes, once and not on every rank.
+        Raises UserError as `open_shards` does, and if a source that a mixture names is shorter than a row.
+        `check_training_data` checks the files and data/shards/verify.py their hashes, once and not on every rank.
         """
         assert rows_per_step_global % data_size == 0, (
             f"{rows_per_step_global} rows cannot be dealt to {data_size} ranks"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from data.batches.build_plan import sources_without_rows
 from data.batches.check_training_data import check_training_data
 from data.batches.epochs import epochs_by_source
-from data.shards.index import shard_tokenizer
+from data.shards.index import open_shards, shard_tokenizer
 from launcher.run.config import RunConfig
 from launcher.run.stages import draw_plan, run_schedule, training_data
 from model.config import ModelConfig
@@ -64,6 +65,16 @@ def repeated_data(config: RunConfig) -> tuple[list[str], list[str]]:
         if sources
     ]
     return notes, warnings
+
+
+def left_out_sources(config: RunConfig) -> list[str]:
+    """Returns a note for each source that is too short for a row, and is left out because no mixture names it."""
+    data, seq_length = training_data(config), config.train.seq_length
+    return [
+        f'The run leaves out source "{name}": it has {tokens} tokens in its train split, and a row takes '
+        f"train.seq_length + 1 = {seq_length + 1}."
+        for name, tokens in sources_without_rows(data, open_shards(data), seq_length).items()
+    ]
 
 
 def _check_keep_best(config: RunConfig) -> None:

@@ -10,7 +10,7 @@ from launcher.run.config import RunConfig
 from launcher.run.held_out_sequences import held_out_warnings
 from launcher.run.input_hashes import inputs_of
 from launcher.run.machine import Machine, memory_warnings, precision_warnings
-from launcher.run.preflight import check_config, model_with_vocabulary, repeated_data
+from launcher.run.preflight import check_config, left_out_sources, model_with_vocabulary, repeated_data
 from launcher.run.schedule_change import schedule_change_warnings
 from launcher.run.schedule_phases import phase_notes, phases_on_record, schedule_with, with_phases
 from train.run_folder.resume_check import check_run
@@ -42,4 +42,5 @@ def check_start(config: RunConfig, machine: Machine, rank_info: RankInfo | None 
     warnings += precision_warnings(config, machine)
     warnings += memory_warnings(config, model_with_vocabulary(config), machine, rank_info)
     notes, more_warnings = repeated_data(config)
-    return StartFindings(phase_notes(config, phases) + notes, warnings + more_warnings)
+    notes = [*phase_notes(config, phases), *left_out_sources(config), *notes]
+    return StartFindings(notes, warnings + more_warnings)

@@ -57,9 +57,12 @@ class Addition:
 def candidate_run(fit: Fit, *, parameters: float, tokens: float, batch_tokens: float | None = None) -> CandidateRun:
     """Returns a run with a cosine of the fitted runs' warm-up share and last lr.
 
-    `batch_tokens`: None for the power of the size that goes through the fitted runs. Raises UserError for a fit whose
-    law does not span sizes.
+    `batch_tokens`: None for the power of the size that goes through the fitted runs. Raises UserError for a number that
+    is not above 0, and for a fit whose law does not span sizes.
     """
+    for name, value in (("parameters", parameters), ("tokens", tokens), ("batch_tokens", batch_tokens)):
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"a run with {name} = {value:g} cannot be trained: it must be positive and finite")
     known = [
         (c.parameters, c.batch_tokens) for c in fit.curves if c.parameters is not None and c.batch_tokens is not None
     ]

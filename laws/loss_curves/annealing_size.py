@@ -69,7 +69,7 @@ class AnnealingSizeConfig(AnnealedConfig):
     def features(self, points: Sequence[EvaluationPoints]) -> SizedFeatures:  # type: ignore[override]  # its own features
         """Returns S1, S2 and log N of all points."""
         for at in points:
-            if at.parameters is None or not at.parameters > 0:
+            if at.parameters is None:
                 raise UserError(f"the {self.name} law needs the number of parameters of every model")
         log_sizes = [np.full(at.steps.size, np.log(float(at.parameters or 1.0))) for at in points]
         return SizedFeatures(super().features(points), np.concatenate(log_sizes))

@@ -82,7 +82,7 @@ class JointConfig(HeldUpLaw):
 
     def size_of(self, at: EvaluationPoints) -> float:
         """Returns the parameters of the model. Raises UserError if they are unknown."""
-        if at.parameters is None or not at.parameters > 0:
+        if at.parameters is None:
             raise UserError(f"the {self.name} law needs the number of parameters of every model")
         return at.parameters
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from data.pipeline.selection.summarize_choice import LENGTH_BINS_PER_DOUBLING
@@ -24,9 +25,14 @@ def draw_figures(folder: Path, cells: npt.NDArray[np.int64], report: dict[str, A
 def _draw_scores(cells: npt.NDArray[np.int64], edges: npt.NDArray[np.float64], selector: str) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for counts, label, colour in zip(cells.sum(axis=1), ("pool", "chosen"), ("0.7", "tab:blue"), strict=True):
-        axes.stairs(counts, edges, fill=True, color=colour, label=f"{label}: {counts.sum():,} documents")
-    axes.set(xlabel=f"score ({selector})", ylabel="documents", yscale="symlog")
+    for counts, label, colour in zip(cells.sum(axis=1), _labels(cells), ("0.7", "tab:blue"), strict=True):
+        axes.stairs(counts, edges, fill=True, color=colour, label=label)
+    axes.set(
+        title="Scores of the pool and of what was chosen",
+        xlabel=f"score ({selector})",
+        ylabel="documents",
+        yscale="symlog",
+    )
     axes.legend()
     return figure
 
@@ -35,12 +41,22 @@ def _draw_lengths(cells: npt.NDArray[np.int64], edges: npt.NDArray[np.float64], 
     used = np.flatnonzero(cells[0].sum(axis=1))
     first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
     lengths = 2.0 ** (np.arange(first, last + 1) / LENGTH_BINS_PER_DOUBLING)
+    # One norm for both halves, so that their colours mean the same. No document is white, and one is seen beside it.
+    norm = LogNorm(0.3, max(int(cells.max()), 2))
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, counts, label in zip(figure.subplots(1, 2, sharey=True), cells, ("pool", "chosen"), strict=True):
-        axes.pcolormesh(lengths, edges, np.log1p(counts[first:last].T), cmap="Blues")
+    halves = figure.subplots(1, 2, sharey=True)
+    for axes, counts, label in zip(halves, cells, _labels(cells), strict=True):
+        mesh = axes.pcolormesh(lengths, edges, np.ma.masked_less(counts[first:last].T, 1), cmap="Blues", norm=norm)
         axes.set(xscale="log", xlabel="bytes of the document", title=label)
-        axes.set_ylabel(f"score ({selector})")
+    halves[0].set_ylabel(f"score ({selector})")
+    figure.colorbar(mesh, ax=halves, label="documents of this length and score")
     return figure
+
+
+def _labels(cells: npt.NDArray[np.int64]) -> tuple[str, str]:
+    """Return what the two halves of the counts are; documents that have no finite score are in none of them."""
+    pool, chosen = (int(counts.sum()) for counts in cells)
+    return f"pool: {pool:,} documents with a score", f"chosen: {chosen:,} documents with a score"
 
 
 def _save(path: Path, figure: Figure) -> None:

@@ -32,7 +32,7 @@ def write_selection_record(
     select = config.select
     assert select is not None
     summaries = [read_report(work.report("record", rank)) for rank in range(len(plan.tasks))]
-    sources = {name: [summaries[rank] for rank in plan.tasks_of(name)] for name in config.sources}
+    sources = {name: _source(work, plan.tasks_of(name), summaries, select.order) for name in config.sources}
     hashes = [hash_ for hash_, _ in read_targets(work)]
     shared: dict[str, Any] = {
         "method": select.to_plain(),
@@ -47,8 +47,8 @@ def write_selection_record(
     report = {
         **shared,
         "target_counts": read_report(work.report("targets", 0)),
-        "pool": _add(summary["pool"] for summary in summaries),
-        "chosen": _add(summary["chosen"] for summary in summaries),
+        "pool": _add(source["pool"] for source in sources.values()),
+        "chosen": _add(source["chosen"] for source in sources.values()),
         "facts": [{"selector": c.name, **facts} for c, facts in zip(columns, described, strict=True)],
         "score_range": [choice["lowest"], choice["highest"]],
         "score_length_correlation": {
@@ -59,7 +59,7 @@ def write_selection_record(
             "pool": _redundancy(summary["samples"][0] for summary in summaries),
             "chosen": _redundancy(summary["samples"][1] for summary in summaries),
         },
-        "sources": {name: _source(own, work, plan.tasks_of(name), select.order) for name, own in sources.items()},
+        "sources": sources,
     }
     folder = work.shards / SELECTION_FOLDER
     write_json(folder / "report.json", report)
@@ -68,10 +68,10 @@ def write_selection_record(
     return {
         name: SelectionInfo(
             **shared,
-            pool=Amount(**report["sources"][name]["pool"]),
-            chosen=Amount(**report["sources"][name]["chosen"]),
+            pool=Amount(**source["pool"]),
+            chosen=Amount(documents=source["chosen"]["documents"], bytes=source["chosen"]["bytes"]),
         )
-        for name in sources
+        for name, source in sources.items()
     }
 
 
@@ -82,7 +82,8 @@ def _own_inputs(select: SelectConfig, inputs: dict[str, str]) -> dict[str, str]:
     return {path: inputs[path] for path in paths if path in inputs}
 
 
-def _source(summaries: list[dict[str, Any]], work: WorkFolder, ranks: list[int], order: str) -> dict[str, Any]:
+def _source(work: WorkFolder, ranks: list[int], all_summaries: list[dict[str, Any]], order: str) -> dict[str, Any]:
+    summaries = [all_summaries[rank] for rank in ranks]
     left: Counter[str] = Counter()
     for rank in ranks:
         left.update(read_report(work.report("not_selected", rank)))
@@ -96,10 +97,16 @@ def _source(summaries: list[dict[str, Any]], work: WorkFolder, ranks: list[int],
         examples[kind] = ordered[: EXAMPLES if kind in ("highest", "lowest") else EXAMPLES // 2]
     return {
         "pool": _add(summary["pool"] for summary in summaries),
-        "chosen": _add(summary["chosen"] for summary in summaries),
+        "chosen": {**_add(summary["chosen"] for summary in summaries), "tokens": _tokens(work, ranks)},
         "not_selected": dict(sorted(left.items())),
         "examples": examples,
     }
+
+
+def _tokens(work: WorkFolder, ranks: list[int]) -> int:
+    """Return the tokens of the training split, which is what was chosen, with those that end the documents."""
+    shards = [read_report(work.report("tokens", rank))["train"] for rank in ranks]
+    return sum(shard["file"]["tokens"] for shard in shards if shard)
 
 
 def _add(amounts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -29,7 +29,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"Of {pool['documents']:,} documents ({format_size(pool['bytes'])}) in the pool, {chosen['documents']:,} "
-        f"({format_size(chosen['bytes'])}) were chosen. Targets: {report['targets']:,} documents."
+        f"({format_size(chosen['bytes'])}, {chosen['tokens']:,} tokens) were chosen. "
+        f"Targets: {report['targets']:,} documents."
     )
     yield ""
     yield "```json"
@@ -44,13 +45,13 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
                 if key != "selector":
                     yield f"| {key.replace('_', ' ')} | {_value(value)} |"
     yield ""
-    yield "| source | pool | chosen | share of its bytes | share of all chosen bytes | not selected |"
-    yield "|---|---|---|---|---|---|"
+    yield "| source | pool | chosen | chosen tokens | share of its bytes | share of all chosen bytes | not selected |"
+    yield "|---|---|---|---|---|---|---|"
     for name, source in report["sources"].items():
         own, taken = source["pool"], source["chosen"]
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in source["not_selected"].items() if count)
         shares = [taken["bytes"] / max(own["bytes"], 1), taken["bytes"] / max(chosen["bytes"], 1)]
-        counts = f"{own['documents']:,} | {taken['documents']:,}"
+        counts = f"{own['documents']:,} | {taken['documents']:,} | {taken['tokens']:,}"
         yield f"| {name} | {counts} | {shares[0]:.1%} | {shares[1]:.1%} | {reasons} |"
     yield ""
     yield "| in a sample | near duplicates of another document | bytes for each compressed byte | documents |"

@@ -83,14 +83,18 @@ class SummarizeChoice(PipelineStep):  # type: ignore[misc]
         pq.write_table(pa.table(table), folder / f"{task.number:05d}.parquet")
 
     def _examples(self, choice: Any) -> dict[str, list[int]]:
-        """Return the numbers of the documents of the highest and lowest scores, and of those next to the limit."""
+        """Return the numbers of the documents of the highest and lowest scores, and of those next to the limit.
+
+        The documents that the choice skips come before the first chosen one, so they are not next to the limit.
+        """
         scored = choice[~np.isnan(choice["score"])]
         highest = scored[np.lexsort((scored["hash"], -scored["score"]))]
         examples = {"highest": highest[:EXAMPLES], "lowest": highest[::-1][:EXAMPLES]}
         if self.select.chooses:
             best_first = highest if self.select.order == "highest" else highest[::-1]
             examples["last_chosen"] = best_first[best_first["chosen"]][::-1][: EXAMPLES // 2]
-            examples["first_not_chosen"] = best_first[~best_first["chosen"]][: EXAMPLES // 2]
+            is_skipped = ~np.logical_or.accumulate(best_first["chosen"]) & (self.select.skip > 0)
+            examples["first_not_chosen"] = best_first[~best_first["chosen"] & ~is_skipped][: EXAMPLES // 2]
         return {kind: documents["number"].tolist() for kind, documents in examples.items()}
 
     def _sampled(self, text: str, document: Any) -> dict[str, Any]:

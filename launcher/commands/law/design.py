@@ -13,7 +13,6 @@ from rich.table import Table
 from launcher.commands.law.arguments import FitArgument
 from laws.fitting.design import best_additions, candidate_run, half_width
 from laws.fitting.fitted import load_fit
-from settings import UserError
 
 
 def design_command(
@@ -36,8 +35,6 @@ def design_command(
     """Choose the runs to add to a fit that shorten the interval of a forecast most, within a budget."""
     console = Console()
     law_fit = load_fit(fit)
-    if target <= 0 or tokens <= 0 or budget <= 0:
-        raise UserError(f"--target {target:g}, --tokens {tokens:g} and --budget {budget:g} must be above 0")
     goal = candidate_run(law_fit, parameters=target, tokens=tokens, batch_tokens=batch_tokens)
     sizes = size or sorted({curve.parameters for curve in law_fit.curves if curve.parameters is not None})
     lengths = tokens_per_parameter or (10.0, 20.0, 40.0, 100.0, 200.0)

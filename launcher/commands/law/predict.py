@@ -14,6 +14,7 @@ from launcher.run.fit_scope import schedule_warnings
 from launcher.run.planned_schedule import read_planned_schedule
 from laws.curve import every_step, last_step
 from laws.fitting.fitted import load_fit
+from settings import UserError
 
 
 def predict_command(
@@ -36,6 +37,14 @@ def predict_command(
         from launcher.commands.figures import check_picture_path  # matplotlib is slow to import
 
         check_picture_path(plot, option="--plot")
+    for needed, option, value in (
+        (law_fit.law.spans_sizes, "--parameters", parameters),
+        (law_fit.law.spans_batches, "--batch-tokens", batch_tokens),
+    ):
+        if needed and value is None:
+            raise UserError(
+                f"the fit is of the {law_fit.law.name} law, whose forecasts need {option} of the run to come"
+            )
     schedule = read_planned_schedule(run, law_fit)
     for warning in schedule_warnings(law_fit, schedule):
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from made_shards import documents, write_source
 
+from data.batches.build_plan import sources_without_rows
 from data.batches.check_training_data import check_training_data
 from data.batches.loader import Loader
 from data.batches.training_data import DataStage, with_stages
@@ -140,18 +141,38 @@ def test_two_tokenizers(folder: Path) -> None:
 
 
 def test_sequence_longer_than_a_source(folder: Path) -> None:
-    """A source that only a later stage draws from is refused too, but not one with weight 0."""
-    message = r'train.seq_length = 500: source "french" has 500 tokens in its train split, .* at most 499, or leave the'
+    """A mixture that names it is refused, that of a later stage too, but not one in which it has weight 0."""
+    message = r'train.seq_length = 500: source "french" has 500 tokens in its train split, .* at most 499, or leave .* '
     stages = (DataStage("data.mixture", 0, {"long": 1}), DataStage("stages.1.mixture", 3, {"french": 1}))
     write_source(folder, "long", train=[documents(np.random.default_rng(0), tokens=600)])
-    for config in (
-        DataConfig(shards=folder, mixture={"long": 1, "french": 1}),
-        with_stages(DataConfig(shards=folder, mixture={"long": 1}), stages),
+    for config, key in (
+        (DataConfig(shards=folder, mixture={"long": 1, "french": 1}), "data.mixture"),
+        (with_stages(DataConfig(shards=folder, mixture={"long": 1}), stages), "stages.1.mixture"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message + key):
             check_training_data(config, 500)
         check_training_data(config, 499)
     check_training_data(DataConfig(shards=folder, mixture={"long": 1, "french": 0}), 500)
+
+
+def test_a_source_without_a_row_is_left_out_where_weights_go_by_tokens(folder: Path) -> None:
+    """The rows are those of a run whose mixture names the other source alone."""
+    write_source(folder, "long", train=[documents(np.random.default_rng(0), tokens=1200)])
+    fields = {**DataConfig(shards=folder).__dict__, "sources": dict.fromkeys(("english", "french", "long", "none"))}
+    (folder / "build.json").write_text(json.dumps({"sources": {"none": {"documents": {"train": 0}}}}))
+    config = DataConfig.model_construct(**fields)
+    shards = check_training_data(config, 500)
+    assert sources_without_rows(config, shards, 500) == {"english": 500, "french": 500, "none": 0}
+    assert sources_without_rows(config, shards, 499) == {"none": 0}
+    assert sources_without_rows(DataConfig(shards=folder, mixture={"long": 1}), shards, 500) == {}
+    common = {"seed": 0, "seq_length": 500, "rows_per_step_global": 3}
+    with Loader(config, **common) as loader, Loader(DataConfig(shards=folder, mixture={"long": 1}), **common) as named:
+        for step in range(4):
+            np.testing.assert_array_equal(loader.batch(step).tokens, named.batch(step).tokens)
+    with pytest.raises(
+        UserError, match=r"no source of .* has the 1301 tokens .* the longest has 1200: .* at most 1199"
+    ):
+        check_training_data(DataConfig(shards=folder), 1300)
 
 
 def test_a_source_without_training_tokens(folder: Path) -> None:
@@ -164,9 +185,13 @@ def test_a_source_without_training_tokens(folder: Path) -> None:
         check_training_data(DataConfig(shards=folder, mixture={"empty": 1, "french": 1}), 32)
     shutil.rmtree(folder / "english")
     shutil.rmtree(folder / "french")
-    with pytest.raises(UserError, match=r"no source has tokens in its train split"):
+    with pytest.raises(
+        UserError, match=r"no source of .* has the 33 tokens that a row takes in its train split; the longest has 0$"
+    ):
         check_training_data(DataConfig(shards=folder), 32)
-    with pytest.raises(UserError, match=r"no source has tokens in its train split"):
+    with pytest.raises(
+        UserError, match=r"no source of .* has the 33 tokens that a row takes in its train split; the longest has 0$"
+    ):
         Loader(DataConfig(shards=folder), seed=0, seq_length=32, rows_per_step_global=1)
 
 

@@ -53,6 +53,8 @@ def test_fit_predict_and_design(ladder: dict[float, list[Path]], tmp_path: Path)
     large = run(JOINT, TRUE_JOINT, 8000, 1e9)
     keys = ("schedule=cosine", "schedule.warmup_steps=100", "schedule.min_lr=1e-4", "train.steps=8000", "optim.lr=1e-3")
     shown = lehr("predict", fit, *keys, "--parameters", 1e9, "--batch-tokens", large.batch_tokens)
+    for given, missing in (("--batch-tokens", "--parameters"), ("--parameters", "--batch-tokens")):
+        assert f"joint law, whose forecasts need {missing}" in lehr("predict", fit, *keys, given, 1e9, code=2)
     predicted = float(shown.split("final loss ")[1].split()[0])
     assert predicted == pytest.approx(float(large.loss[-1]), rel=3e-3)
     shown = lehr("design", fit, "--target", 1e9, "--tokens", 2e10, "--size", 2e7, "--size", 5e8, "--budget", 1e20)
@@ -61,9 +63,9 @@ def test_fit_predict_and_design(ladder: dict[float, list[Path]], tmp_path: Path)
     assert len(widths) == 10
     assert widths == sorted(widths)
     assert widths[0] < float(re.findall(r"± ([\d.]+)%", shown)[0])
-    assert "no candidate costs at most 1 FLOPs" in lehr(
-        "design", fit, "--target", 1e9, "--tokens", 2e10, "--budget", 1, code=2
-    )
+    target = ("design", fit, "--target", 1e9, "--tokens", 2e10)
+    assert "no candidate costs at most 1 FLOPs" in lehr(*target, "--budget", 1, code=2)
+    assert "batch_tokens = 0 cannot be trained" in lehr(*target, "--batch-tokens", 0, code=2)
 
 
 def test_what_cannot_be_fitted_is_refused(ladder: dict[float, list[Path]]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_shards import write_source
 
 from launcher.run.config import RunConfig
 from launcher.run.estimate import StepEstimate, estimate_lines, estimate_step, step_warnings
-from launcher.run.preflight import repeated_data
+from launcher.run.preflight import left_out_sources, repeated_data
 from settings import compose
 from train.metrics.hardware import Peak
 
@@ -85,3 +86,18 @@ def test_data_that_repeat_are_named_with_the_number_of_epochs(config: Path) -> N
     notes, (warning,) = repeated("train.steps=100", "train.global_batch_size=8000")
     assert notes == ["The run reads source alpha 1,050.8 times, source beta 350.3 times."]
     assert "each step reads source alpha 10.5 times, source beta 3.5 times: train.global_batch_size = 8000" in warning
+
+
+def test_a_source_that_is_too_short_for_a_row_is_named(config: Path, tmp_path: Path) -> None:
+    for name, tokens in (("long", 33), ("short", 32)):
+        write_source(tmp_path / "two", name, train=[[[1] * tokens]], vocab_size=200)
+
+    def left_out(*overrides: str) -> list[str]:
+        return left_out_sources(compose(RunConfig, config, [f"data.shards={tmp_path / 'two'}", *overrides]))
+
+    (note,) = left_out()
+    assert note == (
+        'The run leaves out source "short": it has 32 tokens in its train split, and a row takes '
+        "train.seq_length + 1 = 33."
+    )
+    assert left_out("train.seq_length=31") == left_out("data.mixture={long: 1}") == []

@@ -77,7 +77,18 @@ def test_a_band_is_chosen_and_the_held_out_split_and_the_tokenizer_stay(folder: 
     order = random_order(trained_on(folder / "all"), 3)
     skipped = int(0.1 * len(order))
     assert set(trained_on(folder / "band")) == set(order[skipped : skipped + 50])
+    report = record(folder / "band")
     for source in TEXTS:
+        train = read_dataset(folder / "band" / source).splits["train"]
+        amount = {"documents": train.documents, "bytes": train.text_bytes, "tokens": train.tokens}
+        assert report["sources"][source]["chosen"] == amount
+        own = set(documents(folder / "all", source, "train"))
+        ranked = [text_hash(text.encode()) for text in order if text in own]
+        chosen = [text_hash(text.encode()) for text in order[skipped : skipped + 50] if text in own]
+        behind = ranked[ranked.index(chosen[-1]) + 1 :]
+        wanted = {"highest": ranked[:10], "lowest": ranked[::-1][:10], "last_chosen": chosen[::-1][:5]}
+        for kind, expected in {**wanted, "first_not_chosen": behind[:5]}.items():
+            assert [example["hash"] for example in report["sources"][source]["examples"][kind]] == expected, kind
         held_out = [sorted(documents(folder / shards, source, "held_out")) for shards in ("band", "all")]
         assert held_out[0] == held_out[1]
     assert hashes(folder / "band")["tokenizer.json"] == hashes(folder / "all")["tokenizer.json"]

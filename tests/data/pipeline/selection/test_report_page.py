@@ -6,7 +6,7 @@ from typing import Any
 
 from data.pipeline.selection.report_page import report_page
 
-AMOUNTS = {"pool": {"documents": 200, "bytes": 31_400}, "chosen": {"documents": 20, "bytes": 3_140}}
+AMOUNTS = {"pool": {"documents": 200, "bytes": 31_400}, "chosen": {"documents": 20, "bytes": 3_140, "tokens": 1_200}}
 REDUNDANCY = {"documents": 20, "near_duplicate_share": 0.1, "compression_ratio": 2.0}
 FACTS: dict[str, Any] = {
     "selector": "zipfit",
@@ -29,7 +29,11 @@ def test_the_facts_of_a_selector_are_a_table() -> None:
         }
     )
     lines = page.splitlines()
-    assert lines[2] == "Of 200 documents (31.4 kB) in the pool, 20 (3.1 kB) were chosen. Targets: 12 documents."
+    assert (
+        lines[2]
+        == "Of 200 documents (31.4 kB) in the pool, 20 (3.1 kB, 1,200 tokens) were chosen. Targets: 12 documents."
+    )
+    assert "| made | 200 | 20 | 1,200 | 10.0% | 100.0% | not_chosen 180 |" in lines
     start = lines.index("| zipfit | |")
     assert lines[start - 1] == ""
     assert lines[start + 1 : start + 6] == [

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.blocked import attend_in_blocks
+from model.device_copy import copied_to
 from model.layers import Layers
 from model.norms import NormConfig
 from model.packed import PackedKernel, attend_to_documents, attend_to_rows, load_documents_kernel, load_rows_kernel
@@ -40,8 +41,10 @@ class AttentionMask:
         """Builds the mask from each token's document number in its row: a document ends where the number changes.
 
         Returns None if every row is one document: a causal mask is enough. `documents_BT` must be on the CPU, since
-        reading its values on a GPU would wait for the GPU. `dtype` is the model's.
+        reading its values on a GPU would wait for the GPU. The host does not wait for copies of the mask to a GPU.
+        `dtype` is the model's.
         """
+        device = torch.device(device)
         change_BT = documents_BT[:, 1:] != documents_BT[:, :-1]
         if not bool(change_BT.any()):
             return None
@@ -49,11 +52,11 @@ class AttentionMask:
         if kernel in get_args(PackedKernel):
             starts = nn.functional.pad(begins_BT.flatten().nonzero().flatten(), (0, 1), value=documents_BT.numel())
             return AttentionMask(
-                document_starts=starts.to(device, torch.int32), longest_document=int(starts.diff().max())
+                document_starts=copied_to(starts.int(), device), longest_document=int(starts.diff().max())
             )
         place_T = torch.arange(documents_BT.shape[1])
         first_key_BT = (place_T * begins_BT).cummax(1).values
-        key_T, first_key_BT1 = place_T.to(device), first_key_BT.to(device)[:, :, None]
+        key_T, first_key_BT1 = copied_to(place_T, device), copied_to(first_key_BT, device)[:, :, None]
         hidden_BTT = (key_T < first_key_BT1) | (key_T > key_T[:, None])
         mask_BTT = torch.zeros(hidden_BTT.shape, dtype=dtype, device=device).masked_fill_(hidden_BTT, -torch.inf)
         return AttentionMask(mask_B1TT=mask_BTT[:, None], first_key_BT=first_key_BT if kernel == "blocked" else None)

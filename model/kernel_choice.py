@@ -5,7 +5,7 @@ A kernel counts as usable if it imports and if its outputs and gradients for a f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.attention import KERNELS, AttentionMask, Kernel, attend_by
+from model.kernel_trial import largest_error, why_it_fails
 from model.packed import FLASH_MODULES
 from settings import UserError
 
@@ -85,28 +86,19 @@ def try_kernel(kernel: Kernel, setting: AttentionSetting, *, heads: int, kv_head
 
     Returns why it cannot be used: it does not import, it raises, or its results are wrong. None if it can.
     """
-    try:
-        attend = attend_by(kernel)
-    except ImportError as error:
-        install = f"; install it with: {_INSTALL[kernel]}" if kernel in FLASH_MODULES else ""
-        return f"it does not import ({error}){install}"
-    try:
-        errors = [_error(kernel, attend, setting, several, (heads, kv_heads, head_size)) for several in (False, True)]
-    except Exception as error:  # whatever a package raises: no kernel for this GPU, a wrong build, a missing library
-        return f"it does not run here ({type(error).__name__}: {str(error)[:200]})"
-    if all(error <= _TOLERANCE for error in errors):
-        return None
-    return f"its results are wrong here, by {max(errors):.0%} of their norm"
+    hint = f"; install it with: {_INSTALL[kernel]}" if kernel in FLASH_MODULES else ""
+    sizes = (heads, kv_heads, head_size)
+    return why_it_fails(
+        lambda: largest_error(pair for several in (False, True) for pair in _pairs(kernel, setting, several, sizes)),
+        tolerance=_TOLERANCE,
+        install=hint,
+    )
 
 
-def _error(
-    kernel: Kernel,
-    attend: Callable[..., Tensor],
-    setting: AttentionSetting,
-    several: bool,
-    sizes: tuple[int, int, int],
-) -> float:
-    """Returns the largest error of the output and the gradients, as a share of their norms, against sdpa in float32."""
+def _pairs(
+    kernel: Kernel, setting: AttentionSetting, several: bool, sizes: tuple[int, int, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Returns the output and the gradients of a kernel, each with sdpa's in float32."""
     rows, length = 2, 48
     heads, kv_heads, size = sizes
     place_T = torch.arange(length)
@@ -123,7 +115,7 @@ def _error(
         with torch.enable_grad():
             out = attend(*inputs, mask)
         gradients = torch.autograd.grad(out, inputs, pull.to(setting.device, setting.dtype).to(dtype))
-        return [each.detach().float() for each in (out, *gradients)]
+        return [each.detach() for each in (out, *gradients)]
 
-    found, right = results(attend, kernel, setting.dtype), results(KERNELS["sdpa"], "sdpa", torch.float32)
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, right, strict=True))
+    found, right = results(attend_by(kernel), kernel, setting.dtype), results(KERNELS["sdpa"], "sdpa", torch.float32)
+    return zip(found, right, strict=True)

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def pins_memory(device: torch.device) -> bool:
-    """Returns whether such memory is pinned: a GPU copies pinned memory by itself, without a detour."""
-    return device.type == "cuda"
+from model.device_copy import pins_memory
 
 
 def host_empty(shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optim.parameters import flat_view, runs_in_memory
 from parallel.waiting import wait_for_collectives
 
 
@@ -112,13 +113,11 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     In the flat buffers of an engine, weights of one shape and owner are neighbours: gate and up, k and v, and q too if
     there are as many key-value heads as query heads.
     """
-    first, end = parts[0], parts[0].storage_offset()
-    for part in parts:
-        same_memory = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if not (same_memory and part.is_contiguous() and part.storage_offset() == end):
-            return torch.cat(tuple(parts))
-        end += part.numel()
-    return first.as_strided((sum(len(part) for part in parts), *first.shape[1:]), first.stride())
+    if len(parts) == 1:
+        return parts[0]
+    if len(runs_in_memory(parts)) > 1:
+        return torch.cat(tuple(parts))
+    return flat_view(parts).view(-1, *parts[0].shape[1:])
 
 
 # Not by torch.library.custom_op: that imports torch's compiler, a second of every rank's first step.

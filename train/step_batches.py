@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.batches.loader import Batch
-from parallel.host_memory import pins_memory
+from model.device_copy import copied_to
 
 
 class Batches(Protocol):
@@ -19,6 +19,10 @@ class Batches(Protocol):
 
     def batch(self, step: int) -> Batch:
         """Returns this data rank's rows of a 0-based step."""
+        ...
+
+    def has(self, step: int) -> bool:
+        """Returns whether `batch` returns those of a step at once."""
         ...
 
 
@@ -39,7 +43,7 @@ class DeviceBatch:
     def of(cls, rows: Batch, device: torch.device) -> DeviceBatch:
         """Copies the arrays to a device, to a GPU from pinned memory: the host does not wait for the copies."""
         arrays = (rows.tokens, rows.targets, rows.loss_mask, rows.positions)
-        return cls(rows, *(_copied(tensor_of(array), device) for array in arrays))
+        return cls(rows, *(copied_to(tensor_of(array), device) for array in arrays))
 
 
 class StepBatches:
@@ -65,9 +69,10 @@ class StepBatches:
     def prepare(self, number: int) -> None:
         """Starts the copies of a batch in a stream of their own; to be called when the device has work.
 
-        A CPU has nothing to copy: the loader's own threads prepare its batches.
+        A batch that the loader still makes is left to `take`, where the time for reading data is measured: to wait for
+        it here would hold the step. A CPU has nothing to copy: the loader's own threads prepare its batches.
         """
-        if self._stream is not None:
+        if self._stream is not None and self._loader.has(number):
             self._next = (number, self._copy(number))
 
     def _copy(self, number: int) -> DeviceBatch:
@@ -79,8 +84,3 @@ class StepBatches:
 def tensor_of(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
     """Returns an array as a tensor on the host, over the same memory if its rows follow each other there."""
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    # torch keeps the pinned memory until the copy from it is done, in whatever stream.
-    return tensor.pin_memory().to(device, non_blocking=True) if pins_memory(device) else tensor.to(device)

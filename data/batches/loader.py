@@ -85,15 +85,15 @@ class Loader:
         self._prefetch(step + 1)
         return self._make(step) if future is None else future.result()
 
+    def has(self, step: int) -> bool:
+        """Return whether `batch` of this step returns at once: it was made in the background, without an error."""
+        future = self._pending.get(step)
+        return future is not None and future.done() and future.exception() is None
+
     def sample_numbers(self, step: int) -> tuple[Int16s, Int64s]:
         """Return source and sample numbers [rows_per_step_global] of a step's global batch; reads no tokens."""
         rows = self._rows.rows(step * self.rows_per_step_global, self.rows_per_step_global)
         return rows.sources, rows.samples
-
-    @property
-    def ready(self) -> int:
-        """The number of prefetched batches that are complete; if it stays at 0, training waits for data."""
-        return sum(future.done() for future in self._pending.values())
 
     def close(self) -> None:
         """Stop the background threads. Batches that were returned stay valid."""

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from model.device_copy import pins_memory
 from model.memory import REDUCE_BUCKET_ELEMENTS
 from model.parameter import allocate
 from parallel.engines.engine import EngineInputs
 from parallel.engines.gradient_clipping import deepspeed_clipping
-from parallel.host_memory import pins_memory
 from parallel.mesh import Mesh
 
 

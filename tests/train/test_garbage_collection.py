@@ -45,7 +45,7 @@ def test_garbage_is_collected_every_so_many_steps(collection: GarbageCollection)
     assert later() is not None
     collection.end_step(12)
     assert later() is None
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # a frozen object may have been freed meanwhile
 
 
 def test_zero_leaves_the_collector_to_python() -> None:

@@ -17,6 +17,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.is_ready = True
 
     def batch(self, step: int) -> Batch:
         self.asked.append(step)
@@ -31,6 +32,9 @@ class Numbers:
             sources=np.zeros(ROWS, dtype=np.int16),
             samples=np.arange(ROWS, dtype=np.int64),
         )
+
+    def has(self, step: int) -> bool:
+        return self.is_ready
 
 
 def is_batch(batch: DeviceBatch, number: int) -> bool:
@@ -69,4 +73,7 @@ def test_a_gpu_gets_the_next_batch_while_it_works() -> None:
     assert is_batch(first, 5)
     batches.prepare(7)
     assert is_batch(batches.take(3), 3)  # after a rollback
+    loader.is_ready = False
+    batches.prepare(4)  # the loader still makes it: the step does not wait
     assert loader.asked == [5, 6, 7, 3]
+    assert is_batch(batches.take(4), 4)

@@ -277,9 +277,9 @@ def test_batches_are_made_in_the_background(folder: Path) -> None:
     for step in (0, 1, 7, 2):
         loader.batch(step)
         deadline = time.monotonic() + 30
-        while loader.ready < 3 and time.monotonic() < deadline:
+        while not all(map(loader.has, range(step + 1, step + 4))) and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert loader.ready == 3
+        assert [loader.has(number) for number in range(step, step + 5)] == [False, True, True, True, False]
     loader.close()
     assert threading.active_count() == before
 

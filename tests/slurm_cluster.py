@@ -29,58 +29,19 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from slurm_cluster_files import hosts, login_script, node_script, slurm_conf
+
 from settings.processes import die_with_parent
 
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "unshare", "nsenter")
 _NAMESPACES = ("--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
-_READY_SECONDS = 60.0
-CPUS_OF_NODE = 4
-
-_SLURM_CONF = """\
-ClusterName=test
-SlurmctldHost=login(10.77.0.1)
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-CredType=cred/munge
-# A requeued job starts after the credential of its earlier attempt has expired: by default after two minutes.
-AuthInfo=socket={folder}/run/munge.sock,cred_expire=5
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
-SlurmctldPidFile={folder}/run/slurmctld.pid
-SlurmdPidFile={folder}/run/slurmd-%n.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd-%n.log
-MailProg=/bin/true
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
-PriorityType=priority/basic
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-MpiDefault=none
-SwitchType=switch/none
-SlurmdParameters=config_overrides
-ReturnToService=2
-JobRequeue=1
-CompleteWait=0
-InactiveLimit=0
-KillWait=30
-MinJobAge=3600
-MessageTimeout=10
-SlurmctldTimeout=30
-SlurmdTimeout=10
-TCPTimeout=2
-UnkillableStepTimeout=60
-{nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
-"""
+_READY_SECONDS = 120.0  # on a busy machine; in half a second on a quiet one
+# What a cluster needs of namespaces, beside their making: links, mounts over files of this machine, file systems.
+_TRIED = (
+    "ip link add switch type bridge && ip link add one type veth peer name two"
+    " && mount --bind /etc/hosts /etc/hosts && mount -t tmpfs tmpfs /dev/shm"
+)
+_TRIED_SECONDS = 60.0
 
 
 def missing() -> str | None:
@@ -89,22 +50,27 @@ def missing() -> str | None:
         return f"no {', '.join(absent)}: install slurmctld, slurmd, slurm-client, munge and iproute2"
     if os.geteuid() != 0:
         return "a cluster of namespaces is started by root only"
-    tried = subprocess.run(["unshare", *_NAMESPACES, "ip", "link", "add", "type", "bridge"], capture_output=True)
-    return None if tried.returncode == 0 else f"namespaces are not allowed here: {tried.stderr.decode().strip()}"
+    command = ["unshare", *_NAMESPACES, "bash", "-c", _TRIED]
+    try:
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=_TRIED_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"namespaces could not be tried within {_TRIED_SECONDS:g} s"
+    return None if tried.returncode == 0 else f"namespaces are not allowed here: {tried.stderr.strip()}"
 
 
 class Cluster:
     """A running cluster. Commands run on its login node."""
 
-    def __init__(self, folder: Path, nodes: int) -> None:
+    def __init__(self, folder: Path, nodes: int, *, node_timeout_seconds: int) -> None:
         self.folder = folder
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
+        self._node_timeout_seconds = node_timeout_seconds
         self._inits: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """Starts the controller and the nodes, and returns when all nodes are idle. Raises AssertionError."""
         self._write_files()
-        self._inits["login"] = self._spawn(["unshare", *_NAMESPACES, "bash", "-c", self._login_script()], "login")
+        self._inits["login"] = self._spawn(["unshare", *_NAMESPACES, "bash", "-c", login_script(self.folder)], "login")
         deadline = time.monotonic() + _READY_SECONDS
         while not (self.folder / "run" / "ready").exists():
             self._check(self._inits["login"].poll() is None and time.monotonic() < deadline, "the controller failed")
@@ -155,7 +121,7 @@ class Cluster:
         words = self.run("scontrol", "-o", "show", "job", job).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for_job(self, job: str, *states: str, timeout: float = 120.0) -> dict[str, str]:
+    def wait_for_job(self, job: str, *states: str, timeout: float = 300.0) -> dict[str, str]:
         """Waits until a job is in one of the states, and returns what Slurm says then. Raises AssertionError."""
         deadline = time.monotonic() + timeout
         while (found := self.job(job))["JobState"] not in states:
@@ -204,7 +170,7 @@ class Cluster:
 
     def power_on(self, node: str) -> None:
         """Starts a node, as a machine that boots."""
-        command = [*self._enter("login"), "unshare", *_NAMESPACES, "bash", "-c", self._node_script(node)]
+        command = [*self._enter("login"), "unshare", *_NAMESPACES, "bash", "-c", node_script(self.folder, node)]
         self._inits[node] = self._spawn(command, node)
 
     def kill_slurmd(self, node: str) -> None:
@@ -254,16 +220,8 @@ class Cluster:
     def _enter(self, node: str, cwd: Path | None = None) -> list[str]:
         """Returns the command by which what follows runs on a node."""
         init = _child_of(self._inits[node].pid)
-        return [
-            "nsenter",
-            f"--target={init}",
-            "--mount",
-            "--net",
-            "--uts",
-            "--ipc",
-            "--pid",
-            f"--wd={cwd or self.folder}",
-        ]
+        namespaces = [f"--{name}" for name in ("mount", "net", "uts", "ipc", "pid")]
+        return ["nsenter", f"--target={init}", *namespaces, f"--wd={cwd or self.folder}"]
 
     def _write_files(self) -> None:
         for part in ("run", "log", "state", *(f"spool/{node}" for node in self.nodes)):
@@ -273,63 +231,9 @@ class Cluster:
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(128))
-        numbers = list(enumerate(self.nodes, start=11))
-        names = [f"10.77.0.{number} {node}" for number, node in numbers]
-        # As on Debian, a node's own name is a loopback address: `hosts` of each node begins with that line.
-        (self.folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", "10.77.0.1 login", *names, ""]))
-        nodes = "\n".join(
-            f"NodeName={node} NodeAddr=10.77.0.{number} CPUs={CPUS_OF_NODE} RealMemory=4000 State=UNKNOWN"
-            for number, node in numbers
-        )
-        self._conf.write_text(_SLURM_CONF.format(folder=self.folder, nodes=nodes))
-
-    def _login_script(self) -> str:
-        munged = " ".join(
-            f"--{name}={self.folder}/{path}"
-            for name, path in (
-                ("key-file", "munge.key"),
-                ("socket", "run/munge.sock"),
-                ("pid-file", "run/munged.pid"),
-                ("log-file", "log/munged.log"),
-                ("seed-file", "run/munge.seed"),
-            )
-        )
-        return f"""
-            set -e
-            hostname login
-            mount --make-rprivate /
-            mount --bind {self.folder}/hosts /etc/hosts
-            ip link set lo up
-            for net in eth:77 fab:78; do
-                ip link add ${{net%:*}}-switch type bridge
-                ip link set ${{net%:*}}-switch up
-            done
-            ip addr add 10.77.0.1/24 dev eth-switch
-            munged {munged} --force
-            slurmctld -i -c -f {self._conf}
-            touch {self.folder}/run/ready
-            while :; do sleep 1000; done
-        """
-
-    def _node_script(self, node: str) -> str:
-        number = 10 + int(node[1:])
-        return f"""
-            set -e
-            hostname {node}
-            mount --make-rprivate /
-            (echo 127.0.1.1 {node}; cat {self.folder}/hosts) > {self.folder}/run/hosts-{node}
-            mount --bind {self.folder}/run/hosts-{node} /etc/hosts
-            mount -t tmpfs tmpfs /dev/shm
-            ip link set lo up
-            touch {self.folder}/run/up-{node}
-            while [ ! -e /sys/class/net/fab0 ] && ! ip link show fab0 >/dev/null 2>&1; do sleep 0.02; done
-            for net in eth:77 fab:78; do
-                ip addr add 10.${{net#*:}}.0.{number}/24 dev ${{net%:*}}0
-                ip link set ${{net%:*}}0 up
-            done
-            slurmd -N {node} -f {self._conf}
-            while :; do sleep 1000; done
-        """
+        (self.folder / "hosts").write_text(hosts(self.nodes))
+        conf = slurm_conf(self.folder, self.nodes, node_timeout_seconds=self._node_timeout_seconds)
+        self._conf.write_text(conf)
 
     def _spawn(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
         parent = os.getpid()
@@ -375,9 +279,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def slurm_cluster(folder: Path, *, nodes: int) -> Iterator[Cluster]:
-    """Yields a running cluster; at the end none of its processes is left."""
-    cluster = Cluster(folder, nodes)
+def slurm_cluster(folder: Path, *, nodes: int, node_timeout_seconds: int = 10) -> Iterator[Cluster]:
+    """Yields a running cluster; at the end none of its processes is left.
+
+    `node_timeout_seconds`: after which Slurm gives up a node that does not answer.
+    """
+    cluster = Cluster(folder, nodes, node_timeout_seconds=node_timeout_seconds)
     try:
         cluster.start()
         yield cluster
@@ -390,7 +297,7 @@ def _child_of(pid: int) -> int:
 
     A node's `unshare` is itself started through nsenter, which may have forked: the way goes down to the first `bash`.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + _READY_SECONDS
     while time.monotonic() < deadline:
         current = pid
         while children := Path(f"/proc/{current}/task/{current}/children").read_text().split():

@@ -30,7 +30,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def wait_until_gone(folder: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := processes_of(folder):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)

@@ -18,30 +18,35 @@ def submitted(cluster: Cluster, *words: str | Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_sweep_is_an_array_of_which_each_task_goes_on_by_itself(cluster: Cluster, tmp_path: Path) -> None:
-    """One task is stopped and comes back; the others do not notice. No variable of the user's shell is in the jobs."""
+    """One task is stopped and comes back; the other, on the same node, does not notice.
+
+    No variable of the user's shell is in the jobs.
+    """
     config = write_config(tmp_path, make_shards(tmp_path), train={"steps": 300}, evaluate={"every_steps": 300})
+    site = tmp_path / "site.yaml"
+    site.write_text("ranks_per_node: 2\nsbatch: {nodelist: n1}\n")
     grid = ("--grid", "optim.lr=1e-3,2e-3", "--sbatch", "export=NONE")
-    array = submitted(cluster, "submit", config, *grid)
+    array = submitted(cluster, "submit", config, *grid, "--site", site)
     runs = sorted((tmp_path / "runs" / "try-sweep").glob("*/slurm/job.json"))
     assert [json.loads(path.read_text())["job"] for path in runs] == [f"{array}_0", f"{array}_1"]
     first = runs[0].parents[1]
     log = first / "logs" / f"job-{array}_0-attempt-1" / "rank-00000.log"
-    wait_until(lambda: log.exists() and "  loss " in log.read_text())
+    wait_until(lambda: log.exists() and "  loss " in log.read_text(), seconds=300)
     cluster.run("scancel", "--signal=USR1", f"{array}_0")
     for number, path in enumerate(runs):
-        cluster.wait_for_job(f"{array}_{number}", "COMPLETED", timeout=200)
+        cluster.wait_for_job(f"{array}_{number}", "COMPLETED", timeout=400)
         assert steps_taken(path.parents[1]) == 300
     restarts = [cluster.job(f"{array}_{number}")["Restarts"] for number in (0, 1)]
     assert restarts == ["1", "0"]
-    table = cluster.run(LEHR, "sweep", config, "--grid", "optim.lr=1e-3,2e-3", timeout=180).stdout
+    table = cluster.run(LEHR, "sweep", config, "--grid", "optim.lr=1e-3,2e-3", timeout=400).stdout
     assert "optim.lr" in table
     assert "best" in table
 
 
 @pytest.mark.slurm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_chain_builds_trains_and_exports(cluster: Cluster, tmp_path: Path) -> None:
     """The build submits arrays of its own to the site's partition. Each link waits for the one before."""
     text = tmp_path / "text.jsonl"
@@ -65,6 +70,6 @@ def test_a_chain_builds_trains_and_exports(cluster: Cluster, tmp_path: Path) -> 
     run = tmp_path / "runs" / "try"
     train = submitted(cluster, "submit", config, "--site", site, "--after", build)
     export = submitted(cluster, "run", "export", run, tmp_path / "exported", "--after", train, *folder)
-    cluster.wait_for_job(export, "COMPLETED", timeout=300)
+    cluster.wait_for_job(export, "COMPLETED", timeout=600)
     assert cluster.job(train)["JobState"] == "COMPLETED"
     assert (tmp_path / "exported" / "config.json").exists()

@@ -11,7 +11,7 @@ from submitted_runs import SubmittedRun
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_bad_node_is_excluded_and_what_never_works_ends_with_its_cause(cluster: Cluster, tmp_path: Path) -> None:
     config = write_config(tmp_path, make_shards(tmp_path))
     bad = SubmittedRun(cluster, tmp_path / "runs" / "bad")

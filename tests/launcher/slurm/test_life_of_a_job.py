@@ -33,7 +33,7 @@ def site(**settings: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_job_that_is_stopped_and_loses_a_rank_ends_as_the_unbroken_run(cluster: Cluster, config: Path) -> None:
     """The notice before the time limit is not counted as a failure, a rank that is killed is."""
     submitted = SubmittedRun(cluster, config.parent / "runs" / "broken")
@@ -64,7 +64,7 @@ def test_a_job_that_is_stopped_and_loses_a_rank_ends_as_the_unbroken_run(cluster
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_cancelled_job_stays_gone_and_a_preempted_one_comes_back(cluster: Cluster, config: Path) -> None:
     """Slurm sends the same signal for both, and the ranks save. Submitted again, the run goes on with fewer nodes."""
     submitted = SubmittedRun(cluster, config.parent / "runs" / "try")

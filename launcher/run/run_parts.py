@@ -15,6 +15,8 @@ def parts_of(config: RunConfig, origin: Origin | None) -> list[Part]:
 
     `origin`: the checkpoint of another run from which this one began.
     """
+    if not config.stages and origin is None:
+        return []
     plan = draw_plan(config)
     starts = {0, *first_steps(config.stage_steps()), *([origin.step] if origin else [])}
     parts = [_part(plan, start) for start in sorted(starts) if start < config.train.steps]

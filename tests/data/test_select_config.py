@@ -15,7 +15,7 @@ SOURCES = {"books": {"name": "text", "paths": ["."]}}
 @pytest.mark.parametrize(
     ("select", "message"),
     [
-        ({"selector": "rand"}, 'no selector is called "rand"; did you mean "random"'),
+        ({"selector": "randum"}, 'no selector is called "randum"; did you mean "random"'),
         ({"selector": "random", "choose": "bytes"}, "choose = bytes needs an amount"),
         ({"selector": "random", "amount": 3}, "choose = none takes no amount"),
         ({"selector": "random", "choose": "threshold"}, "threshold is given with choose = threshold, and only then"),

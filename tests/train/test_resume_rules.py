@@ -29,6 +29,7 @@ MAY = {
     *(f"parallel.{key}" for key in ("tensor", "pipeline", "virtual_stages", "sequence", "data", "zero", "offload")),
     *(f"train.{key}" for key in ("steps", "micro_batch_size", "device", "recompute", "attention", "compile")),
     *("train.deterministic", "train.compare_weights_every_steps"),
+    *("train.cross_entropy", "train.collect_garbage_every_steps"),
     *(f"train.{key}" for key in ("max_skipped_steps", "timeout_seconds", "hang_seconds", "time_limit_seconds")),
     *("train.rendezvous_seconds", "train.forecast"),
     *(f"train.{key}" for key in ("stop_before_limit_seconds", "log_every_steps", "profile")),

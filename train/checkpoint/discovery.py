@@ -31,7 +31,7 @@ def step_folders(folder: Path) -> list[Path]:
     """Lists all checkpoints by step, oldest first, complete or not. Raises UserError if the folder cannot be read."""
     try:
         found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # what lies in the way is named where the folder is made
         return []
     except OSError as error:
         raise UserError(f"checkpoints in {folder} cannot be read: {error.strerror}") from None
@@ -43,7 +43,7 @@ def read_latest(folder: Path) -> str | None:
     try:
         with (folder / LATEST).open("rb") as file:
             name = file.read(64).decode("ascii", errors="replace").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:
         return ""

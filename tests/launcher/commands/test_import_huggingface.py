@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -127,21 +128,22 @@ def test_a_trained_run_is_exported_and_imported(model: dict[str, Any], tmp_path:
     done("train", plain, "train.steps=1")  # `lehr train` accepts the given config for the run
 
 
-def test_the_commands_that_a_refused_resume_names_begin_a_new_run(tmp_path: Path, text_shards: Path) -> None:
+def test_the_command_that_a_refused_resume_names_begins_a_new_run(tmp_path: Path, text_shards: Path) -> None:
     config = write_config(tmp_path, text_shards, model=LLAMA)
     done("train", config, "train.steps=2")
-    changed = ("train.steps=2", "optim.lr=1e-4", "schedule.name=cosine", "train.global_batch_size=4")
+    changed = ("train.steps=4", "optim.lr=1e-4", "schedule.name=cosine", "train.global_batch_size=4")
     message = refused("train", config, *changed)
     assert "optim.lr: 0.01 there, 0.0001 here" in message
-    commands = [line.split() for line in message.splitlines() if line.startswith("  lehr ")]
-    given = {"DIR": [str(tmp_path / "hf")], "CONFIG": [str(config)], "[KEY=VALUE]...": list(changed)}
-    for command in commands:
-        words = [part.replace("NEW", "branch") for word in command[1:] for part in given.get(word, [word])]
-        printed = done(*words)
-    assert "Starts at step 1 with the weights of checkpoint step-00000000." in printed
-    assert printed.count("lr 1.00e-04") == 1  # cosine, after a warm-up of one step
-    done("export", tmp_path / "runs/branch", tmp_path / "again", "--step", "0")
-    assert files_of(tmp_path / "again") == files_of(tmp_path / "hf")
+    changed += ("checkpoint.keep_last=9",)
+    (command,) = [line.split() for line in message.splitlines() if line.startswith("  lehr ")]
+    given = {"CONFIG": [str(config)], "[KEY=VALUE]...": list(changed)}
+    done(*(part.replace("NEW", "branch") for word in command[1:] for part in given.get(word, [word])))
+    for run in ("try", "branch"):
+        done("export", tmp_path / "runs" / run, tmp_path / run, "--step", "2")
+    assert files_of(tmp_path / "try") == files_of(tmp_path / "branch")
+    assert [line["lr"] for line in read_metrics(tmp_path / "runs/branch/metrics.jsonl") if "lr" in line][2:] == [
+        pytest.approx(1e-4 * (1 + math.cos(math.pi * share)) / 2, rel=1e-6, abs=1e-12) for share in (2 / 3, 1)
+    ]
     assert "lehr import" not in refused("train", config, "train.steps=2", "model.hidden_size=64")
 
 

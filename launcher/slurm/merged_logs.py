@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from launcher.processes.failure_reports import recorded_failures
+from launcher.processes.rank_logs import log_path
 from settings import UserError
 
 _TIMED = re.compile(r"(?:=== )?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ?(.*)")
@@ -43,7 +44,7 @@ def first_error(folders: list[Path]) -> str:
     for folder in reversed(folders):
         for failure in recorded_failures(folder)[:1]:
             where = f"rank {failure.get('rank')} on node {failure.get('node') or 'unknown'}, {folder.name}"
-            log = folder / f"rank-{int(failure.get('rank', 0)):05d}.log"
+            log = log_path(folder, int(failure.get("rank", 0)))
             return "\n".join(
                 [f"{where}: {failure.get('message')}", str(failure.get("traceback", "")).rstrip(), f"its log: {log}"]
             ).replace("\n\n", "\n")

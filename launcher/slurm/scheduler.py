@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,21 @@ from settings import RunError, UserError
 _SECONDS = 60.0  # a controller that is busy answers late
 _UPDATE_TRIES = 20
 _AWAY = ("Unable to contact slurm controller", "Socket timed out", "Slurm backup controller in standby")
-_AWAY_SECONDS, _AGAIN_SECONDS = 60.0, 2.0  # a controller that is restarted comes back within the first
+_AWAY_SECONDS, _AGAIN_SECONDS = 600.0, 2.0  # a controller that is restarted or updated comes back within the first
 _GONE = ("Invalid job id", "not found")
+# All other states, such as REQUEUE_HOLD, are of a job that may still run.
+_ENDED = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class JobState:
     @property
     def lives(self) -> bool:
         """Whether the job waits, runs or is ending."""
-        return self.state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "STAGE_OUT")
+        return self.state not in _ENDED
 
 
 def submit(arguments: Sequence[str]) -> str:
@@ -64,14 +78,21 @@ def job_state(job_id: str) -> JobState | None:
     )
 
 
-def requeue(job_id: str, *, exclude: Sequence[str] = (), nodes: str = "") -> None:
+def requeue(job_id: str, *, exclude: Sequence[str] = (), nodes: str = "") -> bool:
     """Puts a running job back into the queue, without the nodes `exclude` and with the node count `nodes`.
 
     A change needs a job that waits. So the job is held while it is put back, changed, and released; a job that was once
-    given a range of nodes would else ask for as many as it had. Raises RunError if Slurm refuses.
+    given a range of nodes would else ask for as many as it had. Returns whether Slurm has taken the change. Raises
+    RunError if Slurm refuses.
     """
     _checked("scontrol", "requeuehold", job_id)
-    change(job_id, exclude=exclude, nodes=nodes)
+    changed = change(job_id, exclude=exclude, nodes=nodes)
+    release(job_id)
+    return changed
+
+
+def release(job_id: str) -> None:
+    """Lets a job that is held wait for its turn. Raises RunError if Slurm refuses."""
     _checked("scontrol", "release", job_id)
 
 
@@ -122,11 +143,14 @@ def _text(answer: subprocess.CompletedProcess[str]) -> str:
 
 
 def _call(*command: str) -> subprocess.CompletedProcess[str]:
-    """Calls a command of Slurm, and again while its controller is away."""
-    until = time.monotonic() + _AWAY_SECONDS
+    """Calls a command of Slurm, and again while its controller is away: a decision must not be lost with it."""
+    until, told = time.monotonic() + _AWAY_SECONDS, False
     while (answer := _call_once(*command)).returncode and any(words in answer.stderr for words in _AWAY):
         if time.monotonic() > until:
             break
+        if not told:
+            print(f"Slurm's controller is away: {command[0]} is tried again for {_AWAY_SECONDS:g} s", file=sys.stderr)
+            told = True
         time.sleep(_AGAIN_SECONDS)
     return answer
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from settings import Settings, compose
+from settings import Settings, UserError, compose
+
+# The options of sbatch that follow from the command, or that a job which starts again needs as they are.
+SET_BY_LEHR = (
+    "nodes",
+    "array",
+    "ntasks-per-node",
+    "requeue",
+    "no-requeue",
+    "hold",
+    "open-mode",
+    "output",
+    "signal",
+)
 
 
 class SiteConfig(Settings):
@@ -42,6 +56,30 @@ class SiteConfig(Settings):
         3, ge=0, description="Starts without a new checkpoint after which a job ends, instead of starting once more."
     )
     sbatch: dict[str, str] = Field({}, description="Further options of sbatch, without their dashes.")
+
+    @field_validator("sbatch")
+    @classmethod
+    def _leaves_lehr_its_own(cls, options: dict[str, str]) -> dict[str, str]:
+        for name in options:
+            check_option(name)
+        return options
+
+
+def limit_seconds(time: str) -> int | None:
+    """Returns the seconds of a time limit in any of Slurm's forms, from `90` (minutes) to `1-12:00:00`; else None."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if match is None:
+        return None  # such as UNLIMITED
+    days, *parts = match.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    units = (3600, 60, 1) if days is not None or len(numbers) == 3 else (60, 1)
+    return int(days or 0) * 86_400 + sum(number * unit for number, unit in zip(numbers, units, strict=False))
+
+
+def check_option(name: str) -> None:
+    """Raises UserError for an option of sbatch that lehr sets itself."""
+    if name in SET_BY_LEHR:
+        raise UserError(f"lehr sets --{name} of sbatch itself, from its own options and the site file; remove it")
 
 
 def read_site(path: Path | None) -> SiteConfig:

@@ -56,7 +56,8 @@ def _job_lines(job: str, events: list[dict[str, Any]]) -> Iterator[str]:
     elif state.lives:
         yield f"job {job}: {state.state.lower()}, attempt {attempts}, on {state.nodes}, until {state.end}"
     else:
-        yield f"job {job}: {state.state.lower()} ({state.reason})"
+        reason = "" if state.reason == "None" else f" ({state.reason})"
+        yield f"job {job}: {state.state.lower()}{reason}"
 
 
 def _step_lines(files: RunFolder, config: dict[str, Any]) -> Iterator[str]:

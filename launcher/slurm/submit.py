@@ -18,7 +18,7 @@ from launcher.run.start_checks import check_start
 from launcher.slurm import scheduler
 from launcher.slurm.batch_file import RUN_TEMPLATE, described, fill_in, options_of
 from launcher.slurm.job_folder import JobFolder
-from launcher.slurm.site import SiteConfig
+from launcher.slurm.site import SiteConfig, limit_seconds
 from parallel.layout import check_layout
 from settings import UserError, to_yaml
 from settings.files import output_of_user, write_json, write_text
@@ -28,16 +28,18 @@ from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import git_commit
 
 RUN_LIST = "runs.txt"
+_EARLY_SECONDS = 60  # by which Slurm may send a signal before its time
 _UNKNOWN_BYTES = 2**62  # more than any machine has: what is not known is not checked
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Runs that can be submitted as one job, or as an array with a task for each; their files, not written yet."""
+    """Runs that can be submitted: one as a job, or any number as an array. Their files are not written yet."""
 
     runs: tuple[RunConfig, ...]
     site: SiteConfig
     nodes: str  # of each run: a number, or a range such as 2-4
+    is_array: bool
     folder: Path  # of the batch file
     script: str
     warnings: list[str]
@@ -64,10 +66,11 @@ def prepare(
 ) -> Submission:
     """Checks runs and renders their batch file. Writes nothing.
 
-    `options`: of sbatch, without dashes, which come after those of the site. `array`: the folder that the runs of an
+    `options`: of sbatch, without dashes, in place of the site's. `array`: the folder that the runs of an
     array share; None if there is one run. Raises UserError if a config has a mistake on the cluster's machine, and if a
     job of one of these runs lives.
     """
+    _check_limit(options.get("time") or site.time, site.notice_seconds)
     runs = tuple(with_absolute_paths(config) for config in runs)
     warnings: dict[str, None] = {}
     for config in runs:
@@ -83,11 +86,14 @@ def prepare(
         named["array"] = f"0-{len(runs) - 1}"
     lehr = shlex.quote(str(Path(sys.executable).with_name("lehr")))
     script = fill_in(RUN_TEMPLATE, site, named | dict(options), run=run, lehr=lehr, **described(command))
-    return Submission(runs, site, nodes, folder, script, list(warnings))
+    return Submission(runs, site, nodes, array is not None, folder, script, list(warnings))
 
 
 def submit(submission: Submission, *, command: Sequence[str]) -> str:
-    """Writes the files of the runs' job, submits it, and returns its number. Raises UserError."""
+    """Writes the files of the runs' job, submits it, and returns its number. Raises UserError, RunError.
+
+    The job is held until its record is written: an attempt reads it first thing.
+    """
     with output_of_user(submission.folder):
         for config, folder in zip(submission.runs, submission.folders, strict=True):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -97,7 +103,17 @@ def submit(submission: Submission, *, command: Sequence[str]) -> str:
         lines = "".join(f"{config.run.path}\n" for config in submission.runs)
         write_text(submission.folder / RUN_LIST, lines)
         write_text(submission.script_path, submission.script)
-    job = scheduler.submit([str(submission.script_path)])
+    job = scheduler.submit(["--hold", str(submission.script_path)])
+    try:
+        _write_records(submission, job, command)
+        scheduler.release(job)
+    except BaseException:
+        scheduler.cancel(job)  # a held job would wait for ever
+        raise
+    return job
+
+
+def _write_records(submission: Submission, job: str, command: Sequence[str]) -> None:
     record = {
         "command": shlex.join(command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -105,10 +121,10 @@ def submit(submission: Submission, *, command: Sequence[str]) -> str:
         "nodes": submission.nodes,
         "max_failures": submission.site.max_failures,
     }
-    for number, folder in enumerate(submission.folders):
-        own = f"{job}_{number}" if len(submission.runs) > 1 else job
-        write_json(folder.record, {"job": own, **record, "output": str(submission.folder / f"{own}.out")})
-    return job
+    with output_of_user(submission.folder):
+        for number, folder in enumerate(submission.folders):
+            own = f"{job}_{number}" if submission.is_array else job
+            write_json(folder.record, {"job": own, **record, "output": str(submission.folder / f"{own}.out")})
 
 
 def check_no_job_lives(folder: JobFolder) -> None:
@@ -129,6 +145,17 @@ def check_no_job_lives(folder: JobFolder) -> None:
                 f"job {job} {does} and is {state.state.lower()}: `lehr slurm cancel {folder.run}` ends it, "
                 "or choose another run.name"
             )
+
+
+def _check_limit(time: str, notice_seconds: int) -> None:
+    """Raises UserError if Slurm would tell the ranks to stop as soon as they start."""
+    limit = limit_seconds(time)
+    if limit is not None and limit <= notice_seconds + _EARLY_SECONDS:
+        raise UserError(
+            f"a time limit of {time} leaves no time to train: every rank is told to save notice_seconds = "
+            f"{notice_seconds} before it, and Slurm may do so {_EARLY_SECONDS} s earlier; ask for more time, or set "
+            "notice_seconds in the site file to less"
+        )
 
 
 def _check(config: RunConfig, site: SiteConfig, nodes: str, *, waits: bool) -> list[str]:

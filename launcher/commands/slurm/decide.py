@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,12 @@ from settings import UserError
 if TYPE_CHECKING:
     from launcher.slurm.attempt import Attempt
 
-EVENTS = ("begin", "unhealthy", "terminated", "end")
+EVENTS: dict[str, Callable[[Attempt, int], int]] = {
+    "begin": lambda attempt, exit_code: attempt.begin(),
+    "unhealthy": lambda attempt, exit_code: attempt.unhealthy(),
+    "terminated": lambda attempt, exit_code: attempt.terminated(),
+    "end": lambda attempt, exit_code: attempt.end(exit_code),
+}
 
 
 def decide_command(
@@ -28,17 +34,9 @@ def decide_command(
     The batch file of `lehr slurm submit` calls it, and ends with its exit code.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # putting the job back makes Slurm end all of its processes
-    attempt = _attempt(run)
-    if event == "begin":
-        raise SystemExit(attempt.begin())
-    if event == "terminated":
-        attempt.terminated()
-        return
-    if event == "end":
-        raise SystemExit(attempt.end(exit_code))
-    if event != "unhealthy":
+    if event not in EVENTS:
         raise UserError(f'"{event}" must be one of {", ".join(EVENTS)}')
-    raise SystemExit(attempt.unhealthy())
+    raise SystemExit(EVENTS[event](_attempt(run), exit_code))
 
 
 def _attempt(run: Path) -> Attempt:

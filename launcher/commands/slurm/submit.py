@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from launcher.commands.arguments import OverridesArgument, RunConfigArgument
-from settings import UserError
 
 
 def submit_command(
@@ -72,12 +71,13 @@ def submit_command(
 
 def sbatch_options(given: list[str], time: str | None, after: list[str]) -> dict[str, str]:
     """Returns the options of sbatch that the command sets. Raises UserError for one that lehr sets itself."""
+    from launcher.slurm.site import check_option
+
     options = {"time": time} if time else {}
     if after:
         options |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
     for text in given:
         name, _, value = text.removeprefix("--").partition("=")
-        if name in ("nodes", "array", "ntasks-per-node", "requeue", "no-requeue", "open-mode", "output", "signal"):
-            raise UserError(f"--sbatch {text}: lehr sets --{name} itself, from its own options and the site file")
+        check_option(name)
         options[name] = value
     return options

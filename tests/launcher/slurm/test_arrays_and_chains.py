@@ -40,6 +40,12 @@ def test_a_sweep_is_an_array_of_which_each_task_goes_on_by_itself(cluster: Clust
         assert steps_taken(path.parents[1]) == 300
     restarts = [cluster.job(f"{array}_{number}")["Restarts"] for number in (0, 1)]
     assert restarts == ["1", "0"]
+    one = submitted(cluster, "submit", config, "run.name=one", "--grid", "optim.lr=1e-3", "--sbatch", "begin=now+1hour")
+    (record,) = (tmp_path / "runs" / "one-sweep").glob("*/slurm/job.json")
+    assert json.loads(record.read_text())["job"] == f"{one}_0"  # an array of one task is an array too
+    cancelled = cluster.run(LEHR, "slurm", "cancel", record.parents[1], timeout=180).stdout
+    assert f"job {one}_0 is cancelled" in cancelled
+    wait_until(lambda: not cluster.run("squeue", "-h").stdout.strip(), seconds=300)
     table = cluster.run(LEHR, "sweep", config, "--grid", "optim.lr=1e-3,2e-3", timeout=400).stdout
     assert "optim.lr" in table
     assert "best" in table

@@ -13,8 +13,10 @@ from submitted_runs import SubmittedRun
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_bad_node_is_excluded_and_what_never_works_ends_with_its_cause(cluster: Cluster, tmp_path: Path) -> None:
-    config = write_config(tmp_path, make_shards(tmp_path))
-    bad = SubmittedRun(cluster, tmp_path / "runs" / "bad")
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    config = write_config(folder, make_shards(folder))
+    bad = SubmittedRun(cluster, folder / "runs" / "bad")
     site = {"pre_launch": "echo the fan is loud >&2; [ $(hostname) != n1 ]", "max_failures": 1}
     bad.submit(config, "run.name=bad", site=site)
     state = bad.wait_for_end("COMPLETED")
@@ -23,7 +25,7 @@ def test_a_bad_node_is_excluded_and_what_never_works_ends_with_its_cause(cluster
     assert "a node is bad: n1: pre_launch fails: the fan is loud" in bad.output()
     assert steps_taken(bad.path) > 0
 
-    never = SubmittedRun(cluster, tmp_path / "runs" / "never")
+    never = SubmittedRun(cluster, folder / "runs" / "never")
     never.submit(config, "run.name=never", site={"pre_launch": "echo no licence >&2; false", "max_failures": 1})
     state = never.wait_for_end("FAILED")
     assert (state["ExcNodeList"], state["Restarts"]) == ("(null)", "1")

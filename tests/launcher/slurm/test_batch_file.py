@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from launcher.commands.slurm.submit import sbatch_options
-from launcher.slurm.batch_file import RUN_TEMPLATE, fill_in, options_of
-from launcher.slurm.site import SiteConfig, read_site
+from launcher.slurm.batch_file import RUN_TEMPLATE, described, fill_in, options_of
+from launcher.slurm.site import SiteConfig, limit_seconds, read_site
 from settings import UserError
 
 SITE = """
@@ -32,12 +32,12 @@ def rendered(folder: Path, options: dict[str, str]) -> str:
     (folder / "site.yaml").write_text(SITE)
     site = read_site(folder / "site.yaml")
     named = options_of(site, name="try", output=Path("runs/try/slurm/%j.out"), nodes="2-4")
-    written = {"command": "lehr slurm submit", "date": "today", "version": "1", "git": "abc"}
+    written = described(["lehr", "slurm", "submit", "run.name=two\nlines"])
     return fill_in(RUN_TEMPLATE, site, named | options, run="'/a folder'", lehr="/bin/lehr", **written)
 
 
 def test_all_settings_are_in_the_file_and_the_command_counts_last(tmp_path: Path) -> None:
-    text = rendered(tmp_path, {"time": "01:00:00", "reservation": "mine"})
+    text = rendered(tmp_path, {"time": "01:00:00", "reservation": "mine", "comment": "two words"})
     for line in (
         "#SBATCH --partition=gpu",
         "#SBATCH --account=mine",
@@ -46,6 +46,7 @@ def test_all_settings_are_in_the_file_and_the_command_counts_last(tmp_path: Path
         "#SBATCH --mincpus=96",
         "#SBATCH --time=01:00:00",
         "#SBATCH --reservation=mine",
+        '#SBATCH --comment="two words"',
         "#SBATCH --exclusive",
         "#SBATCH --constraint=a&b",
         "#SBATCH --signal=USR1@300",
@@ -71,6 +72,25 @@ def test_a_mistake_in_the_site_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("partiton: gpu")
     with pytest.raises(UserError, match=r'partiton.*did you mean "partition"'):
         read_site(tmp_path / "site.yaml")
+    (tmp_path / "site.yaml").write_text("sbatch: {signal: USR1@9}")
+    with pytest.raises(UserError, match=r"sbatch.*lehr sets --signal of sbatch itself"):
+        read_site(tmp_path / "site.yaml")
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("90", 5400),
+        ("5:30", 330),
+        ("01:00:30", 3630),
+        ("2-12", 216_000),
+        ("1-00:30", 88_200),
+        ("1-00:00:01", 86_401),
+        ("UNLIMITED", None),
+    ],
+)
+def test_a_time_limit_in_each_form_of_slurm(time: str, seconds: int | None) -> None:
+    assert limit_seconds(time) == seconds
 
 
 def test_options_of_sbatch_pass_through_except_those_that_lehr_needs() -> None:
@@ -81,7 +101,7 @@ def test_options_of_sbatch_pass_through_except_those_that_lehr_needs() -> None:
         "exclusive": "",
         "mail-type": "END",
     }
-    with pytest.raises(UserError, match="--sbatch no-requeue: lehr sets --no-requeue itself"):
+    with pytest.raises(UserError, match="lehr sets --no-requeue of sbatch itself"):
         sbatch_options(["no-requeue"], None, [])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.slurm.health import bad_nodes, problems, report_bad
+from launcher.slurm.health import bad_nodes, nodes_to_exclude, problems, report_bad
 from launcher.slurm.site import SiteConfig
 
 
@@ -39,6 +39,19 @@ def test_a_clock_that_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("time.time", lambda: now + 90)
     (clock, _) = problems(SiteConfig(), folder=tmp_path, first_node="127.0.0.1")
     assert clock == f"its clock and that of the file system of {tmp_path} are 90 s apart"
+
+
+def test_which_nodes_are_excluded() -> None:
+    """What all nodes fail is no fault of a node, and a first node that no other reaches is itself the bad one."""
+    nodes = ["n1", "n2", "n3"]
+    (unreached,) = problems(SiteConfig(), folder=Path("/tmp"), first_node="no.such.host.invalid")
+    assert nodes_to_exclude(nodes, {"n2": ["0 of 2 GPUs answer"]}) == ("n2",)
+    assert nodes_to_exclude(nodes, {node: ["0 of 2 GPUs answer"] for node in nodes}) == ()
+    assert nodes_to_exclude(["n1"], {"n1": ["0 of 2 GPUs answer"]}) == ("n1",)
+    assert nodes_to_exclude(nodes, {"n3": [unreached]}) == ("n3",)
+    assert nodes_to_exclude(nodes, {"n2": [unreached], "n3": [unreached]}) == ("n1",)
+    assert nodes_to_exclude([*nodes, "n4"], {"n2": [unreached], "n3": [unreached], "n4": ["its fan"]}) == ("n1", "n4")
+    assert nodes_to_exclude(["n1", "n2"], {"n2": [unreached]}) == ("n2",)
 
 
 def test_bad_nodes_are_read_back(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def test_the_config_is_checked_for_the_machine_of_the_cluster(config: Path) -> N
     assert "on 3 nodes of 2 ranks: this layout cannot be" in done.stderr
     done = lehr(*submit, "--nodes", "some")
     assert "--nodes some: it must be a number, or a range such as 2-4" in done.stderr
+    done = lehr(*submit, "--time", "5:30")
+    assert done.returncode == 2
+    assert "a time limit of 5:30 leaves no time to train" in done.stderr
 
 
 def test_a_run_that_waits_for_its_shards_is_checked_as_far_as_can_be(config: Path) -> None:

@@ -15,15 +15,16 @@ SQUAT = """
 import os, socket, time
 job, restarts = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 listener = socket.create_server(("0.0.0.0", 15000 + (job * 101 + restarts) % 15000))
+open("listens", "w").close()
 time.sleep(1000)
 """
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A run of four ranks that ends only when it is stopped: half of the limit of three minutes before it ends."""
+    """A run of four ranks that ends only when it is stopped, 65 s after the begin of a job of three minutes."""
     parallel = {"tensor": 2, "data": 2}
-    train = {"steps": 100_000, "stop_before_limit_seconds": 90}
+    train = {"steps": 100_000, "stop_before_limit_seconds": 115}
     return write_config(tmp_path, make_shards(tmp_path), parallel=parallel, train=train, checkpoint={"every_steps": 0})
 
 
@@ -46,7 +47,8 @@ def test_ranks_of_two_nodes_train_and_stop_before_the_limit(cluster: Cluster, co
     run, squat, script = config.parent / "runs" / "try", config.parent / "squat.py", config.parent / "job.sh"
     squat.write_text(SQUAT)
     script.write_text(
-        f"#!/bin/bash\nunset SLURM_EXPORT_ENV\n{sys.executable} {squat} &\nsleep 1\n"
+        f"#!/bin/bash\ncd {config.parent}\nunset SLURM_EXPORT_ENV\n"
+        f"{sys.executable} {squat} &\nwhile [ ! -e listens ] && kill -0 $!; do sleep 0.1; done\n"
         f"env -u SLURM_JOB_END_TIME srun {LEHR} train {config}\necho srun: $?\n"
     )
     out = config.parent / "job.out"

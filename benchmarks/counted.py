@@ -3,6 +3,7 @@
     python benchmarks/counted.py                      # 160M: 12 x 768, two micro-batches of 16 rows of 2048 tokens
     python benchmarks/counted.py --size 410M --operations
     python benchmarks/counted.py --cross-entropy torch
+    python benchmarks/counted.py --compiled           # also estimates the launches with compiled blocks
 
 The step is lehr's own, on one rank and on meta tensors, so that no GPU is needed: see counted_kernels.py. The time of
 a kernel is the largest of its bytes over the bandwidth of the memory, its FLOPs over the fastest product of its kind,
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from sys import path
 from typing import get_args
@@ -47,6 +48,10 @@ FLOPS_BFLOAT16 = 779e12  # measured: a product of 8192 x 8192 matrices on an H20
 FLOPS_FLOAT32 = 67e12  # of the data sheet, without TF32
 FLOPS_ATTENTION = 334e12  # read off a chart of arXiv 2407.08608 (cuDNN, head 64, causal, 2048 tokens); not verified
 SHORTEST_KERNEL_SECONDS = 2e-6  # an assumption: no measurement or source stands behind it
+
+# Fused kernels that torch's compiler makes of a block's forward and backward pass, counted on a CPU: see counted.md.
+FUSED_KERNELS_OF_A_BLOCK = 29
+FUSED_CAUSES = ("norms", "rotary", "SwiGLU", "residual, embedding", "copies")
 
 ROOT = Path(__file__).parents[1]
 CAUSES = {
@@ -105,6 +110,23 @@ def seconds(kernel: Kernel) -> float:
         flops = FLOPS_ATTENTION
     shortest = kernel.launches * SHORTEST_KERNEL_SECONDS
     return max(kernel.bytes / BYTES_PER_SECOND, kernel.flops / flops, shortest)
+
+
+def launches_of(kernels: Iterable[Kernel], causes: Collection[str] | None = None) -> int:
+    """Returns the launches of kernels of some causes, or of all."""
+    return sum(kernel.launches for kernel in kernels if causes is None or kernel.cause in causes)
+
+
+def compiled_launches(
+    eager: Sequence[Kernel], of_fewer_layers: Sequence[Kernel], *, layers: int, micro_batches: int = 2
+) -> int:
+    """Estimates the launches of a step whose blocks are compiled. Products and attention stay as they are.
+
+    `of_fewer_layers` is the eager step of the model with one layer less, which tells the kernels of a block from those
+    of the embedding and the final norm.
+    """
+    of_a_layer = launches_of(eager, FUSED_CAUSES) - launches_of(of_fewer_layers, FUSED_CAUSES)
+    return launches_of(eager) - layers * of_a_layer + layers * micro_batches * FUSED_KERNELS_OF_A_BLOCK
 
 
 def table(kernels: Iterable[Kernel], *, name: str, key: str) -> list[str]:
@@ -190,9 +212,11 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="160M")
     parser.add_argument("--cross-entropy", choices=get_args(LossKernelName), default="triton", help="its kernel")
     parser.add_argument("--operations", action="store_true", help="print a table by operation too")
+    parser.add_argument("--compiled", action="store_true", help="estimate the launches with compiled blocks too")
     parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS.names()), default="adamw")
     given = parser.parse_args()
-    kernels = count_step(SIZES[given.size], optimizer=given.optimizer, cross_entropy=given.cross_entropy)
+    size = SIZES[given.size]
+    kernels = count_step(size, optimizer=given.optimizer, cross_entropy=given.cross_entropy)
     print(
         f"torch {torch.__version__}; {given.size}, eager, bfloat16, {given.optimizer}, "
         f"cross-entropy by {given.cross_entropy}"
@@ -203,6 +227,10 @@ def main() -> None:
         f"copies and casts of any cause: {sum(each.launches for each in copies):,} launches, "
         f"{1000 * sum(map(seconds, copies)):.1f} ms"
     )
+    if given.compiled:
+        smaller = dataclasses.replace(size, num_layers=size.num_layers - 1)
+        fewer = count_step(smaller, optimizer=given.optimizer, cross_entropy=given.cross_entropy)
+        print(f"with compiled blocks: about {compiled_launches(kernels, fewer, layers=size.num_layers):,} launches")
     if given.operations:
         print("\n".join(table(kernels, name="operation", key="name")))
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from counted import CAUSES, ROOT, count_step, seconds, table
+from counted import (
+    CAUSES,
+    FUSED_KERNELS_OF_A_BLOCK,
+    ROOT,
+    compiled_launches,
+    count_step,
+    launches_of,
+    seconds,
+    table,
+)
 from counted_kernels import HOST_READ, Kernel, KernelTrace
 from gpu.models import model_of
 from gpu.sizes import Size
@@ -25,7 +34,7 @@ def size_of(num_layers: int) -> Size:
 
 
 def steps_of_three_sizes() -> list[list[Kernel]]:
-    return [count_step(size_of(num_layers), seq_length=SEQ_LENGTH) for num_layers in (2, 4, 6)]
+    return [count_step(size_of(num_layers), seq_length=SEQ_LENGTH) for num_layers in (2, 3, 4)]
 
 
 def host_reads_of_optimizers() -> dict[str, int]:
@@ -41,14 +50,15 @@ def traced(run: Callable[[], object]) -> list[Kernel]:
 
 
 def test_a_step_has_the_products_of_its_model_and_every_layer_the_same_kernels() -> None:
-    ((two, four, six),) = run_ranks(1, steps_of_three_sizes, join=False)
+    pytest.importorskip("triton")
+    ((two, three, four),) = run_ranks(1, steps_of_three_sizes, join=False)
     products = [kernel for kernel in two if kernel.cause.startswith("products")]
     size = size_of(2)
     weights = non_embedding_parameters(model_of(size)) + size.vocab_size * size.hidden_size
     assert sum(kernel.flops for kernel in products) == 6 * weights * 2 * size.micro_batch_size * SEQ_LENGTH
     assert sum(kernel.launches for kernel in products) == 2 * 3 * (2 * 7 + 1)  # micro-batches, passes, matrices
 
-    for step in (two, four, six):
+    for step in (two, three, four):
         assert [kernel.cause for kernel in step if kernel.name == HOST_READ] == ["optimizer"]  # loss and norm
         # Two calls of AdamW, for matrices and for vectors; one kernel for the norm, and two for its square.
         optimizer = Counter(kernel.name for kernel in step if kernel.cause == "optimizer")
@@ -59,16 +69,24 @@ def test_a_step_has_the_products_of_its_model_and_every_layer_the_same_kernels()
             "_foreach_add_": 1,
         }
 
-    of_two, of_four, of_six = (Counter(kernel.cause for kernel in step) for step in (two, four, six))
+    of_two, of_three, of_four = (Counter(kernel.cause for kernel in step) for step in (two, three, four))
     blocks = {"norms", "rotary", "SwiGLU", "attention", "products of the blocks"}
     rest = {"cross-entropy", "products of the head", "residual, embedding", "optimizer", "accumulation"}
     assert set(of_two) == blocks | rest
     for cause in of_two:
-        assert of_six[cause] - of_four[cause] == of_four[cause] - of_two[cause], cause
-        assert (of_four[cause] > of_two[cause]) == (cause in {*blocks, "residual, embedding"}), cause
+        assert of_four[cause] - of_three[cause] == of_three[cause] - of_two[cause], cause
+        assert (of_three[cause] > of_two[cause]) == (cause in {*blocks, "residual, embedding"}), cause
+
+    # Each layer has 21 products, 6 kernels of attention and the fused ones, in each of two micro-batches.
+    compiled = [
+        compiled_launches(step, less, layers=layers) for step, less, layers in ((three, two, 3), (four, three, 4))
+    ]
+    assert compiled[1] - compiled[0] == 2 * (21 + 6 + FUSED_KERNELS_OF_A_BLOCK)
+    assert compiled[0] < launches_of(three)
 
 
 def test_the_host_waits_once_in_a_step() -> None:
+    pytest.importorskip("triton")
     (found,) = run_ranks(1, host_reads_of_optimizers, join=False)
     tests_its_weights = {"adamp", "sgdp"}  # which parameters are projected is decided on the host
     assert found == {name: 2 if name in tests_its_weights else 1 for name in found}

@@ -26,11 +26,6 @@ class Choice(Settings):
     pool_bytes: dict[str, int] = Field(description="Bytes of text of each source of the pool.")
     chosen_bytes: dict[str, int] = Field(description="Bytes of text that were chosen, by source.")
     train_tokens: int = Field(description="Tokens of what was chosen.")
-    mixture: dict[str, int] = Field(
-        {},
-        description="Weights for training, if a source is shorter than a sequence; else empty: by tokens. Sources "
-        "of weight 0 are evaluated.",
-    )
     score_length_correlation: float | None = Field(description="Spearman's, of score and length in the pool.")
     cpu_seconds: float = Field(description="CPU time of the build, and of the proxies that it needs.")
     proxy_cpu_seconds_per_token: float | None = Field(
@@ -57,8 +52,6 @@ def choice_of(name: str, fingerprint: str, run: RunConfig, *, cpu_seconds: float
     shards = run.data.shards
     report: dict[str, Any] = json.loads((shards / SELECTION_FOLDER / "report.json").read_text())
     counts = json.loads((shards / "build.json").read_text())["sources"]
-    tokens = {source: own["tokens"]["train"] for source, own in counts.items() if any(own["documents"].values())}
-    mixture = {source: count for source, count in tokens.items() if count == 0 or count > run.train.seq_length}
     pool = {source: own for source, own in report["sources"].items() if own["pool"]["documents"]}
     return Choice(
         name=name,
@@ -67,8 +60,7 @@ def choice_of(name: str, fingerprint: str, run: RunConfig, *, cpu_seconds: float
         targets=report["targets"],
         pool_bytes={source: own["pool"]["bytes"] for source, own in pool.items()},
         chosen_bytes={source: own["chosen"]["bytes"] for source, own in pool.items()},
-        train_tokens=sum(tokens.values()),
-        mixture={} if mixture == tokens else mixture,
+        train_tokens=sum(own["tokens"]["train"] for own in counts.values()),
         score_length_correlation=report["score_length_correlation"]["pool"],
         cpu_seconds=round(cpu_seconds, 1),
         proxy_cpu_seconds_per_token=per_token,

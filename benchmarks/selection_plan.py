@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.select_config import SelectConfig
 from launcher.run.config import RunConfig, load_run_config
-from launcher.sweep.points import config_digest
+from launcher.sweep.points import config_digest, without_defaults
 from train.run_folder.input_hashes import Inputs
 
 Plain = dict[str, Any]
@@ -134,24 +135,19 @@ class Plan:
         """Returns the folder of the shards of a selection or a fold."""
         return self.folder / name
 
-    def run_overrides(self, run: Run, mixture: Mapping[str, int]) -> list[str]:
-        """Returns what a run sets besides its seed and shards; `mixture` may be empty."""
+    def run_overrides(self, run: Run) -> list[str]:
+        """Returns what a run sets besides its seed and shards."""
         lr = [f"optim.lr={run.lr}"] if run.lr else []
-        lr += [f"data.mixture={json.dumps(mixture)}"] if mixture else []
         return [*self.overrides, ALL_SOURCES, *lr, f"train.steps={self.base.train.steps * run.length}"]
 
-    def digest(self, run: Run, inputs: Inputs, mixture: Mapping[str, int] | None = None) -> str:
-        """Returns the hash by which `lehr sweep` knows a run, given the hashes of its shards and its mixture."""
+    def digest(self, run: Run, inputs: Inputs) -> str:
+        """Returns the hash by which `lehr sweep` knows a run, given the hashes of its shards."""
         base, lr = self.base, float(run.lr) if run.lr else self.base.optim.lr
         own = {
             "run": base.run.model_copy(update={"seed": run.seed}),
             "optim": base.optim.model_copy(update={"lr": lr}),
             "train": base.train.model_copy(update={"steps": base.train.steps * run.length}),
-            "data": base.data.model_copy(update={"mixture": {key: float(n) for key, n in (mixture or {}).items()}}),
         }
-        if mixture:  # a run reads only the sources that its mixture names
-            read = {name: hash_ for name, hash_ in inputs.sources.items() if name in mixture}
-            inputs = inputs.model_copy(update={"sources": read})
         return config_digest(base.model_copy(update=own), inputs)
 
     def select(self, selection: Selection) -> Plain:
@@ -178,14 +174,18 @@ class Plan:
         return [*self.overrides, f"data.shards={self.shards(name)}", f"data.select={json.dumps(select)}", *own]
 
     def fingerprint(self, selection: Selection) -> str:
-        """Returns a hash of all settings that decide what is chosen, wherever the shards lie."""
-        elsewhere = Plan(self.config, self.overrides, Path("shards"))
-        plain = self.base.to_plain()
-        data = {key: value for key, value in self.base.data.recipe().items() if key != "select"}
-        proxies = (
-            {key: plain[key] for key in ("model", "optim", "schedule", "train")} if needs_proxies(selection) else {}
-        )
-        content = json.dumps([data, elsewhere.select(selection), proxies], sort_keys=True, default=str)
+        """Returns a hash of all settings that decide what is chosen, wherever the shards lie.
+
+        Keys at their defaults are left out: a key that a later version of lehr adds changes no hash.
+        """
+        own = self.base.data
+        data = {key: value for key, value in without_defaults(own).items() if key in own.recipe()}
+        data["sources"] = {name: without_defaults(source) for name, source in own.sources.items()}
+        select = Plan(self.config, self.overrides, Path("shards")).select(selection)
+        data["select"] = without_defaults(SelectConfig.model_validate(select))
+        run = without_defaults(self.base) if needs_proxies(selection) else {}
+        proxies = {key: run[key] for key in ("model", "optim", "schedule", "train") if key in run}
+        content = json.dumps([data, proxies], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def _selector(self, selection: Selection, zipfit: Plain) -> Plain:

@@ -73,7 +73,7 @@ class Proof:
         found = {}
         for run in runs:
             choice = self.choice(run.selection)
-            record = lines.get(self.plan.digest(run, choice.inputs, choice.mixture)) if choice else None
+            record = lines.get(self.plan.digest(run, choice.inputs)) if choice else None
             if record:
                 found[run] = record
         return found
@@ -94,13 +94,11 @@ class Proof:
                 part = Block(block.name, block.selections, (seed,), block.lrs, block.length)
                 runs = list(part.runs())
                 finished = self.records(runs)
-                for selection in dict.fromkeys(run.selection for run in runs if run not in finished):
+                missing = tuple(dict.fromkeys(run.selection for run in runs if run not in finished))
+                for selection in missing:
                     self._require(selection)
-                groups: dict[str, list[Selection]] = {}
-                for selection in dict.fromkeys(run.selection for run in runs if run not in finished):
-                    groups.setdefault(json.dumps(self.known[selection.name].mixture), []).append(selection)
-                for selections in groups.values():
-                    self._sweep(replace(part, selections=tuple(selections)), runs[0])
+                if missing:
+                    self._sweep(replace(part, selections=missing), runs[0])
 
     def progress(self) -> str:
         """Returns how many runs are finished, and about how long the others will take."""
@@ -169,10 +167,9 @@ class Proof:
         self._run(["data", "build", str(self.plan.config), *overrides], cost=None if is_built else name, what=name)
 
     def _sweep(self, part: Block, run: Run) -> None:
-        """Trains runs of one seed of a block, with one mixture, by `lehr sweep`; `run` is any of the block."""
-        mixture = self.known[part.selections[0].name].mixture
+        """Trains runs of one seed of a block by `lehr sweep`; `run` is any of the block."""
         shards = ",".join(str(self.plan.shards(selection.name)) for selection in part.selections)
-        arguments = ["sweep", str(self.plan.config), *self.plan.run_overrides(replace(run, lr=None), mixture)]
+        arguments = ["sweep", str(self.plan.config), *self.plan.run_overrides(replace(run, lr=None))]
         arguments += [f"run.seed={run.seed}", f"run.folder={self.plan.folder / 'runs'}", f"run.name={part.name}"]
         arguments += ["--grid", f"data.shards={shards}", "--jobs", str(self.jobs), "--runs", str(self.runs_file)]
         arguments += ["--grid", f"optim.lr={','.join(part.lrs)}"] if part.lrs else []

@@ -86,7 +86,7 @@ def config_digest(config: RunConfig, inputs: Inputs | None = None) -> str:
     plain = config.to_plain()
     keys = {
         key: value
-        for key, value in flatten(_without_defaults(config)).items()
+        for key, value in flatten(without_defaults(config)).items()
         if (key.startswith(_DATA_KEYS) or not key.startswith(("data.", *_NOT_HASHED)))
         and declared(RunConfig, key, plain, MAY_MOVE) is None
     }
@@ -120,7 +120,7 @@ def _check_distinct(points: Sequence[Point]) -> None:
         seen[point.digest] = point
 
 
-def _without_defaults(settings: Settings) -> dict[str, Any]:
+def without_defaults(settings: Settings) -> dict[str, Any]:
     """Returns the values that differ from the class's defaults; a method keeps its name."""
     plain, kept = settings.to_plain(), {}
     for name, field in type(settings).model_fields.items():
@@ -133,7 +133,7 @@ def _without_defaults(settings: Settings) -> dict[str, Any]:
 
 def _plain_without_defaults(value: object, plain: Any) -> Any:
     if isinstance(value, Settings):
-        return _without_defaults(value)
+        return without_defaults(value)
     if isinstance(value, tuple) and any(isinstance(item, Settings) for item in value):
         return [_plain_without_defaults(*pair) for pair in zip(value, plain, strict=True)]
     return plain

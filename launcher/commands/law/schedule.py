@@ -48,6 +48,8 @@ def schedule_command(
         raise UserError("the best schedule of free form is a table of lr: give -o FOLDER to write it to")
     candidates = search(law_fit, steps=steps, constraints=constraints)
     console.print(_candidate_table(law_fit, candidates, parameters))
+    if law_fit.law.spans_batches:
+        console.print("note: the losses are those at the middle of the batches of the fitted runs", highlight=False)
     best = candidates[0]
     if output is None and best.section is None:
         console.print(f"the best, {best.name}, is a table of lr: -o FOLDER writes it", highlight=False)

@@ -33,7 +33,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 def code_lines(text: str) -> list[str]:
     """Returns the lines of code blocks, fenced or indented, without the comments after a # or two spaces."""
     inside, lines = False, []
-    for line in text.splitlines():
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
         if line.startswith("```"):
             inside = not inside
         elif inside or line.startswith("    "):

@@ -57,7 +57,7 @@ ROOT = Path(__file__).parents[1]
 CAUSES = {
     "model/cross_entropy.py": "cross-entropy",
     "model/loss_kernels.py": "cross-entropy",
-    "model/triton_loss.py": "cross-entropy",
+    "model/triton_kernels/loss.py": "cross-entropy",
     "model/norms.py": "norms",
     "model/position.py": "rotary",
     "model/mlps.py": "SwiGLU",

@@ -86,7 +86,7 @@ def loss_kernel_by(name: LossKernelName) -> LossKernel:
     """Returns the kernel. Raises ImportError without Triton, which torch brings on a machine with a GPU."""
     if name == "torch":
         return torch_loss
-    kernel: LossKernel = importlib.import_module("model.triton_loss").triton_loss
+    kernel: LossKernel = importlib.import_module("model.triton_kernels.loss").triton_loss
     return kernel
 
 

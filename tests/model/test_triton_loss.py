@@ -32,9 +32,9 @@ def compiled_for_h100(kernel_name: str, logits: str, statistics: str, **constant
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from model import triton_loss
+    from model.triton_kernels import loss
 
-    kernel = getattr(triton_loss, kernel_name)
+    kernel = getattr(loss, kernel_name)
     types = {**dict.fromkeys(POINTERS, f"*{statistics}"), "logits": f"*{logits}", "targets": "*i64"}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     aligned = {
@@ -43,7 +43,7 @@ def compiled_for_h100(kernel_name: str, logits: str, statistics: str, **constant
         if name in POINTERS or name == "columns"
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": triton_loss._WARPS})
+    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": loss._WARPS})
     assert len(binary.asm["cubin"]) > 1000
     ptx: str = binary.asm["ptx"]
     return ptx

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -106,6 +108,14 @@ def test_every_registered_method_is_there() -> None:
 
 def test_the_file_is_the_schema() -> None:
     assert FILE.read_text(encoding="utf-8") == schema().text(), "stale: run `make generated`"
+
+
+def test_no_method_needs_a_package_that_only_some_machines_have() -> None:
+    absent = "import sys; sys.modules.update(dict.fromkeys(('triton', 'flash_attn', 'transformers', 'pytest')))"
+    program = f"{absent}; from launcher.run.config_schema import build_schema; print(build_schema().text())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == schema().text().strip()
 
 
 def test_the_schema_declares_what_the_classes_declare() -> None:

@@ -1,0 +1,1 @@
+"""Kernels in Triton, which only some machines have. No registry imports them."""

@@ -89,7 +89,7 @@ def _time_rule(time: str) -> str | None:
 
 
 def _memory_rule(memory: str) -> str | None:
-    if re.fullmatch(r"\d+[KMGT]?", memory, re.ASCII | re.IGNORECASE):
+    if re.fullmatch(r"\d+(?:[KMGT]B?)?", memory, re.ASCII | re.IGNORECASE):
         return None
     return "must be a whole number with K, M, G or T behind it (none means M), such as 500G; 0 means all memory"
 

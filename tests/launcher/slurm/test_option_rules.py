@@ -71,7 +71,7 @@ def test_a_value_that_slurm_would_take_in_another_way_is_refused(tmp_path: Path,
         read_site(tmp_path / "site.yaml")
 
 
-@pytest.mark.parametrize("memory", ["", "0", "500", "500G", "2t"])
+@pytest.mark.parametrize("memory", ["", "0", "500", "500G", "500GB", "2t"])
 @pytest.mark.parametrize("time", ["", "90", "5:30", "100:00:00", "1-0", "1-12:30", "7-00:00:00", "unlimited"])
 def test_each_form_of_slurm_is_accepted(time: str, memory: str) -> None:
     site = SiteConfig(time=time, memory=memory, environment={"_A1": "two\nlines"}, sbatch={"exclusive": ""})

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+from launcher.slurm.option_rules import broken_value_rule
 from launcher.slurm.site import SiteConfig
+from settings import UserError
+from settings.mistakes import show_value
 from settings.packages import installed_version
 from train.run_folder.start_record import git_commit
 
@@ -18,10 +21,13 @@ WAIT_SECONDS = 60  # that the other ranks have after one has ended
 
 
 def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], **values: str) -> str:
-    """Returns the text of a batch file.
+    """Returns the text of a batch file. Raises UserError for an option whose value breaks a rule.
 
     `options`: of sbatch, without dashes, in order. `values`: those of the template that do not follow from the site.
     """
+    for name, value in options.items():
+        if rule := broken_value_rule(name, value):  # such as the output, which lies in the run folder
+            raise UserError(f"--{name} of sbatch = {show_value(value)}: {rule}")
     lines = [f"#SBATCH --{name}{_value(value)}" for name, value in options.items()]
     return Template(template.read_text(encoding="utf-8")).substitute(
         options="\n".join(lines),

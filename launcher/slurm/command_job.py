@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launcher.cli import COMMANDS
 from launcher.slurm.batch_file import COMMAND_TEMPLATE, described, fill_in, options_of
+from launcher.slurm.option_rules import check_limit
 from launcher.slurm.site import SiteConfig
 from settings import UserError
 from settings.errors import nearest
@@ -35,6 +36,7 @@ def prepare_command(
     named = options_of(site, name=f"lehr-{name}", output=folder / f"{name}-%j.out", nodes="1")
     named |= {"ntasks-per-node": "1", **options}
     named.pop("requeue")
+    check_limit(named.get("time", ""), site.notice_seconds)
     called = shlex.join([str(Path(sys.executable).with_name("lehr")), *words])
     return folder / f"{name}.sbatch", fill_in(COMMAND_TEMPLATE, site, named, called=called, **described(command))
 

@@ -50,9 +50,9 @@ class JobState:
         return self.state not in _ENDED
 
 
-def submit(arguments: Sequence[str]) -> str:
-    """Submits a batch file and returns the job's number. Raises UserError with what sbatch says."""
-    answer = _call("sbatch", "--parsable", *arguments)
+def submit(script: str, *options: str) -> str:
+    """Submits the text of a batch file and returns the job's number. Raises UserError with what sbatch says."""
+    answer = _call("sbatch", "--parsable", *options, text=script)
     if answer.returncode:
         raise UserError(f"sbatch refuses the job: {_text(answer)}")
     return answer.stdout.strip().partition(";")[0]
@@ -142,10 +142,10 @@ def _text(answer: subprocess.CompletedProcess[str]) -> str:
     return (answer.stderr or answer.stdout).strip() or f"exit code {answer.returncode}"
 
 
-def _call(*command: str) -> subprocess.CompletedProcess[str]:
+def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """Calls a command of Slurm, and again while its controller is away: a decision must not be lost with it."""
     until, told = time.monotonic() + _AWAY_SECONDS, False
-    while (answer := _call_once(*command)).returncode and any(words in answer.stderr for words in _AWAY):
+    while (answer := _call_once(*command, text=text)).returncode and any(words in answer.stderr for words in _AWAY):
         if time.monotonic() > until:
             break
         if not told:
@@ -155,9 +155,9 @@ def _call(*command: str) -> subprocess.CompletedProcess[str]:
     return answer
 
 
-def _call_once(*command: str) -> subprocess.CompletedProcess[str]:
+def _call_once(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SECONDS)
     except FileNotFoundError:
         raise UserError(f"there is no {command[0]} here: call `lehr slurm` on a node of the cluster") from None
     except subprocess.TimeoutExpired:

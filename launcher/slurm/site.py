@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from settings import Settings, UserError, compose
-
-# The options of sbatch that follow from the command, or that a job which starts again needs as they are.
-SET_BY_LEHR = (
-    "nodes",
-    "array",
-    "ntasks-per-node",
-    "requeue",
-    "no-requeue",
-    "hold",
-    "open-mode",
-    "output",
-    "signal",
-)
+from launcher.slurm.option_rules import broken_rule, broken_value_rule, unquoted_time_rule
+from settings import Settings, compose
+from settings.mistakes import KeyMistakeError
 
 
 class SiteConfig(Settings):
-    """The settings of a cluster. Empty means that the batch file leaves the choice to Slurm."""
+    """The settings of a cluster. An empty text means that the batch file leaves the choice to Slurm."""
 
     partition: str = Field("", description="Partition of the jobs.")
     account: str = Field("", description="Account that the time is charged to.")
     qos: str = Field("", description="Quality of service that the jobs ask for.")
-    time: str = Field("24:00:00", description="Time limit of an attempt, as hours:minutes:seconds.")
+    time: str = Field("24:00:00", description='Time limit of an attempt, in quotes, such as "24:00:00".')
     ranks_per_node: int = Field(1, ge=1, description="Ranks of each node: one for each of its GPUs.")
     gpus_per_node: int = Field(0, ge=0, description="GPUs of each node; 0 for a cluster without GPUs.")
     gpu_memory_gib: float | None = Field(None, gt=0, description="Memory of a GPU; null: it is not checked.")
@@ -57,29 +48,46 @@ class SiteConfig(Settings):
     )
     sbatch: dict[str, str] = Field({}, description="Further options of sbatch, without their dashes.")
 
+    @field_validator("time", mode="before")
+    @classmethod
+    def _is_quoted(cls, time: Any) -> Any:
+        if isinstance(time, int) and not isinstance(time, bool):
+            raise ValueError(unquoted_time_rule(time))
+        return time
+
+    @field_validator("partition", "account", "qos", "gres", "time", "memory")
+    @classmethod
+    def _fits_its_line(cls, value: str, info: ValidationInfo) -> str:
+        name = str(info.field_name)
+        if rule := broken_value_rule("mem" if name == "memory" else name, value):
+            raise ValueError(rule)
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _are_names_of_variables(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name, value in environment.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                rule = "the name of a variable must be letters, digits and _, and must not begin with a digit"
+                raise KeyMistakeError(name, value, rule)
+        return environment
+
+    @field_validator("sbatch", mode="before")
+    @classmethod
+    def _times_are_quoted(cls, options: Any) -> Any:
+        for name in ("time", "time-min"):
+            value = options.get(name) if isinstance(options, Mapping) else None
+            if isinstance(value, int) and not isinstance(value, bool):
+                raise KeyMistakeError(name, value, unquoted_time_rule(value))
+        return options
+
     @field_validator("sbatch")
     @classmethod
     def _leaves_lehr_its_own(cls, options: dict[str, str]) -> dict[str, str]:
-        for name in options:
-            check_option(name)
+        for name, value in options.items():
+            if rule := broken_rule(name, value):
+                raise KeyMistakeError(name, value, rule)
         return options
-
-
-def limit_seconds(time: str) -> int | None:
-    """Returns the seconds of a time limit in any of Slurm's forms, from `90` (minutes) to `1-12:00:00`; else None."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
-    if match is None:
-        return None  # such as UNLIMITED
-    days, *parts = match.groups()
-    numbers = [int(part) for part in parts if part is not None]
-    units = (3600, 60, 1) if days is not None or len(numbers) == 3 else (60, 1)
-    return int(days or 0) * 86_400 + sum(number * unit for number, unit in zip(numbers, units, strict=False))
-
-
-def check_option(name: str) -> None:
-    """Raises UserError for an option of sbatch that lehr sets itself."""
-    if name in SET_BY_LEHR:
-        raise UserError(f"lehr sets --{name} of sbatch itself, from its own options and the site file; remove it")
 
 
 def read_site(path: Path | None) -> SiteConfig:

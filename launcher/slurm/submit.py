@@ -18,7 +18,8 @@ from launcher.run.start_checks import check_start
 from launcher.slurm import scheduler
 from launcher.slurm.batch_file import RUN_TEMPLATE, described, fill_in, options_of
 from launcher.slurm.job_folder import JobFolder
-from launcher.slurm.site import SiteConfig, limit_seconds
+from launcher.slurm.option_rules import check_limit, check_nodes
+from launcher.slurm.site import SiteConfig
 from parallel.layout import check_layout
 from settings import UserError, to_yaml
 from settings.files import output_of_user, write_json, write_text
@@ -28,7 +29,6 @@ from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import git_commit
 
 RUN_LIST = "runs.txt"
-_EARLY_SECONDS = 60  # by which Slurm may send a signal before its time
 _UNKNOWN_BYTES = 2**62  # more than any machine has: what is not known is not checked
 
 
@@ -70,7 +70,8 @@ def prepare(
     array share; None if there is one run. Raises UserError if a config has a mistake on the cluster's machine, and if a
     job of one of these runs lives.
     """
-    _check_limit(options.get("time") or site.time, site.notice_seconds)
+    check_nodes(nodes)
+    check_limit({"time": site.time, **site.sbatch, **options}["time"], site.notice_seconds)
     runs = tuple(with_absolute_paths(config) for config in runs)
     warnings: dict[str, None] = {}
     for config in runs:
@@ -78,22 +79,34 @@ def prepare(
         warnings |= dict.fromkeys(_check(config, site, nodes, waits="dependency" in options))
     folder = (JobFolder(runs[0].run.path).path if array is None else array / "slurm").absolute()
     name, output = (runs[0].run.name, "%j.out") if array is None else (array.name, "%A_%a.out")
-    named = options_of(site, name=name, output=folder / output, nodes=nodes)
+    named = options_of(site, name=name, output=folder / output, nodes=nodes) | dict(options)
     if array is None:
         run = shlex.quote(str(runs[0].run.path))
     else:
         run = f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(folder / RUN_LIST))})'
         named["array"] = f"0-{len(runs) - 1}"
     lehr = shlex.quote(str(Path(sys.executable).with_name("lehr")))
-    script = fill_in(RUN_TEMPLATE, site, named | dict(options), run=run, lehr=lehr, **described(command))
+    script = fill_in(RUN_TEMPLATE, site, named, run=run, lehr=lehr, **described(command))
     return Submission(runs, site, nodes, array is not None, folder, script, list(warnings))
 
 
 def submit(submission: Submission, *, command: Sequence[str]) -> str:
-    """Writes the files of the runs' job, submits it, and returns its number. Raises UserError, RunError.
+    """Submits the runs' job, writes its files, and returns its number. Raises UserError, RunError.
 
-    The job is held until its record is written: an attempt reads it first thing.
+    If sbatch refuses the job, nothing is written. The job is held until its files are: an attempt reads them first.
     """
+    job = scheduler.submit(submission.script, "--hold")
+    try:
+        _write_files(submission)
+        _write_records(submission, job, command)
+        scheduler.release(job)
+    except BaseException:
+        scheduler.cancel(job)  # a held job would wait for ever
+        raise
+    return job
+
+
+def _write_files(submission: Submission) -> None:
     with output_of_user(submission.folder):
         for config, folder in zip(submission.runs, submission.folders, strict=True):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -103,14 +116,6 @@ def submit(submission: Submission, *, command: Sequence[str]) -> str:
         lines = "".join(f"{config.run.path}\n" for config in submission.runs)
         write_text(submission.folder / RUN_LIST, lines)
         write_text(submission.script_path, submission.script)
-    job = scheduler.submit(["--hold", str(submission.script_path)])
-    try:
-        _write_records(submission, job, command)
-        scheduler.release(job)
-    except BaseException:
-        scheduler.cancel(job)  # a held job would wait for ever
-        raise
-    return job
 
 
 def _write_records(submission: Submission, job: str, command: Sequence[str]) -> None:
@@ -147,25 +152,11 @@ def check_no_job_lives(folder: JobFolder) -> None:
             )
 
 
-def _check_limit(time: str, notice_seconds: int) -> None:
-    """Raises UserError if Slurm would tell the ranks to stop as soon as they start."""
-    limit = limit_seconds(time)
-    if limit is not None and limit <= notice_seconds + _EARLY_SECONDS:
-        raise UserError(
-            f"a time limit of {time} leaves no time to train: every rank is told to save notice_seconds = "
-            f"{notice_seconds} before it, and Slurm may do so {_EARLY_SECONDS} s earlier; ask for more time, or set "
-            "notice_seconds in the site file to less"
-        )
-
-
 def _check(config: RunConfig, site: SiteConfig, nodes: str, *, waits: bool) -> list[str]:
     """Checks the config as rank 0 will on the cluster, whatever this machine is. Returns warnings.
 
     `waits`: the job waits for another one, which may build its shards.
     """
-    match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", nodes)
-    if match is None:
-        raise UserError(f"--nodes {nodes}: it must be a number, or a range such as 2-4")
     if config.train.device == "cuda" and not site.gpus_per_node:
         raise UserError("train.device = cuda, and the site file says gpus_per_node = 0; correct one of them")
     memory = site.gpu_memory_gib
@@ -180,7 +171,7 @@ def _check(config: RunConfig, site: SiteConfig, nodes: str, *, waits: bool) -> l
     )
     built = config.data.shards.exists() or not waits
     warnings = [] if built else [f"{config.data.shards} does not exist yet: the ranks check the run against it"]
-    for count in dict.fromkeys(int(number) for number in match.groups() if number):
+    for count in dict.fromkeys(check_nodes(nodes)):
         local = site.ranks_per_node
         world_size = count * local
         place = RankInfo(0, 0, world_size, local, 0, "", 0, "srun" if world_size > 1 else "none")

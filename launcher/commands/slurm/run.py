@@ -46,5 +46,5 @@ def run_command(
     with output_of_user(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, script)
-    job = submit([str(path)])
+    job = submit(script)
     print(job if quiet else f"job {job} is submitted; its output: {folder / f'{path.stem}-{job}.out'}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.commands.arguments import OverridesArgument, RunConfigArgument
+from settings import UserError
 
 
 def submit_command(
@@ -70,14 +71,19 @@ def submit_command(
 
 
 def sbatch_options(given: list[str], time: str | None, after: list[str]) -> dict[str, str]:
-    """Returns the options of sbatch that the command sets. Raises UserError for one that lehr sets itself."""
-    from launcher.slurm.site import check_option
+    """Returns the options of sbatch that the command sets. Raises UserError for one that breaks a rule."""
+    from launcher.slurm.option_rules import check_option, dependency
 
-    options = {"time": time} if time else {}
+    options = {}
+    if time:
+        check_option("--time", "time", time)
+        options["time"] = time
     if after:
-        options |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
+        options |= {"dependency": dependency(after), "kill-on-invalid-dep": "yes"}
     for text in given:
         name, _, value = text.removeprefix("--").partition("=")
-        check_option(name)
+        check_option("--sbatch", name, value)
+        if after and name == "dependency":
+            raise UserError(f"--sbatch {text} and --after {after[0]}: give all dependencies to one of them")
         options[name] = value
     return options

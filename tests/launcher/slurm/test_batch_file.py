@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.commands.slurm.submit import sbatch_options
 from launcher.slurm.batch_file import RUN_TEMPLATE, described, fill_in, options_of
-from launcher.slurm.site import SiteConfig, limit_seconds, read_site
+from launcher.slurm.site import SiteConfig, read_site
 from settings import UserError
 
 SITE = """
@@ -77,32 +76,10 @@ def test_a_mistake_in_the_site_file_is_named(tmp_path: Path) -> None:
         read_site(tmp_path / "site.yaml")
 
 
-@pytest.mark.parametrize(
-    ("time", "seconds"),
-    [
-        ("90", 5400),
-        ("5:30", 330),
-        ("01:00:30", 3630),
-        ("2-12", 216_000),
-        ("1-00:30", 88_200),
-        ("1-00:00:01", 86_401),
-        ("UNLIMITED", None),
-    ],
-)
-def test_a_time_limit_in_each_form_of_slurm(time: str, seconds: int | None) -> None:
-    assert limit_seconds(time) == seconds
-
-
-def test_options_of_sbatch_pass_through_except_those_that_lehr_needs() -> None:
-    assert sbatch_options(["--exclusive", "mail-type=END"], "1:00", ["7", "8"]) == {
-        "time": "1:00",
-        "dependency": "afterok:7:8",
-        "kill-on-invalid-dep": "yes",
-        "exclusive": "",
-        "mail-type": "END",
-    }
-    with pytest.raises(UserError, match="lehr sets --no-requeue of sbatch itself"):
-        sbatch_options(["no-requeue"], None, [])
+def test_a_folder_whose_name_has_two_lines_has_no_batch_file() -> None:
+    named = options_of(SiteConfig(), name="try", output=Path("runs/a\nb/%j.out"), nodes="1")
+    with pytest.raises(UserError, match=r'--output of sbatch = "runs/a\\nb/%j.out": must be one line of text'):
+        fill_in(RUN_TEMPLATE, SiteConfig(), named, run="x", lehr="x", **described(["lehr"]))
 
 
 def test_every_setting_of_a_site_is_described() -> None:

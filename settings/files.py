@@ -54,16 +54,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *, missing: str | None = None) -> Any:
+def read_json(path: Path, *, missing: str | None = None, invalid: str | None = None) -> Any:
     """Returns the value that a JSON file holds.
 
-    Raises UserError where the file cannot be read or is not JSON; where there is none, with the text `missing`.
+    Raises UserError where the file cannot be read or is not JSON; where there is none, with the text `missing`, and
+    where it is not JSON, with the text `invalid`.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if missing is not None and isinstance(error, FileNotFoundError):
             raise UserError(missing) from None
+        if invalid is not None and not isinstance(error, OSError):
+            raise UserError(invalid) from None
         raise UserError(f"{path} cannot be read: {error}") from None
 
 

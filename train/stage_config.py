@@ -32,7 +32,7 @@ class ReplayConfig(Settings):
     run: Path | None = Field(
         None,
         description="The earlier run whose data is old: its run folder, or FOLDER@STEP for what it had read up to a "
-        "checkpoint; null means the earlier stages of this run.",
+        "checkpoint (FOLDER@latest: the newest); null means the earlier stages of this run.",
     )
 
 

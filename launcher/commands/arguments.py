@@ -38,8 +38,7 @@ def branch_overrides(from_run: str | None) -> list[str]:
     """
     if from_run is None:
         return []
-    run, _, step = from_run.rpartition("@")
-    if not run or not (step.isdecimal() or step == "latest"):
-        run, step = from_run, "latest"
-    number = "null" if step == "latest" else step
-    return [f"branch.run={json.dumps(run, ensure_ascii=False)}", f"branch.step={number}"]
+    from train.run_folder.at_step import split_step
+
+    run, step = split_step(from_run)
+    return [f"branch.run={json.dumps(run, ensure_ascii=False)}", f"branch.step={json.dumps(step)}"]

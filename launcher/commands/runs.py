@@ -48,7 +48,7 @@ def _tree_row(prefix: str, member: Member) -> tuple[str, ...]:
 def _line_row(part: Ancestor) -> tuple[str, ...]:
     from launcher.runs.data_text import describe_data
 
-    steps, state, data = f"{part.first_step + 1} to {part.last_step}", "gone", ""
+    steps, state, data = f"{part.first_step + 1} to {part.last_step}", "gone", "not known: its folder is gone"
     if part.last_step <= part.first_step:
         steps = "none yet"
     if part.run is not None:

@@ -29,9 +29,9 @@ def score(
 ) -> None:
     """Score each document by the error norm (EL2N), the loss and the accuracy that checkpoints of runs have on it.
 
-    The selectors el2n, loss and lim read the scores. A run should be trained on other documents than it scores. Files
-    that are finished stay: the same command goes on after a stop or a kill. It runs on tensor x pipeline x data
-    processes; any layout gives the same scores.
+    The selectors el2n, loss and lim read the scores, and the selector grand reads the norms of --grand. A run should be
+    trained on other documents than it scores. Files that are finished stay: the same command goes on after a stop or a
+    kill. It runs on tensor x pipeline x data processes; any layout gives the same scores.
     """
     from launcher.commands.outputs import check_output
     from launcher.console import print_columns

@@ -10,6 +10,7 @@ from parallel.agree import from_first_rank
 from settings import UserError, parse, read_yaml
 from train.checkpoint.branching import find_checkpoint
 from train.checkpoint.discovery import read_latest, step_folders
+from train.run_folder.at_step import no_run_folder
 from train.run_folder.branch_record import Origin
 from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import recorded_choices, recorded_origin
@@ -38,7 +39,7 @@ def branch_origin(config: RunConfig) -> Origin | None:
         return None
     parent = RunFolder(branch.run)
     if not parent.config.is_file():
-        raise UserError(f"--from {parent.path} is no run folder: it has no config.yaml")
+        raise UserError(f"--from {no_run_folder(parent.path)}")
     _, manifest = find_checkpoint(parent.checkpoints, branch.step)
     own = recorded_origin(parent.path)
     return Origin(

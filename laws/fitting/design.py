@@ -24,6 +24,7 @@ from schedules.base import SCHEDULES
 from settings import UserError
 
 _MOST_SUBSETS = 200_000
+_MOST_STEPS = 10**7  # a schedule is an array with the lr of every step
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def candidate_run(fit: Fit, *, parameters: float, tokens: float, batch_tokens: f
     """Returns a run with a cosine of the fitted runs' warm-up share and last lr.
 
     `batch_tokens`: None for the power of the size that goes through the fitted runs. Raises UserError for a number that
-    is not above 0, and for a fit whose law does not span sizes.
+    is not above 0, for more than 10 million steps, and for a fit whose law does not span sizes.
     """
     for name, value in (("parameters", parameters), ("tokens", tokens), ("batch_tokens", batch_tokens)):
         if value is not None and not 0 < value < math.inf:
@@ -73,6 +74,11 @@ def candidate_run(fit: Fit, *, parameters: float, tokens: float, batch_tokens: f
         )
     if batch_tokens is None:
         batch_tokens = _batch_of_size(known, parameters)
+    if not (0 < batch_tokens < math.inf and tokens / batch_tokens <= _MOST_STEPS):
+        raise UserError(
+            f"a run of {tokens:g} tokens with {batch_tokens:g} tokens a step must have at most {_MOST_STEPS:,} steps; "
+            "give fewer tokens, or more tokens a step"
+        )
     steps = max(2, round(tokens / batch_tokens))
     warmup = float(np.median([curve.warmup_steps / curve.steps for curve in fit.curves]))
     least = float(np.median([curve.last_lr / curve.peak_lr for curve in fit.curves]))

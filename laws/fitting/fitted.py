@@ -111,9 +111,14 @@ class Fit(Settings):
 
 def load_fit(path: Path) -> Fit:
     """Reads a fit file. Raises UserError if it is missing or not one."""
-    plain = read_json(path, missing=f"fit file {path} does not exist; `lehr law fit RUN... -o {path}` writes one")
+    invalid = (
+        f"{path} is no fit file: it must be JSON that names a law and its values, as `lehr law fit RUN... -o fit.json` "
+        "writes it"
+    )
+    missing = f"fit file {path} does not exist; `lehr law fit RUN... -o {path}` writes one"
+    plain = read_json(path, missing=missing, invalid=invalid)
     if not isinstance(plain, dict) or not {"law", "values"} <= set(plain):
-        raise UserError(f"{path} is no fit file: it names no law and its values; `lehr law fit RUN... -o` writes one")
+        raise UserError(invalid)
     return parse(Fit, plain, source=f"fit file {path}")
 
 

@@ -37,7 +37,7 @@ def check_tokens(path: Path, steps: Ints, tokens: Floats) -> None:
         step = int(steps[off[0] * block])
         raise UserError(
             f"{path}: the batch size changes near step {step}, from {medians[0]:.0f} to {medians[off[0]]:.0f} tokens a "
-            f"step, and the laws count steps; fit only the steps before it with last_step = {step}"
+            f"step, and the laws count steps; fit only the steps before it with --last-step {step}"
         )
 
 

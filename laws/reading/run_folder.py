@@ -118,7 +118,7 @@ def _check_stages(path: Path, config: Mapping[str, Any], last_step: int) -> None
         if 0 < first < last_step:
             raise UserError(
                 f"{path}: the data mix changes at step {first} ({key}), and no law of the lr covers that; "
-                f"fit only the steps before it with last_step = {first}"
+                f"fit only the steps before it with --last-step {first}"
             )
 
 

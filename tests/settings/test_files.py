@@ -23,6 +23,8 @@ def test_what_is_not_json_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"^{path} cannot be read: .+"):
         read_json(path)
+    with pytest.raises(UserError, match=r"^build it again$"):
+        read_json(path, invalid="build it again")
 
 
 def test_a_file_that_is_not_there_has_the_callers_message(tmp_path: Path) -> None:

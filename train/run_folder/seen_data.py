@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from data.batches.draw_plan import Seen
 from data.batches.seen import seen_by
 from settings import UserError
 from train.checkpoint.discovery import read_state, state_to_go_on_from, step_folders, step_of
+from train.run_folder.at_step import no_run_folder, split_step
 from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import recorded_draws, recorded_origin
 from train.state import TrainState
 
-_AT_STEP = re.compile(r"(.+)@(\d{1,18})")
-
 
 def read_seen(run: Path) -> Seen:
-    """Returns the data that a run has been trained on up to its newest checkpoint, or to the one of FOLDER@STEP.
+    """Returns the data that a run has been trained on up to a checkpoint.
+
+    It is the newest one of FOLDER or FOLDER@latest, or the one of FOLDER@STEP.
 
     Batches that the run left out are not counted. Raises UserError, with the reason, if the folder does not say.
     """
-    match = _AT_STEP.fullmatch(str(run))
-    folder, step = (RunFolder(Path(match[1])), int(match[2])) if match else (RunFolder(run), None)
+    path, step = split_step(str(run))
+    folder = RunFolder(Path(path))
     if not folder.config.is_file():
-        raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
+        raise UserError(no_run_folder(folder.path))
     plan = recorded_draws(folder.path)
     if plan is None:
         raise UserError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from pydantic import Field
 
 from launcher.run.fit_scope import default_peak, default_warmup
 from laws.fitting.fitted import Fit
@@ -16,13 +18,31 @@ from laws.schedule_search.candidate import Constraints
 from settings import Settings, UserError, parse
 from settings.errors import nearest
 
+
+def above_zero(option: typer.CallbackParam, value: Any) -> Any:
+    """The callback of an option that takes a number, or several. Raises UserError unless each is above 0 and finite."""
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if number is not None and not 0 < number < math.inf:
+            raise UserError(f"{option.opts[0]} = {number:g} must be above 0 and finite")
+    return value
+
+
+def check_batch(batch_tokens: float | None, tokens: float | None) -> None:
+    """Raises UserError if `--batch-tokens`, which is of a step, is above `--tokens`, which is of the whole run."""
+    if batch_tokens is not None and tokens is not None and batch_tokens > tokens:
+        raise UserError(
+            f"--batch-tokens = {batch_tokens:g} must be at most --tokens = {tokens:g}: a run has at least one step"
+        )
+
+
 FitArgument = Annotated[Path, typer.Argument(metavar="FIT", help="A fit file of `lehr law fit -o`.")]
 ParametersOption = Annotated[
-    float | None, typer.Option("--parameters", help="The size of the model, for a law over model sizes.")
+    float | None,
+    typer.Option("--parameters", callback=above_zero, help="The size of the model, for a law over model sizes."),
 ]
-
 BatchOption = Annotated[
-    float | None, typer.Option("--batch-tokens", help="The tokens a step of the run, for a law over batches.")
+    float | None,
+    typer.Option("--batch-tokens", callback=above_zero, help="The tokens a step of the run, for a law over batches."),
 ]
 
 
@@ -47,10 +67,10 @@ def name_and_options(text: str, *, option: str) -> dict[str, Any]:
 class ConstraintSettings(Settings):
     """The keys of `--constraint key=value`."""
 
-    peak_lr: float | None = None
-    warmup_steps: int | None = None
-    min_lr: float | None = None
-    max_decay_share: float = 1.0
+    peak_lr: float | None = Field(None, gt=0)
+    warmup_steps: int | None = Field(None, ge=0)
+    min_lr: float | None = Field(None, ge=0)
+    max_decay_share: float = Field(1.0, gt=0, le=1)
     families: tuple[str, ...] | None = None
     free_form: bool = True
 

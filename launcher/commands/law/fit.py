@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from launcher.commands.law.arguments import curve_law
+from launcher.commands.law.arguments import above_zero, curve_law
 from launcher.commands.outputs import check_output
 from launcher.run.provenance import check_one_provenance, run_provenance
 from laws.curve import LossCurve
@@ -34,16 +34,16 @@ def fit_command(
     ] = None,
     last_step: Annotated[int | None, typer.Option("--last-step", min=1, help="Ignore later steps.")] = None,
     parameters: Annotated[
-        list[float] | None, typer.Option("--parameters", help="The size of each curve's model.")
+        list[float] | None, typer.Option("--parameters", callback=above_zero, help="The size of each curve's model.")
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=0, help="Bootstrap repeats.")] = 200,
 ) -> None:
     """Fit a law to loss curves: parameters, intervals, residuals."""
     console = Console()
+    chosen = curve_law(law)
     plot = _check_outputs(output, plot)
     readings = [read_curve(path, loss=loss, warmup_steps=warmup_steps, last_step=last_step) for path in curves]
     readings = _with_sizes(readings, parameters or [])
-    chosen = curve_law(law)
     known = _with_provenance(readings, curves, chosen, loss=loss)
     for reading in readings:
         for note in reading.notes:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from launcher.commands.law.arguments import name_and_options
+from launcher.commands.law.arguments import above_zero, check_batch, name_and_options
 from laws.reading.run_folder import DEFAULT_LOSS
 from laws.scaling.critical_batch import batch_over_loss, critical_batch, read_batch_run
 from laws.scaling.fit import fit_runs, read_runs
@@ -30,21 +30,30 @@ def compute_command(
         str,
         typer.Option("--law", help="NAME of a compute law, such as average_parameters; an unknown name lists them."),
     ] = "chinchilla",
-    flops: Annotated[list[float] | None, typer.Option("--flops", help="Budgets to divide into N and D.")] = None,
-    parameters: Annotated[
-        float | None, typer.Option("--parameters", help="N of a run to predict; needs --tokens.")
+    flops: Annotated[
+        list[float] | None, typer.Option("--flops", callback=above_zero, help="Budgets to divide into N and D.")
     ] = None,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="D of a run to predict; needs --parameters.")] = None,
+    parameters: Annotated[
+        float | None, typer.Option("--parameters", callback=above_zero, help="N of a run to predict; needs --tokens.")
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option("--tokens", callback=above_zero, help="D of a run to predict; needs --parameters.")
+    ] = None,
     batch_tokens: Annotated[
-        float | None, typer.Option("--batch-tokens", help="Tokens a step of the runs to advise on, for kaplan_batch.")
+        float | None,
+        typer.Option(
+            "--batch-tokens", callback=above_zero, help="Tokens a step of the runs to advise on, for kaplan_batch."
+        ),
     ] = None,
     unique_tokens: Annotated[
-        float | None, typer.Option("--unique-tokens", help="The unique tokens there are, for repetition.")
+        float | None,
+        typer.Option("--unique-tokens", callback=above_zero, help="The unique tokens there are, for repetition."),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=0, help="Bootstrap repeats.")] = 200,
 ) -> None:
     """Fit a law of the final loss over model sizes N and tokens D; divide compute budgets; predict."""
     console = Console()
+    check_batch(batch_tokens, tokens)
     plain = name_and_options(law, option="--law")
     law_fit = fit_runs(parse(COMPUTE_LAWS[plain["name"]], plain, source="--law"), read_runs(runs), samples=samples)
     table = Table("parameter", "value", "90% interval", title=f"{law_fit.law.name} law")
@@ -74,11 +83,19 @@ def compute_command(
 
 
 def hyperparameters_command(
-    parameters: Annotated[float | None, typer.Option("--parameters", help="N, without embeddings.")] = None,
-    tokens: Annotated[float | None, typer.Option("--tokens", help="D, the tokens of the run.")] = None,
+    parameters: Annotated[
+        float | None, typer.Option("--parameters", callback=above_zero, help="N, without embeddings.")
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option("--tokens", callback=above_zero, help="D, the tokens of the run.")
+    ] = None,
     seq_length: Annotated[int, typer.Option("--seq-length", min=1)] = 2048,
-    lr: Annotated[float | None, typer.Option("--lr", help="The lr of matrices, tuned at --tuned-width.")] = None,
-    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Tuned at --tuned-width as well.")] = 0.1,
+    lr: Annotated[
+        float | None, typer.Option("--lr", callback=above_zero, help="The lr of matrices, tuned at --tuned-width.")
+    ] = None,
+    weight_decay: Annotated[
+        float, typer.Option("--weight-decay", callback=above_zero, help="Tuned at --tuned-width as well.")
+    ] = 0.1,
     tuned_width: Annotated[int | None, typer.Option("--tuned-width", min=1)] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, help="The width of the model to come.")] = None,
 ) -> None:
@@ -115,7 +132,7 @@ def hyperparameters_command(
 
 def batch_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, at several batch sizes.")],
-    loss: Annotated[list[float], typer.Option("--loss", help="Losses that the runs reach.")],
+    loss: Annotated[list[float], typer.Option("--loss", callback=above_zero, help="Losses that the runs reach.")],
     loss_key: Annotated[str, typer.Option("--loss-key", help="The loss in metrics.jsonl.")] = DEFAULT_LOSS,
 ) -> None:
     """Estimate the critical batch size from runs of one model at several batch sizes."""

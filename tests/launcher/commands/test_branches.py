@@ -170,6 +170,10 @@ def test_what_cannot_branch_is_refused_before_a_process_starts(folder: Path) -> 
     parent, new = folder / "runs/parent", "run.name=unborn"
     assert refused(folder, [new], f"{parent}@5").endswith("has no checkpoint of step 5; it has those of steps 4, 8, 12")
     assert "nowhere is no run folder" in refused(folder, [new], f"{folder}/nowhere@4")
+    for text in (f"{parent}@x", f"{parent}@", "@-4", "@"):
+        advice = "write FOLDER@STEP, where STEP must be a whole number or `latest`"
+        assert refused(folder, [new], text).startswith(f"--from {text} is no run folder: it has no config.yaml; ")
+        assert refused(folder, [new], text).endswith(advice)
     assert "set run.name=NEW" in refused(folder, ["run.name=parent"], f"{parent}@4")
     wider = refused(folder, [new, "model.ffn_size=96"], f"{parent}@4")
     assert "model.ffn_size: 48 there, 96 here" in wider
@@ -228,7 +232,13 @@ def test_a_branch_with_other_rows_does_not_replay_what_it_cannot_know(folder: Pa
 
 @pytest.mark.parametrize(
     ("text", "run", "step"),
-    [("a/b@7", "a/b", "7"), ("a@latest", "a", "null"), ("a/b", "a/b", "null"), ("a@b", "a@b", "null")],
+    [
+        ("a/b@7", "a/b", "7"),
+        ("a@latest", "a", "null"),
+        ("a/b", "a/b", "null"),
+        ("a@b", "a@b", "null"),
+        ("@-4", "@-4", "null"),
+    ],
 )
 def test_from_names_a_run_and_a_step(text: str, run: str, step: str) -> None:
     assert branch_overrides(text) == [f'branch.run="{run}"', f"branch.step={step}"]

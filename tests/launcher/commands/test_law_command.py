@@ -213,7 +213,13 @@ def test_mistakes_are_one_message(fit_file: Path, tmp_path: Path) -> None:
     for output in (tmp_path, tmp_path / "no" / "fit.json"):
         assert "must be a file in a folder that exists" in refused("fit", fit_file, "-o", output)
     assert "also where the residual plot goes" in refused("fit", fit_file, "-o", tmp_path / "fit.png")
+    assert 'no law is called "aneal"' in refused("fit", tmp_path / "no", "--law", "aneal")  # the law comes first
     assert "does not exist" in refused("predict", tmp_path / "no", "schedule=cosine", "train.steps=10")
+    for command in (
+        ("predict", ROOT / "configs/demo.yaml", "x=1"),
+        ("schedule", ROOT / "configs/demo.yaml", "--steps", 9),
+    ):
+        assert "is no fit file: it must be JSON that names a law and its values" in refused(*command)
     assert 'did you mean "cosine"' in refused("predict", fit_file, "schedule=cosin", "train.steps=100")
     assert "train.steps: is required" in refused("predict", fit_file, "schedule=cosine")
     assert "schedule: is required" in refused("predict", fit_file, "train.steps=100")
@@ -223,3 +229,52 @@ def test_mistakes_are_one_message(fit_file: Path, tmp_path: Path) -> None:
     assert "unknown key" in refused("schedule", fit_file, "--steps", 100, "--constraint", "min_lrs=1")
     assert "min_lr" in refused("schedule", fit_file, "--steps", 1000, "--constraint", "min_lr=low")
     assert "--tokens is missing" in refused("hyperparameters", "--parameters", "1e9")
+
+
+DESIGN = ("design", "fit.json", "--target", 1e9, "--tokens", 2e10)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1e9"])
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (DESIGN, ("--target", "--tokens", "--size", "--tokens-per-parameter", "--budget", "--batch-tokens")),
+        (("predict", "fit.json", "schedule=cosine"), ("--parameters", "--batch-tokens")),
+        (("schedule", "fit.json", "--steps", 9), ("--parameters",)),
+        (("fit", "run"), ("--parameters",)),
+        (("compute", "a.csv"), ("--flops", "--parameters", "--tokens", "--batch-tokens", "--unique-tokens")),
+        (("hyperparameters",), ("--parameters", "--tokens", "--lr", "--weight-decay")),
+        (("batch", "run"), ("--loss",)),
+    ],
+    ids=lambda part: part[0],
+)
+def test_an_amount_must_be_above_0_and_finite(
+    command: tuple[object, ...], options: tuple[str, ...], value: str
+) -> None:
+    for option in options:
+        message = refused(*command, option, value)
+        assert message == f"error: {option} = {float(value):g} must be above 0 and finite\n"
+
+
+def test_a_batch_is_at_most_the_run() -> None:
+    for command in (DESIGN, ("compute", "a.csv", "--tokens", 2e10)):
+        message = refused(*command, "--batch-tokens", 3e10)
+        assert "--batch-tokens = 3e+10 must be at most --tokens = 2e+10" in message
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        "peak_lr=nan",
+        "peak_lr=0",
+        "min_lr=-1",
+        "min_lr=inf",
+        "warmup_steps=-1",
+        "max_decay_share=nan",
+        "max_decay_share=2",
+    ],
+)
+def test_a_constraint_has_a_range(fit_file: Path, constraint: str) -> None:
+    message = refused("schedule", fit_file, "--steps", 300, "--constraint", constraint)
+    assert message.startswith(f"error: --constraint:\n  {constraint.partition('=')[0]} = ")
+    assert "must be" in message

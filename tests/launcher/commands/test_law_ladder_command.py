@@ -65,7 +65,7 @@ def test_fit_predict_and_design(ladder: dict[float, list[Path]], tmp_path: Path)
     assert widths[0] < float(re.findall(r"± ([\d.]+)%", shown)[0])
     target = ("design", fit, "--target", 1e9, "--tokens", 2e10)
     assert "no candidate costs at most 1 FLOPs" in lehr(*target, "--budget", 1, code=2)
-    assert "batch_tokens = 0 cannot be trained" in lehr(*target, "--batch-tokens", 0, code=2)
+    assert "must have at most 10,000,000 steps" in lehr(*target, "--batch-tokens", 1, code=2)
 
 
 def test_what_cannot_be_fitted_is_refused(ladder: dict[float, list[Path]]) -> None:

@@ -212,7 +212,9 @@ def test_a_run_replays_what_another_had_read_when_it_began(tmp_path: Path, shard
     folder = start(first, step=4, left_out=((1, 2),))
     seen = read_seen(folder.path)
     assert seen.sources["alpha"].draws == ((0, 8), (24, 24))  # batches 0, 3, 4, 5 of 8 rows
-    assert read_seen(Path(f"{folder.path}@4")) == seen
+    assert read_seen(Path(f"{folder.path}@4")) == read_seen(Path(f"{folder.path}@latest")) == seen
+    with pytest.raises(UserError, match=r"@x is no run folder: .* STEP must be a whole number or `latest`"):
+        read_seen(Path(f"{folder.path}@x"))
     replay = {"share": 0.25, "run": str(folder.path)}
     second = load_run_config(write(tmp_path, shards, {**NEW, "replay": replay}), ["run.name=second"])
     plan = draw_plan(second)

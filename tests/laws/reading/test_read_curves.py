@@ -104,7 +104,7 @@ def test_masks_that_vary_are_no_change_of_batch(tmp_path: Path) -> None:
 
 def test_a_mix_that_changes_half_way_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "run", config={"data": {"stages": [{"from_step": 150, "mixture": {"code": 1.0}}]}})
-    with pytest.raises(UserError, match=r"data mix changes at step 150 .*last_step = 150"):
+    with pytest.raises(UserError, match=r"data mix changes at step 150 .*--last-step 150"):
         read_curve(tmp_path / "run")
     assert read_curve(tmp_path / "run", last_step=150).curve.steps[-1] == 150
 

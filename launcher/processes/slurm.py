@@ -104,8 +104,9 @@ def read_job_end_time(environ: Mapping[str, str]) -> float | None:
 def ask_job_end_time(job_id: str) -> float | None:
     """Asks Slurm when it will end a job; None without a limit, and if Slurm does not answer."""
     try:
+        squeue = ["env", "SLURM_TIME_FORMAT=standard", "squeue"]  # a user's own format would not be read
         answer = subprocess.run(
-            ["squeue", "-h", "-j", job_id, "-o", "%e"], capture_output=True, text=True, timeout=_ASK_SECONDS
+            [*squeue, "-h", "-j", job_id, "-o", "%e"], capture_output=True, text=True, timeout=_ASK_SECONDS
         )
         return time.mktime(time.strptime(answer.stdout.strip(), "%Y-%m-%dT%H:%M:%S"))
     except (OSError, ValueError, OverflowError, subprocess.SubprocessError):

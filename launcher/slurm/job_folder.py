@@ -11,8 +11,6 @@ runs/NAME/slurm/JOB.out           what the batch file and rank 0 printed, over a
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 
 from settings import UserError
 from settings.files import read_json
-from settings.jsonl import read_json_lines
+from settings.jsonl import append_json_line, read_json_lines
 from train.run_folder.folder import RunFolder
 
 _LATEST = "latest"  # names the newest complete checkpoint (train/checkpoint/discovery.py, which imports torch)
@@ -79,11 +77,7 @@ class JobFolder:
 
     def add_event(self, event: str, **values: Any) -> None:
         """Appends one line to the record of the attempts: the event, the time, the newest checkpoint, and `values`."""
-        line = json.dumps({"time": time.time(), "event": event, "step": self.checkpoint_step(), **values}) + "\n"
-        with self.attempts.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_line(self.attempts, {"time": time.time(), "event": event, "step": self.checkpoint_step(), **values})
 
     def checkpoint_step(self) -> int:
         """Returns the step of the newest complete checkpoint; 0 without one."""

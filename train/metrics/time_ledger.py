@@ -6,7 +6,6 @@ it, unless it ends well: so the ledger of a run that was killed is right without
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from settings.files import explained
-from settings.jsonl import read_json_lines
+from settings.jsonl import append_json_line, read_json_lines
 from train.checkpoint.writer_lease import WriterLease
 
 Use = Literal["steps", "saving", "evaluating"]
@@ -84,8 +83,8 @@ class TimeLedger:
             "saves": self._saves,
             "steps_taken": self._steps_taken,
         }
-        with explained("writing the ledger of time"), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        with explained("writing the ledger of time"):
+            append_json_line(self._path, values)
 
 
 def read_time_ledger(path: Path) -> list[StartTimes]:

@@ -49,7 +49,7 @@ def test_ranks_of_two_nodes_train_and_stop_before_the_limit(cluster: Cluster, co
     script.write_text(
         f"#!/bin/bash\ncd {config.parent}\nunset SLURM_EXPORT_ENV\n"
         f"{sys.executable} {squat} &\nwhile [ ! -e listens ] && kill -0 $!; do sleep 0.1; done\n"
-        f"env -u SLURM_JOB_END_TIME srun {LEHR} train {config}\necho srun: $?\n"
+        f"env -u SLURM_JOB_END_TIME SLURM_TIME_FORMAT=relative srun {LEHR} train {config}\necho srun: $?\n"
     )
     out = config.parent / "job.out"
     options = ("--export=NONE", "--nodes=2", "--ntasks-per-node=2", "--time=3", f"--output={out}", "--cpus-per-task=2")

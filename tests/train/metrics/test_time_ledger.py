@@ -30,6 +30,8 @@ def test_a_killed_start_has_the_sums_of_its_last_checkpoint(tmp_path: Path) -> N
         (200.0, 2, 1.0, 2, 2),
     ]
     assert len([json.loads(line) for line in path.read_text().splitlines()[:-1]]) == 4
+    ledger.saved(3)  # the line that a kill cut off does not take the next one with it
+    assert [one.step for one in read_time_ledger(path)] == [2, 3]
 
 
 def test_a_run_writes_its_ledger_at_each_checkpoint(tmp_path: Path) -> None:

@@ -278,8 +278,11 @@ def test_a_signal_ends_the_build_in_good_order(folder: Path) -> None:
     write_jsonl(folder / "made.jsonl", [text(seed, words=400) for seed in range(20000)])
     file = folder / "config.yaml"
     file.write_text(json.dumps({"data": config(folder).to_plain()}))
+    before = set(folder.iterdir())
     process = start_lehr("data", "build", file)
-    time.sleep(2.5)
+    while set(folder.iterdir()) == before:  # until it has begun, and has a work folder
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 75, errors

@@ -1,4 +1,4 @@
-"""What the finished runs of selection_proof.py say, arm by arm; an arm counts when all of its seeds are finished."""
+"""The results of selection_proof.py by arm; an arm counts when all of its seeds are finished."""
 
 from __future__ import annotations
 

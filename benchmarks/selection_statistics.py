@@ -22,7 +22,7 @@ class Difference:
 
     @property
     def is_told_apart(self) -> bool:
-        """Whether the difference is at least two standard errors."""
+        """True if the difference is at least two standard errors."""
         return abs(self.mean) >= NOT_TOLD_APART * self.standard_error
 
     @property

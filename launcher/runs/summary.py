@@ -1,4 +1,4 @@
-"""Where a run stands, from its run folder alone: no checkpoint is opened, and no torch is imported."""
+"""The progress of a run, from its run folder alone: no checkpoint is opened, and no torch is imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TAIL_BYTES = 2**20  # of metrics.jsonl: over a thousand steps
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Where a run stands; what its files do not say is None."""
+    """The progress of a run; what its files do not say is None."""
 
     path: Path
     config: Mapping[str, Any]

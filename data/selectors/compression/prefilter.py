@@ -32,7 +32,7 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Round:
-    """How a round predicts scores, and the error that it expects."""
+    """A round's prediction of scores, and the error that it expects."""
 
     coefficients: Float64s  # [2 + compared]: of the estimate, 1, and the similarities to the first target chunks
     log_variance: Float64s  # [3] of the error: a linear function of 1 and the log sizes

@@ -44,7 +44,7 @@ class RunSummary:
 
     @property
     def state(self) -> str:
-        """Whether the run is in training, done, or was stopped."""
+        """Says that the run is in training, is done, or was stopped."""
         if self.running is not None:
             return self.running
         if self.total_steps is not None and self.step >= self.total_steps:

@@ -32,7 +32,7 @@ _MIN_SHARE_DONE = 0.02  # before that, an estimate of the remaining time would b
 
 
 class _Reading(TypedDict):
-    """How both kinds of scores read documents."""
+    """The settings by which both kinds of scores read documents."""
 
     seq_length: int
     tokens_at_once: int

@@ -1,4 +1,4 @@
-"""Whether a job ends for good or starts again, as a table: the first row that fits decides.
+"""The table that decides if a job ends for good or starts again: the first row that fits decides.
 
 The job's batch file asks (`lehr slurm decide`), and Slurm and the run folder have the facts.
 """
@@ -61,7 +61,7 @@ NO_PROGRESS = "no progress"
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done with a job."""
+    """The decision about a job, with its reason."""
 
     action: Action
     row: str  # the name of the row that decided
@@ -70,7 +70,7 @@ class Decision:
 
     @property
     def requeues(self) -> bool:
-        """Whether the job is put back into the queue."""
+        """True if the job is put back into the queue."""
         return self.action == "requeue"
 
 

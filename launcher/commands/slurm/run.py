@@ -8,23 +8,18 @@ from typing import Annotated
 
 import typer
 
-from launcher.commands.slurm.submit import sbatch_options
+from launcher.commands.slurm.job_options import AfterOption, DryRunOption, QuietOption, SbatchOption, sbatch_options
 
 
 def run_command(
     words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="such as: data build CONFIG, or eval RUN")],
     site: Annotated[Path | None, typer.Option(metavar="FILE", help="The site file.")] = None,
     time: Annotated[str | None, typer.Option(metavar="HH:MM:SS", help="Time limit.")] = None,
-    after: Annotated[
-        list[str] | None, typer.Option(metavar="JOB", help="Start when this job has succeeded; may be repeated.")
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OPTION[=VALUE]", help="Any option of sbatch, without its dashes; may be repeated."),
-    ] = None,
+    after: AfterOption = None,
+    sbatch: SbatchOption = None,
     folder: Annotated[Path, typer.Option(help="The folder of the batch file and the output.")] = Path("slurm-jobs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch file and submit nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the job's number alone, for --after.")] = False,
+    dry_run: DryRunOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run another command of lehr as a job of one task, once: data build, eval, export, generate.
 

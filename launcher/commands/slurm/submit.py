@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.commands.arguments import OverridesArgument, RunConfigArgument
-from settings import UserError
+from launcher.commands.slurm.job_options import AfterOption, DryRunOption, QuietOption, SbatchOption, sbatch_options
 
 
 def submit_command(
@@ -20,20 +20,15 @@ def submit_command(
     ] = None,
     nodes: Annotated[str, typer.Option(metavar="N|N-M", help="Nodes of the job, or the fewest and the most.")] = "1",
     time: Annotated[str | None, typer.Option(metavar="HH:MM:SS", help="Time limit of an attempt.")] = None,
-    after: Annotated[
-        list[str] | None, typer.Option(metavar="JOB", help="Start when this job has succeeded; may be repeated.")
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OPTION[=VALUE]", help="Any option of sbatch, without its dashes; may be repeated."),
-    ] = None,
+    after: AfterOption = None,
+    sbatch: SbatchOption = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE,VALUE", help="Submit an array with a task for each value, as `lehr sweep`."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each combination, with seeds from run.seed on.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch file and submit nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the job's number alone, for --after.")] = False,
+    dry_run: DryRunOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Submit a run as a Slurm job that saves, goes back into the queue and resumes until the run is done.
 
@@ -68,22 +63,3 @@ def submit_command(
     print(f"job {job} is submitted for {what}")
     print(f"its batch file and its output: {submission.folder}")
     print(f"lehr slurm status {' '.join(str(run.run.path) for run in runs)}")
-
-
-def sbatch_options(given: list[str], time: str | None, after: list[str]) -> dict[str, str]:
-    """Returns the options of sbatch that the command sets. Raises UserError for one that breaks a rule."""
-    from launcher.slurm.option_rules import check_option, dependency
-
-    options = {}
-    if time:
-        check_option("--time", "time", time)
-        options["time"] = time
-    if after:
-        options |= {"dependency": dependency(after), "kill-on-invalid-dep": "yes"}
-    for text in given:
-        name, _, value = text.removeprefix("--").partition("=")
-        check_option("--sbatch", name, value)
-        if after and name == "dependency":
-            raise UserError(f"--sbatch {text} and --after {after[0]}: give all dependencies to one of them")
-        options[name] = value
-    return options

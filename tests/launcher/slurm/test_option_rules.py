@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.commands.slurm.submit import sbatch_options
+from launcher.commands.slurm.job_options import sbatch_options
 from launcher.slurm.option_rules import SET_BY_LEHR, check_limit, check_nodes, limit_seconds
 from launcher.slurm.site import SiteConfig, read_site
 from settings import UserError

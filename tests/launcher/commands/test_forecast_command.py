@@ -190,7 +190,7 @@ def test_a_file_that_is_no_fit_is_refused(base: Path, fit: Path, mistake: Callab
     for name, text in texts.items():
         (base.parent / f"{name}.json").write_text(text)
     assert "is no fit file" in mistake(f"train.forecast={base.parent / 'other.json'}")
-    assert "cannot be read" in mistake(f"train.forecast={base.parent / 'garbage.json'}")
+    assert "is no fit file" in mistake(f"train.forecast={base.parent / 'garbage.json'}")
     assert "values.L0" in mistake(f"train.forecast={base.parent / 'nan.json'}")
     assert "has the parameters" in mistake(f"train.forecast={base.parent / 'few.json'}")
     done = run("train", base, "run.name=wrong", "train.forecast=no.json", expect=2)

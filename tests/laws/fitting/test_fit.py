@@ -152,7 +152,7 @@ def test_a_broken_fit_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load_fit(path)
     path.write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is no fit file"):
         load_fit(path)
     fit = fit_curves(AnnealingConfig(), synthetic(np.random.default_rng(7), 1e-3), samples=2)
     plain = fit.to_plain()

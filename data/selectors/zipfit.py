@@ -28,7 +28,8 @@ class ZipFitConfig(SelectorConfig):
     mode: Literal["exact", "prefilter", "distilled"] = Field(
         "exact",
         description="Which documents are compared with the targets: every one (exact), those that a prefilter lets "
-        "through (prefilter), or a sample, from which a linear model learns to estimate the scores (distilled).",
+        "through (prefilter), or a sample, to which estimates from n-grams and from three summaries of the targets are "
+        "fitted (distilled).",
     )
     compressor: Literal["gzip", "lz4"] = Field(
         "gzip", description="The compressor: that of the paper (gzip), or the faster one of its authors' package (lz4)."
@@ -78,7 +79,9 @@ class ZipFitConfig(SelectorConfig):
     def seconds_per_mb(self) -> float:
         """The estimated seconds for a hundred targets (benchmarks/zipfit.md)."""
         exact = 3.3 if self.compressor == "gzip" else 0.4
-        return {"exact": exact, "prefilter": 0.1 + exact * (self.top_share + 0.05), "distilled": 0.1}[self.mode]
+        return {"exact": exact, "prefilter": 0.1 + exact * (self.top_share + 0.05), "distilled": 0.1 + exact * 0.05}[
+            self.mode
+        ]
 
     def fit(self, targets: Sequence[str], pool: Sequence[str]) -> Arrays:
         """Return the model of the estimates, the prefilter, and how well they agree with exact scores."""

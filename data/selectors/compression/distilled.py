@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.selectors.compression.compressors import Lz4
-from data.selectors.compression.ncd import TargetChunks, chunk_weights, cut
+from data.selectors.compression.ncd import TargetChunks, chunk_weights, cut, mean_over_chunks
 from data.selectors.compression.ngrams import ORDERS, Buckets, DistinctNgrams, order_of, target_shares
 from data.selectors.compression.ridge import fit_ridge
 
@@ -130,8 +130,7 @@ def _document_features(features: _ChunkFeatures, content: bytes, sizes: Sequence
         ]
         row: Float64s = np.concatenate((np.stack(sums, axis=1).ravel(), features.byte_counts(chunk)))
         rows.append(np.concatenate((row * features.scale(size), row)))
-    mean: Float64s = (np.stack(rows) * chunk_weights(chunks)[:, None]).sum(axis=0)
-    return mean
+    return mean_over_chunks(rows, chunks)
 
 
 def _share_functions(shares: Float32s) -> Float64s:

@@ -12,6 +12,7 @@ from data.selectors.compression.compressors import Compressor
 from data.selectors.compression.distilled import fit_linear_model
 from data.selectors.compression.ncd import make_target_chunks, mean_similarity, similarities
 from data.selectors.compression.prefilter import Sample, cross_fitted_scores, fit_prefilter, log_sizes
+from data.selectors.compression.summaries import Summaries, cluster_targets, fit_correction
 
 if TYPE_CHECKING:
     from data.selectors.base import Arrays
@@ -29,7 +30,8 @@ def fit_to_sample(
     """Score a sample of the pool exactly, and fit to it what the mode needs.
 
     Documents are compared with the first `num_used` targets; the measurements compare with the scores by all of them.
-    An estimate of a document is that of a fit to the others. With `top_share`, a prefilter is fitted to the estimates.
+    An estimate of a document is that of a fit to the others. With `top_share`, a prefilter is fitted to the estimates;
+    without it they are what documents are ranked by, and comparisons with a few summaries of the targets correct them.
     """
     all_targets, used = (make_target_chunks(compressor, some) for some in (targets, targets[:num_used]))
     rows = np.stack([similarities(compressor, content, all_targets) for content in contents])
@@ -47,6 +49,13 @@ def fit_to_sample(
             sample = Sample(rows, scores, estimated, sizes)
             fitted |= fit_prefilter(sample, top_share=top_share).to_arrays()
             final = cross_fitted_scores(sample, top_share=top_share)
+        else:
+            clusters = cluster_targets(rows)
+            summaries = Summaries(compressor, used, clusters)
+            features = np.stack([summaries.features(content) for content in contents])
+            correction, estimated = fit_correction(clusters, features, distilled.left_out_estimates, scores)
+            fitted |= correction.to_arrays()
+            final = estimated
     lengths = np.array([len(content) for content in contents], dtype=np.float64)
     return fitted | {
         "sample_documents": np.array(len(contents)),

@@ -58,6 +58,14 @@ def chunk_weights(chunks: Sequence[bytes]) -> Float64s:
     return lengths / lengths.sum() if lengths.any() else np.ones(1)
 
 
+def mean_over_chunks(rows: Sequence[Float64s], chunks: Sequence[bytes]) -> Float64s:
+    """Return the mean of the rows [chunks][values] of a document's chunks, weighted by their bytes, [values]."""
+    if len(rows) == 1:  # is most of the time, and quick
+        return rows[0]
+    mean: Float64s = (np.stack(rows) * chunk_weights(chunks)[:, None]).sum(axis=0)
+    return mean
+
+
 class Comparison:
     """A document that is compared with target chunks, some at a time; the compressor reads each of its chunks once."""
 
@@ -75,7 +83,7 @@ class Comparison:
         for own, joint_size in self._chunks:
             joint = np.array([joint_size(content) for content in contents], dtype=np.float64)
             rows.append(1 - (joint - np.minimum(own, sizes)) / np.maximum(own, sizes))
-        return rows[0] if len(rows) == 1 else (np.stack(rows) * chunk_weights(cut(self._content))[:, None]).sum(axis=0)
+        return mean_over_chunks(rows, cut(self._content))
 
     @cached_property
     def _chunks(self) -> list[tuple[float, Callable[[bytes], int]]]:

@@ -14,6 +14,7 @@ from data.selectors.compression.compressors import Compressor
 from data.selectors.compression.distilled import Estimate, Estimator, LinearModel
 from data.selectors.compression.ncd import Comparison, make_target_chunks, mean_similarity, similarities
 from data.selectors.compression.prefilter import NOT_PASSED, Prefilter, log_sizes
+from data.selectors.compression.summaries import Correction, Summaries
 
 if TYPE_CHECKING:
     from data.selectors.base import Arrays, Float64s, UInt64s
@@ -26,10 +27,13 @@ class ZipFitScorer(Scorer):
         self._compressor, self._min_bytes = compressor, min_bytes
         self._targets = make_target_chunks(compressor, targets)
         self._facts = {"targets": len(targets), **_agreement(fitted)}
-        self._estimator = self._prefilter = None
+        self._estimator = self._prefilter = self._correction = None
         if "ngram_weights" in fitted:
             model = LinearModel(fitted["ngram_weights"], fitted["byte_weights"])
             self._estimator = Estimator(self._targets, model)
+        if "correction" in fitted:
+            self._correction = Correction.from_arrays(fitted)
+            self._summaries = Summaries(compressor, self._targets, self._correction.clusters)
         if "order" in fitted:
             self._prefilter = Prefilter.from_arrays(fitted)
             order = self._prefilter.order.tolist()
@@ -41,18 +45,29 @@ class ZipFitScorer(Scorer):
 
         A document that the prefilter drops has its predicted score less 10, which is below all exact scores.
         """
-        return np.array([self._score(text.encode()) for text in texts], dtype=np.float64)
+        contents = [text.encode() for text in texts]
+        numbers = [number for number, content in enumerate(contents) if len(content) >= self._min_bytes]
+        scores = np.full(len(contents), np.nan)
+        if numbers:
+            scores[numbers] = self._scores([contents[number] for number in numbers])
+        return scores
 
     def describe(self) -> Mapping[str, Any]:
         return self._facts
 
-    def _score(self, content: bytes) -> float:
-        if len(content) < self._min_bytes:
-            return math.nan
+    def _scores(self, contents: Sequence[bytes]) -> Float64s:
+        """Return the scores of texts that are long enough, [texts]."""
         if not self._estimator:
-            return mean_similarity(similarities(self._compressor, content, self._targets), self._targets)
-        estimate = self._estimator.estimate(content)
-        return self._score_behind(self._prefilter, content, estimate) if self._prefilter else estimate.score
+            rows = (similarities(self._compressor, content, self._targets) for content in contents)
+            return np.array([mean_similarity(row, self._targets) for row in rows])
+        # All texts are estimated before one is compressed: so the tables of either stay in the processor's cache.
+        estimates = [self._estimator.estimate(content) for content in contents]
+        if prefilter := self._prefilter:
+            each = zip(contents, estimates, strict=True)
+            return np.array([self._score_behind(prefilter, content, estimate) for content, estimate in each])
+        assert self._correction, "estimates are for a prefilter or for a correction"
+        features = np.stack([self._summaries.features(content) for content in contents])
+        return self._correction.correct(np.array([estimate.score for estimate in estimates]), features)
 
     def _score_behind(self, prefilter: Prefilter, content: bytes, estimate: Estimate) -> float:
         estimates, sizes = np.array([estimate.score]), log_sizes([len(content)], [estimate.lz4_bytes])

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 import matplotlib
-from continual_plan import ARMS, NEW_STEPS, OLD, OLD_STEPS, SEEDS, STRONG, Arm
+from continual_plan import ARMS, NEW_STEPS, OLD, OLD_STEPS, PEAK_REPLAY_PERCENT, SEEDS, STRONG, Arm
 from matplotlib.figure import Figure
 
 from launcher.sweep.records import Record
@@ -125,9 +125,11 @@ def _draw(finished: Finished, arms: Sequence[Arm], path: Path) -> None:
             new = [bits(finished, arm.name, seed, arm.new) for seed in arm.seeds]
             if arm.group == group and old and all(map(math.isfinite, new)):
                 points.append((mean(new), mean(old), arm))
+        group = f"{group}, {PEAK_REPLAY_PERCENT}% replay" if group == "peak" else group
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", color=f"C{number}", label=group)
         for x, y, arm in points:
-            axes.annotate(f"{arm.replay_percent}%", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+            label = f"peak x {arm.peak:g}" if arm.peak != 1 else f"{arm.replay_percent}%"
+            axes.annotate(label, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set(
         xlabel=f"held-out bits per byte of the new data ({STRONG}); left is better adapted",
         ylabel=f"forgetting: bits per byte of the old data ({OLD}) above the trunk",

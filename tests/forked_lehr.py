@@ -115,6 +115,10 @@ class ForkedLehr:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        """Asks the process to end, with SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """Kills the process, and not those that it has started."""
         self.send_signal(signal.SIGKILL)

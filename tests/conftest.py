@@ -6,6 +6,7 @@ not depend on the number of cores.
 
 import os
 import signal
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Images of containers set it; then every Python that a test starts would compile all of lehr again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # What lehr keeps between runs, such as the CPU's measured peak, is kept between test runs too, but not for the user.
 os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lehr-tests-{os.getuid()}")
 

@@ -8,9 +8,9 @@
     def test_total() -> None:
         assert run_ranks(2, total, 10) == [21, 21]   # each rank's result, by rank
 
-Importing torch, Megatron and DeepSpeed takes seconds. One server process does it once in a test session; each rank, and
-each `lehr` that is waited for, is forked from it (tens of milliseconds), so it starts with the imports done and with no
-state of any other test. `start_lehr` starts a new interpreter, as a shell does.
+Importing torch, Megatron and DeepSpeed takes seconds. One server process does it once in a test session; each rank and
+each `lehr` is forked from it (tens of milliseconds), so it starts with the imports done and with no state of any other
+test. `exec_lehr` starts a new interpreter, as a shell does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import multiprocessing
 import os
 import pickle
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from forked_lehr import ForkedLehr
+
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
@@ -40,18 +41,26 @@ R = TypeVar("R")
 
 # After a rank has failed, the others have this long to report what they saw.
 GRACE_SECONDS = 3.0
+_OUTPUT_SECONDS = 60.0  # for the outputs of a killed process to end
 _PRELOADED = (
     "pytest",
     "parallel.patches.before_megatron",
     "megatron.core.parallel_state",
     "megatron.core.tensor_parallel",
     "megatron.core.pipeline_parallel",
-    "megatron.core.transformer",
+    "megatron.core.transformer.transformer_block",
     "deepspeed",
+    "launcher.cli",
     "launcher.commands.train",
+    "launcher.commands.eval",
+    "launcher.commands.law.app",
     "launcher.run.rank_main",
+    "launcher.run.branching",
+    "launcher.run.start_checks",
+    "data.pipeline.build",
+    "optim.adamw",
+    "schedules.cosine",
 )
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(_PRELOADED))
 
@@ -116,34 +125,44 @@ def store_of_ranks() -> Store:
 
 
 def lehr(
-    *arguments: str | Path, timeout: float = 120.0, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    timeout: float = 120.0,
+    before: str = "",
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `lehr ARGUMENTS` to its end, as a process of its own in a process group of its own.
+    """Runs `lehr ARGUMENTS` to its end, as `start_lehr` does.
 
     After the timeout it kills the process and all that it started, and raises subprocess.TimeoutExpired.
     """
-    command = ["lehr", *map(str, arguments)]
-    with tempfile.TemporaryDirectory(prefix="lehr-") as folder:
-        out, err = Path(folder) / "out", Path(folder) / "err"
-        place = (str(out), str(err), str(cwd or Path.cwd()), {**os.environ, **(env or {})})
-        process = _context.Process(target=_run_lehr, args=(command[1:], *place))
-        process.start()
-        process.join(timeout)
-        code = process.exitcode
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)  # the processes that it left running, or all after a timeout
-        process.join()
-        process.close()
-        outputs = [path.read_text() if path.exists() else "" for path in (out, err)]
-    if code is None:
-        raise subprocess.TimeoutExpired(command, timeout, *outputs)
-    return subprocess.CompletedProcess(command, code, *outputs)
+    process = start_lehr(*arguments, before=before, cwd=cwd, env=env)
+    process.read_outputs()
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill_group()
+        raise subprocess.TimeoutExpired(process.args, timeout, *process.communicate(_OUTPUT_SECONDS)) from None
+    process.kill_group()  # the processes that it left running
+    return subprocess.CompletedProcess(process.args, code, *process.communicate(_OUTPUT_SECONDS))
 
 
 def start_lehr(
+    *arguments: str | Path, before: str = "", cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> ForkedLehr:
+    """Starts `lehr ARGUMENTS` as a forked process in a process group of its own, its outputs as pipes of text.
+
+    `before`: Python code that the process runs first, for instance to replace a function of lehr.
+    """
+    return ForkedLehr(_context, list(map(str, arguments)), before=before, cwd=cwd, env=env)
+
+
+def exec_lehr(
     *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Starts `lehr ARGUMENTS` in a new interpreter and a process group of its own, its outputs as pipes of text."""
+    """Starts `lehr ARGUMENTS` in a new interpreter, as a shell does; otherwise as `start_lehr`.
+
+    It is for what the start itself does: the imports take over three seconds.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -166,33 +185,6 @@ def computing_seconds(run: Callable[[], object]) -> float:
     run()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
-def _run_lehr(arguments: list[str], out: str, err: str, cwd: str, environment: dict[str, str]) -> None:
-    """Runs a `lehr` command in this process, set up as a new interpreter would be, and ends the process."""
-    from launcher.cli import main
-
-    os.setsid()
-    for path, standard, flags in ((os.devnull, 0, os.O_RDONLY), (out, 1, _NEW), (err, 2, _NEW)):
-        descriptor = os.open(path, flags)
-        os.dup2(descriptor, standard)
-        os.close(descriptor)
-    sys.stdin, sys.stdout, sys.stderr = (open(n, "rww"[n], closefd=False) for n in range(3))  # noqa: SIM115
-    sys.argv = ["lehr", *arguments]
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    code = 0
-    try:
-        main(arguments)
-    except SystemExit as exit:
-        code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
 
 
 def _collect(connections: list[Connection], deadline: float) -> list[_Outcome | None]:

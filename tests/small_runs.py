@@ -56,6 +56,24 @@ def write_config(folder: Path, shards: Path, **sections: dict[str, Any]) -> Path
     return path
 
 
+def slow_data(seconds: float) -> str:
+    """Returns code for `start_lehr(before=...)` with which each step waits for its data.
+
+    Such a run hardly computes while a test waits for something, and has not ended before the test sees it.
+    """
+    return f"""
+import time
+import launcher.run.rank_main as rank_main
+build_run = rank_main.build_run
+def build(*arguments, **keywords):
+    run = build_run(*arguments, **keywords)
+    batch = run.loader.batch
+    run.loader.batch = lambda number: (time.sleep({seconds}), batch(number))[1]
+    return run
+rank_main.build_run = build
+"""
+
+
 # What a step takes and how busy the machine is differ from run to run; all else must not.
 _TIMES = ("tokens_per_second", "mfu", "memory_bytes", "seconds_per_step", "rank_seconds/")
 

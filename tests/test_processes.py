@@ -39,8 +39,10 @@ def hang_on(bad: int) -> int:
     return os.getpid()
 
 
-def imported() -> tuple[bool, int]:
-    return "megatron.core.parallel_state" in sys.modules and "deepspeed" in sys.modules, torch.get_num_threads()
+def imported() -> tuple[bool, int, float]:
+    """Returns whether the imports are done, the number of threads of torch, and the seconds computed until now."""
+    done = "megatron.core.parallel_state" in sys.modules and "deepspeed" in sys.modules
+    return done, torch.get_num_threads(), time.process_time()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -62,8 +64,8 @@ def test_the_failing_ranks_traceback_comes_first_with_its_output() -> None:
 def test_a_killed_rank_is_named() -> None:
     started = time.monotonic()
     with pytest.raises(RanksFailedError, match=r"rank 1: died with exit code -9"):
-        run_ranks(2, die_on, 1)
-    assert time.monotonic() - started < 15
+        run_ranks(2, die_on, 1, timeout=250)
+    assert time.monotonic() - started < 200  # a few seconds, and not until the timeout
 
 
 def test_a_hanging_rank_is_killed_and_its_stack_shown() -> None:
@@ -72,7 +74,6 @@ def test_a_hanging_rank_is_killed_and_its_stack_shown() -> None:
 
 
 def test_ranks_start_with_the_imports_done() -> None:
-    run_ranks(2, imported)
-    started = time.monotonic()
-    assert run_ranks(2, imported) == [(True, 1), (True, 1)]
-    assert time.monotonic() - started < 2.5  # a fresh import of torch and Megatron alone takes 4 s
+    for done, threads, seconds in run_ranks(2, imported):
+        assert (done, threads) == (True, 1)
+        assert seconds < 1.0  # importing torch and Megatron alone takes three

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_a_file_keeps_the_rules(path: Path) -> None:
     assert mistakes(path.parts[0], path, (ROOT / path).read_text(encoding="utf-8")) == []
 
 
+@cache
 def modules() -> dict[str, set[str]]:
     """The modules of all rooms, by their dotted names, and the modules of rooms that each imports, lazily too."""
     names = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}

@@ -104,6 +104,7 @@ def test_the_report_has_paired_differences_and_says_what_is_missing(tmp_path: Pa
     assert (tmp_path / "plot.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_config_ends_it_with_one_message_and_writes_no_report(tmp_path: Path) -> None:
     command = [sys.executable, str(CONFIG.with_name("continual_proof.py")), "--record", str(tmp_path / "report.md")]
     done = subprocess.run([*command, str(CONFIG), "optim.lrr=1"], capture_output=True, text=True, cwd=CONFIG.parents[1])

@@ -164,6 +164,7 @@ def gpu_command(*words: object, timeout: float = 120.0) -> subprocess.CompletedP
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_command_says_so(tmp_path: Path) -> None:
     refused = gpu_command("environment", "--record", tmp_path / "record.jsonl")
     assert refused.returncode == 1

@@ -55,4 +55,4 @@ def test_a_child_dies_with_its_killed_parent() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    child.wait(timeout=20)
+    child.wait(timeout=60)

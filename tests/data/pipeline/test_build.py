@@ -284,7 +284,7 @@ def test_a_signal_ends_the_build_in_good_order(folder: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors
     assert "the same command goes on" in errors
     assert not (folder / "shards").exists()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from forked_lehr import ForkedLehr
 from made_text import config_file, make_config, make_text, write_jsonl
 from processes import lehr, start_lehr
 
 
-def wait_for_task(process: subprocess.Popen[str]) -> psutil.Process:
+def wait_for_task(process: ForkedLehr) -> psutil.Process:
     """Wait for a running build's first task, and return it."""
     parent = psutil.Process(process.pid)
     for _ in range(2000):
@@ -37,7 +37,7 @@ def long_build(tmp_path: Path) -> Path:
 def test_the_build_fails_and_names_a_task_that_was_killed(tmp_path: Path, long_build: Path) -> None:
     process = start_lehr("data", "build", long_build)
     wait_for_task(process).kill()
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode not in (0, 2, 75)
     assert "task" in errors
     assert "of stage documents ended without an error message (exit code -9)" in errors
@@ -50,7 +50,7 @@ def test_tasks_end_with_a_killed_build(tmp_path: Path, long_build: Path) -> None
     task = wait_for_task(process)
     os.kill(process.pid, signal.SIGKILL)  # the parent alone
     process.communicate()
-    gone, alive = psutil.wait_procs([task], timeout=5)
+    gone, alive = psutil.wait_procs([task], timeout=60)
     assert gone
     assert not alive
 
@@ -60,7 +60,7 @@ def test_ctrl_c_reaches_every_process_and_ends_in_good_order(tmp_path: Path, lon
     process = start_lehr("data", "build", long_build)
     task = wait_for_task(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors
     assert "Traceback" not in errors
     assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE
@@ -72,7 +72,7 @@ def test_a_signal_to_stop_keeps_complete_tasks(tmp_path: Path, long_build: Path,
     process = start_lehr("data", "build", long_build)
     task = wait_for_task(process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors
     assert "the same command goes on from here" in errors
     assert not task.is_running() or task.status() == psutil.STATUS_ZOMBIE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 from pathlib import Path
 
@@ -128,10 +129,12 @@ def altered(path: Path, folder: Path, what: str) -> Path:
     elif what == "cuts and pads":
         tokenizer.enable_truncation(3)
         tokenizer.enable_padding(length=8)
-    elif what == "many entries":
-        tokenizer.add_special_tokens([f"<{number}>" for number in range(70_000)])
     file = folder / "altered.json"
     tokenizer.save(str(file))
+    if what == "many entries":
+        plain = json.loads(file.read_text())
+        plain["model"]["vocab"] |= {f"<{number}>": number for number in range(tokenizer.get_vocab_size(), 70_000)}
+        file.write_text(json.dumps(plain))
     return file
 
 

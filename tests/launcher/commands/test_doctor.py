@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import lehr, start_lehr
+from processes import exec_lehr, lehr
 from rich.console import Console
 
 from launcher.commands import doctor
@@ -38,7 +38,7 @@ def test_a_broken_package_is_missing_with_the_command_that_fixes_it(tmp_path: Pa
     broken.mkdir()
     (broken / "__init__.py").write_text("raise RuntimeError('built for another machine')\n")
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    with start_lehr("doctor", env={"PYTHONPATH": path}) as done:
+    with exec_lehr("doctor", env={"PYTHONPATH": path}) as done:
         out, err = done.communicate()
     assert done.returncode == 1
     assert "built for another machine" in " ".join(out.split())

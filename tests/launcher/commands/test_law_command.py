@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -29,8 +30,7 @@ COMPUTE_ROWS = "parameters,tokens,loss\n" + "\n".join(
 
 def lehr(*arguments: object) -> str:
     """Returns the output of `lehr law ...` in a process of its own."""
-    command = [sys.executable, "-m", "launcher", "law", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = processes.lehr("law", *map(str, arguments))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -172,13 +172,11 @@ def test_a_failed_write_keeps_the_old_files(fit_file: Path, tmp_path: Path) -> N
         (*schedule, tmp_path / "best", "--steps", 10),
         (*schedule, tmp_path / "new", "--steps", 10),
     ):
-        code = (
+        limited = (
             "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY));"
-            "from launcher.cli import main; main(['law', *sys.argv[1:]])"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY)); sys.dont_write_bytecode = True"
         )
-        command = [sys.executable, "-B", "-c", code, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = processes.lehr("law", *map(str, arguments), before=limited)
         assert done.returncode == 2, done.stderr
         message = done.stderr.splitlines()[-1]  # matplotlib may have warned that it cannot save its list of fonts
         assert message.startswith("error: ")

@@ -64,6 +64,7 @@ def test_a_refused_output_is_one_message(command: str, forbidden: str, inputs: P
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_standard_output_is_one_message() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "launcher", "config", "keys"]
@@ -74,6 +75,7 @@ def test_a_full_disk_behind_standard_output_is_one_message() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_closed_the_pipe_ends_a_command_silently() -> None:
     read, write = os.pipe()
     os.close(read)

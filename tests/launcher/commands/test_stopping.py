@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import socket
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forked_lehr import ForkedLehr, running_processes
 from processes import lehr, start_lehr
+from small_runs import slow_data
 
 from train.checkpoint.manifest import read_manifest
 from train.metrics.jsonl import read_metrics
@@ -22,7 +26,9 @@ TWO = ("parallel.data=2",)
 ENDLESS = ("train.steps=1000000", "evaluate.every_steps=0", "train.log_every_steps=1000")
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 100) -> None:
+def wait_until(
+    condition: Callable[[], bool], process: ForkedLehr | subprocess.Popen[str], seconds: float = 100
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -39,7 +45,7 @@ def saved_step(run: Path) -> int:
     return int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
 
 
-def start_training(config: Path, *overrides: str) -> tuple[subprocess.Popen[str], Path]:
+def start_training(config: Path, *overrides: str) -> tuple[ForkedLehr, Path]:
     """Starts `lehr train` and waits until it has taken steps. Returns the process and the run folder."""
     run = config.parent / "runs" / "try"
     process = start_lehr("train", config, *overrides)
@@ -47,12 +53,22 @@ def start_training(config: Path, *overrides: str) -> tuple[subprocess.Popen[str]
     return process, run
 
 
+def processes_of(config: Path) -> list[int]:
+    """Returns the numbers of the processes that run: those of torchrun name the config, the others are forked."""
+    everyone = psutil.process_iter(["cmdline"])
+    of_torchrun = [process.pid for process in everyone if str(config) in (process.info["cmdline"] or [])]
+    return of_torchrun + running_processes()
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left(config: Path) -> Iterator[None]:
     yield
-    left = [process for process in psutil.process_iter(["cmdline"]) if str(config) in (process.info["cmdline"] or [])]
-    for process in left:
-        process.kill()
+    deadline = time.monotonic() + 10  # a process that is killed takes a moment to end
+    while (left := processes_of(config)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert not left
 
 
@@ -111,9 +127,11 @@ def test_while_it_saves(config: Path) -> None:
 @pytest.mark.slow
 def test_before_the_end_of_the_slurm_job(config: Path) -> None:
     run = config.parent / "runs" / "try"
+    assert lehr("--version").returncode == 0  # the process that forks has done its imports before the time runs
     end = int(time.time()) + 60
     environment = {"SLURM_JOB_END_TIME": str(end)}
-    process = start_lehr("train", config, *TWO, *ENDLESS, "train.stop_before_limit_seconds=20", env=environment)
+    limit = "train.stop_before_limit_seconds=20"
+    process = start_lehr("train", config, *TWO, *ENDLESS, limit, before=slow_data(0.1), env=environment)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 75, errors
     assert time.time() < end
@@ -129,9 +147,9 @@ def test_a_second_ctrl_c_kills_a_run_that_cannot_stop(config: Path) -> None:
     time.sleep(2)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert psutil.wait_procs(ranks, timeout=5)[1] == []
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
 
 
 def torchrun(config: Path, *overrides: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
@@ -186,7 +204,7 @@ def test_a_stopped_rank_is_a_hang_that_names_it(config: Path) -> None:
     ranks = psutil.Process(process.pid).children()
     victim = max(ranks, key=lambda rank: rank.pid)
     victim.suspend()
-    _, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 1, errors
     assert "the run hangs:\n  rank 0: no progress for" in errors
     assert " of parallel/" in errors or " of train/" in errors  # where the collective is called
@@ -195,7 +213,7 @@ def test_a_stopped_rank_is_a_hang_that_names_it(config: Path) -> None:
     log = (run / "logs" / "rank-00001.log").read_text()
     assert "(most recent call first)" in log
     assert "train/loop.py" in log
-    assert psutil.wait_procs(ranks, timeout=5)[1] == []
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
 
 
 @pytest.mark.slow
@@ -214,7 +232,7 @@ def test_under_torchrun_the_waiting_ranks_report_the_hang(config: Path) -> None:
         r"  \w+ \d+ of the group of all ranks: rank 1 joined; rank 0 on node 0 \(.*\) gave no answer\n", errors
     )
     assert "main thread:" in (run / "logs" / "rank-00001.log").read_text()
-    assert psutil.wait_procs(ranks, timeout=5)[1] == []
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
 
 
 @pytest.mark.slow

@@ -110,6 +110,7 @@ def test_the_file_is_the_schema() -> None:
     assert FILE.read_text(encoding="utf-8") == schema().text(), "stale: run `make generated`"
 
 
+@pytest.mark.slow
 def test_no_method_needs_a_package_that_only_some_machines_have() -> None:
     absent = "import sys; sys.modules.update(dict.fromkeys(('triton', 'flash_attn', 'transformers', 'pytest')))"
     program = f"{absent}; from launcher.run.config_schema import build_schema; print(build_schema().text())"

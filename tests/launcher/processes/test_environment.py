@@ -229,6 +229,7 @@ def test_ranks_of_one_node_meet_over_the_loopback_interface_unless_the_user_name
     assert run_python(code, {**environ, "GLOO_SOCKET_IFNAME": "eth7"}).split() == ["eth7"]
 
 
+@pytest.mark.slow
 def test_a_process_may_open_as_many_files_as_the_system_allows() -> None:
     code = (
         "import resource\n"

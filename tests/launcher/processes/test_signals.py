@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from processes import run_ranks, start_lehr
+from forked_lehr import ForkedLehr
+from processes import exec_lehr, run_ranks, start_lehr
 
 from launcher.processes.signals import defer_signals, exit_if_stuck
 from train.safety.stop_listener import StopListener
 from train.safety.stop_signals import STOP_SIGNALS
+
+Process = subprocess.Popen[str] | ForkedLehr
 
 # The commands that must be equal: the module and the entry point.
 MODULE = [sys.executable, "-m", "launcher"]
@@ -36,14 +39,14 @@ def no_signal_is_ignored() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def has_handler(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+def has_handler(process: Process, number: signal.Signals) -> bool:
     """Returns whether the process has a handler of its own for a signal."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     (caught,) = [line.split()[1] for line in lines if line.startswith("SigCgt:")]
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: Process) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -53,7 +56,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         time.sleep(0.001)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Process) -> tuple[int, str, str]:
     """Returns the exit code and the outputs of a process that was sent a signal."""
     try:
         out, errors = process.communicate(timeout=60)
@@ -70,7 +73,7 @@ def endless_config(tmp_path: Path) -> Path:
     return path
 
 
-def wait_for_reader(fifo: Path, process: subprocess.Popen[str]) -> int:
+def wait_for_reader(fifo: Path, process: Process) -> int:
     """Waits until the process reads the config. Returns the descriptor whose closing would end the reading."""
     writers: list[int] = []
 
@@ -117,7 +120,7 @@ def test_the_handlers_come_before_the_slow_imports() -> None:
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_in_the_first_seconds(endless_config: Path, number: signal.Signals) -> None:
-    process = start_lehr("train", endless_config, cwd=endless_config.parent)
+    process = exec_lehr("train", endless_config, cwd=endless_config.parent)
     wait_until(lambda: all(has_handler(process, each) for each in STOP_SIGNALS), process)
     time.sleep(random.uniform(0, 2))
     process.send_signal(number)
@@ -144,18 +147,11 @@ def test_a_command_that_is_stopped_removes_its_staging_folder(
     tmp_path: Path, trained: Path, number: signal.Signals
 ) -> None:
     """`lehr export` writes a folder that appears complete or not at all; here its writing never ends."""
-    code = (
+    endless = (
         "import time, launcher.commands.export as export\n"
         "export._write_weights = lambda *a, **k: (print('writes', flush=True), time.sleep(1000))\n"
-        "from launcher.cli import main; main()"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "export", str(trained), str(tmp_path / "exported")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    process = start_lehr("export", trained, tmp_path / "exported", before=endless)
     assert process.stdout.readline() == "writes\n"
     assert [path.name for path in tmp_path.iterdir()] == [".exported.partial"]
     process.send_signal(number)
@@ -169,7 +165,7 @@ def test_a_signal_that_was_ignored_stays_ignored(endless_config: Path, number: s
     """nohup ignores SIGHUP, and a shell without job control ignores SIGINT for a command with `&`."""
     signal.signal(number, signal.SIG_IGN)
     others = [each for each in STOP_SIGNALS if each != number]
-    process = start_lehr("train", endless_config, cwd=endless_config.parent)
+    process = exec_lehr("train", endless_config, cwd=endless_config.parent)
     wait_until(lambda: all(has_handler(process, each) for each in others), process)
     process.send_signal(number)
     writer = wait_for_reader(endless_config, process)
@@ -207,7 +203,6 @@ def test_a_rank_of_another_launcher_ends_silently(endless_config: Path, variable
 @pytest.mark.parametrize("variables", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
 def test_a_rank_that_waits_for_the_others_ends_too(config: Path, variables: dict[str, str]) -> None:
     process = start_lehr("train", config, "parallel.data=2", env={**variables, "LOCAL_RANK": "0", "SLURM_LOCALID": "0"})
-    assert process.stderr is not None
     assert "waits for rank 0 at MASTER_ADDR" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == -signal.SIGTERM

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import lehr
 
 from launcher.run.config import RunConfig
 from launcher.run.estimate import estimate_step
@@ -80,7 +78,6 @@ def test_layouts_that_cannot_be_are_not_offered(config: Path) -> None:
 
 
 WITHOUT_MEMORY = """
-import sys
 import launcher.run.rank_main as rank_main
 build_run = rank_main.build_run
 def build(config, mesh, folder, **more):
@@ -93,8 +90,6 @@ def build(config, mesh, folder, **more):
     run.make_mask = without_memory
     return run
 rank_main.build_run = build
-from launcher.cli import main
-main(sys.argv[1:])
 """
 RAISED = "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')"
 LIMITED = (
@@ -114,14 +109,7 @@ LIMITED = (
 )
 def test_a_run_without_memory_explains_itself(how: str, reason: str, place: str, ranks: int, config: Path) -> None:
     sizes = ["model.ffn_size=8192", "train.seq_length=512", "train.micro_batch_size=4", f"parallel.data={ranks}"]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_MEMORY.replace("HOW", how), "train", str(config), *sizes],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=os.environ,
-        check=False,
-    )
+    done = lehr("train", config, *sizes, before=WITHOUT_MEMORY.replace("HOW", how), timeout=200)
     assert done.returncode == 1
     where = rf"out of memory at step 3, micro-batch 1 of \d, in \S.*{place}"
     assert re.search(where, done.stderr), done.stderr

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from forked_lehr import ForkedLehr
+from processes import start_lehr
 
 STUCK = """
-import ctypes, sys
+import ctypes
 import launcher.run.rank_main as rank_main
 import torch.distributed as dist
 make_mesh = rank_main.make_mesh
@@ -25,30 +24,18 @@ def stuck(*arguments, **keywords):
         print("makes its groups", flush=True)
     return make_mesh(*arguments, **keywords)
 rank_main.make_mesh = stuck
-from launcher.cli import main
-main(sys.argv[1:])
 """
 REFUSED = """
-import sys
 import launcher.run.rank_main as rank_main
 from settings import UserError
 def refuse(*arguments, **keywords):
     raise UserError("somebody else has taken the folder")
 rank_main.open_run = refuse
-from launcher.cli import main
-main(sys.argv[1:])
 """
 
 
-def start(code: str, config: Path, *overrides: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "train", str(config), *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", **(env or {})},
-    )
+def start(code: str, config: Path, *overrides: str, env: dict[str, str] | None = None) -> ForkedLehr:
+    return start_lehr("train", config, *overrides, before=code, env={"GLOO_SOCKET_IFNAME": "lo", **(env or {})})
 
 
 @pytest.mark.slow

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from parallel_runs import Trial, global_batches, local_micro_batches, start
-from processes import run_ranks
+from processes import lehr, run_ranks
 from small_runs import make_shards, write_config
 
 from train.metrics.jsonl import read_metrics
@@ -105,7 +103,6 @@ def test_a_flipped_bit_is_named_in_every_layout(parallel: dict[str, Any]) -> Non
 
 
 ONE_BIT = """
-import sys
 import launcher.run.rank_main as rank_main
 build_run = rank_main.build_run
 def build(config, mesh, folder, **more):
@@ -120,8 +117,6 @@ def build(config, mesh, folder, **more):
     run.engine.train_step = flipping
     return run
 rank_main.build_run = build
-from launcher.cli import main
-main(sys.argv[1:])
 """
 
 
@@ -131,11 +126,8 @@ def test_a_run_ends_before_it_saves_weights_that_differ(tmp_path: Path) -> None:
     config = write_config(tmp_path, make_shards(tmp_path))
 
     def lehr_train(*overrides: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", ONE_BIT, "train", str(config), "parallel.data=3", "parallel.zero=0"]
-        sizes = ["train.global_batch_size=6", "evaluate.every_steps=0"]
-        return subprocess.run(
-            [*command, *sizes, *overrides], capture_output=True, text=True, timeout=200, env=os.environ, check=False
-        )
+        sizes = ["parallel.data=3", "parallel.zero=0", "train.global_batch_size=6", "evaluate.every_steps=0"]
+        return lehr("train", config, *sizes, *overrides, before=ONE_BIT, timeout=200)
 
     run = tmp_path / "runs" / "try"
     done = lehr_train()

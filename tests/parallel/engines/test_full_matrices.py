@@ -1,7 +1,6 @@
 """Every optimizer, in every layout, gives the run of its plain rule on full matrices in one process.
 
-Its first example trains for STEPS steps with clipping that bites, document masks and unequal numbers of unmasked
-tokens.
+Its first example trains for 30 steps with clipping that bites, document masks and unequal numbers of unmasked tokens.
 Bounds: losses 1e-5 relative, gradient norms 1e-4, each weight tensor's difference 1e-4 of its norm. A method without a
 plain rule in optim_oracles.py is compared with its own run in one process.
 
@@ -23,7 +22,6 @@ from processes import run_ranks
 from optim.optimizer import OPTIMIZERS
 
 NAMES = OPTIMIZERS.names()
-STEPS = 15  # five refreshes of Conda
 TIED = {"tied_embeddings": True}
 FOUR_LAYERS = {"num_layers": 4}
 LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name -> (parallel, model)
@@ -61,7 +59,7 @@ def trial(name: str, parallel: dict[str, Any], model: dict[str, Any]) -> Trial:
         model={**SMALL, **model},
         parallel=parallel,
         optimizer=example(name, clip_grad_norm=0.5),
-        steps=STEPS,
+        steps=30,
         micro_batch_size=4,
         all_tokens=True,
     )
@@ -84,7 +82,7 @@ def run(layout: str) -> dict[str, Trajectory]:
 def test_the_oracles_clip_and_move(name: str) -> None:
     wanted = expected(name)
     assert all(norm > 0.5 for norm in wanted.grad_norms)
-    assert len(set(wanted.losses)) == STEPS
+    assert len(set(wanted.losses)) == 30
 
 
 @pytest.mark.parametrize(

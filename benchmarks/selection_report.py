@@ -23,10 +23,9 @@ def write_report(findings: Findings, path: Path) -> None:
     """Writes the record and the plot beside it."""
     plot = path.with_suffix(".png")
     lines = [HEAD.format(date=datetime.date.today().isoformat())]
-    lines += [
-        f"**{len(findings.records)} of {len(findings.runs)} runs are finished.** Tables show only arms of which every"
-    ]
-    lines += ["seed is finished.", "", "## The answer", "", *headlines(findings), ""]
+    count = f"**{len(findings.records)} of {len(findings.runs)} runs are finished.**"
+    lines += [f"{count} Tables show only arms of which every seed is finished.", ""]
+    lines += ["## The answer", "", *headlines(findings), ""]
     if any(findings.compared(target) for target in TARGETS):
         from selection_plot import draw  # matplotlib is slow to import
 
@@ -56,9 +55,11 @@ def headlines(findings: Findings) -> Iterator[str]:
         equal = ", ".join(groups["not told apart"])
         first = f"ZIP-FIT is not told apart from {equal}" if equal else "ZIP-FIT is told apart from every other arm"
         rest = [
-            f"{verdict} than it: {', '.join(groups[verdict])}" for verdict in ("better", "worse") if groups[verdict]
+            f"{verdict.capitalize()} than it, in nats a token: {', '.join(groups[verdict])}."
+            for verdict in ("better", "worse")
+            if groups[verdict]
         ]
-        yield f"- **{target.capitalize()}: {first}.** " + "; ".join(rest) + (" (nats a token)." if rest else "")
+        yield f"- **{target.capitalize()}: {first}.** " + " ".join(rest)
 
 
 def main_table(findings: Findings, target: str) -> Iterator[str]:

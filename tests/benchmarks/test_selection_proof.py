@@ -152,8 +152,8 @@ class TestReport:
         text = (tmp_path / "selection.md").read_text()
         total = len(proof.plan.runs())
         assert f"**{total - 1} of {total} runs are finished.**" in text
-        first = "**Mathematics: ZIP-FIT is not told apart from `classifier`.** worse than it: `same_sources` (+"
-        assert first in text
+        headline = "**Mathematics: ZIP-FIT is not told apart from `classifier`.** Worse than it, in nats a token: "
+        assert f"{headline}`same_sources` (+" in text
         assert "Not finished: dsir." in text
         assert "| random | 7.0" in text
         assert "the law says +0.0" in text

@@ -67,6 +67,11 @@ def first_node_of_step() -> str:
     return first_node_address(os.environ)
 
 
+def is_first_node_of_step() -> bool:
+    """Returns whether this process of srun runs on the first node of its step. Raises UserError."""
+    return read_int(os.environ, "SLURM_NODEID", "0") == 0
+
+
 def job_end_time(environ: Mapping[str, str] | None = None, *, asks_slurm: bool = False) -> float | None:
     """Reads when Slurm will end the job, on the clock of time.time(); None without a limit. Raises UserError.
 

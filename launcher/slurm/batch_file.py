@@ -17,7 +17,7 @@ from train.run_folder.start_record import git_commit
 
 RUN_TEMPLATE = Path(__file__).with_name("job.sbatch")
 COMMAND_TEMPLATE = Path(__file__).with_name("command.sbatch")
-WAIT_SECONDS = 60  # that the other ranks have after one has ended
+WAIT_SECONDS = 40  # that the other ranks have after one has ended: to hear of a mistake they need up to 30 s
 
 
 def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], **values: str) -> str:

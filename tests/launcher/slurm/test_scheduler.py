@@ -13,5 +13,7 @@ from launcher.slurm.scheduler import JobState
 )
 def test_a_job_that_may_still_run_lives(state: str, lives: bool) -> None:
     """Also one that is held while it goes back into the queue: it can be cancelled, and its run has no other job."""
-    job = JobState(state, reason="None", restarts=0, preempted=False, nodes="", excluded="", start="", end="")
+    job = JobState(
+        state, reason="None", restarts=0, preempted=False, nodes="", excluded="", partition="", start="", end=""
+    )
     assert job.lives == lives

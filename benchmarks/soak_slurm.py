@@ -44,7 +44,7 @@ from settings.jsonl import append_json_line, read_json_lines, read_last_lines
 
 _ROOT = Path(__file__).resolve().parent.parent
 NODES, JOB_NODES, STEPS_PER_FAULT, SAVE_EVERY = 4, 2, 60, 20
-BACK_SECONDS = 420.0  # on a busy machine; the job must have come back by then
+BACK_SECONDS = 900.0  # on a busy machine; the job must have come back by then
 PERIOD_SECONDS = 20 * 60.0  # of the arithmetic: one fault in this time
 SITE = {"time": "24:00:00", "ranks_per_node": 1, "interface": "fab0", "max_failures": 3}
 

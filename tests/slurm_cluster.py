@@ -209,10 +209,15 @@ class Cluster:
         for link in links:
             self.run("ip", "link", "set", f"{link}-{node}", "down")
 
+    def unplug(self, node: str, *links: str) -> None:
+        """Takes links of a node out of their switch: they stay up, and nothing passes."""
+        for link in links:
+            self.run("ip", "link", "set", f"{link}-{node}", "nomaster")
+
     def mend(self, node: str, *links: str) -> None:
         """Mends links of a node."""
         for link in links:
-            self.run("ip", "link", "set", f"{link}-{node}", "up")
+            self.run("ip", "link", "set", f"{link}-{node}", "master", f"{link}-switch", "up")
 
     @property
     def _conf(self) -> Path:

@@ -1,6 +1,6 @@
 """Random faults of a cluster in one Slurm job, which must come to the result of an unbroken run with no human command.
 
-    make soak-slurm                 (python benchmarks/soak_slurm.py --faults 50 --seed 0 --minutes 45)
+    make soak-slurm                 (python benchmarks/soak_slurm.py --faults 50 --seed 0 --minutes 40)
 
 The script starts a Slurm of four nodes (tests/slurm_cluster.py) and submits a run on two of them with
 `lehr slurm submit`. Then, time after time, it waits until the run has taken steps, and inflicts a fault that is drawn
@@ -19,7 +19,6 @@ import json
 import os
 import random
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -38,6 +37,7 @@ from slurm_cluster import Cluster, missing, slurm_cluster
 from small_runs import make_shards, wait_until, write_config
 from soak_compare import compare
 from soak_slurm_faults import FAULTS, Fault, Victim, mended_after, victims
+from soak_slurm_page import faults_of, page
 from submitted_runs import LEHR, SubmittedRun
 
 from settings.jsonl import append_json_line, read_json_lines, read_last_lines
@@ -45,7 +45,6 @@ from settings.jsonl import append_json_line, read_json_lines, read_last_lines
 _ROOT = Path(__file__).resolve().parent.parent
 NODES, JOB_NODES, STEPS_PER_FAULT, SAVE_EVERY = 4, 2, 60, 20
 BACK_SECONDS = 900.0  # on a busy machine; the job must have come back by then
-PERIOD_SECONDS = 20 * 60.0  # of the arithmetic: one fault in this time
 SITE = {"time": "24:00:00", "ranks_per_node": 1, "interface": "fab0", "max_failures": 3}
 
 
@@ -53,7 +52,7 @@ def main() -> None:
     """Inflicts the faults that are left, leads the run to its end, compares, and prints the sums."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=45.0, help="after which no further fault is inflicted")
+    parser.add_argument("--minutes", type=float, default=40.0, help="after which no further fault is inflicted")
     parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="the kinds of faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=_ROOT / "build" / "soak-slurm")
@@ -91,7 +90,8 @@ class Soak:
         name = json.loads(own.read_text())["soak"]
         if not record.exists() or not (lines := read_json_lines(record)) or lines[0][1].get("soak") != name:
             record.write_text("")
-            append_json_line(record, {"step": 0, "soak": name, "seed": seed, "date": time.strftime("%Y-%m-%d")})
+            header = {"soak": name, "seed": seed, "date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count()}
+            append_json_line(record, {"step": 0, **header})
         self._config = folder / "config.yaml"
         if not self._config.exists():
             path = write_config(
@@ -111,23 +111,17 @@ class Soak:
 
     def inflict(self, names: list[str], *, until: float) -> None:
         """Inflicts those faults that are left, until the time is over; then ends the run, and compares it."""
-        left = names[len(self.record()) - 1 :]
-        first_job = 1 + int(time.time()) % 1_000_000  # of a new cluster: the run has had jobs of other clusters
-        with slurm_cluster(
-            self._folder / f"cluster-{os.getpid()}", nodes=NODES, node_timeout_seconds=10, first_job=first_job
-        ) as cluster:
+        cluster_folder = self._folder / f"cluster-{os.getpid()}"
+        first_job = 1 + int(time.time()) % 1_000_000  # the run has had jobs of other clusters, with other numbers
+        with slurm_cluster(cluster_folder, nodes=NODES, node_timeout_seconds=10, first_job=first_job) as cluster:
             run = SubmittedRun(cluster, self._run)
             run.submit(self._config, "run.name=broken", site=SITE, nodes=str(JOB_NODES))
-            run.wait_for_begin(1, seconds=BACK_SECONDS)
-            for name in left:
-                if time.monotonic() > until:
-                    print("the time is over", flush=True)
-                    break
-                number = len(self.record())
-                self._wait(run, lambda step=self._step(): self._step() >= step + STEPS_PER_FAULT)
-                line = self._one_fault(cluster, run, name, random.Random(f"{self._seed} {number}"))
-                append_json_line(self._record, {"step": self._step(), "number": number, **line})
-                print(f"{number}/{len(names)}: {name}: {line}", flush=True)
+            self._wait(run, lambda: self._trains(run, after_attempt=0))
+            while (number := len(faults_of(self.record()))) < len(names) and time.monotonic() < until:
+                self._wait_for_steps(run, STEPS_PER_FAULT)
+                line = self._one_fault(cluster, run, names[number], random.Random(f"{self._seed} {number}"))
+                append_json_line(self._record, {"step": self._step(), **line})
+                print(f"{number + 1}/{len(names)}: {line}", flush=True)
             run.lehr("cancel", run.path)
             run.wait_for_end("CANCELLED", seconds=BACK_SECONDS)
             steps = (self._step() // SAVE_EVERY + 2) * SAVE_EVERY
@@ -137,7 +131,7 @@ class Soak:
 
     def _one_fault(self, cluster: Cluster, run: SubmittedRun, name: str, rng: random.Random) -> dict[str, Any]:
         """Inflicts a fault, waits until the run trains again, and mends what was broken."""
-        fault, attempt, before = FAULTS[name], self._begins(run)[-1]["attempt"], len(self._events(run))
+        fault, attempt, before = FAULTS[name], self._attempt(run), len(self._events(run))
         among = victims(run, attempt)
         assert len(among) == JOB_NODES, among
         victim = rng.choice(among[1:] if fault.spares_batch_host else among)
@@ -146,17 +140,14 @@ class Soak:
             step, began = self._step(), time.monotonic()
             fault.strike(cluster, run, victim)
             if fault.named is None:
-                self._wait(
-                    run,
-                    lambda after=self._step(): self._step() > after + 1 or self._begins(run)[-1]["attempt"] > attempt,
-                )
+                self._wait_for_steps(run, 2)
             else:
-                self._wait(run, lambda: self._trains(run, attempt))
+                self._wait(run, lambda: self._trains(run, after_attempt=attempt))
             seconds = time.monotonic() - began
+        self._wait(run, lambda: spare_nodes(cluster) >= 1)
         events = self._events(run)[before:]
         reasons = [event["reason"] for event in events if event["event"] == "end"]
         begins = [event for event in events if event["event"] == "begin"]
-        self._wait(run, lambda: self._spare_nodes(cluster) >= 1)
         return {
             "fault": name,
             "kind": fault.kind,
@@ -181,21 +172,24 @@ class Soak:
         sums = {key: sum(line[key] for line in last) for key in ("steps", "saving", "saves", "steps_taken")}
         append_json_line(self._record, {"step": steps, "same_to_the_bit": True, **sums})
 
-    def _trains(self, run: SubmittedRun, after_attempt: int) -> bool:
+    def _trains(self, run: SubmittedRun, *, after_attempt: int) -> bool:
         """Returns whether an attempt after the given one has taken a step."""
-        attempt = self._begins(run)[-1]["attempt"]
+        attempt = self._attempt(run)
         log = run.path / "logs" / f"job-{run.job}-attempt-{attempt}" / "rank-00000.log"
-        return bool(attempt > after_attempt and log.exists() and "  loss " in log.read_text(errors="replace"))
+        return attempt > after_attempt and log.exists() and "  loss " in log.read_text(errors="replace")
 
-    def _spare_nodes(self, cluster: Cluster) -> int:
-        return cluster.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T").stdout.split().count("idle")
+    def _attempt(self, run: SubmittedRun) -> int:
+        """Returns the number of the newest attempt; 0 before the first."""
+        return max((int(event["attempt"]) for event in self._events(run) if event["event"] == "begin"), default=0)
 
     def _events(self, run: SubmittedRun) -> list[dict[str, Any]]:
-        lines = read_json_lines(run.path / "slurm" / "attempts.jsonl")
+        path = run.path / "slurm" / "attempts.jsonl"
+        lines = read_json_lines(path) if path.exists() else []
         return [values for _, values in lines if values["job"] == run.job]
 
-    def _begins(self, run: SubmittedRun) -> list[dict[str, Any]]:
-        return [event for event in self._events(run) if event["event"] == "begin"]
+    def _wait_for_steps(self, run: SubmittedRun, count: int) -> None:
+        until = self._step() + count
+        self._wait(run, lambda: self._step() >= until)
 
     def _step(self) -> int:
         """Returns the last step of the run."""
@@ -213,60 +207,17 @@ class Soak:
             raise SystemExit(f"the run has not come back: {state}\n{run.output()[-6000:]}") from None
 
 
+def spare_nodes(cluster: Cluster) -> int:
+    """Returns how many nodes wait for work."""
+    return cluster.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T").stdout.split().count("idle")
+
+
 def is_named(fault: Fault, victim: Victim, reasons: list[str]) -> bool | None:
     """Returns whether the recorded reasons name the cause; None if nothing had to be noticed, and nothing was."""
     if fault.named is None:
         return False if reasons else None
     text = "\n".join(reasons)
     return all(re.search(words.format(rank=victim.rank, node=victim.node), text) for words in fault.named)
-
-
-def page(record: list[dict[str, Any]]) -> str:
-    """Returns the sums of a record as Markdown: times by fault, causes that were named, and the arithmetic."""
-    faults, ends = [line for line in record if "fault" in line], [line for line in record if "same_to_the_bit" in line]
-    lines = [
-        "| fault | times | median seconds | most | starts | cause named |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in FAULTS:
-        own = [line for line in faults if line["fault"] == name]
-        if own:
-            seconds, starts = [line["seconds"] for line in own], sum(line["starts"] for line in own)
-            named = [line["named"] for line in own if line["named"] is not None]
-            text = f"{sum(named)} of {len(named)}" if named else "nothing to name"
-            row = (name, len(own), f"{statistics.median(seconds):.0f}", f"{max(seconds):.0f}", starts, text)
-            lines.append(f"| {' | '.join(map(str, row))} |")
-    named = [line["named"] for line in faults if line["named"] is not None]
-    lines += ["", f"Causes named rightly: {sum(named)} of {len(named)}." if named else ""]
-    if ends:
-        lines += [
-            f"After {ends[-1]['step']} steps the run is the unbroken one, to the bit.",
-            "",
-            *arithmetic(faults, ends[-1]),
-        ]
-    return "\n".join(lines)
-
-
-def arithmetic(faults: list[dict[str, Any]], end: dict[str, Any]) -> list[str]:
-    """Returns the lines by which the effective training time follows from the times to recover."""
-    step_seconds = end["steps"] / end["steps_taken"]
-    save_share = end["saving"] / (end["steps"] + end["saving"])
-    lines = [
-        f"A step takes {1000 * step_seconds:.0f} ms, and saves hold the loop for {100 * save_share:.1f}% of its time.",
-    ]
-    groups = {"a rank": ["rank"], "a node": ["node"], "a rank or a node": ["rank", "node"]}
-    for name, kinds in groups.items():
-        own = [line for line in faults if line["kind"] in kinds]
-        if own:
-            back = statistics.mean(line["seconds"] for line in own)
-            again = statistics.mean(line["lost_steps"] for line in own) * step_seconds
-            effective = (1 - (back + again) / PERIOD_SECONDS) * (1 - save_share)
-            lines.append(
-                f"- {name} lost every {PERIOD_SECONDS:.0f} s: {back:.0f} s until the run trains again, {again:.1f} s "
-                f"for the steps since the last checkpoint: (1 - ({back:.0f} + {again:.1f}) / {PERIOD_SECONDS:.0f}) x "
-                f"(1 - {save_share:.3f}) = **{100 * effective:.1f}%** effective training time"
-            )
-    return lines
 
 
 if __name__ == "__main__":

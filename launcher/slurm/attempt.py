@@ -62,11 +62,9 @@ class Attempt:
                 return FAILED
             counted = decision.counted
         elif ended.get("row") == RUN_FAILED and (lost := self._unusable_nodes()):
-            # The ranks had noticed that their peers were lost before Slurm gave up the node.
+            # The ranks had noticed that their peers were lost before Slurm gave up the node: the end is told once more.
             found = {"row": NODE_FAILED, "reason": f"{NODE_FAILED}: {', '.join(lost)}; {ended.get('reason')}"}
-            self.folder.add_event(
-                "end", **{k: v for k, v in ended.items() if k not in ("time", "event", "step")} | found
-            )
+            self._add("end", **{key: ended[key] for key in ended if key not in ("time", "event", "step")} | found)
         state = scheduler.job_state(self.job.job_id)
         nodes = state.nodes if state else ""
         self._add("begin", nodes=nodes, counted=counted)
@@ -138,14 +136,14 @@ class Attempt:
         before = list(self._last("exclude").get("nodes", []))
         if state is None or not (before or bad):
             return None
-        users = [name for name in scheduler.node_names(state.excluded) if name not in before]
+        excluded = scheduler.node_names(state.excluded)
+        users = [name for name in excluded if name not in before]
         usable = set(scheduler.usable_nodes(state.partition)) - set(users)
         fewest = int(str(self._submission["nodes"]).partition("-")[0])
         own = still_excluded([*before, *bad], usable=usable, fewest=fewest)
-        if own == before:
-            return None
-        self._add("exclude", nodes=own)
-        return [*users, *own]
+        if own != before:
+            self._add("exclude", nodes=own)
+        return None if {*users, *own} == set(excluded) else [*users, *own]
 
     def _output(self) -> str:
         """Reads what this attempt has printed: its line of begin is the last one of its kind."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from launcher.slurm.launch import LAUNCHES
+from launcher.slurm.launch import Launch
 from launcher.slurm.option_rules import broken_value_rule
 from launcher.slurm.site import SiteConfig
 from settings import UserError
@@ -21,16 +21,16 @@ COMMAND_TEMPLATE = Path(__file__).with_name("command.sbatch")
 WAIT_SECONDS = 40  # that the other ranks have after one has ended: to hear of a mistake they need up to 30 s
 
 
-def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], **values: str) -> str:
+def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], *, launch: Launch, **values: str) -> str:
     """Returns the text of a batch file. Raises UserError for an option whose value breaks a rule.
 
-    `options`: of sbatch, without dashes, in order. `values`: those of the template that do not follow from the site.
+    `options`: of sbatch, without dashes, in order. `launch`: how srun starts its tasks. `values`: those of the template
+    that do not follow from the site.
     """
     for name, value in options.items():
         if rule := broken_value_rule(name, value):  # such as the output, which lies in the run folder
             raise UserError(f"--{name} of sbatch = {show_value(value)}: {rule}")
     lines = [f"#SBATCH --{name}{_value(value)}" for name, value in options.items()]
-    launch = LAUNCHES[site.launch]
     return Template(template.read_text(encoding="utf-8")).substitute(
         options="\n".join(lines),
         setup="".join(f"{line}\n" for line in _setup(site)),

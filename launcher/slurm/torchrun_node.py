@@ -48,7 +48,8 @@ def run_node(config: Path, place: RankInfo, *, ranks_per_node: int, node: str) -
         }
         words = [f"--{name}={value}" for name, value in options.items()]
         try:
-            run(parse_args([*words, "-m", "launcher", "train", str(config)]))
+            lehr = str(Path(sys.executable).with_name("lehr"))
+            run(parse_args([*words, "--no-python", lehr, "train", str(config)]))
         except ChildFailedError as error:
             first, failure = error.get_first_failure()
             if failure.exitcode < 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.slurm.batch_file import RUN_TEMPLATE, described, fill_in, options_of
+from launcher.slurm.launch import LAUNCHES
 from launcher.slurm.site import SiteConfig, read_site
 from settings import UserError
 
@@ -32,7 +33,8 @@ def rendered(folder: Path, options: dict[str, str], more: str = "") -> str:
     site = read_site(folder / "site.yaml")
     named = options_of(site, name="try", output=Path("runs/try/slurm/%j.out"), nodes="2-4")
     written = described(["lehr", "slurm", "submit", "run.name=two\nlines"])
-    return fill_in(RUN_TEMPLATE, site, named | options, run="'/a folder'", lehr="/bin/lehr", **written)
+    launch = LAUNCHES[site.launch]
+    return fill_in(RUN_TEMPLATE, site, named | options, launch=launch, run="'/a folder'", lehr="/bin/lehr", **written)
 
 
 def test_all_settings_are_in_the_file_and_the_command_counts_last(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_a_mistake_in_the_site_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_whose_name_has_two_lines_has_no_batch_file() -> None:
     named = options_of(SiteConfig(), name="try", output=Path("runs/a\nb/%j.out"), nodes="1")
     with pytest.raises(UserError, match=r'--output of sbatch = "runs/a\\nb/%j.out": must be one line of text'):
-        fill_in(RUN_TEMPLATE, SiteConfig(), named, run="x", lehr="x", **described(["lehr"]))
+        fill_in(RUN_TEMPLATE, SiteConfig(), named, launch=LAUNCHES["srun"], run="x", lehr="x", **described(["lehr"]))
 
 
 def test_every_setting_of_a_site_is_described() -> None:

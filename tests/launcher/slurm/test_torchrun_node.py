@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from processes import lehr
 from slurm_cluster import Cluster
-from small_runs import make_shards, trajectory, write_config
+from small_runs import make_shards, steps_taken, trajectory, wait_until, write_config
 from submitted_runs import SubmittedRun
 
 from launcher.slurm.torchrun_node import node_exit_code
@@ -30,6 +36,60 @@ def test_the_exit_code_of_a_node(codes: dict[int, int], expected: int) -> None:
     assert node_exit_code(codes) == expected
 
 
+NODE = """
+import sys
+from pathlib import Path
+from launcher.processes.rank_info import RankInfo
+from launcher.slurm.torchrun_node import run_node
+place = RankInfo(0, 0, 1, 1, 0, "127.0.0.1", int(sys.argv[2]), "srun")
+sys.exit(run_node(Path(sys.argv[1]), place, ranks_per_node=2, node="n1"))
+"""
+
+
+def start_node(config: Path) -> subprocess.Popen[str]:
+    """Starts two ranks on this machine, as on the only node of a job."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return subprocess.Popen([sys.executable, "-c", NODE, str(config), port], stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=280)
+    return process.returncode, errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_signal_reaches_the_ranks_and_their_exit_code_comes_back(tmp_path: Path) -> None:
+    """A stop is an early stop with a checkpoint, a rank that is killed is named, and a mistake is told once."""
+    shards = make_shards(tmp_path)
+    config = write_config(tmp_path, shards, train={"steps": 100_000}, evaluate={"every_steps": 0})
+    run = tmp_path / "runs" / "try"
+    process = start_node(config)
+    wait_until(lambda: steps_taken(run) > 0, seconds=280)
+    process.send_signal(signal.SIGUSR1)
+    code, errors = ended(process)
+    assert code == 75, errors
+    stopped_at = steps_taken(run)
+    assert f"stopped at step {stopped_at} of 100000 with a checkpoint" in errors
+
+    process = start_node(config)
+    wait_until(lambda: steps_taken(run) > stopped_at, seconds=280)
+    victim = min(psutil.Process(process.pid).children(), key=lambda child: child.pid)
+    rank = victim.environ()["RANK"]
+    victim.kill()
+    code, errors = ended(process)
+    assert code == 137, errors
+    assert f"rank {rank} on n1: Killed\n" in errors
+    assert "ChildFailedError" not in errors  # the ranks themselves have told what failed
+
+    shards.rename(tmp_path / "moved")
+    code, errors = ended(start_node(config))
+    assert code == 2, errors
+    assert errors.count("error: ") == 1
+
+
 @pytest.mark.slurm
 @pytest.mark.timeout(1200)
 def test_a_job_of_torchrun_saves_comes_back_and_tells_a_mistake(cluster: Cluster, tmp_path: Path) -> None:
@@ -46,14 +106,14 @@ def test_a_job_of_torchrun_saves_comes_back_and_tells_a_mistake(cluster: Cluster
     submitted.wait_for_begin(1)
     submitted.notice()
     submitted.wait_for_begin(2)
-    cluster.run_on("n2", "pkill", "-KILL", "--newest", "-f", "launcher train")
+    cluster.run_on("n2", "pkill", "-KILL", "--newest", "-f", "lehr train")
     submitted.wait_for_end("COMPLETED")
     assert submitted.ends() == [
         ("requeue", "stopped early, with a new checkpoint", 0),
         ("requeue", "the run has failed", 1),
         ("end", "the run is done", 0),
     ]
-    assert "the run has failed: rank 3 on n2: killed" in submitted.output()
+    assert re.search(r"the run has failed: rank [23] on n2: killed\n", submitted.output())
     assert lehr("train", config, "run.name=unbroken", timeout=300).returncode == 0
     assert trajectory(submitted.path) == trajectory(tmp_path / "runs" / "unbroken")
 

@@ -121,7 +121,7 @@ FAULTS = {
     "the link of the ranks is cut shortly": Fault(_cut_shortly, "none", None),
     "the notice of the time limit": Fault(_notice, "job", ("stopped early, with a new checkpoint",)),
     "another job preempts": Fault(_preempt, "job", ("another job has preempted it",)),
-    "an administrator puts the job back": Fault(_requeue, "job", ("the job put back from outside",)),
+    "an administrator puts the job back": Fault(_requeue, "job", ("somebody has put the job back",)),
 }
 
 

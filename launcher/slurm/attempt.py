@@ -52,6 +52,7 @@ class Attempt:
                 lost_node=bool(lost),
                 cancelled=self._is_cancelled(),
                 preempted=bool(noted.get("preempted")),
+                put_back=bool(noted) and not lost,
                 new_checkpoint=self.folder.checkpoint_step() > self._step_at_begin(),
                 counted_before=self._counted_before(),
             )

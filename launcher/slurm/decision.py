@@ -26,6 +26,7 @@ class Ending:
     preempted: bool = False
     bad_node: bool = False  # its check found a node that no rank should start on
     lost_node: bool = False  # Slurm has lost a node of the attempt, and put the job back itself
+    put_back: bool = False  # somebody has done so: Slurm ended the attempt in good order, with all of its nodes
     new_checkpoint: bool = False
     counted_before: int = 0  # counted starts since the last new checkpoint, without this one
 
@@ -55,13 +56,8 @@ TABLE = (
     Row("stopped early, without a new checkpoint", lambda e: _stopped(e), "requeue", counted=True),
     Row("a node is bad", lambda e: e.bad_node, "requeue", counted=True, fault=True),
     Row(NODE_FAILED, lambda e: e.lost_node, "requeue", counted=True, fault=True),
-    Row(
-        "the batch host was lost, or the job put back from outside",
-        lambda e: e.exit_code is None,
-        "requeue",
-        True,
-        True,
-    ),
+    Row("somebody has put the job back", lambda e: e.put_back, "requeue", counted=True),
+    Row("the batch host was lost", lambda e: e.exit_code is None, "requeue", counted=True, fault=True),
     Row(RUN_FAILED, lambda e: True, "requeue", counted=True, fault=True),
 )
 NO_PROGRESS = "no progress"

@@ -12,8 +12,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 import psutil
@@ -28,8 +27,8 @@ _DECISIVE = (USER_MISTAKE, FENCED, DIVERGED)
 _BY_SIGNAL = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
 
 
-def run_node(config: Path, place: RankInfo, *, ranks_per_node: int, node: str) -> int:
-    """Starts the ranks of this node, waits for them, and returns their exit code.
+def run_node(command: Sequence[str], place: RankInfo, *, ranks_per_node: int, node: str) -> int:
+    """Starts the ranks of this node, each by the command, waits for them, and returns their exit code.
 
     `place`: of the node among those of the step, with the address at which they meet. `node`: its name in Slurm.
     """
@@ -37,7 +36,7 @@ def run_node(config: Path, place: RankInfo, *, ranks_per_node: int, node: str) -
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.run import parse_args, run
 
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks tell their failures
+        logging.disable(logging.ERROR)  # the agent would tell of failures that the ranks tell themselves
         options = {
             "nnodes": place.world_size,
             "node-rank": place.node_rank,
@@ -48,13 +47,13 @@ def run_node(config: Path, place: RankInfo, *, ranks_per_node: int, node: str) -
         }
         words = [f"--{name}={value}" for name, value in options.items()]
         try:
-            lehr = str(Path(sys.executable).with_name("lehr"))
-            run(parse_args([*words, "--no-python", lehr, "train", str(config)]))
+            run(parse_args([*words, "--no-python", *command]))
         except ChildFailedError as error:
-            first, failure = error.get_first_failure()
-            if failure.exitcode < 0:
-                print(f"rank {first} on {node}: {signal.strsignal(-failure.exitcode)}", file=sys.stderr, flush=True)
-            return node_exit_code({rank: each.exitcode for rank, each in error.failures.items()})
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            for rank, code in codes.items():
+                if code < 0:  # this rank could tell nothing itself
+                    print(f"rank {rank} on {node}: {signal.strsignal(-code)}", file=sys.stderr, flush=True)
+            return node_exit_code(codes)
         except Exception as error:  # of the agent: no port, or another node does not come
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"torchrun on {node} failed: {reason}", file=sys.stderr, flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+from pathlib import Path
 
 from launcher.commands.arguments import RunFolderArgument
 from launcher.processes.environment import place_of_node, slurm_job
@@ -20,7 +22,7 @@ def torchrun_command(run: RunFolderArgument) -> None:
 
     if (job := slurm_job()) is None:
         raise UserError("`lehr slurm torchrun` is called by the batch file of a job, and this is no Slurm job")
-    folder = JobFolder(run)
+    folder, node = JobFolder(run), job.node or socket.gethostname()
+    train = [str(Path(sys.executable).with_name("lehr")), "train", str(folder.config)]
     ranks = read_site(folder.site).ranks_per_node
-    node = job.node or socket.gethostname()
-    raise SystemExit(run_node(folder.config, place_of_node(), ranks_per_node=ranks, node=node))
+    raise SystemExit(run_node(train, place_of_node(), ranks_per_node=ranks, node=node))

@@ -24,6 +24,7 @@ from train.safety.stop_signals import set_stop_handlers
 _LOOK_SECONDS = 0.2
 _AGENTS_OWN_SIGNAL = "SIGQUIT"  # the agent wants one to handle; the others are taken here
 _DECISIVE = (USER_MISTAKE, FENCED, DIVERGED)
+_AGENTS_GRACE_SECONDS = 25  # and a little more: it kills the ranks that are left after 30 s
 _BY_SIGNAL = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
 
 
@@ -49,7 +50,7 @@ def run_node(command: Sequence[str], place: RankInfo, *, ranks_per_node: int, no
         try:
             run(parse_args([*words, "--no-python", *command]))
         except ChildFailedError as error:
-            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            codes = own_codes({rank: (each.exitcode, each.timestamp) for rank, each in error.failures.items()})
             for rank, code in codes.items():
                 if code < 0:  # this rank could tell nothing itself
                     print(f"rank {rank} on {node}: {signal.strsignal(-code)}", file=sys.stderr, flush=True)
@@ -59,6 +60,21 @@ def run_node(command: Sequence[str], place: RankInfo, *, ranks_per_node: int, no
             print(f"torchrun on {node} failed: {reason}", file=sys.stderr, flush=True)
             return FAILED
         return DONE
+
+
+def own_codes(failures: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    """Returns the exit codes of the ranks that have failed by themselves, or of all if there is none.
+
+    When a rank has failed, the agent ends the others with SIGTERM, and with SIGKILL half a minute later; they count
+    among the failures too. `failures`: of each rank its exit code, negative for a signal, and the second of its end.
+    """
+    first = min(seconds for _, seconds in failures.values())
+    own = {
+        rank: code
+        for rank, (code, seconds) in failures.items()
+        if code != -signal.SIGTERM and not (code == -signal.SIGKILL and seconds - first >= _AGENTS_GRACE_SECONDS)
+    }
+    return own or {rank: code for rank, (code, _) in failures.items()}
 
 
 def node_exit_code(codes: Mapping[int, int]) -> int:

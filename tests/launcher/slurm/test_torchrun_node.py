@@ -15,7 +15,7 @@ from slurm_cluster import Cluster
 from small_runs import make_shards, trajectory, wait_until, write_config
 from submitted_runs import SubmittedRun
 
-from launcher.slurm.torchrun_node import node_exit_code
+from launcher.slurm.torchrun_node import node_exit_code, own_codes
 
 SITE = {"launch": "torchrun", "ranks_per_node": 2, "cpus_per_task": 2, "time": "01:00:00"}
 
@@ -33,6 +33,14 @@ SITE = {"launch": "torchrun", "ranks_per_node": 2, "cpus_per_task": 2, "time": "
 )
 def test_the_exit_code_of_a_node(codes: dict[int, int], expected: int) -> None:
     assert node_exit_code(codes) == expected
+
+
+def test_ranks_that_the_agent_has_ended_are_not_the_cause() -> None:
+    """It ends the others with SIGTERM, and 30 s later with SIGKILL; a rank that was killed at once is a cause."""
+    assert own_codes({0: (-15, 101), 1: (75, 100)}) == {1: 75}
+    assert own_codes({0: (-9, 130), 1: (1, 100), 2: (-15, 101)}) == {1: 1}
+    assert own_codes({0: (-9, 100), 1: (1, 100)}) == {0: -9, 1: 1}
+    assert own_codes({0: (-15, 100), 1: (-15, 100)}) == {0: -15, 1: -15}
 
 
 NODE = """
@@ -59,17 +67,19 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_reaches_every_rank_and_an_early_stop_is_told(tmp_path: Path, number: signal.Signals) -> None:
-    """The ranks take a moment to save, and torchrun's agent waits for them."""
-    waits = f"trap 'sleep 1; touch {tmp_path}/saved-$RANK; exit 75' {number.name}; touch {tmp_path}/up-$RANK"
+    """The ranks take a moment to save. When one has ended, torchrun's agent sends the other SIGTERM, as it does."""
+    saves = f"trap true TERM; sleep $((RANK + 1)); touch {tmp_path}/saved-$RANK; exit 75"
+    waits = f"trap '{saves}' USR1 TERM; touch {tmp_path}/up-$RANK"
     process = start_node(f"{waits}; while :; do sleep 0.1; done")
     wait_until(lambda: len(list(tmp_path.glob("up-*"))) == 2, seconds=250)
     process.send_signal(number)
-    assert ended(process) == (75, "")
+    code, errors = ended(process)
+    assert code == 75, errors
     assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
 
 
 def test_a_rank_that_is_killed_is_named_and_one_with_a_mistake_decides() -> None:
-    killed = start_node('[ "$RANK" = 0 ] || kill -KILL $$; sleep 250')
+    killed = start_node('[ "$RANK" = 0 ] || kill -KILL $BASHPID; sleep 250')
     assert ended(killed) == (137, "rank 1 on n1: Killed\n")
     assert ended(start_node("echo the mistake >&2; exit 2"))[0] == 2
     assert ended(start_node('[ "$WORLD_SIZE $LOCAL_RANK" = "2 $RANK" ]')) == (0, "")

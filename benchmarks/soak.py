@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "data"
 
 import numpy as np
 from made_shards import write_source
-from safetensors.numpy import load_file
+from soak_compare import compare
 from soak_faults import FAULTS, Expected, assert_none_left
 from soak_launch import Launch, last_step, spoil
 
@@ -51,7 +51,6 @@ LAYOUTS = {
     "DP 2, ZeRO 3": ("parallel.data=2", "parallel.zero=3"),
     "TP 2, DP 2, ZeRO 1": ("parallel.tensor=2", "parallel.data=2", "parallel.zero=1"),
 }
-EXACT = ("tokens", "lr", "batch_hash", "skipped_steps")
 
 
 @dataclass
@@ -103,47 +102,6 @@ class Soak:
         shown = f"{kind} in {self.layout}: exit code {launch.code}, expected {expected}:\n{text[-4000:]}"
         assert not expected.codes or launch.code in expected.codes, shown
         assert any(part in text for part in expected.texts), shown
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    """Reads the lines of metrics.jsonl as they are."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(run: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Reads every tensor of the files of the last checkpoint."""
-    folder = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
-    return {
-        f"{file.name} {key}": value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()
-    }
-
-
-def compare(unbroken: Path, broken: Path, *, exact: bool) -> float:
-    """Returns the largest relative difference of a loss. Raises AssertionError if the runs are not the same."""
-    steps = [[line for line in lines(run) if "loss" in line] for run in (unbroken, broken)]
-    evaluations = [[line for line in lines(run) if "held_out/loss" in line] for run in (unbroken, broken)]
-    for kind, (there, here) in (("step", steps), ("evaluation", evaluations)):
-        numbers = [line["step"] for line in here]
-        assert numbers == [line["step"] for line in there], f"the {kind}s of the broken run: {numbers}"
-    assert [line["step"] for line in steps[0]] == list(range(1, len(steps[0]) + 1))
-    assert len({line["batch_hash"] for line in steps[0]}) == len(steps[0])
-    worst = 0.0
-    for there, here in zip(steps[0] + evaluations[0], steps[1] + evaluations[1], strict=True):
-        for key in set(there) & {*EXACT, "step"}:
-            assert there[key] == here[key], f"step {there['step']}: {key} {there[key]} and {here[key]}"
-        for key in (key for key in there if "loss" in key or key == "grad_norm" or key.startswith("held_out")):
-            if there[key] is None or here[key] is None:
-                assert there[key] is here[key], f"step {there['step']}: {key} {there[key]} and {here[key]}"
-                continue
-            assert not exact or there[key] == here[key], f"step {there['step']}: {key} {there[key]!r} and {here[key]!r}"
-            if key != "grad_norm":
-                worst = max(worst, abs(there[key] - here[key]) / abs(there[key]))
-    assert worst <= (0.0 if exact else 1e-5), f"losses differ by {worst:.2e}"
-    if exact:
-        there, here = weights(unbroken), weights(broken)
-        assert there.keys() == here.keys()
-        assert all(np.array_equal(there[key], here[key]) for key in there), "weights differ"
-    return worst
 
 
 def write_config(folder: Path, *, steps: int, seed: int) -> Path:

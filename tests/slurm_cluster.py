@@ -61,10 +61,11 @@ def missing() -> str | None:
 class Cluster:
     """A running cluster. Commands run on its login node."""
 
-    def __init__(self, folder: Path, nodes: int, *, node_timeout_seconds: int) -> None:
+    def __init__(self, folder: Path, nodes: int, *, node_timeout_seconds: int, first_job: int) -> None:
         self.folder = folder
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._node_timeout_seconds = node_timeout_seconds
+        self._first_job = first_job
         self._inits: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -208,10 +209,15 @@ class Cluster:
         for link in links:
             self.run("ip", "link", "set", f"{link}-{node}", "down")
 
+    def unplug(self, node: str, *links: str) -> None:
+        """Takes links of a node out of their switch: they stay up, and nothing passes."""
+        for link in links:
+            self.run("ip", "link", "set", f"{link}-{node}", "nomaster")
+
     def mend(self, node: str, *links: str) -> None:
         """Mends links of a node."""
         for link in links:
-            self.run("ip", "link", "set", f"{link}-{node}", "up")
+            self.run("ip", "link", "set", f"{link}-{node}", "master", f"{link}-switch", "up")
 
     @property
     def _conf(self) -> Path:
@@ -232,7 +238,12 @@ class Cluster:
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(128))
         (self.folder / "hosts").write_text(hosts(self.nodes))
-        conf = slurm_conf(self.folder, self.nodes, node_timeout_seconds=self._node_timeout_seconds)
+        conf = slurm_conf(
+            self.folder,
+            self.nodes,
+            node_timeout_seconds=self._node_timeout_seconds,
+            first_job=self._first_job,
+        )
         self._conf.write_text(conf)
 
     def _spawn(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
@@ -279,12 +290,13 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def slurm_cluster(folder: Path, *, nodes: int, node_timeout_seconds: int = 10) -> Iterator[Cluster]:
+def slurm_cluster(folder: Path, *, nodes: int, node_timeout_seconds: int = 10, first_job: int = 1) -> Iterator[Cluster]:
     """Yields a running cluster; at the end none of its processes is left.
 
-    `node_timeout_seconds`: after which Slurm gives up a node that does not answer.
+    `node_timeout_seconds`: after which Slurm gives up a node that does not answer. `first_job`: the number of its first
+    job.
     """
-    cluster = Cluster(folder, nodes, node_timeout_seconds=node_timeout_seconds)
+    cluster = Cluster(folder, nodes, node_timeout_seconds=node_timeout_seconds, first_job=first_job)
     try:
         cluster.start()
         yield cluster

@@ -49,19 +49,22 @@ SlurmctldTimeout=30
 SlurmdTimeout={node_timeout_seconds}
 TCPTimeout=2
 UnkillableStepTimeout=300
+FirstJobId={first_job}
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=120
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 
-def slurm_conf(folder: Path, nodes: Sequence[str], *, node_timeout_seconds: int) -> str:
+def slurm_conf(folder: Path, nodes: Sequence[str], *, node_timeout_seconds: int, first_job: int) -> str:
     """Returns the text of slurm.conf. Slurm gives up a node that has not answered for `node_timeout_seconds`."""
     lines = [
         f"NodeName={node} NodeAddr={_address(node)} CPUs={_CPUS_OF_NODE} RealMemory=4000 State=UNKNOWN"
         for node in nodes
     ]
-    return _SLURM_CONF.format(folder=folder, nodes="\n".join(lines), node_timeout_seconds=node_timeout_seconds)
+    return _SLURM_CONF.format(
+        folder=folder, nodes="\n".join(lines), node_timeout_seconds=node_timeout_seconds, first_job=first_job
+    )
 
 
 def hosts(nodes: Sequence[str]) -> str:

@@ -67,6 +67,16 @@ def first_node_of_step() -> str:
     return first_node_address(os.environ)
 
 
+def is_first_node_of_step() -> bool:
+    """Returns whether this process of srun runs on the first node of its step. Raises UserError."""
+    return read_int(os.environ, "SLURM_NODEID", "0") == 0
+
+
+def place_of_node() -> RankInfo:
+    """Returns the place of this node in a step that has a task a node, and where the nodes meet. Raises UserError."""
+    return read_slurm_variables(os.environ)
+
+
 def job_end_time(environ: Mapping[str, str] | None = None, *, asks_slurm: bool = False) -> float | None:
     """Reads when Slurm will end the job, on the clock of time.time(); None without a limit. Raises UserError.
 
@@ -130,7 +140,8 @@ def prepare_process(rank_info: RankInfo) -> None:
     """
     threads = _openmp_threads(os.environ)
     if threads is None or (rank_info.has_agent and threads == 1 and _agent_has_set_threads()):
-        threads = cores_of_task(os.environ) or max(1, available_cores() // rank_info.local_world_size)
+        cores = cores_of_task(os.environ) if rank_info.launcher == "srun" else None  # of torchrun it is a node's task
+        threads = cores or max(1, available_cores() // rank_info.local_world_size)
         os.environ[_OPENMP_THREADS] = str(threads)
     across_nodes = rank_info.local_world_size < rank_info.world_size
     if rank_info.world_size > 1 and (interface := gloo_interface(rank_info.master_addr, across_nodes=across_nodes)):

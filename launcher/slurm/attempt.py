@@ -6,6 +6,7 @@ the next one finds out first thing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from launcher.processes.rank_logs import log_folder
 from launcher.processes.slurm import SlurmJob
 from launcher.slurm import scheduler
 from launcher.slurm.cause import cause_of, exit_code_of, silent_ranks
-from launcher.slurm.decision import Decision, Ending, decide
+from launcher.slurm.decision import NODE_FAILED, RUN_FAILED, Decision, Ending, decide
+from launcher.slurm.exclusions import still_excluded
 from launcher.slurm.health import bad_nodes, nodes_to_exclude
 from launcher.slurm.job_folder import JobFolder
+from launcher.slurm.scheduler import JobState
 from settings import RunError
 from train.run_folder.folder import RunFolder
 
@@ -49,6 +52,7 @@ class Attempt:
                 lost_node=bool(lost),
                 cancelled=self._is_cancelled(),
                 preempted=bool(noted.get("preempted")),
+                put_back=bool(noted) and not lost,
                 new_checkpoint=self.folder.checkpoint_step() > self._step_at_begin(),
                 counted_before=self._counted_before(),
             )
@@ -58,6 +62,10 @@ class Attempt:
                 print(f"the job ends: {decision.reason}", flush=True)
                 return FAILED
             counted = decision.counted
+        elif ended.get("row") == RUN_FAILED and (lost := self._unusable_nodes()):
+            # The ranks had noticed that their peers were lost before Slurm gave up the node: the end is told once more.
+            found = {"row": NODE_FAILED, "reason": f"{NODE_FAILED}: {', '.join(lost)}; {ended.get('reason')}"}
+            self._add("end", **{key: ended[key] for key in ended if key not in ("time", "event", "step")} | found)
         state = scheduler.job_state(self.job.job_id)
         nodes = state.nodes if state else ""
         self._add("begin", nodes=nodes, counted=counted)
@@ -73,12 +81,12 @@ class Attempt:
         lost, state = self._unusable_nodes(), scheduler.job_state(self.job.job_id)
         self._add("terminated", lost=lost, preempted=state is not None and state.preempted)
         if lost:
-            scheduler.change(self.job.job_id, exclude=lost, nodes=self._submission["nodes"])
+            scheduler.change(self.job.job_id, excluded=self._exclude(lost, state), nodes=self._submission["nodes"])
         return DONE
 
     def unhealthy(self) -> int:
         """Decides after the check of the nodes has failed: as `end`, and the nodes that were found bad are excluded."""
-        found = bad_nodes(self._logs)
+        found = bad_nodes(self._output())
         cause = "; ".join(f"{node}: {lines[0]}" for node, lines in found.items() if lines)
         bad = nodes_to_exclude(scheduler.node_names(self._last("begin").get("nodes", "")), found)
         return self.end(FAILED, bad=bad, cause=cause or "the check of the nodes did not end")
@@ -110,7 +118,8 @@ class Attempt:
         if decision.requeues:
             print(f"the job goes back into the queue: {decision.reason}", flush=True)
             try:
-                if not scheduler.requeue(self.job.job_id, exclude=bad, nodes=self._submission["nodes"]):
+                excluded = self._exclude(bad, state)
+                if not scheduler.requeue(self.job.job_id, excluded=excluded, nodes=self._submission["nodes"]):
                     again = f", which may start on {', '.join(bad)} again" if bad else ""
                     print(f"warning: Slurm has not taken the new nodes of the job{again}", flush=True)
             except RunError as error:  # Slurm may have put it back by now; else jobs that wait for it must not start
@@ -119,6 +128,23 @@ class Attempt:
             return DONE
         print(f"the job ends: {decision.reason}", flush=True)
         return FAILED if ending.exit_code is None else ending.exit_code
+
+    def _exclude(self, bad: Sequence[str], state: JobState | None) -> list[str] | None:
+        """Returns the nodes on which the job must not start again, `bad` ones among them; None if nothing changes.
+
+        Those that lehr has excluded are recorded: the others are the user's, and always stay excluded.
+        """
+        before = list(self._last("exclude").get("nodes", []))
+        if state is None or not (before or bad):
+            return None
+        excluded = scheduler.node_names(state.excluded)
+        users = [name for name in excluded if name not in before]
+        usable = set(scheduler.usable_nodes(state.partition)) - set(users)
+        fewest = int(str(self._submission["nodes"]).partition("-")[0])
+        own = still_excluded([*before, *bad], usable=usable, fewest=fewest)
+        if own != before:
+            self._add("exclude", nodes=own)
+        return None if {*users, *own} == set(excluded) else [*users, *own]
 
     def _output(self) -> str:
         """Reads what this attempt has printed: its line of begin is the last one of its kind."""
@@ -157,6 +183,7 @@ class Attempt:
             row=decision.row,
             reason=decision.reason,
             counted=decision.counted,
+            fault=decision.fault,
         )
 
     def _add(self, event: str, **values: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+from launcher.slurm.launch import Launch
 from launcher.slurm.option_rules import broken_value_rule
 from launcher.slurm.site import SiteConfig
 from settings import UserError
@@ -17,13 +18,14 @@ from train.run_folder.start_record import git_commit
 
 RUN_TEMPLATE = Path(__file__).with_name("job.sbatch")
 COMMAND_TEMPLATE = Path(__file__).with_name("command.sbatch")
-WAIT_SECONDS = 60  # that the other ranks have after one has ended
+WAIT_SECONDS = 40  # that the other ranks have after one has ended: to hear of a mistake they need up to 30 s
 
 
-def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], **values: str) -> str:
+def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], *, launch: Launch, **values: str) -> str:
     """Returns the text of a batch file. Raises UserError for an option whose value breaks a rule.
 
-    `options`: of sbatch, without dashes, in order. `values`: those of the template that do not follow from the site.
+    `options`: of sbatch, without dashes, in order. `launch`: how srun starts its tasks. `values`: those of the template
+    that do not follow from the site.
     """
     for name, value in options.items():
         if rule := broken_value_rule(name, value):  # such as the output, which lies in the run folder
@@ -32,8 +34,10 @@ def fill_in(template: Path, site: SiteConfig, options: Mapping[str, str], **valu
     return Template(template.read_text(encoding="utf-8")).substitute(
         options="\n".join(lines),
         setup="".join(f"{line}\n" for line in _setup(site)),
-        ranks_per_node=site.ranks_per_node,
-        srun_options=shlex.join(_srun_options(site)),
+        launch_notes=launch.comment,
+        launch_command=launch.command,
+        tasks_per_node=launch.tasks_per_node(site.ranks_per_node),
+        srun_options=shlex.join(_srun_options(site, launch.cpus_per_task(site.ranks_per_node, site.cpus_per_task))),
         wait_seconds=WAIT_SECONDS,
         **values,
     )
@@ -98,10 +102,10 @@ def _setup(site: SiteConfig) -> Sequence[str]:
     return lines
 
 
-def _srun_options(site: SiteConfig) -> list[str]:
+def _srun_options(site: SiteConfig, cpus_per_task: int | None) -> list[str]:
     options = ["--kill-on-bad-exit=0", f"--wait={WAIT_SECONDS}"]
-    if site.cpus_per_task:
-        options.append(f"--cpus-per-task={site.cpus_per_task}")  # since 22.05 srun does not take it from the job
+    if cpus_per_task:
+        options.append(f"--cpus-per-task={cpus_per_task}")  # since 22.05 srun does not take it from the job
     if site.cpu_bind:
         options.append(f"--cpu-bind={site.cpu_bind}")
     return [*options, *site.container]

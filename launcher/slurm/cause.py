@@ -15,10 +15,11 @@ from launcher.exit_codes import DONE, FAILED, STOPPED_EARLY, code_of
 _BY_SIGNAL = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
 _MOST_CHARACTERS, _MOST_NAMED = 300, 4
 _HEADER = re.compile(r"=== \S+ rank (\d+), process \d+ on ([^,\s]+)")  # of launcher/processes/rank_logs.py
+_SIGNALS = "(?P<signal>Killed|Segmentation fault|Bus error|Aborted|Illegal instruction)"
 # Such as `srun: error: n2: task 3: Killed`, or `n[1-2]: tasks 0-3: Segmentation fault (core dumped)`.
-_ENDED_TASK = re.compile(
-    r"^srun: error: (\S+): tasks? ([\d,-]+): (Killed|Segmentation fault|Bus error|Aborted|Illegal instruction)", re.M
-)
+_ENDED_TASK = re.compile(rf"^srun: error: (?P<node>\S+): tasks? (?P<ranks>[\d,-]+): {_SIGNALS}", re.M)
+# Such as `rank 3 on n2: Killed`, of launcher/slurm/torchrun_node.py.
+_ENDED_RANK = re.compile(rf"^rank (?P<ranks>\d+) on (?P<node>\S+): {_SIGNALS}", re.M)
 # After this line srun itself kills the tasks that are left.
 _SRUN_KILLS = re.compile(r"^srun: First task exited|^srun: got SIG|^srun: Job step aborted", re.M)
 
@@ -56,9 +57,9 @@ def cause_of(failures: Sequence[Mapping[str, Any]], exit_code: int, output: str,
     if exit_code_of(failures, exit_code) in (DONE, STOPPED_EARLY):
         return ""
     before = _SRUN_KILLS.split(output)[0]
-    if killed := _ENDED_TASK.search(before):
-        ranks = "rank" if killed[2].isdigit() else "ranks"
-        return f"{ranks} {killed[2]} on {killed[1]}: {killed[3].lower()}"
+    if killed := _ENDED_RANK.search(before) or _ENDED_TASK.search(before):
+        ranks = "rank" if killed["ranks"].isdigit() else "ranks"
+        return f"{ranks} {killed['ranks']} on {killed['node']}: {killed['signal'].lower()}"
     if failures:
         first = failures[0]
         lines = str(first.get("message", "")).splitlines() or [""]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launcher.cli import COMMANDS
 from launcher.slurm.batch_file import COMMAND_TEMPLATE, described, fill_in, options_of
+from launcher.slurm.launch import LAUNCHES
 from launcher.slurm.option_rules import check_limit
 from launcher.slurm.site import SiteConfig
 from settings import UserError
@@ -38,7 +39,8 @@ def prepare_command(
     named.pop("requeue")
     check_limit(named.get("time", ""), site.notice_seconds)
     called = shlex.join([str(Path(sys.executable).with_name("lehr")), *words])
-    return folder / f"{name}.sbatch", fill_in(COMMAND_TEMPLATE, site, named, called=called, **described(command))
+    script = fill_in(COMMAND_TEMPLATE, site, named, launch=LAUNCHES["srun"], called=called, **described(command))
+    return folder / f"{name}.sbatch", script
 
 
 def _build_overrides(words: Sequence[str], site: SiteConfig) -> list[str]:

@@ -26,6 +26,7 @@ class Ending:
     preempted: bool = False
     bad_node: bool = False  # its check found a node that no rank should start on
     lost_node: bool = False  # Slurm has lost a node of the attempt, and put the job back itself
+    put_back: bool = False  # somebody has done so: Slurm ended the attempt in good order, with all of its nodes
     new_checkpoint: bool = False
     counted_before: int = 0  # counted starts since the last new checkpoint, without this one
 
@@ -37,8 +38,10 @@ class Row(NamedTuple):
     fits: Callable[[Ending], bool]
     action: Action
     counted: bool = False
+    fault: bool = False  # of a rank or a node: its time is lost to faults
 
 
+NODE_FAILED, RUN_FAILED = "a node has failed", "the run has failed"
 TABLE = (
     Row("the run is done", lambda e: e.exit_code == DONE, "end"),
     Row("its user has cancelled the job", lambda e: e.cancelled, "end"),
@@ -51,10 +54,11 @@ TABLE = (
     Row("stopped early, with a new checkpoint", lambda e: _stopped(e) and e.new_checkpoint, "requeue"),
     Row("the time limit, without a new checkpoint", lambda e: e.out_of_time, "requeue", counted=True),
     Row("stopped early, without a new checkpoint", lambda e: _stopped(e), "requeue", counted=True),
-    Row("a node is bad", lambda e: e.bad_node, "requeue", counted=True),
-    Row("a node has failed", lambda e: e.lost_node, "requeue", counted=True),
-    Row("the batch host was lost, or the job put back from outside", lambda e: e.exit_code is None, "requeue", True),
-    Row("the run has failed", lambda e: True, "requeue", counted=True),
+    Row("a node is bad", lambda e: e.bad_node, "requeue", counted=True, fault=True),
+    Row(NODE_FAILED, lambda e: e.lost_node, "requeue", counted=True, fault=True),
+    Row("somebody has put the job back", lambda e: e.put_back, "requeue", counted=True),
+    Row("the batch host was lost", lambda e: e.exit_code is None, "requeue", counted=True, fault=True),
+    Row(RUN_FAILED, lambda e: True, "requeue", counted=True, fault=True),
 )
 NO_PROGRESS = "no progress"
 
@@ -67,6 +71,7 @@ class Decision:
     row: str  # the name of the row that decided
     counted: int  # counted starts since the last new checkpoint, with this one
     reason: str
+    fault: bool
 
     @property
     def requeues(self) -> bool:
@@ -86,8 +91,8 @@ def decide(ending: Ending, *, max_failures: int) -> Decision:
     if row.action == "requeue" and counted > max_failures:
         starts = f"{counted} starts" if counted > 1 else "1 start"
         reason = f"{NO_PROGRESS}: {starts} without a new checkpoint, more than max_failures = {max_failures}; {reason}"
-        return Decision("end", NO_PROGRESS, counted, reason)
-    return Decision(row.action, row.name, counted, reason)
+        return Decision("end", NO_PROGRESS, counted, reason, row.fault)
+    return Decision(row.action, row.name, counted, reason, row.fault)
 
 
 def _stopped(ending: Ending) -> bool:

@@ -22,7 +22,7 @@ class StartGoodput:
     useful: float  # steps, and evaluations, that a checkpoint has kept
     saving: float  # that the loop was held for checkpoints
     lost: float  # after the last checkpoint that it saved, or all if it saved none
-    fault: bool  # it ended by a fault
+    fault: bool  # it ended by a fault of a rank or a node (launcher/slurm/decision.py)
     saves: int
     steps: int
 
@@ -105,15 +105,10 @@ def goodput_of(
                 useful=own.steps + own.evaluating if own else 0.0,
                 saving=own.saving if own else 0.0,
                 lost=0.0 if running else max(0.0, ended - (own.until if own else began)),
-                fault=bool(ends) and _is_fault(ends[-1]),
+                fault=bool(ends) and bool(ends[-1].get("fault")),
                 saves=own.saves if own else 0,
                 steps=own.steps_taken if own else 0,
             )
         )
         free = ended
     return Goodput(starts)
-
-
-def _is_fault(end: Mapping[str, Any]) -> bool:
-    """Returns whether an attempt ended by a fault of its ranks or nodes."""
-    return end.get("exit_code") not in (0, 75) and end.get("action") != "leave"

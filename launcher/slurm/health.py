@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,42 +21,45 @@ from settings.files import read_json, write_json
 
 _PEER_PORT = 15000  # of the range in which the ranks meet: whether somebody listens there does not matter
 _PEER_SECONDS = 10.0
+_ADDRESS_SECONDS, _ADDRESS_FILE = 20.0, "first-node.json"  # how long the others wait for the first node's address
 _COMMAND_SECONDS = 60.0
 _MOST_CLOCK_SECONDS = 30.0
 _LEAST_FREE = 0.1  # of a node's memory
 _UNREACHED = "the first node,"  # begins the line of a node that does not reach the first one
 
 
-def problems(site: SiteConfig, *, folder: Path, first_node: str) -> list[str]:
-    """Returns what is wrong with this node, a line each.
+@dataclass(frozen=True)
+class FirstNode:
+    """The node at which the ranks meet, as each node sees it."""
 
-    `folder`: on the shared file system, which must be writable. `first_node`: the node at which the ranks meet.
-    """
+    name: str
+    is_this: bool  # this node is the first one
+    folder: Path  # of the attempt, on the shared file system: there it leaves its address on the site's interface
+
+
+def problems(site: SiteConfig, *, folder: Path, first_node: FirstNode) -> list[str]:
+    """Returns what is wrong with this node, a line each. `folder`: on the shared file system, it must be writable."""
     checks: tuple[Callable[[], Iterator[str]], ...] = (
+        lambda: _interface(site.interface, first_node),  # the others wait for the first node
         lambda: _gpus(site.gpus_per_node),
         _memory,
         lambda: _files(folder),
-        lambda: _peer(first_node),
+        lambda: _peer(first_node.name),
         lambda: _site_check(site.pre_launch),
     )
     return [line for check in checks for line in check()]
 
 
-def report_bad(folder: Path, node: str, found: list[str]) -> None:
-    """Leaves a file that names this node as a bad one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"bad-node-{node}.json", {"node": node, "problems": found})
+def problem_lines(node: str, found: Sequence[str]) -> list[str]:
+    """Returns the lines in which a node tells its problems, on the job's output: its file systems may be gone."""
+    return [f"node {node}: {' '.join(line.split())}" for line in found]
 
 
-def bad_nodes(folder: Path) -> dict[str, list[str]]:
-    """Reads which nodes were found to be bad, and why."""
-    found = {}
-    for path in sorted(folder.glob("bad-node-*.json")):
-        try:
-            plain = read_json(path)
-            found[str(plain["node"])] = [str(line) for line in plain["problems"]]
-        except (UserError, KeyError, TypeError):
-            continue
+def bad_nodes(output: str) -> dict[str, list[str]]:
+    """Reads from what an attempt has printed which nodes were found to be bad, and why."""
+    found: dict[str, list[str]] = {}
+    for node, problem in re.findall(r"^node (\S+): (.+)$", output, re.M):
+        found.setdefault(node, []).append(problem)
     return found
 
 
@@ -105,13 +111,69 @@ def _files(folder: Path) -> Iterator[str]:
             yield f"its clock and that of the file system of {place} are {apart:.0f} s apart"
 
 
-def _peer(first_node: str) -> Iterator[str]:
+def _interface(named: str, first_node: FirstNode) -> Iterator[str]:
+    """The interfaces of the ranks have a link and an address, and the first one of them reaches the first node.
+
+    With a broken one the ranks would find each other, because they meet by the nodes' names, and then wait for minutes.
+    """
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    links, addresses = psutil.net_if_stats(), [_address_of(name) for name in names]
+    found = []
+    for name, address in zip(names, addresses, strict=True):
+        if name not in links:
+            found.append(f"it has no network interface {name}")
+        elif not links[name].isup:
+            found.append(f"its network interface {name} is down, or its link is")
+        elif not address:
+            found.append(f"its network interface {name} has no address")
+    yield from found
+    if names and first_node.is_this:
+        with contextlib.suppress(OSError):  # the next check names a folder that cannot be written to
+            first_node.folder.mkdir(parents=True, exist_ok=True)
+            write_json(first_node.folder / _ADDRESS_FILE, {"address": "" if found else addresses[0]})
+    elif names and not found:
+        told = _told_address(first_node.folder / _ADDRESS_FILE)
+        if reason := _unreachable(told, source=addresses[0]) if told else "":
+            yield f"{_UNREACHED} {first_node.name}, is not reached over {names[0]}: {reason}"
+
+
+def _address_of(interface: str) -> str:
+    """Returns an address of a network interface, IPv4 before IPv6; "" without one."""
+    entries = psutil.net_if_addrs().get(interface, [])
+    found = [
+        entry.address for family in (socket.AF_INET, socket.AF_INET6) for entry in entries if entry.family == family
+    ]
+    return found[0] if found else ""
+
+
+def _told_address(path: Path) -> str:
+    """Waits for the address that the first node tells; "" if it tells none, or the file system is too slow."""
+    until = time.monotonic() + _ADDRESS_SECONDS
+    while not path.exists():
+        if time.monotonic() > until:
+            return ""
+        time.sleep(0.1)
     try:
-        socket.create_connection((first_node, _PEER_PORT), timeout=_PEER_SECONDS).close()
+        return str(read_json(path)["address"])
+    except (UserError, KeyError, TypeError):
+        return ""
+
+
+def _peer(first_node: str) -> Iterator[str]:
+    if reason := _unreachable(first_node):
+        yield f"{_UNREACHED} {first_node}, is not reached: {reason}"
+
+
+def _unreachable(host: str, *, source: str = "") -> str:
+    """Returns why a host does not answer, to packets from the address `source`; "" if it does."""
+    try:
+        address = (source, 0) if source else None
+        socket.create_connection((host, _PEER_PORT), timeout=_PEER_SECONDS, source_address=address).close()
     except ConnectionRefusedError:
-        return  # the node itself has answered
+        pass  # the host itself has answered
     except OSError as error:
-        yield f"{_UNREACHED} {first_node}, is not reached: {error.strerror or error}"
+        return error.strerror or str(error)
+    return ""
 
 
 def _site_check(command: str) -> Iterator[str]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from settings import RunError, UserError
 
 _SECONDS = 60.0  # a controller that is busy answers late
-_UPDATE_TRIES = 20
+_TRIES, _TRY_SECONDS = 20, 0.5  # of a change that Slurm may refuse while the job is on its way back
 _AWAY = ("Unable to contact slurm controller", "Socket timed out", "Slurm backup controller in standby")
 _AWAY_SECONDS, _AGAIN_SECONDS = 600.0, 2.0  # a controller that is restarted or updated comes back within the first
 _GONE = ("Invalid job id", "not found")
+_OFF = re.compile(r"down|drain|fail|unk|.*\*$")  # states of a node on which Slurm starts nothing; * means no answer
 # All other states, such as REQUEUE_HOLD, are of a job that may still run.
 _ENDED = (
     "BOOT_FAIL",
@@ -41,6 +42,7 @@ class JobState:
     preempted: bool  # Slurm has begun to end it, in favour of another job
     nodes: str  # of the current or last attempt
     excluded: str
+    partition: str
     start: str
     end: str
 
@@ -73,38 +75,48 @@ def job_state(job_id: str) -> JobState | None:
         preempted=words.get("PreemptTime", "None") not in ("None", "Unknown", "N/A"),
         nodes=_value(words.get("NodeList")),
         excluded=_value(words.get("ExcNodeList")),
+        partition=_value(words.get("Partition")),
         start=words.get("StartTime", ""),
         end=words.get("EndTime", ""),
     )
 
 
-def requeue(job_id: str, *, exclude: Sequence[str] = (), nodes: str = "") -> bool:
-    """Puts a running job back into the queue, without the nodes `exclude` and with the node count `nodes`.
+def requeue(job_id: str, *, excluded: Sequence[str] | None = None, nodes: str = "") -> bool:
+    """Puts a running job back into the queue, with the nodes `excluded` if given, and with the range of nodes `nodes`.
 
-    A change needs a job that waits. So the job is held while it is put back, changed, and released; a job that was once
-    given a range of nodes would else ask for as many as it had. Returns whether Slurm has taken the change. Raises
-    RunError if Slurm refuses.
+    Slurm changes only a job that waits. So a job with a change is held while it is put back, changed, and released; one
+    that was given a range of nodes would else ask for as many as it had. Returns whether Slurm has taken the change.
+    Raises RunError if Slurm refuses.
     """
+    if excluded is None and "-" not in nodes:
+        _checked("scontrol", "requeue", job_id)
+        return True
     _checked("scontrol", "requeuehold", job_id)
-    changed = change(job_id, exclude=exclude, nodes=nodes)
+    changed = change(job_id, excluded=excluded, nodes=nodes)
     release(job_id)
     return changed
 
 
 def release(job_id: str) -> None:
-    """Lets a job that is held wait for its turn. Raises RunError if Slurm refuses."""
-    _checked("scontrol", "release", job_id)
-
-
-def change(job_id: str, *, exclude: Sequence[str] = (), nodes: str = "", tries: int = _UPDATE_TRIES) -> bool:
-    """Changes a job that waits, or will once it is back in the queue. Returns whether Slurm has taken the change."""
-    state = job_state(job_id)
-    excluded = [name for name in (state.excluded.split(",") if state else []) if name]
-    words = [f"ExcNodeList={','.join(dict.fromkeys([*excluded, *exclude]))}"] if exclude else []
-    words += [f"NumNodes={nodes}"] if nodes else []
-    for number in range(tries if words else 0):
+    """Lets a job that is held wait for its turn. Raises RunError if Slurm refuses again and again: it stays held."""
+    for number in range(_TRIES):
         if number:
-            time.sleep(0.5)
+            time.sleep(_TRY_SECONDS)
+        if not (answer := _call("scontrol", "release", job_id)).returncode:
+            return
+    raise RunError(f"job {job_id} stays held ({_text(answer)}): `scontrol release {job_id}` lets it start again")
+
+
+def change(job_id: str, *, excluded: Sequence[str] | None = None, nodes: str = "") -> bool:
+    """Changes a job that waits, or will once it is back in the queue. Returns whether Slurm has taken the change.
+
+    `excluded`: all nodes on which it must not start; None leaves them as they are.
+    """
+    words = [] if excluded is None else [f"ExcNodeList={','.join(excluded)}"]
+    words += [f"NumNodes={nodes}"] if nodes else []
+    for number in range(_TRIES if words else 0):
+        if number:
+            time.sleep(_TRY_SECONDS)
         if _call("scontrol", "update", f"JobId={job_id}", *words).returncode == 0:
             return True
     return not words
@@ -117,11 +129,18 @@ def cancel(job_id: str) -> None:
 
 def unusable_nodes(nodes: Sequence[str]) -> list[str]:
     """Returns those of the nodes on which Slurm starts nothing, because they do not answer or were taken out."""
-    if not nodes:
-        return []
-    answer = _call("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N %T")
-    found = dict(line.split()[:2] for line in answer.stdout.splitlines() if len(line.split()) > 1)
-    return [name for name, state in sorted(found.items()) if re.match(r"down|drain|fail|unk|.*\*$", state)]
+    return [name for name, state in _node_states("-n", ",".join(nodes)) if _OFF.match(state)] if nodes else []
+
+
+def usable_nodes(partition: str) -> list[str]:
+    """Returns the nodes of a partition, or of several, on which Slurm may start a job, now or when they are free."""
+    return [name for name, state in _node_states("-p", partition) if not _OFF.match(state)] if partition else []
+
+
+def _node_states(*which: str) -> list[tuple[str, str]]:
+    """Returns the name and the state of each node, by name."""
+    lines = _call("sinfo", "-h", "-N", *which, "-o", "%N %T").stdout.splitlines()
+    return sorted({words[0]: words[1] for line in lines if len(words := line.split()) > 1}.items())
 
 
 def node_names(node_list: str) -> list[str]:
@@ -143,22 +162,29 @@ def _text(answer: subprocess.CompletedProcess[str]) -> str:
 
 
 def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Calls a command of Slurm, and again while its controller is away: a decision must not be lost with it."""
+    """Calls a command of Slurm, and again while its controller is away: a decision must not be lost with it.
+
+    A command that does not come back is tried again as well, but for sbatch: the job may have been submitted.
+    """
     until, told = time.monotonic() + _AWAY_SECONDS, False
-    while (answer := _call_once(*command, text=text)).returncode and any(words in answer.stderr for words in _AWAY):
-        if time.monotonic() > until:
-            break
+    while True:
+        answer = _call_once(*command, text=text)
+        away = answer is None or (answer.returncode and any(words in answer.stderr for words in _AWAY))
+        if answer is None and (command[0] == "sbatch" or time.monotonic() > until):
+            raise RunError(f"{command[0]} has not answered for {_SECONDS:g} s")
+        if answer is not None and (not away or time.monotonic() > until):
+            return answer
         if not told:
             print(f"Slurm's controller is away: {command[0]} is tried again for {_AWAY_SECONDS:g} s", file=sys.stderr)
             told = True
         time.sleep(_AGAIN_SECONDS)
-    return answer
 
 
-def _call_once(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def _call_once(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str] | None:
+    """Calls a command of Slurm; None if it does not come back."""
     try:
         return subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SECONDS)
     except FileNotFoundError:
         raise UserError(f"there is no {command[0]} here: call `lehr slurm` on a node of the cluster") from None
     except subprocess.TimeoutExpired:
-        raise RunError(f"{command[0]} has not answered for {_SECONDS:g} s") from None
+        return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from launcher.slurm.launch import LaunchName
 from launcher.slurm.option_rules import broken_rule, broken_value_rule, unquoted_time_rule
 from settings import Settings, compose
 from settings.mistakes import KeyMistakeError
@@ -25,6 +26,9 @@ class SiteConfig(Settings):
     gpus_per_node: int = Field(0, ge=0, description="GPUs of each node; 0 for a cluster without GPUs.")
     gpu_memory_gib: float | None = Field(None, gt=0, description="Memory of a GPU; null: it is not checked.")
     gres: str = Field("", description="Generic resources of each node, such as gpu:h100:8.")
+    launch: LaunchName = Field(
+        "srun", description="How ranks are started: srun, a task a rank; or torchrun, one of them on each node."
+    )
     cpus_per_task: int | None = Field(None, ge=1, description="CPU cores of each rank, which bound its threads.")
     cpu_bind: str = Field("", description="How srun binds ranks to cores, such as cores, or none.")
     memory: str = Field("", description="Main memory of each node, such as 500G; 0 means all of it.")

@@ -53,6 +53,8 @@ def _job_lines(job: str, events: list[dict[str, Any]]) -> Iterator[str]:
     elif state.state == "PENDING":
         start = f"; it may start at {state.start}" if state.start not in ("", "Unknown") else ""
         yield f"job {job}: waits in the queue ({state.reason}){start}"
+        if state.reason.startswith("JobHeld"):
+            yield f"it is held: `scontrol release {job}` lets it start"
     elif state.lives:
         yield f"job {job}: {state.state.lower()}, attempt {attempts}, on {state.nodes}, until {state.end}"
     else:

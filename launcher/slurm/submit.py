@@ -18,6 +18,7 @@ from launcher.run.start_checks import check_start
 from launcher.slurm import scheduler
 from launcher.slurm.batch_file import RUN_TEMPLATE, described, fill_in, options_of
 from launcher.slurm.job_folder import JobFolder
+from launcher.slurm.launch import LAUNCHES
 from launcher.slurm.option_rules import check_limit, check_nodes
 from launcher.slurm.site import SiteConfig
 from parallel.layout import check_layout
@@ -86,7 +87,7 @@ def prepare(
         run = f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(folder / RUN_LIST))})'
         named["array"] = f"0-{len(runs) - 1}"
     lehr = shlex.quote(str(Path(sys.executable).with_name("lehr")))
-    script = fill_in(RUN_TEMPLATE, site, named, run=run, lehr=lehr, **described(command))
+    script = fill_in(RUN_TEMPLATE, site, named, launch=LAUNCHES[site.launch], run=run, lehr=lehr, **described(command))
     return Submission(runs, site, nodes, array is not None, folder, script, list(warnings))
 
 

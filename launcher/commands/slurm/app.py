@@ -11,6 +11,7 @@ from launcher.commands.slurm.logs import logs_command
 from launcher.commands.slurm.run import run_command
 from launcher.commands.slurm.status import status_command
 from launcher.commands.slurm.submit import submit_command
+from launcher.commands.slurm.torchrun import torchrun_command
 
 slurm_app = typer.Typer(no_args_is_help=True, help="Submit runs to Slurm, watch, read and cancel them.")
 
@@ -21,3 +22,4 @@ slurm_app.command("logs")(logs_command)
 slurm_app.command("cancel")(cancel_command)
 slurm_app.command("decide")(decide_command)
 slurm_app.command("check")(check_command)
+slurm_app.command("torchrun")(torchrun_command)

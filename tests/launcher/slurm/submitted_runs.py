@@ -29,7 +29,7 @@ class SubmittedRun:
 
     def lehr(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs `lehr slurm ...` on the login node."""
-        return self.cluster.run(LEHR, "slurm", *arguments, check=check, timeout=180)
+        return self.cluster.run(LEHR, "slurm", *arguments, check=check, timeout=600)
 
     def submit(self, config: Path, *arguments: str, site: dict[str, Any], nodes: str = "2") -> SubmittedRun:
         """Submits the run. The site file is written beside the config."""

@@ -38,6 +38,9 @@ CASES = [
     (Ending(138), "requeue", 1),
     (Ending(143), "requeue", 1),
     (Ending(None), "requeue", 1),
+    (Ending(None, put_back=True), "requeue", 1),
+    (Ending(None, put_back=True, preempted=True), "requeue", 0),
+    (Ending(None, put_back=True, lost_node=True), "requeue", 1),
     (Ending(None, lost_node=True), "requeue", 1),
     (Ending(None, lost_node=True, preempted=True), "requeue", 0),
     (Ending(None, new_checkpoint=True), "requeue", 1),
@@ -52,6 +55,24 @@ def test_what_is_done(ending: Ending, action: str, counted: int) -> None:
 
 def test_every_row_decides_a_case() -> None:
     assert {decide(ending, max_failures=3).row for ending, _, _ in CASES} == {row.name for row in TABLE}
+
+
+def test_what_is_a_fault_of_a_rank_or_a_node() -> None:
+    """The time that it costs is lost to faults; a mistake, a preemption and a limit are none."""
+    faults = [Ending(1), Ending(137), Ending(None), Ending(1, bad_node=True), Ending(None, lost_node=True)]
+    others = [
+        Ending(0),
+        Ending(2),
+        Ending(75),
+        Ending(76),
+        Ending(77),
+        Ending(143, preempted=True),
+        Ending(None, put_back=True),
+    ]
+    others += [Ending(143, out_of_time=True), Ending(143, cancelled=True)]
+    assert all(decide(ending, max_failures=3).fault for ending in faults)
+    assert not any(decide(ending, max_failures=3).fault for ending in others)
+    assert decide(Ending(1), max_failures=0).fault
 
 
 def test_starts_without_a_new_checkpoint_end_the_chain_with_the_cause() -> None:

@@ -34,3 +34,24 @@ def test_a_bad_node_is_excluded_and_what_never_works_ends_with_its_cause(cluster
     assert last.startswith("the job ends: no progress: 2 starts without a new checkpoint, more than max_failures = 1; ")
     assert "n1: pre_launch fails: no licence" in last
     assert not (never.path / "metrics.jsonl").exists()
+
+
+@pytest.mark.slurm
+@pytest.mark.timeout(1800)
+def test_the_node_that_failed_first_is_let_back_in_when_too_few_others_are_left(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The job needs two of three nodes. n1 fails first, and is repaired; then n2 fails."""
+    config = write_config(tmp_path, make_shards(tmp_path), train={"steps": 100_000}, evaluate={"every_steps": 0})
+    (tmp_path / "bad-n1").touch()
+    site = {"pre_launch": f"! ls {tmp_path}/bad-$(hostname)"}
+    submitted = SubmittedRun(cluster, tmp_path / "runs" / "try").submit(config, site=site)
+    submitted.wait_for_begin(2)
+    assert cluster.job(submitted.job)["ExcNodeList"] == "n1"
+    (tmp_path / "bad-n1").rename(tmp_path / "bad-n2")
+    submitted.notice()
+    submitted.wait_for_begin(4)
+    state = cluster.job(submitted.job)
+    assert (state["ExcNodeList"], state["NodeList"]) == ("n2", "n[1,3]")
+    submitted.lehr("cancel", submitted.path)
+    submitted.wait_for_end("CANCELLED")

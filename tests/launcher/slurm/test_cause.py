@@ -37,6 +37,12 @@ WAITED = (
             "srun: error: n[1-2]: tasks 0-3: Segmentation fault (core dumped)\n",
             "ranks 0-3 on n[1-2]: segmentation fault",
         ),
+        (
+            [PEER],
+            137,
+            "rank 3 on n2: Killed\nsrun: error: n2: task 1: Exited with exit code 137\n",
+            "rank 3 on n2: killed",
+        ),
         ([], 143, "", "signal 15 has ended a rank"),
         ([], 3, "", "exit code 3"),
         ([], 75, KILLED, ""),

@@ -16,7 +16,7 @@ def start(began: float, until: float, *, starting: float, steps: float, saving: 
 
 EVENTS = [
     {"event": "begin", "time": 1010.0, "attempt": 1, "nodes": "n[1-2]"},
-    {"event": "end", "time": 1150.0, "attempt": 1, "exit_code": 137, "action": "requeue"},
+    {"event": "end", "time": 1150.0, "attempt": 1, "exit_code": 137, "action": "requeue", "fault": True},
     {"event": "begin", "time": 1200.0, "attempt": 2, "nodes": "n[1-2]"},
     {"event": "end", "time": 1300.0, "attempt": 2, "exit_code": 0, "action": "end"},
 ]
@@ -58,8 +58,8 @@ def test_the_interval_of_checkpoints_that_would_lose_least() -> None:
 
 def test_a_job_that_slurm_puts_back_after_a_node_has_failed_had_a_fault() -> None:
     """The attempt itself leaves the job to Slurm, and the next one finds out why."""
-    left = {**EVENTS[1], "action": "leave"}
-    found = {"event": "end", "time": 1200.0, "attempt": 1, "exit_code": None, "action": "requeue"}
+    left = {**EVENTS[1], "action": "leave", "fault": False}
+    found = {"event": "end", "time": 1200.0, "attempt": 1, "exit_code": None, "action": "requeue", "fault": True}
     first = goodput_of([EVENTS[0], left, found, *EVENTS[2:]], TIMES, submitted=1000.0, now=2000.0).starts[0]
     assert (first.held, first.fault) == (140, True)
     cancelled = goodput_of([EVENTS[0], left], TIMES, submitted=1000.0, now=2000.0).starts[0]

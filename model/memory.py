@@ -47,6 +47,8 @@ class RankBytes:
     gradients: int  # with the buffer in which ZeRO 2 and 3 reduce them
     optimizer: int  # masters if weights are bfloat16 or ZeRO is 2 or 3, and the moments
     activations: int  # kept for the backward pass, of the micro-batches in flight
+    build: int  # held at most while model and optimizer are built; ZeRO 2 allocates gradients in its first step
+    saved: int  # copied to the host when a checkpoint is saved: masters and moments
 
     @property
     def total(self) -> int:
@@ -89,10 +91,14 @@ def rank_bytes(
         if layout.zero >= 2:
             gradients += min(held, REDUCE_BUCKET_ELEMENTS) * (BYTES_FLOAT32 if layout.zero == 3 else layout.element)
         numbers = moments + (layout.bfloat16 or layout.zero >= 2)
+        weights = held * layout.element / shares[0]
+        optimizer = (held - copied) * (BYTES_FLOAT32 * numbers + mask_bytes) / shares[2]
         return RankBytes(
-            weights=round(held * layout.element / shares[0]),
+            weights=round(weights),
             gradients=round(gradients),
-            optimizer=round((held - copied) * (BYTES_FLOAT32 * numbers + mask_bytes) / shares[2]),
+            optimizer=round(optimizer),
+            build=round(weights + optimizer + (gradients if layout.zero != 2 else 0)),
+            saved=round((held - copied) * (BYTES_FLOAT32 * (moments + 1) + mask_bytes) / shares[2]),
             activations=round(
                 _activations(config, layout, stage, seq_length * micro_batch_size, micro_batches=micro_batches)
             ),

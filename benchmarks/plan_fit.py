@@ -19,7 +19,7 @@ path.insert(0, str(Path(__file__).parents[1]))
 
 from plan_rows import GIB, PublishedRow, read_rows
 
-from parallel.planning.machine import Efficiencies
+from parallel.planning.machine_file import Efficiencies
 from parallel.planning.memory import rank_memory
 
 NAMES = ("products", "attention", "memory", "inside", "between")

@@ -12,7 +12,7 @@ from typing import Any
 from model.config import ModelConfig
 from model.memory import LayoutSizes
 from model.size import non_embedding_parameters
-from parallel.planning.machine import Efficiencies, MachineConfig, load_machine
+from parallel.planning.machine_file import Efficiencies, MachineConfig, load_machine
 from parallel.planning.shape import StepShape
 from parallel.planning.step_time import step_time
 

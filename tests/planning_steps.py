@@ -6,7 +6,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.memory import LayoutSizes
-from parallel.planning.machine import MachineConfig
+from parallel.planning.machine_file import MachineConfig
 from parallel.planning.shape import StepShape
 
 MODEL = ModelConfig(

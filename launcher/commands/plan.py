@@ -52,7 +52,7 @@ def plan(
     from launcher.commands.outputs import check_output
     from launcher.plan.make_report import Budget, make_report
     from launcher.run.config import load_run_config
-    from parallel.planning.machine import load_machine
+    from parallel.planning.machine_file import load_machine
 
     if output is not None:
         check_output(output, option="--output")
@@ -80,12 +80,13 @@ def plan(
 
 def _print_report(report: Report, top: int) -> None:
     from launcher.console import print_columns
-    from launcher.plan.report import details, heading, law_lines, layout_table
+    from launcher.plan.report import details, heading, law_lines, layout_table, own_layout
 
     print("\n".join(heading(report)))
     print("\nthe fastest for each tensor, pipeline and ZeRO:")
     rows = layout_table(report, top)
     print_columns(rows, numbers=range(len(rows[0])))
+    print(own_layout(report))
     print("\nof the first:")
     print("\n".join(details(report)))
     print("\nby law:")

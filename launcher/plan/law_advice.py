@@ -75,8 +75,9 @@ def with_budget(config: RunConfig, *, tokens: float) -> RunConfig:
 
 def with_law(config: RunConfig, advice: LrAndBatch, *, tokens: float) -> RunConfig:
     """Returns the config with the law's lr and batch, and as many steps as the tokens allow."""
-    values = [("optim.lr", float(f"{advice.lr:.3g}")), ("train.global_batch_size", advice.global_batch_size)]
-    return with_budget(with_values(config, [("train.micro_batch_size", 1), *values]), tokens=tokens)
+    lr = float(f"{advice.lr:.3g}")
+    values = [("optim.lr", lr), ("train.global_batch_size", advice.global_batch_size)]
+    return with_budget(with_values(config, values), tokens=tokens)
 
 
 def fit_advice(config: RunConfig, model: ModelConfig, path: Path) -> FitAdvice:
@@ -92,7 +93,7 @@ def _best_schedule(config: RunConfig, model: ModelConfig, fit: Fit) -> Candidate
     constraints = Constraints(
         peak_lr=peak,
         warmup_steps=min(default_warmup(fit), config.train.steps - 1),
-        min_lr=min(peak, *(curve.last_lr for curve in fit.curves)),
+        min_lr=min([peak, *(curve.last_lr for curve in fit.curves)]),
         free_form=False,
         parameters=float(parameters(model, seq_length=config.train.seq_length)) if fit.law.spans_sizes else None,
     )

@@ -12,7 +12,7 @@ from launcher.run.config import RunConfig
 from launcher.run.preflight import workload
 from launcher.run.stages import run_schedule
 from parallel.layout import check_layout
-from parallel.planning.machine import MachineConfig
+from parallel.planning.machine_file import MachineConfig
 from settings import UserError
 
 

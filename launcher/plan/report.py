@@ -9,7 +9,8 @@ from typing import Any
 from launcher.plan.law_advice import CHINCHILLA_TOKENS_PER_PARAMETER, FitAdvice, LrAndBatch
 from launcher.plan.request import Request
 from launcher.run.estimate import format_bytes
-from parallel.planning.plan import Plan, PlannedLayout, best_of_each
+from parallel.planning.candidates import Choice
+from parallel.planning.layout_plan import Plan, PlannedLayout, best_of_each
 from parallel.planning.reasons import what_would_change, why_first
 from parallel.planning.traffic import sent_in_a_step
 from settings.durations import format_duration
@@ -86,6 +87,25 @@ def layout_table(report: Report, top: int) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def own_layout(report: Report) -> str:
+    """Returns the line about the layout that the config has, on as many GPUs."""
+    config, plan = report.request.config, report.plan
+    parallel = config.parallel
+    data = report.request.gpus // (parallel.tensor * parallel.pipeline)
+    own = Choice(parallel.model_copy(update={"data": data}), config.train.micro_batch_size, config.train.recompute)
+    if own == plan.best.choice:
+        return "the config's own layout: the first"
+    for layouts, words in ((plan.fitting, "fits"), (plan.too_large, "does not fit")):
+        for one in layouts:
+            if one.choice == own:
+                longer = one.seconds / plan.best.seconds - 1
+                return (
+                    f"the config's own layout: {one.seconds:.4g} s a step, {longer:+.0%} against the first; it needs "
+                    f"{format_bytes(one.memory.device)}, which {words}"
+                )
+    return "the config's own layout: it cannot be on these GPUs, or is not among those that are compared"
 
 
 def details(report: Report) -> list[str]:

@@ -13,8 +13,8 @@ from model.config import ModelConfig
 from model.size import flops_per_token, parameters
 from parallel.config import ParallelConfig
 from parallel.planning.candidates import Choice
-from parallel.planning.machine import MachineConfig
-from parallel.planning.plan import DEFAULT_HEADROOM, Plan, make_plan
+from parallel.planning.layout_plan import DEFAULT_HEADROOM, Plan, make_plan
+from parallel.planning.machine_file import MachineConfig
 from parallel.planning.shape import StepShape
 from parallel.run_plan import run_plan
 from settings import UserError, parse

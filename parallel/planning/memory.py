@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.memory import RankBytes, logits_bytes, rank_bytes
-from parallel.planning.machine import MachineConfig
+from parallel.planning.machine_file import MachineConfig
 from parallel.planning.shape import StepShape
 
 

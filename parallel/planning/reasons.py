@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from parallel.planning.candidates import Choice
-from parallel.planning.plan import Plan, PlannedLayout, with_figures
+from parallel.planning.layout_plan import Plan, PlannedLayout, with_figures
 
 _KEYS = (
     *("parallel.tensor", "parallel.sequence", "parallel.pipeline", "parallel.virtual_stages", "parallel.zero"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from model.memory import stage_layers
 from model.size import flops_per_token
 from parallel.planning import traffic
-from parallel.planning.machine import MachineConfig, Precision
+from parallel.planning.machine_file import MachineConfig, Precision
 from parallel.planning.shape import StepShape
 from parallel.planning.work import (
     Work,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.memory import BYTES_FLOAT32, stage_layers
-from parallel.planning.machine import MachineConfig
+from parallel.planning.machine_file import MachineConfig
 from parallel.planning.shape import StepShape
 from parallel.planning.work import stage_parameters
 

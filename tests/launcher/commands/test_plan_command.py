@@ -51,6 +51,9 @@ def test_the_plan_of_a_small_run_says_all_that_it_should(config: Path, tmp_path:
     assert planned.train.micro_batch_size == values["train.micro_batch_size"]
     assert planned.train.recompute == values["train.recompute"]
     assert f"--output {output} exists" in refused(config, "-o", output)
+    assert "the config's own layout: the first" in plan(output, "--gpus", "4", "--gpu", "cpu")
+    own = next(line for line in text.splitlines() if line.startswith("the config's own layout: "))
+    assert " s a step, +" in own
 
 
 def test_json_has_every_number(config: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel.planning.machine import load_machine, machine_names
+from parallel.planning.machine_file import load_machine, machine_names
 from settings import UserError
 from train.metrics.gpu_peaks import GPU_TFLOPS
 

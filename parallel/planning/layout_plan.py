@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from parallel.config import ParallelConfig
 from parallel.planning.candidates import Choice, Refusals, enumerate_choices
-from parallel.planning.machine import MachineConfig
+from parallel.planning.machine_file import MachineConfig
 from parallel.planning.memory import RankMemory, rank_memory
 from parallel.planning.shape import StepShape
 from parallel.planning.step_time import StepTime, mfu, step_time

@@ -15,8 +15,8 @@ from model.recompute import Recompute
 from parallel.config import ParallelConfig
 from parallel.layout import Workload, check_layout, layout_problems
 from parallel.planning.candidates import Choice, enumerate_choices
-from parallel.planning.machine import load_machine
-from parallel.planning.plan import best_of_each, make_plan, with_figures
+from parallel.planning.layout_plan import best_of_each, make_plan, with_figures
+from parallel.planning.machine_file import load_machine
 from parallel.planning.reasons import what_would_change, why_first
 from parallel.planning.shape import StepShape
 from settings import UserError

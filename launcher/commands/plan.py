@@ -103,13 +103,14 @@ def _print_json(report: Report, top: int) -> None:
 
 def _write_config(report: Report, path: Path, *, quiet: bool) -> None:
     from launcher.plan.make_report import planned_config
+    from launcher.plan.report import step_text
     from settings import to_yaml
     from settings.files import output_of_user, write_text
 
     written: RunConfig = planned_config(report)
     best, request = report.plan.best, report.request
     head = (
-        f"# Planned by `lehr plan` for {request.gpus} x {request.machine.name}: {best.seconds:.4g} s a step, "
+        f"# Planned by `lehr plan` for {request.gpus} x {request.machine.name}: {step_text(best.seconds)} a step, "
         f"an MFU of {best.mfu:.1%}\n"
     )
     with output_of_user(path):

@@ -9,6 +9,8 @@ from typing import Any
 from launcher.plan.law_advice import CHINCHILLA_TOKENS_PER_PARAMETER, FitAdvice, LrAndBatch
 from launcher.plan.request import Request
 from launcher.run.estimate import format_bytes
+from launcher.run.preflight import workload
+from parallel.layout import layout_problems
 from parallel.planning.candidates import Choice
 from parallel.planning.layout_plan import Plan, PlannedLayout, best_of_each
 from parallel.planning.reasons import what_would_change, why_first
@@ -78,7 +80,7 @@ def layout_table(report: Report, top: int) -> list[tuple[str, ...]]:
             (
                 str(number),
                 *values,
-                f"{one.seconds:.4g} s",
+                step_text(one.seconds),
                 format_count(one.tokens_per_second),
                 f"{one.mfu:.1%}",
                 f"{one.time.bubble / one.seconds:.1%}",
@@ -87,6 +89,11 @@ def layout_table(report: Report, top: int) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def step_text(seconds: float) -> str:
+    """Formats the time of a step."""
+    return f"{seconds:.4g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def own_layout(report: Report) -> str:
@@ -102,10 +109,12 @@ def own_layout(report: Report) -> str:
             if one.choice == own:
                 longer = one.seconds / plan.best.seconds - 1
                 return (
-                    f"the config's own layout: {one.seconds:.4g} s a step, {longer:+.0%} against the first; it needs "
-                    f"{format_bytes(one.memory.device)}, which {words}"
+                    f"the config's own layout: {step_text(one.seconds)} a step, {longer:+.0%} against the first; it "
+                    f"needs {format_bytes(one.memory.device)}, which {words}"
                 )
-    return "the config's own layout: it cannot be on these GPUs, or is not among those that are compared"
+    problems = layout_problems(own.parallel, report.request.model, workload(config, report.request.gpus))
+    why = problems[0] if problems else "it is the same as another one, or --keep leaves it out"
+    return f"the config's own layout is not among them: {why}"
 
 
 def details(report: Report) -> list[str]:
@@ -118,7 +127,7 @@ def details(report: Report) -> list[str]:
         f"memory of the fullest rank: {held}; {format_bytes(memory.build)} at most while it is built, and "
         f"{format_bytes(memory.saving + memory.offloaded)} on the host for saving"
         + (" and for what is offloaded" if memory.offloaded else ""),
-        f"time of a step: {best.seconds:.4g} s: {spent}",
+        f"time of a step: {step_text(best.seconds)}: {spent}",
     ]
     lines += [
         f"sent by a rank in a step over the {one.axis} axis: {format_bytes(one.bytes)}, {one.link.name}"

@@ -120,10 +120,18 @@ def _message(check: Callable[[], object]) -> str | None:
 
 
 def vocabulary_of(config: RunConfig) -> ModelConfig:
-    """Returns the model with its vocabulary: of the shards, or model.vocab_size where there are no shards yet."""
-    if config.model.vocab_size is not None and not config.data.shards.exists():
-        return config.model
-    return model_with_vocabulary(config)
+    """Returns the model with its vocabulary: of the shards, or model.vocab_size where there are no shards yet.
+
+    Raises UserError where there is neither.
+    """
+    if config.data.shards.exists():
+        return model_with_vocabulary(config)
+    if config.model.vocab_size is None:
+        raise UserError(
+            f"data.shards = {config.data.shards}: there is no such folder, and the size of the vocabulary is not known "
+            "without shards: build them with `lehr data build`, or set model.vocab_size"
+        )
+    return config.model
 
 
 def with_values(config: RunConfig, values: Sequence[tuple[str, object]]) -> RunConfig:

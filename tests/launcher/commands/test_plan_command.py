@@ -53,7 +53,8 @@ def test_the_plan_of_a_small_run_says_all_that_it_should(config: Path, tmp_path:
     assert f"--output {output} exists" in refused(config, "-o", output)
     assert "the config's own layout: the first" in plan(output, "--gpus", "4", "--gpu", "cpu")
     own = next(line for line in text.splitlines() if line.startswith("the config's own layout: "))
-    assert " s a step, +" in own
+    assert "s a step, +" in own
+    assert "is not among them: train.global_batch_size = 8 must be" in plan(config, "--gpus", "8", "--gpu", "cpu")
 
 
 def test_json_has_every_number(config: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_law_gives_lr_and_batch(config: Path, tmp_path: Path) -> None:
 def test_a_run_without_shards_is_planned_by_its_own_vocabulary(config: Path) -> None:
     text = plan(config, "data.shards=nowhere", "model.vocab_size=512", "--gpus", "2")
     assert "layouts: " in text
-    assert "nowhere" in refused(config, "data.shards=nowhere", "--gpus", "2")
+    assert "or set model.vocab_size" in refused(config, "data.shards=nowhere", "--gpus", "2")
 
 
 def test_what_cannot_be_planned_gets_one_message(config: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.recompute import Recompute
-from model.size import layers_per_chunk, local_parameters
+from model.size import local_parameters
 
 BYTES_FLOAT32, BYTES_BFLOAT16 = 4, 2
 # Elements of the buffer in which ZeRO 2 and 3 reduce gradients, if the rank holds as many: DeepSpeed's default.
@@ -47,6 +47,8 @@ class RankBytes:
     gradients: int  # with the buffer in which ZeRO 2 and 3 reduce them
     optimizer: int  # masters if weights are bfloat16 or ZeRO is 2 or 3, and the moments
     activations: int  # kept for the backward pass, of the micro-batches in flight
+    build: int  # held at most while model and optimizer are built; ZeRO 2 allocates gradients in its first step
+    saved: int  # copied to the host when a checkpoint is saved: masters and moments
 
     @property
     def total(self) -> int:
@@ -75,7 +77,7 @@ def rank_bytes(
         first, last = stage == 0, stage == layout.pipeline - 1
         held = local_parameters(
             config,
-            num_layers=_stage_layers(config, layout, stage),
+            num_layers=stage_layers(config, layout, stage),
             seq_length=seq_length,
             first=first,
             last=last,
@@ -89,10 +91,14 @@ def rank_bytes(
         if layout.zero >= 2:
             gradients += min(held, REDUCE_BUCKET_ELEMENTS) * (BYTES_FLOAT32 if layout.zero == 3 else layout.element)
         numbers = moments + (layout.bfloat16 or layout.zero >= 2)
+        weights = held * layout.element / shares[0]
+        optimizer = (held - copied) * (BYTES_FLOAT32 * numbers + mask_bytes) / shares[2]
         return RankBytes(
-            weights=round(held * layout.element / shares[0]),
+            weights=round(weights),
             gradients=round(gradients),
-            optimizer=round((held - copied) * (BYTES_FLOAT32 * numbers + mask_bytes) / shares[2]),
+            optimizer=round(optimizer),
+            build=round(weights + optimizer + (gradients if layout.zero != 2 else 0)),
+            saved=round((held - copied) * (BYTES_FLOAT32 * (moments + 1) + mask_bytes) / shares[2]),
             activations=round(
                 _activations(config, layout, stage, seq_length * micro_batch_size, micro_batches=micro_batches)
             ),
@@ -145,7 +151,7 @@ def _activations(
         chunks_in_flight = 2 * (layout.pipeline - stage - 1) + (layout.virtual_stages - 1) * layout.pipeline + 1
     if micro_batches is not None:
         chunks_in_flight = min(chunks_in_flight, micro_batches * layout.virtual_stages)
-    layers = _stage_layers(config, layout, stage) / layout.virtual_stages
+    layers = stage_layers(config, layout, stage) / layout.virtual_stages
     position = config.position.kept_per_token(config.head_size) * BYTES_FLOAT32
     kept = chunks_in_flight * tokens * (layers * block_bytes_per_token(config, layout) + position)
     if layout.recompute == "full":  # the block whose backward pass runs holds all of its activations
@@ -161,7 +167,8 @@ def _without_recomputation(layout: LayoutSizes) -> LayoutSizes:
     return LayoutSizes(tensor=layout.tensor, sequence=layout.sequence, bfloat16=layout.bfloat16)
 
 
-def _stage_layers(config: ModelConfig, layout: LayoutSizes, stage: int) -> int:
-    """Counts a stage's layers: chunks are dealt out to the stages in turn."""
-    chunks = layers_per_chunk(config.num_layers, layout.pipeline * layout.virtual_stages)
-    return sum(len(layers) for layers in chunks[stage :: layout.pipeline])
+def stage_layers(config: ModelConfig, layout: LayoutSizes, stage: int) -> int:
+    """Counts a stage's layers: chunks are dealt out to the stages in turn, the larger chunks first."""
+    least, larger_chunks = divmod(config.num_layers, layout.pipeline * layout.virtual_stages)
+    larger_of_stage = len(range(stage, larger_chunks, layout.pipeline))
+    return layout.virtual_stages * least + larger_of_stage

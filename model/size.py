@@ -7,6 +7,9 @@ compares runs; hardware utilisation is higher under recomputation).
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import accumulate
+
 from torch import nn
 
 from model.config import ModelConfig
@@ -23,8 +26,7 @@ def matrix_parameters_per_layer(config: ModelConfig) -> int:
 def layers_per_chunk(num_layers: int, chunks: int) -> list[range]:
     """Returns the layers of each chunk in the order of the data's flow, as even as can be, the larger chunks first."""
     sizes = [num_layers // chunks + (i < num_layers % chunks) for i in range(chunks)]
-    starts = [sum(sizes[:i]) for i in range(chunks)]
-    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    return [range(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
 
 def parameters(config: ModelConfig, *, seq_length: int) -> int:
@@ -39,11 +41,8 @@ def local_parameters(
 
     The embedding comes with them if `first`, the final norm and the head if `last`.
     """
-    one_layer = without_values(
-        config, seq_length=seq_length, layer_range=range(min(num_layers, 1)), first=first, last=last
-    )
-    blocks = sum(_held(block, tp_size) for block in one_layer.layers.values())
-    return _held(one_layer, tp_size) + max(num_layers - 1, 0) * blocks
+    outside, block = _held_parts(config, seq_length=seq_length, first=first, last=last, tp_size=tp_size)
+    return outside + num_layers * block
 
 
 def parameter_shapes(config: ModelConfig, *, seq_length: int) -> dict[str, tuple[int, ...]]:
@@ -63,8 +62,20 @@ def flops_per_token(config: ModelConfig, seq_length: int, *, zeroed_weights: flo
     `zeroed_weights` of the blocks' matrices cost none: sparse hardware skips them, dense hardware multiplies by zero.
     """
     products = 2 * (non_embedding_parameters(config) - zeroed_weights + config.vocabulary * config.hidden_size)
-    attention = config.num_layers * 2 * seq_length * config.hidden_size  # q·k and weights·v, each T/2 keys on average
-    return 3 * (products + attention)
+    return 3 * (products + config.num_layers * attention_flops_per_layer(config, seq_length))
+
+
+def attention_flops_per_layer(config: ModelConfig, seq_length: int) -> float:
+    """Returns the FLOPs of one token's forward pass through one layer's attention, without its matrices."""
+    return 2 * seq_length * config.hidden_size  # q·k and weights·v, each T/2 keys on average
+
+
+@lru_cache(maxsize=256)
+def _held_parts(config: ModelConfig, *, seq_length: int, first: bool, last: bool, tp_size: int) -> tuple[float, float]:
+    """Counts what a tensor rank holds outside of the blocks, and of one block. Building modules takes milliseconds."""
+    model = without_values(config, seq_length=seq_length, layer_range=range(1), first=first, last=last)
+    block = sum(_held(block, tp_size) for block in model.layers.values())
+    return _held(model, tp_size) - block, block
 
 
 def _held(module: nn.Module, tp_size: int) -> float:

@@ -42,25 +42,14 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
     parallel, train = config.parallel, config.train
     data = world_size // (parallel.tensor * parallel.pipeline)
     micro_batches = train.global_batch_size // (train.micro_batch_size * data)
-    layout = LayoutSizes(
-        tensor=parallel.tensor,
-        pipeline=parallel.pipeline,
-        virtual_stages=parallel.virtual_stages,
-        data=data,
-        zero=parallel.zero,
-        sequence=parallel.sequence,
-        recompute=train.recompute,
-        bfloat16=train.precision == "bfloat16",
-        device_type=device_type(config),
-        fused_loss=device_type(config) != "cpu" and train.cross_entropy != "torch",
-    )
+    layout = layout_sizes(config, data=data, device=device_type(config))
     rank = rank_bytes(
         model,
         layout,
         seq_length=train.seq_length,
         micro_batch_size=train.micro_batch_size,
         micro_batches=micro_batches,
-        mask_bytes=sum(transform.bytes_per_weight for transform in config.optim.transforms),
+        mask_bytes=mask_bytes(config),
     )
     tokens = train.global_batch_size * train.seq_length
     return StepEstimate(
@@ -71,6 +60,28 @@ def estimate_step(config: RunConfig, model: ModelConfig, *, world_size: int) -> 
         tokens=tokens,
         flops=tokens * flops_per_token(model, train.seq_length),
     )
+
+
+def layout_sizes(config: RunConfig, *, data: int, device: str) -> LayoutSizes:
+    """Returns what the bytes of a rank depend on, for a number of data ranks and a type of device."""
+    parallel, train = config.parallel, config.train
+    return LayoutSizes(
+        tensor=parallel.tensor,
+        pipeline=parallel.pipeline,
+        virtual_stages=parallel.virtual_stages,
+        data=data,
+        zero=parallel.zero,
+        sequence=parallel.sequence,
+        recompute=train.recompute,
+        bfloat16=train.precision == "bfloat16",
+        device_type=device,
+        fused_loss=device != "cpu" and train.cross_entropy != "torch",
+    )
+
+
+def mask_bytes(config: RunConfig) -> int:
+    """Returns what transforms of the optimizer's update keep of a weight."""
+    return sum(transform.bytes_per_weight for transform in config.optim.transforms)
 
 
 def device_type(config: RunConfig) -> str:

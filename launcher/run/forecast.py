@@ -12,7 +12,7 @@ from launcher.run.provenance import compare, config_provenance, list_differences
 from launcher.run.stages import run_schedule, stated_warmup
 from laws.fitting.fitted import Fit, load_fit
 from laws.forecasting.fixed_fit_forecast import FixedFitForecast
-from laws.forecasting.prediction import RunProgress
+from laws.forecasting.prediction import Prediction, RunProgress
 from laws.forecasting.refitted_forecast import RefittedForecast
 from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
@@ -36,12 +36,17 @@ def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
     if wanted == "auto":
         return _too_few_evaluations(config)
     fit = load_fit(Path(wanted))
-    schedule = planned_curve(config)
-    lines = [*_provenance_warnings(config, fit), *schedule_warnings(fit, schedule)]
-    final = _fitted_forecast(config, model, fit).predict_loss(RunProgress(schedule, None), schedule.steps)
+    lines = [*_provenance_warnings(config, fit), *schedule_warnings(fit, planned_curve(config))]
+    final = final_forecast(config, model, fit)
     if not isinstance(final, str) and not all(map(math.isfinite, (final.loss, final.low, final.high))):
         raise UserError(f"train.forecast = {wanted}: its forecast of this run is not finite; fit the law again")
     return [f"train.forecast = {wanted}: {line}" for line in lines]
+
+
+def final_forecast(config: RunConfig, model: ModelConfig, fit: Fit) -> Prediction | str:
+    """Returns the forecast of a run's final loss by a fit, or why there is none. `model`: with its vocabulary."""
+    schedule = planned_curve(config)
+    return _fitted_forecast(config, model, fit).predict_loss(RunProgress(schedule, None), schedule.steps)
 
 
 def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:

@@ -24,7 +24,7 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     check_layout(config.parallel, config.model, workload(config, world_size))
     run_schedule(config)
     _check_keep_best(config)
-    _check_compile(config)
+    check_compile(config.train.compile, zero=config.parallel.zero)
     check_training_data(
         training_data(config),
         config.train.seq_length,
@@ -88,9 +88,9 @@ def _check_keep_best(config: RunConfig) -> None:
         )
 
 
-def _check_compile(config: RunConfig) -> None:
-    """Raises UserError for a layout whose blocks torch.compile cannot compile."""
-    if config.train.compile is True and config.parallel.zero == 3:
+def check_compile(compile_blocks: object, *, zero: int) -> None:
+    """Raises UserError for a layout whose blocks torch.compile cannot compile. `compile_blocks`: train.compile."""
+    if compile_blocks is True and zero == 3:
         raise UserError(
             "train.compile = true does not work with parallel.zero = 3, whose layers have weights only while they run; "
             "set train.compile to auto or false, or parallel.zero to 2 or less"

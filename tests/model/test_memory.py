@@ -12,8 +12,8 @@ from model.attention import KERNELS
 from model.config import ModelConfig
 from model.init import initialise
 from model.layers import TorchLayers
-from model.memory import LayoutSizes, RankBytes, block_bytes_per_token, logits_bytes, rank_bytes
-from model.size import parameters
+from model.memory import LayoutSizes, RankBytes, block_bytes_per_token, logits_bytes, rank_bytes, stage_layers
+from model.size import layers_per_chunk, parameters
 from model.transformer import Transformer
 
 SMALL: dict[str, Any] = {"num_layers": 3, "hidden_size": 64, "num_heads": 4, "ffn_size": 160, "vocab_size": 256}
@@ -81,6 +81,17 @@ def test_a_pipeline_holds_its_layers_and_what_is_in_flight() -> None:
     assert first.activations == 4 * (2 * block + rotation)  # a micro-batch for each stage
     assert bytes_of(micro_batches=2).activations == 2 * (2 * block + rotation)
     assert bytes_of(virtual_stages=2).activations == 11 * (block + rotation)  # 2 (p - 1) + (v - 1) p + 1 chunks
+
+
+@pytest.mark.parametrize("num_layers", [1, 7, 8, 13])
+@pytest.mark.parametrize("virtual_stages", [1, 2, 3])
+def test_the_layers_of_a_stage_are_those_of_its_chunks(num_layers: int, virtual_stages: int) -> None:
+    config = ModelConfig.model_validate({**SMALL, "num_layers": num_layers})
+    chunks = layers_per_chunk(num_layers, 3 * virtual_stages)
+    assert [layer for layers in chunks for layer in layers] == list(range(num_layers))
+    layout = LayoutSizes(pipeline=3, virtual_stages=virtual_stages)
+    found = [stage_layers(config, layout, stage) for stage in range(3)]
+    assert found == [sum(map(len, chunks[stage::3])) for stage in range(3)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

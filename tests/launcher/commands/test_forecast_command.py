@@ -125,6 +125,23 @@ def test_the_schedule_a_law_predicts_is_the_one_a_run_takes(base: Path, fit: Pat
 
 
 @pytest.mark.slow
+def test_a_plan_forecasts_and_chooses_as_the_law_does(base: Path, fit: Path) -> None:
+    out = run("plan", base, "--gpus", "2", "--gpu", "cpu", "--fit", fit, "--json").stdout
+    found = json.loads(out)
+    forecast = [found["forecast"][key] for key in ("loss", "low", "high")]
+    assert forecast == pytest.approx(final_loss(run("law", "predict", fit, base).stdout), abs=6e-5)
+    chosen = run("law", "schedule", fit, "--steps", str(STEPS), "--constraint", "free_form=false").stdout
+    assert (
+        yaml.safe_load(chosen[chosen.index("train:") : chosen.index("and as a run")])["schedule"] == found["schedule"]
+    )
+    text = run("plan", base, "--gpus", "2", "--gpu", "cpu", "--fit", fit).stdout
+    assert "forecast of the final held-out loss: " in text
+    assert "schedule with the lowest forecast" in text
+    done = run("plan", base, "model.num_layers=2", "--gpus", "2", "--fit", fit, expect=2)
+    assert "it was fitted on a run of another model" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_chosen_schedule_trains_as_it_was_printed(base: Path, fit: Path) -> None:
     """The config fragment, the table and the overrides that `schedule` emits are the same run."""
     best = base.parent / "best"

@@ -29,7 +29,14 @@ def estimate(trial: Trial, *, precision: str) -> RankBytes:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "parallel",
-    [{"data": 2, "zero": 0}, {"tensor": 2, "zero": 1}, {"data": 2, "zero": 1}, {"data": 2, "zero": 3}],
+    [
+        {"data": 2, "zero": 0},
+        {"tensor": 2, "zero": 1},
+        {"tensor": 2, "sequence": True},
+        {"pipeline": 2, "virtual_stages": 2},
+        {"data": 2, "zero": 1},
+        {"data": 2, "zero": 3},
+    ],
     ids=str,
 )
 def test_an_engine_holds_what_is_estimated(parallel: dict[str, Any], precision: str) -> None:

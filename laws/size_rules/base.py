@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -38,10 +38,11 @@ class SizeRule(Settings):
         """Returns the run of another size and length. Raises UserError unless both are above 0 and finite."""
         raise AssertionError(f"{type(self).__name__} has no run")
 
-    def refitted(self, tuned: Sequence[TunedRun]) -> Self:
+    def refitted(self, tuned: Sequence[TunedRun], *, of: Collection[str] = ("lr", "batch_tokens")) -> Self:
         """Returns the rule with its constants from runs that were tuned at several sizes or lengths.
 
-        Raises UserError if these runs cannot tell them.
+        `of`: what was tuned in each of them; the constants of all else stay as they are. Raises UserError if these runs
+        cannot tell them.
         """
         raise AssertionError(f"{type(self).__name__} has no refitted")
 

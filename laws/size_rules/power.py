@@ -11,7 +11,7 @@ from models of 0.1 to 3 billion parameters; sweeps at two sizes give those of sm
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -45,8 +45,8 @@ class PowerConfig(SizeRule):
         decay = tuned.weight_decay * (batch / tuned.batch_tokens) / (lr / tuned.lr * by_length * memory)
         return TunedRun(parameters, tokens, lr, batch, decay)
 
-    def refitted(self, tuned: Sequence[TunedRun]) -> Self:
-        """Returns the rule with a and c by least squares through the tuned runs.
+    def refitted(self, tuned: Sequence[TunedRun], *, of: Collection[str] = ("lr", "batch_tokens")) -> Self:
+        """Returns the rule with a and c by least squares through the tuned runs, each if it was tuned.
 
         Parameters and tokens grow together along a ladder, so b stays as it is; runs of one size tell b instead of a,
         and runs of one length tell no c. Raises UserError for fewer than two runs, and for runs of one size and length.
@@ -64,11 +64,11 @@ class PowerConfig(SizeRule):
                 "add a sweep at another rung"
             )
         update: dict[str, float] = {}
-        if several_sizes:
+        if several_sizes and "lr" in of:
             update["lr_by_parameters"] = _power(log_n, log_lr - self.lr_by_tokens * log_d)
-        else:
+        elif "lr" in of:
             update["lr_by_tokens"] = _power(log_d, log_lr)
-        if several_lengths:
+        if several_lengths and "batch_tokens" in of:
             update["batch_by_tokens"] = _power(log_d, log_batch)
         return self.model_copy(update=update)
 

@@ -69,6 +69,8 @@ def test_two_sweeps_refit_the_powers_that_they_can_tell() -> None:
     assert larger.lr_by_parameters == pytest.approx(-0.5 - 0.3075)
     assert larger.lr_by_tokens == 0.3075
     assert larger.batch_by_tokens == pytest.approx(0.5)
+    untuned = PowerConfig().refitted([small, TunedRun(4e6, 8e7, 2e-3, 1e4)], of=["lr"])
+    assert untuned.batch_by_tokens == PowerConfig().batch_by_tokens
     longer = PowerConfig().refitted([small, TunedRun(1e6, 8e7, 8e-3, 2e4)])
     assert (longer.lr_by_parameters, longer.lr_by_tokens) == pytest.approx((-0.7129, 0.5))
 

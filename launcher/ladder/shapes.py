@@ -15,7 +15,7 @@ _LEAST_HEAD = 4
 _SHALLOW = 4  # layers: every depth up to this is tried
 _TOLERANCE = 0.2  # of the size
 _CLOSE = 0.04  # of the size: a model this close is chosen by its proportions
-_WORTH_OF_SIZE = 10.0  # of an error in size beyond that, against the same error in width over depth
+_WORTH_OF_SIZE = 40.0  # of an error in size beyond that, against the same error in width over depth
 _WORTH_OF_HEADS = 0.5  # the same of heads that are smaller than those of the given model
 
 

@@ -36,7 +36,7 @@ def test_a_ladder_from_plan_to_verdict(tmp_path: Path) -> None:
         checkpoint={"every_steps": 100},
     )
     ladder = tmp_path / "ladder"
-    options = ["--target", "17e3", "--tokens", "30e3", "--sizes", "2", "--spacing", "1.6", "--budget", "4e9"]
+    options = ["--target", "17e3", "--tokens", "40e3", "--sizes", "2", "--spacing", "1.6", "--budget", "2e10"]
     planned = run("ladder", "plan", config, *options, "-o", ladder).stdout
     assert "times as much as the largest rung" in planned
     assert "forecast of the target: ± " in planned
@@ -95,6 +95,6 @@ def test_mistakes_are_one_message(arguments: list[str], message: str, tmp_path: 
     words: list[str | Path] = ["ladder", command, tmp_path / "nothing"]
     if command == "plan":
         config = write_config(tmp_path, make_shards(tmp_path), model=SHAPE, train=TRAIN)
-        words = ["ladder", "plan", config, "--target", "17e3", "--tokens", "30e3", *options, "-o", tmp_path / "ladder"]
+        words = ["ladder", "plan", config, "--target", "17e3", "--tokens", "40e3", *options, "-o", tmp_path / "ladder"]
     assert message in run(*words, expect=2).stderr
     assert not (tmp_path / "ladder").exists()

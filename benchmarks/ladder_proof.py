@@ -51,10 +51,10 @@ class Proof:
             self._sweep(self.plan.sweep("small", *self.plan.small), "--grid", grid)
             self._sweep(self.plan.sweep("base"), "--grid", grid)
             self._make_ladder()
-            self._sweep(["sweep", str(self.plan.ladder / "target.yaml"), "run.name=target"])
+            self._sweep(["sweep", str(self.plan.ladder / "target.yaml"), "run.name=target"], jobs=1)
             for name in (DEFAULT, CHOSEN):
                 for factor in self.plan.factors:
-                    self._sweep(self._arm(name, factor))
+                    self._sweep(self._arm(name, factor), jobs=1)
                 self._sweep(self._arm(name, self.best_factor(name)), "--seeds", str(self.plan.seeds))
 
     def arm_records(self, name: str, factor: float, *, seeds: int = 1) -> list[Record]:
@@ -128,12 +128,15 @@ class Proof:
         fit = load_fit(self.plan.ladder / "fit.json")
         return self.plan.sweep(name, *chosen_arm(base, small, size, fit, factor))
 
-    def _sweep(self, arguments: Sequence[str], *options: str) -> None:
-        self._run([*arguments, *options, "--jobs", str(self.jobs), "--runs", str(self.runs_file)])
+    def _sweep(self, arguments: Sequence[str], *options: str, jobs: int | None = None) -> None:
+        """Runs a sweep; one that has a single run gives it the threads of all jobs."""
+        jobs = jobs or self.jobs
+        words = [*arguments, *options, "--jobs", str(jobs), "--runs", str(self.runs_file)]
+        self._run(words, threads=self.jobs // jobs)
 
-    def _run(self, arguments: Sequence[str]) -> None:
+    def _run(self, arguments: Sequence[str], *, threads: int = 1) -> None:
         print(f"lehr {' '.join(arguments)}", flush=True)
-        self._commands.run(arguments).check()
+        self._commands.run(arguments, threads=threads).check()
 
 
 def main() -> None:
@@ -145,7 +148,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE / "ladder.jsonl", help="the file of finished runs")
     parser.add_argument("--register", type=Path, default=HERE / "ladder_register.json", help="the registered forecast")
     parser.add_argument("--record", type=Path, default=HERE / "ladder.md", help="the report")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, where there are several")
     parser.add_argument("--report", action="store_true", help="only write the report, from the lines of finished runs")
     arguments = parser.parse_args()
     try:

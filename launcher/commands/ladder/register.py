@@ -29,6 +29,8 @@ def register_command(ladder: LadderArgument) -> None:
             f"{found.register} exists, and a registered forecast stays as it is; for another, copy {ladder} without "
             "it to a new folder"
         )
+    if not found.fit.is_file():
+        raise UserError(f"{found.fit} does not exist, so there is no forecast to register; lehr ladder fit {ladder}")
     fit = load_fit(found.fit)
     known = ladder_curves(found)
     fitted = {curve.name for curve in fit.curves}

@@ -19,7 +19,7 @@ TRAIN = {"steps": 160, "seq_length": 32, "micro_batch_size": 4, "global_batch_si
 
 
 def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = lehr(*arguments, env=ENVIRONMENT)
+    done = lehr(*arguments, env=ENVIRONMENT, timeout=500)
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -187,7 +187,9 @@ def test_a_register_is_written_once_and_before_its_run(registered: Ladder, base:
         register_command(registered.folder)
     ladder = make_ladder(base, tmp_path / "ladder")
     finish(ladder)
-    with pytest.raises(UserError, match=r"fit file .*fit.json does not exist"):
+    with pytest.raises(
+        UserError, match=r"fit.json does not exist, so there is no forecast to register; lehr ladder fit"
+    ):
         register_command(ladder.folder)
     shutil.copy(registered.fit, ladder.fit)
     ladder.config_of(ladder.plan.target).run.path.mkdir(parents=True)

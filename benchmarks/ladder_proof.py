@@ -25,6 +25,7 @@ from lehr_commands import LehrCommands
 from launcher.ladder.ladder_file import read_ladder
 from launcher.ladder.rungs import tuned_run
 from launcher.ladder.tuning import tuned_runs
+from launcher.run.config import load_run_config
 from launcher.run.preflight import model_with_vocabulary
 from launcher.sweep.grid import parse_axes
 from launcher.sweep.points import plan_sweep
@@ -154,6 +155,7 @@ def main() -> None:
     try:
         plan = Plan(arguments.config, tuple(arguments.overrides), arguments.folder.resolve())
         proof = Proof(plan, runs=arguments.runs, register=arguments.register, jobs=arguments.jobs)
+        load_run_config(plan.config, plan.overrides)  # a mistake in it is one message
         if not arguments.report:
             proof.work()
         write_report(proof.results(), arguments.record)

@@ -13,6 +13,7 @@ from model.config import ModelConfig
 from model.size import flops_per_token, parameters
 from parallel.config import ParallelConfig
 from settings import UserError
+from settings.differences import flatten
 from train.metrics.console import format_count
 
 _EVALUATIONS = 40  # of a run: a fit needs twenty or more
@@ -74,7 +75,9 @@ def rung_of_size(
         )
     plain_model, keys = shaped.to_plain(), dict[str, Any]()
     keys |= {f"model.{key}": plain_model[key] for key in _MODEL_KEYS}
-    keys["optim.lr"] = _rounded(recipe.lr)
+    for key, value in flatten(config.optim.to_plain()).items():
+        if key.rpartition(".")[2] == "lr" and value:  # a mixed optimizer may have a second one
+            keys[f"optim.{key}"] = _rounded(value * recipe.lr / config.optim.lr)
     if tuned.weight_decay:
         keys["optim.weight_decay"] = _rounded(recipe.weight_decay)
     keys |= _schedule_keys(config, steps=steps, lr=recipe.lr)

@@ -76,7 +76,8 @@ def test_a_mistake_in_the_config_is_one_message(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, *words, str(CONFIG), "optim.lrr=1"], capture_output=True, text=True, cwd=CONFIG.parents[1]
     )
-    assert done.returncode != 0
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
     assert "optim.lrr" in done.stderr
     assert not (tmp_path / "report.md").exists()
 

@@ -9,7 +9,7 @@ import typer
 
 from launcher.commands.arguments import OverridesArgument, RunConfigArgument
 from launcher.commands.law.arguments import above_zero
-from settings import UserError
+from settings import UserError, parse
 
 if TYPE_CHECKING:
     from launcher.ladder.ladder_file import Ladder
@@ -63,7 +63,8 @@ def plan_command(
     run_config = load_run_config(config, overrides or [])
     check_base(run_config)
     model = model_with_vocabulary(run_config)
-    size_rule = SIZE_RULES.parse(name_and_options(rule, option="--rule"))
+    named = name_and_options(rule, option="--rule")
+    size_rule = parse(SIZE_RULES[named["name"]], named, source="--rule")
     start = None
     if tuned:
         found, of = tuned_runs(tuned)

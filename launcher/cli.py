@@ -37,6 +37,12 @@ COMMANDS = (
     Command("slurm", "launcher.commands.slurm.app", "slurm_app", "Submit runs to Slurm, watch and cancel them.", True),
     Command("sweep", "launcher.commands.sweep", "sweep", "Train every point of a grid, and say which is best."),
     Command(
+        "ladder",
+        "launcher.commands.ladder.app",
+        "ladder_app",
+        "Forecast a large run from small ones, before it is trained.",
+    ),
+    Command(
         "eval", "launcher.commands.eval", "evaluate_run", "Measure a checkpoint's held-out loss, source by source."
     ),
     Command(

@@ -162,8 +162,8 @@ class TrainConfig(Settings):
     )
     forecast: Literal["auto"] | Path | None = Field(
         None,
-        description="Forecast of the held-out loss during the run: the path of a fit file of `lehr law fit`, or auto "
-        "for a fit to this run's own losses so far; null means none.",
+        description="Forecast of the held-out loss during the run: the path of a fit file of `lehr law fit` or of a "
+        "register of `lehr ladder register`, or auto for a fit to this run's own losses so far; null means none.",
         json_schema_extra=may_change("it looks at the run and does not change it"),
     )
     hang_seconds: float | None = Field(

@@ -9,14 +9,14 @@ from launcher.run.config import RunConfig
 from launcher.run.fit_scope import schedule_warnings
 from launcher.run.planned_schedule import planned_curve
 from launcher.run.provenance import compare, config_provenance, list_differences
+from launcher.run.register import check_registered, load_forecast, size_and_batch
 from launcher.run.stages import run_schedule, stated_warmup
-from laws.fitting.fitted import Fit, load_fit
+from laws.fitting.fitted import Fit
 from laws.forecasting.fixed_fit_forecast import FixedFitForecast
 from laws.forecasting.prediction import Prediction, RunProgress
 from laws.forecasting.refitted_forecast import RefittedForecast
 from laws.law import DEFAULT_LAW, LAWS
 from model.config import ModelConfig
-from model.size import parameters
 from schedules.stage_lengths import mixes
 from settings import UserError
 from train.held_out_loss import HELD_OUT_LOSS
@@ -35,8 +35,11 @@ def check_forecast(config: RunConfig, model: ModelConfig) -> list[str]:
         )
     if wanted == "auto":
         return _too_few_evaluations(config)
-    fit = load_fit(Path(wanted))
-    lines = [*_provenance_warnings(config, fit), *schedule_warnings(fit, planned_curve(config))]
+    fit, register = load_forecast(Path(wanted))
+    if register is not None:
+        check_registered(register, config, model)
+    schedule = planned_curve(config)
+    lines = [*_provenance_warnings(config, fit), *schedule_warnings(fit, schedule)] if register is None else []
     final = final_forecast(config, model, fit)
     if not isinstance(final, str) and not all(map(math.isfinite, (final.loss, final.low, final.high))):
         raise UserError(f"train.forecast = {wanted}: its forecast of this run is not finite; fit the law again")
@@ -56,7 +59,9 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
     schedule = run_schedule(config)
     auto = wanted == "auto"
     return RunForecast(
-        RefittedForecast(LAWS.parse(DEFAULT_LAW)) if auto else _fitted_forecast(config, model, load_fit(Path(wanted))),
+        RefittedForecast(LAWS.parse(DEFAULT_LAW))
+        if auto
+        else _fitted_forecast(config, model, load_forecast(Path(wanted))[0]),
         from_other_runs=not auto,
         planned_lr_n=schedule.every_step(),
         warmup_steps=stated_warmup(config),
@@ -64,9 +69,8 @@ def run_forecast(config: RunConfig, model: ModelConfig) -> RunForecast:
 
 
 def _fitted_forecast(config: RunConfig, model: ModelConfig, fit: Fit) -> FixedFitForecast:
-    size = parameters(model, seq_length=config.train.seq_length) if fit.law.spans_sizes else None
-    batch_tokens = float(config.train.global_batch_size * config.train.seq_length)
-    return FixedFitForecast(fit, parameters=size, batch_tokens=batch_tokens if fit.law.spans_batches else None)
+    size, batch_tokens = size_and_batch(config, model, fit.law)
+    return FixedFitForecast(fit, parameters=size, batch_tokens=batch_tokens)
 
 
 def _provenance_warnings(config: RunConfig, fit: Fit) -> list[str]:

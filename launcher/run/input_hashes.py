@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from pathlib import Path
 
 from data.shards.index import open_shards
 from launcher.run.config import RunConfig
@@ -11,11 +13,13 @@ from launcher.run.stages import schedule_parts, training_data
 from train.run_folder.input_hashes import Inputs
 from train.run_folder.start_record import recorded_inputs
 
+REGISTERED = "registered"  # the key by which a register of `lehr ladder register` is told from a fit file
+
 
 def inputs_of(config: RunConfig) -> Inputs:
-    """Returns the hashes of the shards, from dataset.json, and of the schedules' tables of lr if there are any.
+    """Returns the hashes of the shards, from dataset.json, of a registered forecast, and of tables of lr.
 
-    They are hashed up to the steps of this config, and up to those that the run folder has recorded. Raises
+    The tables are hashed up to the steps of this config, and up to those that the run folder has recorded. Raises
     UserError if there are no shards.
     """
     shards = open_shards(training_data(config))
@@ -29,5 +33,16 @@ def inputs_of(config: RunConfig) -> Inputs:
     return Inputs(
         tokenizer=shards.tokenizer.sha256,
         sources=shards.digests(),
+        registered_forecast=register_hash(config.train.forecast) if isinstance(config.train.forecast, Path) else "",
         lr_table={n: hashlib.sha256(json.dumps(values[:n]).encode()).hexdigest() for n in sorted(lengths)},
     )
+
+
+def register_hash(path: Path) -> str:
+    """Returns the SHA-256 of a registered forecast; "" for a fit file, and for a file that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = path.read_bytes()
+        plain = json.loads(content)
+        if isinstance(plain, dict) and REGISTERED in plain:
+            return hashlib.sha256(content).hexdigest()
+    return ""

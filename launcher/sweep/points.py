@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launcher.run.config import RunConfig, load_run_config
-from launcher.run.input_hashes import inputs_of
+from launcher.run.config_digest import config_digest
 from launcher.sweep.grid import Axis, combinations
-from settings import Settings, UserError
-from settings.declarations import MAY_MOVE, declared
-from settings.differences import flatten
-from train.run_folder.input_hashes import Inputs
+from settings import UserError
 
 _SUFFIX = "-sweep"
 _MOST_NAME_CHARACTERS = 120
-_DATA_KEYS = ("data.mixture", "data.document_masking")  # the shards count by their hashes
-_NOT_HASHED = ("run.name", "run.folder", "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -71,30 +63,13 @@ def plan_sweep(path: Path, overrides: Sequence[str], axes: Sequence[Axis], *, se
         base = load_run_config(path, own)
         folder = base.run.folder / f"{base.run.name}{_SUFFIX}"
         for seed in range(base.run.seed, base.run.seed + seeds):
-            points.append(_point(base, values, seed, folder))
+            points.append(point_of(base, values, seed, folder))
     _check_distinct(points)
     return Sweep(folder, tuple(axes), tuple(points))
 
 
-def config_digest(config: RunConfig, inputs: Inputs | None = None) -> str:
-    """Returns a hash of all that decides the losses of a run: its resolved config, and the hashes of what it reads.
-
-    `inputs` are these hashes, for a caller who has recorded them; by default they are read from the shards. Names,
-    places and checkpoints are left out, and so is every key at its default: a key that a later version of lehr adds
-    changes no hash.
-    """
-    plain = config.to_plain()
-    keys = {
-        key: value
-        for key, value in flatten(without_defaults(config)).items()
-        if (key.startswith(_DATA_KEYS) or not key.startswith(("data.", *_NOT_HASHED)))
-        and declared(RunConfig, key, plain, MAY_MOVE) is None
-    }
-    content = json.dumps([keys, (inputs or inputs_of(config)).to_plain()], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _point(base: RunConfig, values: Mapping[str, str], seed: int, folder: Path) -> Point:
+def point_of(base: RunConfig, values: Mapping[str, str], seed: int, folder: Path) -> Point:
+    """Returns the run of a config and a seed, in a folder within `folder` that is named after `values`."""
     run = base.run.model_copy(update={"seed": seed, "folder": folder})
     config = base.model_copy(update={"run": run})
     digest = config_digest(config)
@@ -118,22 +93,3 @@ def _check_distinct(points: Sequence[Point]) -> None:
         if point.digest in seen:
             raise UserError(f"the points {seen[point.digest].label} and {point.label} are the same run; leave one out")
         seen[point.digest] = point
-
-
-def without_defaults(settings: Settings) -> dict[str, Any]:
-    """Returns the values that differ from the class's defaults; a method keeps its name."""
-    plain, kept = settings.to_plain(), {}
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if name != "name" and value == field.get_default(call_default_factory=True):
-            continue
-        kept[name] = _plain_without_defaults(value, plain[name])
-    return kept
-
-
-def _plain_without_defaults(value: object, plain: Any) -> Any:
-    if isinstance(value, Settings):
-        return without_defaults(value)
-    if isinstance(value, tuple) and any(isinstance(item, Settings) for item in value):
-        return [_plain_without_defaults(*pair) for pair in zip(value, plain, strict=True)]
-    return plain

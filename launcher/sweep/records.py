@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,9 @@ class Record(Settings):
     sources: dict[str, float] = Field({}, description="The final held-out loss of each source.")
     bits_per_byte: dict[str, float] = Field({}, description="The same in bits a byte, where the bytes are known.")
     curve: list[tuple[int, float]] = Field([], description="Tokens and held-out loss of each evaluation.")
+    source_curves: dict[str, list[tuple[int, float]]] = Field(
+        {}, description="The same of each source; empty if there is only one."
+    )
     steps: int
     skipped_steps: int = Field(0, description="Steps that were skipped, since their gradients were not finite.")
     tokens: int
@@ -111,7 +114,8 @@ def record_of(point: Point) -> Record:
         loss_is=None if diverged else "held_out" if is_evaluated else "training",
         sources={} if diverged else _source_losses(rows[-1], "loss"),
         bits_per_byte={} if diverged else _source_losses(rows[-1], "bits_per_byte"),
-        curve=[(tokens, loss) for tokens, loss in held_out if math.isfinite(loss)],
+        curve=_finite(held_out),
+        source_curves=_source_curves(rows),
         steps=rows[-1]["step"],
         skipped_steps=_skipped(rows[-1]),
         tokens=int(rows[-1]["tokens"]),
@@ -156,6 +160,19 @@ def _source_losses(row: Mapping[str, Any], kind: str) -> dict[str, float]:
         for key, value in row.items()
         if (parts := key.split("/"))[0] == "held_out" and len(parts) == 3 and parts[2] == kind
     }
+
+
+def _source_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Returns the evaluations of each source; none if there is only one, whose losses are those of the run."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        for source, loss in _source_losses(row, "loss").items():
+            found.setdefault(source, []).append((int(row["tokens"]), loss))
+    return {source: _finite(curve) for source, curve in found.items()} if len(found) > 1 else {}
+
+
+def _finite(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(tokens, loss) for tokens, loss in curve if math.isfinite(loss)]
 
 
 def _versions(folder: RunFolder) -> dict[str, str | None]:

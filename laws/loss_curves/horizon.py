@@ -177,11 +177,12 @@ def weighted(law: HeldUpLaw, schedule: LrCurve) -> Floats:
     return worth_n
 
 
+COUNTED = "parameters: counted"
 COMPARED: Mapping[str, str] = {
     "loss": "the loss",
     "shards: tokenizer": "the tokenizer",
     "shards: held-out split": "the validation set",
-    "parameters: counted": "how parameters are counted (with or without embeddings)",
+    COUNTED: "how parameters are counted (with or without embeddings)",
 }
 
 

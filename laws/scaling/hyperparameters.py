@@ -18,6 +18,7 @@ from settings import UserError
 
 PARAMETERS_FITTED = (0.21e9, 1.07e9)  # of the runs Step Law was fitted on
 TOKENS_FITTED = (4e9, 100e9)
+LR_BY_PARAMETERS, LR_BY_TOKENS, BATCH_BY_TOKENS = -0.7129, 0.3075, 0.5709  # the powers of Step Law
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def step_law(*, parameters: float, tokens: float) -> StepLaw:
             warnings.append(
                 f"{value:.3g} {name} is outside the {low:.3g} to {high:.3g} of Step Law's own runs: an extrapolation"
             )
-    lr = 1.797 * parameters**-0.7129 * tokens**0.3075
-    return StepLaw(lr, 0.581 * tokens**0.5709, tuple(warnings))
+    lr = 1.797 * parameters**LR_BY_PARAMETERS * tokens**LR_BY_TOKENS
+    return StepLaw(lr, 0.581 * tokens**BATCH_BY_TOKENS, tuple(warnings))
 
 
 def non_embedding_parameters(*, layers: int, hidden_size: int, ffn_size: int) -> int:

@@ -61,17 +61,20 @@ class CheckpointManager:
         *,
         model: Mapping[str, Any],
         tokenizer: str = "",
+        registered_forecast: str = "",
         layout: Mapping[str, Any] | None = None,
         retention: CheckpointConfig | None = None,
         lease: WriterLease | None = None,
     ) -> None:
-        """`model` and `tokenizer` (its hash) must be those of a checkpoint that is loaded; `layout` is recorded.
+        """`model`, and the hashes `tokenizer` and `registered_forecast`, must be those of a checkpoint that is loaded.
+
+        `layout` is recorded; "" stands for no forecast.
 
         `lease` is rank 0's, which needs it to save; the other ranks have none.
         """
         self.folder = folder
         self._mesh = mesh
-        self._provenance = CheckpointProvenance(dict(model), tokenizer, dict(layout or {}))
+        self._provenance = CheckpointProvenance(dict(model), tokenizer, dict(layout or {}), registered_forecast)
         # The writer's thread needs a process group of its own: the loop's collectives run meanwhile.
         self._group = dist.new_group(backend="gloo", timeout=_WRITE_TIMEOUT, group_desc="checkpoint")
         self._writer = CheckpointWriter(
@@ -212,7 +215,12 @@ class CheckpointManager:
 
     def _check_fit(self, manifest: Manifest, slices: Mapping[str, Slice], path: Path) -> None:
         provenance = self._provenance
-        differing = misfits(manifest, model=provenance.model, tokenizer=provenance.tokenizer)
+        differing = misfits(
+            manifest,
+            model=provenance.model,
+            tokenizer=provenance.tokenizer,
+            registered_forecast=provenance.registered_forecast,
+        )
         for name, part in slices.items():
             there = manifest.tensors.get(name)
             if there is None:

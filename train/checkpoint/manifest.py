@@ -47,6 +47,7 @@ class Manifest(Settings):
     held_out_on: dict[str, Any] = Field({}, description="the sequences of that evaluation; empty if not known")
     model: dict[str, Any]  # the model's config: weights of another model are refused by name
     tokenizer: str = ""  # its hash; "" if not known
+    registered_forecast: str = ""  # the hash of its file; "" if none was registered before the run
     layout: dict[str, Any] = Field({}, description="the layout that wrote it; any other can read it")
     tensors: dict[str, tuple[int, ...]]  # full shapes; float32, but for optimizer state that is bool
     files: dict[str, FileRecord]

@@ -55,11 +55,12 @@ class StagedSlice:
 
 @dataclass(frozen=True)
 class CheckpointProvenance:
-    """The model, tokenizer and layout that a checkpoint is of, as its manifest says."""
+    """The model, tokenizer, layout and registered forecast that a checkpoint is of, as its manifest says."""
 
     model: dict[str, Any]
     tokenizer: str  # its hash
     layout: dict[str, Any]
+    registered_forecast: str = ""  # its hash; "" if no forecast was registered
 
 
 class CheckpointWriter:
@@ -210,6 +211,7 @@ class CheckpointWriter:
             **_evaluation(state),
             model=self._provenance.model,
             tokenizer=self._provenance.tokenizer,
+            registered_forecast=self._provenance.registered_forecast,
             layout=self._provenance.layout,
             tensors={name: tuple(shape) for part in written for name, shape in part["tensors"].items()},
             files=records,

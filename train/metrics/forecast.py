@@ -104,7 +104,7 @@ class RunForecast:
         return f"forecast of the held-out loss after {self._planned_n.size} steps: {format_prediction(final)}"
 
     def closing_line(self) -> str | None:
-        """Returns the last line of a run: forecast, fact and error; None if the end has not been reached.
+        """Returns the last line of a run: forecast, fact, error, and whether the fact is inside; None before the end.
 
         A forecast from the run's own losses is judged by the first one that there was of the end.
         """
@@ -118,7 +118,8 @@ class RunForecast:
         when = "" if self._from_other_runs else f" at step {(judged if judged is not last else self._history[-2]).step}"
         error = 100 * (last.loss / judged.final.loss - 1)
         forecast = f"forecast{when} {format_prediction(judged.final)}"
-        return f"held-out loss: {forecast}, fact {last.loss:.4f}, error {error:+.2f}%"
+        inside = "inside" if judged.final.low <= last.loss <= judged.final.high else "outside"
+        return f"held-out loss: {forecast}, fact {last.loss:.4f}, error {error:+.2f}%, {inside} the interval"
 
     def _keep(self, kept: Callable[[EvaluationRecord], bool]) -> None:
         self._history = [record for record in self._history if kept(record)]

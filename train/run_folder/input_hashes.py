@@ -12,6 +12,7 @@ class Inputs(Settings):
 
     tokenizer: str = ""
     sources: dict[str, str] = Field({})
+    registered_forecast: str = Field("", description="the forecast that was registered before the run, if there is one")
     lr_table: dict[int, str] = Field({}, description="keyed by how many values are hashed, so that values may be added")
 
     def joined(self, later: Inputs) -> Inputs:
@@ -19,6 +20,7 @@ class Inputs(Settings):
         return Inputs(
             tokenizer=self.tokenizer or later.tokenizer,
             sources=later.sources | self.sources,
+            registered_forecast=self.registered_forecast or later.registered_forecast,
             lr_table=later.lr_table | self.lr_table,
         )
 
@@ -33,6 +35,7 @@ class Inputs(Settings):
         sources = sorted(old | new) if all_sources else [name for name in old if name in new]
         lengths = [count for count in self.lr_table if count in here.lr_table]
         pairs = {"the tokenizer": (self.tokenizer, here.tokenizer)}
+        pairs["the registered forecast (train.forecast)"] = (self.registered_forecast, here.registered_forecast)
         pairs |= {f'source "{name}"': (old.get(name, ""), new.get(name, "")) for name in sources}
         pairs |= {f"schedule.file, {count} values": (self.lr_table[count], here.lr_table[count]) for count in lengths}
         return [

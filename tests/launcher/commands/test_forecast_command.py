@@ -119,7 +119,9 @@ def test_the_schedule_a_law_predicts_is_the_one_a_run_takes(base: Path, fit: Pat
     error = 100 * (last["held_out/loss"] / last["forecast/loss"] - 1)
     verdict = done.stdout.splitlines()[-1]
     assert verdict.startswith(f"held-out loss: forecast {last['forecast/loss']:.4f} (90%: ")
-    assert verdict.endswith(f"fact {last['held_out/loss']:.4f}, error {error:+.2f}%")
+    held = last["forecast/final_low"] <= last["held_out/loss"] <= last["forecast/final_high"]
+    inside = "inside" if held else "outside"
+    assert verdict.endswith(f"fact {last['held_out/loss']:.4f}, error {error:+.2f}%, {inside} the interval")
     again = run("law", "predict", fit, folder / "config.yaml").stdout
     assert final_loss(again) == predicted
 

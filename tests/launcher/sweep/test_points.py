@@ -10,8 +10,9 @@ import pytest
 from small_runs import make_shards, write_config
 
 from launcher.run.config import load_run_config
+from launcher.run.config_digest import config_digest
 from launcher.sweep.grid import parse_axes
-from launcher.sweep.points import config_digest, plan_sweep
+from launcher.sweep.points import plan_sweep
 from settings import UserError
 
 

@@ -128,9 +128,11 @@ def test_the_verdict_says_forecast_fact_and_error(kind: str, fit: Fit, tmp_path:
     told = next(row for row in rows if "forecast/final" in row)
     error = 100 * (rows[-1]["held_out/loss"] / told["forecast/final"] - 1)
     when = f" at step {told['step']}" if kind == "auto" else ""
+    inside = "inside" if told["forecast/final_low"] <= rows[-1]["held_out/loss"] <= told["forecast/final_high"] else ""
     assert run.closing_line == (
         f"held-out loss: forecast{when} {told['forecast/final']:.4f} (90%: {told['forecast/final_low']:.4f} to "
-        f"{told['forecast/final_high']:.4f}), fact {rows[-1]['held_out/loss']:.4f}, error {error:+.2f}%"
+        f"{told['forecast/final_high']:.4f}), fact {rows[-1]['held_out/loss']:.4f}, error {error:+.2f}%, "
+        f"{inside or 'outside'} the interval"
     )
     assert abs(error) < 2
     opening = run.out.getvalue().splitlines()[0]

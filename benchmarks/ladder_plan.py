@@ -1,0 +1,127 @@
+"""The runs of ladder_proof.py, which were fixed before the first of them was trained.
+
+1. Two sweeps of the lr, at the size of the config and at a smaller one, refit the size rule.
+2. The ladder is planned from the config by that rule, trained, fitted and registered, and then the target is trained.
+3. At the size of the config, the default (its schedule and batch) and the laws' choice are tuned with equally many
+   runs, and compared over SEEDS.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.run.config import RunConfig, load_run_config
+from laws.fitting.fitted import Fit
+from laws.schedule_search.candidate import Constraints
+from laws.schedule_search.search import search
+from laws.size_rules.base import TunedRun
+from laws.size_rules.power import PowerConfig
+
+TARGET_PARAMETERS, TARGET_TOKENS = 1.0e6, 20.0e6
+BUDGET = 1.8e13  # FLOPs of the ladder, all seeds
+LADDER_SEEDS = 2
+SIZES, SPACING = 4, 1.8
+MOST_FLOPS = 4e12  # of a rung
+LEAST_RATIO = 30.0  # of the target to the largest rung
+SMALL = ("model.hidden_size=32", "model.ffn_size=88", "train.steps=1080", "train.global_batch_size=6")
+SMALL = (*SMALL, "train.micro_batch_size=6", "schedule.warmup_steps=54", "evaluate.every_steps=27")
+LRS = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the lr, for the default and for the laws' choice alike
+SEEDS = 3
+DEFAULT, CHOSEN = "default", "chosen"  # the arms of the comparison
+WARMUP_DIVISOR, LEAST_OF_PEAK = 20, 0.1  # of the laws' schedule, as in the config
+# What was asked, before any run.
+LAST_LOSS_WITHIN, CURVE_WITHIN, DEVIATIONS = 0.005, 0.01, 2.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan for one config, with the folder of its runs; a test makes the lengths shorter."""
+
+    config: Path
+    overrides: tuple[str, ...]
+    folder: Path
+    target: float = TARGET_PARAMETERS
+    tokens: float = TARGET_TOKENS
+    budget: float = BUDGET
+    sizes: int = SIZES
+    spacing: float = SPACING
+    ladder_seeds: int = LADDER_SEEDS
+    small: tuple[str, ...] = SMALL
+    lrs: tuple[float, ...] = LRS
+    factors: tuple[float, ...] = FACTORS
+    seeds: int = SEEDS
+
+    @property
+    def ladder(self) -> Path:
+        """The folder of the ladder."""
+        return self.folder / "ladder"
+
+    @property
+    def base(self) -> RunConfig:
+        """The config as it is."""
+        return load_run_config(self.config, self.overrides)
+
+    def sweep(self, name: str, *overrides: str) -> list[str]:
+        """Returns the arguments of a sweep in a folder of its own; its grid follows."""
+        own = [*self.overrides, *overrides, f"run.folder={self.folder}", f"run.name={name}"]
+        return ["sweep", str(self.config), *own]
+
+    def sweep_folder(self, name: str) -> Path:
+        """Returns the folder of a sweep."""
+        return self.folder / f"{name}-sweep"
+
+    def plan_arguments(self) -> list[str]:
+        """Returns the arguments of `lehr ladder plan`."""
+        options = {
+            "--target": self.target,
+            "--tokens": self.tokens,
+            "--budget": self.budget,
+            "--sizes": self.sizes,
+            "--spacing": self.spacing,
+            "--seeds": self.ladder_seeds,
+        }
+        words = [word for option, value in options.items() for word in (option, f"{value:g}")]
+        tuned = [word for name in ("small", "base") for word in ("--tuned", str(self.sweep_folder(name)))]
+        return ["ladder", "plan", str(self.config), *self.overrides, *words, *tuned, "-o", str(self.ladder)]
+
+
+def default_arm(base: RunConfig, factor: float) -> list[str]:
+    """Returns the overrides of the default: the schedule and the batch of the config, with its lr times a factor."""
+    return _with_lr(base, base.optim.lr * factor)
+
+
+def chosen_arm(base: RunConfig, small: TunedRun, size: float, fit: Fit, factor: float) -> list[str]:
+    """Returns the overrides of the laws' choice.
+
+    Lr and batch are those of the published powers from the smaller size alone, with the lr times a factor; the schedule
+    is the best registered one by the law that was fitted to the ladder.
+    """
+    train = base.train
+    tokens = float(train.steps * train.global_batch_size * train.seq_length)
+    recipe = PowerConfig().run(small, parameters=size, tokens=tokens)
+    rows = max(1, round(recipe.batch_tokens / train.seq_length))
+    steps = round(tokens / (rows * train.seq_length))
+    limits = Constraints(
+        peak_lr=recipe.lr * factor,
+        warmup_steps=max(1, steps // WARMUP_DIVISOR),
+        min_lr=LEAST_OF_PEAK * recipe.lr * factor,
+        free_form=False,
+        parameters=size,
+    )
+    best = search(fit, steps=steps, constraints=limits)[0]
+    return [
+        f"optim.lr={recipe.lr * factor!r}",
+        f"schedule={json.dumps(best.section)}",
+        f"train.steps={steps}",
+        f"train.global_batch_size={rows}",
+        f"train.micro_batch_size={rows}",
+        f"evaluate.every_steps={max(1, steps // 40)}",
+    ]
+
+
+def _with_lr(base: RunConfig, lr: float) -> list[str]:
+    least = float(base.schedule.to_plain().get("min_lr", 0.0)) * lr / base.optim.lr
+    return [f"optim.lr={lr:.4g}", f"schedule.min_lr={least:.4g}"]

@@ -1,0 +1,168 @@
+"""The loss of a model of a million parameters, forecast and registered from runs of up to 120,000.
+
+    python benchmarks/ladder_proof.py [CONFIG] [--jobs N] [--report] [key=value ...]
+
+1. `lehr data build` makes the shards; `lehr sweep` tunes the lr at two sizes.
+2. `lehr ladder plan`, `run`, `fit` and `register` make the forecast of the target, before it is trained.
+3. The target is trained, and compares itself with the register.
+4. `lehr sweep` trains the default and the laws' choice of schedule, lr and batch at the size of the config.
+5. ladder.md is written. ladder_plan.py has all runs and what was asked, both fixed before.
+
+Every finished run is a line of ladder.jsonl. The same command goes on from these lines and trains nothing twice. Ctrl-C
+or SIGTERM stops it with exit code 75.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ladder_plan import CHOSEN, DEFAULT, Plan, chosen_arm, default_arm
+from ladder_report import Results, write_report
+from lehr_commands import LehrCommands
+
+from launcher.ladder.ladder_file import read_ladder
+from launcher.ladder.rungs import tuned_run
+from launcher.ladder.tuning import tuned_runs
+from launcher.run.config import load_run_config
+from launcher.run.preflight import model_with_vocabulary
+from launcher.sweep.grid import parse_axes
+from launcher.sweep.points import plan_sweep
+from launcher.sweep.records import Record, read_records
+from laws.fitting.fitted import load_fit
+from settings import UserError
+
+HERE = Path(__file__).resolve().parent
+
+
+class Proof:
+    """The plan at work: the commands that do what is missing, and the records of what is finished."""
+
+    def __init__(self, plan: Plan, *, runs: Path, register: Path, jobs: int) -> None:
+        """`runs`: the file of finished runs. `register`: where the registered forecast is kept, to be committed."""
+        self.plan, self.runs_file, self.register, self.jobs = plan, runs, register, jobs
+        self._commands = LehrCommands()
+
+    def work(self) -> None:
+        """Does what is missing. Exits with code 75 on a stop, and with 1 if a command fails."""
+        with self._commands:
+            self._build()
+            grid = f"optim.lr={','.join(f'{lr:g}' for lr in self.plan.lrs)}"
+            self._sweep(self.plan.sweep("small", *self.plan.small), "--grid", grid)
+            self._sweep(self.plan.sweep("base"), "--grid", grid)
+            self._make_ladder()
+            self._sweep(["sweep", str(self.plan.ladder / "target.yaml"), "run.name=target"], jobs=1)
+            for name in (DEFAULT, CHOSEN):
+                for factor in self.plan.factors:
+                    self._sweep(self._arm(name, factor), jobs=1)
+                self._sweep(self._arm(name, self.best_factor(name)), "--seeds", str(self.plan.seeds))
+
+    def arm_records(self, name: str, factor: float, *, seeds: int = 1) -> list[Record]:
+        """Returns the finished runs of an arm, by seed."""
+        _, config, *overrides = self._arm(name, factor)
+        points = plan_sweep(Path(config), overrides, parse_axes([]), seeds=seeds).points
+        known = read_records(self.runs_file)
+        return [known[point.digest] for point in points if point.digest in known]
+
+    def best_factor(self, name: str) -> float:
+        """Returns the factor of the lr with the least loss at the first seed."""
+        losses = {
+            factor: record.loss
+            for factor in self.plan.factors
+            for record in self.arm_records(name, factor)
+            if record.loss is not None
+        }
+        return min(losses, key=lambda factor: losses[factor], default=self.plan.factors[0])
+
+    def target_record(self) -> Record | None:
+        """Returns the finished target; None before."""
+        path = self.plan.ladder / "target.yaml"
+        if not path.is_file():
+            return None
+        (point,) = plan_sweep(path, ["run.name=target"], parse_axes([]), seeds=1).points
+        return read_records(self.runs_file).get(point.digest)
+
+    def results(self) -> Results:
+        """Returns what is finished. Raises UserError before the ladder is planned."""
+        started = (self.plan.ladder / "fit.json").is_file()
+        factors = {name: self.best_factor(name) for name in (DEFAULT, CHOSEN)} if started else {}
+        arms = {name: self.arm_records(name, each, seeds=self.plan.seeds) for name, each in factors.items()}
+        return Results(
+            ladder=self.plan.ladder,
+            target=self.target_record(),
+            arms=arms,
+            best_factors=factors,
+            tuned_with=len(self.plan.factors),
+            seeds=self.plan.seeds,
+        )
+
+    def _build(self) -> None:
+        """Builds the shards; where they are, the command only checks that they are those of the config."""
+        self._run(["data", "build", str(self.plan.config), *self.plan.overrides])
+
+    def _make_ladder(self) -> None:
+        """Plans, trains, fits and registers the ladder, each unless it is done."""
+        folder = self.plan.ladder
+        if not (folder / "ladder.yaml").exists():
+            self._run(self.plan.plan_arguments())
+        ladder = read_ladder(folder)
+        if not ladder.records.exists():
+            ladder.records.symlink_to(self.runs_file.resolve())
+        self._run(["ladder", "run", str(folder), "--jobs", str(self.jobs)])
+        if not ladder.register.exists() and self.register.exists():
+            raise UserError(
+                f"{self.register} is registered, and {ladder.register} is gone: copy it there, with target.yaml, or "
+                "remove both to begin a new proof"
+            )
+        if not ladder.register.exists():
+            self._run(["ladder", "fit", str(folder)])
+            self._run(["ladder", "register", str(folder)])
+            self.register.write_bytes(ladder.register.read_bytes())
+
+    def _arm(self, name: str, factor: float) -> list[str]:
+        base = self.plan.base
+        if name == DEFAULT:
+            return self.plan.sweep(name, *default_arm(base, factor))
+        (small, _), _ = tuned_runs([self.plan.sweep_folder("small"), self.plan.sweep_folder("base")])
+        size = tuned_run(base, model_with_vocabulary(base)).parameters
+        fit = load_fit(self.plan.ladder / "fit.json")
+        return self.plan.sweep(name, *chosen_arm(base, small, size, fit, factor))
+
+    def _sweep(self, arguments: Sequence[str], *options: str, jobs: int | None = None) -> None:
+        """Runs a sweep; one that has a single run gives it the threads of all jobs."""
+        jobs = jobs or self.jobs
+        words = [*arguments, *options, "--jobs", str(jobs), "--runs", str(self.runs_file)]
+        self._run(words, threads=self.jobs // jobs)
+
+    def _run(self, arguments: Sequence[str], *, threads: int = 1) -> None:
+        print(f"lehr {' '.join(arguments)}", flush=True)
+        self._commands.run(arguments, threads=threads).check()
+
+
+def main() -> None:
+    """Does what is missing and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", type=Path, default=HERE / "ladder.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of the config")
+    parser.add_argument("--folder", type=Path, default=Path("build/ladder-proof"), help="folder of the run folders")
+    parser.add_argument("--runs", type=Path, default=HERE / "ladder.jsonl", help="the file of finished runs")
+    parser.add_argument("--register", type=Path, default=HERE / "ladder_register.json", help="the registered forecast")
+    parser.add_argument("--record", type=Path, default=HERE / "ladder.md", help="the report")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, where there are several")
+    parser.add_argument("--report", action="store_true", help="only write the report, from the lines of finished runs")
+    arguments = parser.parse_args()
+    try:
+        plan = Plan(arguments.config, tuple(arguments.overrides), arguments.folder.resolve())
+        proof = Proof(plan, runs=arguments.runs, register=arguments.register, jobs=arguments.jobs)
+        load_run_config(plan.config, plan.overrides)  # a mistake in it is one message
+        if not arguments.report:
+            proof.work()
+        write_report(proof.results(), arguments.record)
+        print(f"report: {arguments.record}")
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The proof of ladders: its plan keeps what was asked, and a much shortened one goes from sweeps to the report."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ladder_plan import (
+    BUDGET,
+    LADDER_SEEDS,
+    LEAST_RATIO,
+    MOST_FLOPS,
+    SIZES,
+    SMALL,
+    SPACING,
+    TARGET_PARAMETERS,
+    TARGET_TOKENS,
+    Plan,
+)
+from ladder_proof import Proof
+from ladder_report import write_report
+from small_runs import make_shards
+
+from launcher.ladder.design import Sizes, design_ladder
+from launcher.ladder.ladder_file import LadderPlan
+from launcher.run.config import load_run_config
+from laws.size_rules.power import PowerConfig
+from model.size import parameters
+
+CONFIG = Path(__file__).resolve().parents[2] / "benchmarks/ladder.yaml"
+VOCABULARY = 512
+
+
+@pytest.fixture(scope="module", params=[-1.2, PowerConfig().lr_by_parameters, -0.2])
+def ladder(request: pytest.FixtureRequest) -> LadderPlan:
+    """The ladder that the proof plans, whatever power its sweeps find."""
+    base = load_run_config(CONFIG)
+    model = base.model.with_vocabulary(VOCABULARY)
+    return design_ladder(
+        base,
+        model,
+        PowerConfig(lr_by_parameters=request.param),
+        target=TARGET_PARAMETERS,
+        tokens=TARGET_TOKENS,
+        budget=BUDGET,
+        sizes=Sizes(SIZES, SPACING),
+        seeds=LADDER_SEEDS,
+    )
+
+
+def test_the_rungs_and_the_target_are_as_asked(ladder: LadderPlan) -> None:
+    sizes = sorted({rung.parameters for rung in ladder.rungs})
+    assert sizes[0] > 18_000
+    assert sizes[-1] < 200_000
+    assert len(sizes) == SIZES
+    largest = max(rung.flops for rung in ladder.rungs)
+    assert largest <= MOST_FLOPS
+    assert ladder.target.flops >= LEAST_RATIO * largest
+    assert 0.95e6 < ladder.target.parameters < 1.05e6
+    assert ladder.target.tokens == pytest.approx(20e6, rel=0.01)
+
+
+def test_the_small_sweep_is_half_as_large_and_as_long_as_the_config() -> None:
+    base, small = load_run_config(CONFIG), load_run_config(CONFIG, SMALL)
+    sizes = [parameters(run.model.with_vocabulary(VOCABULARY), seq_length=128) for run in (base, small)]
+    tokens = [run.train.steps * run.train.global_batch_size for run in (base, small)]
+    assert sizes[0] / sizes[1] == pytest.approx(tokens[0] / tokens[1], rel=0.05)
+    assert 1.5 < sizes[0] / sizes[1] < 2.5
+
+
+def test_a_mistake_in_the_config_is_one_message(tmp_path: Path) -> None:
+    command = [sys.executable, str(CONFIG.with_name("ladder_proof.py")), "--record", str(tmp_path / "report.md")]
+    words = ["--folder", str(tmp_path / "runs"), "--runs", str(tmp_path / "runs.jsonl")]
+    done = subprocess.run(
+        [*command, *words, str(CONFIG), "optim.lrr=1"], capture_output=True, text=True, cwd=CONFIG.parents[1]
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "optim.lrr" in done.stderr
+    assert not (tmp_path / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_a_short_proof_goes_from_sweeps_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Proof, "_build", lambda self: None)  # the shards are made already
+    words = [f"data.shards={make_shards(tmp_path)}", "data.sources={}", "data.mixture={alpha: 1, beta: 1}"]
+    words += ["model.num_layers=1", "model.hidden_size=16", "model.num_heads=2", "model.ffn_size=32"]
+    words += ["train.steps=160", "train.seq_length=32", "train.micro_batch_size=4", "train.global_batch_size=4"]
+    words += ["schedule.warmup_steps=8", "evaluate.every_steps=4", "evaluate.max_windows=8", f"run.folder={tmp_path}"]
+    small = ("model.hidden_size=8", "model.ffn_size=16", "train.steps=100", "schedule.warmup_steps=5")
+    plan = Plan(
+        CONFIG,
+        tuple(words),
+        tmp_path / "proof",
+        target=12e3,
+        tokens=36e3,
+        budget=2e10,
+        sizes=2,
+        spacing=1.5,
+        ladder_seeds=1,
+        small=small,
+        lrs=(1e-4, 1e-2, 10.0),
+        factors=(1.0,),
+        seeds=2,
+    )
+    proof = Proof(plan, runs=tmp_path / "runs.jsonl", register=tmp_path / "register.json", jobs=2)
+    proof.work()
+    write_report(proof.results(), tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert "| last loss | " in text
+    assert "Not finished" not in text
+    assert "Both were tuned with 1 runs." in text
+    before = (tmp_path / "runs.jsonl").read_text()
+    proof.work()
+    assert (tmp_path / "runs.jsonl").read_text() == before

@@ -30,6 +30,9 @@ class Command:
 COMMANDS = (
     Command("data", "launcher.commands.data", "data_app", "Build token shards from text, and look into them.", True),
     Command("train", "launcher.commands.train", "train", "Train a model, on one process or many.", True),
+    Command(
+        "rehearse", "launcher.commands.rehearse", "rehearse", "Try a run's layout on this CPU, with a small model."
+    ),
     Command("runs", "launcher.commands.runs", "list_runs", "Show the family tree of runs, or the line of one run."),
     Command("slurm", "launcher.commands.slurm.app", "slurm_app", "Submit runs to Slurm, watch and cancel them.", True),
     Command("sweep", "launcher.commands.sweep", "sweep", "Train every point of a grid, and say which is best."),

@@ -246,7 +246,7 @@ def _build_metrics(
         writes=writes,
         state=state,
         total_steps=train.last_step,
-        flops_per_step=estimate_step(config, model, world_size=mesh.world_size).flops,
+        flops_per_step=estimate_step(config, model, world_size=mesh.world_size).flops if writes else 0.0,
         peak_flops=peak_flops,
         memory_bytes=lambda: memory_bytes(mesh.device),
         log_every_steps=train.log_every_steps,

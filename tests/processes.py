@@ -182,6 +182,7 @@ def _run_lehr(arguments: list[str], out: str, err: str, cwd: str, environment: d
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # the server may have looked it up, in another environment
     code = 0
     try:
         main(arguments)

@@ -31,7 +31,7 @@ class Trained:
     """The last step of a phase of training."""
 
     step: int
-    losses: list[float | None]  # of each step that it took
+    losses: list[float | None]  # of each step up to it; a branch has those of its parent too
     grad_norm: float | None  # None if it was not finite
     held_out_loss: float | None  # None if the shards hold nothing out
 

@@ -99,8 +99,7 @@ def unproved_lines(plan: Rehearsal, results: Results) -> list[str]:
 
 
 def _difference(first: Trained, second: Trained) -> str:
-    """Returns how far the losses of the last step are apart, of the loss."""
-    here, there = first.losses[-1], second.losses[-1]
-    if here is None or there is None or not here:
-        return ""
-    return f" (losses differ by {abs(here - there) / abs(here):.0e} of the loss)" if here != there else " to the bit"
+    """Returns by how much the loss or the gradient norm of the last step differs between the layouts, at most."""
+    pairs = ((first.losses[-1], second.losses[-1]), (first.grad_norm, second.grad_norm))
+    relative = [abs(here - there) / abs(here) for here, there in pairs if here and there is not None]
+    return f", to {max(relative):.0e} of their size" if any(relative) else ""

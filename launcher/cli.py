@@ -33,6 +33,9 @@ COMMANDS = (
     Command(
         "plan", "launcher.commands.plan", "plan", "Rank the layouts of a run on a number of GPUs, before it starts."
     ),
+    Command(
+        "rehearse", "launcher.commands.rehearse", "rehearse", "Try a run's layout on this CPU, with a small model."
+    ),
     Command("runs", "launcher.commands.runs", "list_runs", "Show the family tree of runs, or the line of one run."),
     Command("slurm", "launcher.commands.slurm.app", "slurm_app", "Submit runs to Slurm, watch and cancel them.", True),
     Command("sweep", "launcher.commands.sweep", "sweep", "Train every point of a grid, and say which is best."),

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -177,6 +178,7 @@ def _run(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # the server may have looked it up, in another environment
     code = 0
     try:
         exec(before, {"__name__": "before"})

@@ -74,6 +74,13 @@ class TrainConfig(Settings):
             "it makes the run longer or shorter; the schedule is computed over the new length"
         ),
     )
+    stop_at_step: int | None = Field(
+        None,
+        ge=1,
+        description="Step after which this start ends with a checkpoint and exit code 0, while the schedule and the "
+        "data are those of train.steps; null means the last step.",
+        json_schema_extra=may_change("it says when to stop, not what to do"),
+    )
     seq_length: int = Field(
         ge=1, description="Tokens of a row; a row is read from the shards as seq_length + 1 tokens."
     )
@@ -197,6 +204,11 @@ class TrainConfig(Settings):
         description="Steps of which the time (and a GPU's memory) is traced; null means none.",
         json_schema_extra=may_change("it looks at the run and does not change it"),
     )
+
+    @property
+    def last_step(self) -> int:
+        """The last step that a start takes: `stop_at_step` if it comes first, else `steps`."""
+        return self.steps if self.stop_at_step is None else min(self.stop_at_step, self.steps)
 
     @property
     def hang_after_seconds(self) -> float:

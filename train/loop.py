@@ -73,13 +73,13 @@ class Run:
 def train(run: Run) -> bool:
     """Trains to the last step, or until a rank is requested to stop; saves the last complete step either way.
 
-    Returns True if the run is complete, False if it was stopped early.
+    Returns True if the last step is taken (`train.steps`, or `train.stop_at_step`), False if it was stopped early.
     """
-    steps = run.config.train.steps
+    last_step = run.config.train.last_step
     run.step_timer.start()
     run.time_ledger.start()
     stopped = not _evaluate_if_due(run)  # an earlier start can have been stopped within this evaluation
-    while not stopped and run.state.step < steps:
+    while not stopped and run.state.step < last_step:
         number = run.state.step + 1
         run.watchdog.set_phase("step", str(number))
         run.profiler.begin_step(number)
@@ -103,7 +103,7 @@ def train(run: Run) -> bool:
     _save(run)
     run.watchdog.set_phase("save", "being finished", timeout_factor=SAVE_TIME_FACTOR)
     run.checkpoints.wait()
-    return run.state.step >= steps and not _is_evaluation_due(run)
+    return run.state.step >= last_step and not _is_evaluation_due(run)
 
 
 def _take_step(run: Run, batch: DeviceBatch, agreement: StepAgreement, *, lr: float) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from launcher.commands.arguments import FromRunOption, OverridesArgument, RunConfigArgument, branch_overrides
 from launcher.processes.environment import (
@@ -15,18 +14,15 @@ from launcher.processes.environment import (
     order_cuda_kernels,
     prepare_process,
     read_rank_info,
-    slurm_job,
 )
-from launcher.processes.failure_reports import FailureRecord
 from launcher.processes.first_parent import first_parent
-from launcher.processes.hang_report import STACKS_SIGNAL
 from launcher.processes.local_launcher import run_ranks
-from launcher.processes.rank_exit import exit_failed, exit_hung, exit_process, exit_without_store
+from launcher.processes.rank_exit import exit_failed, exit_without_store
 from launcher.processes.rank_info import AddressError, RankInfo
-from launcher.processes.rank_logs import log_folder, redirect_output
 from launcher.processes.signals import exit_immediately
 from launcher.processes.start_method import lehr_command, rank_starter
 from launcher.run.machine import check_machine, read_machine
+from launcher.run.rank_start import rank_logs, train_as_rank
 from settings import RunError, UserError, read_yaml
 from settings.processes import die_with_parent
 
@@ -71,24 +67,20 @@ def train(
         count = run_config.parallel.ranks
         if count > 1:
             start = rank_starter(
-                lambda rank_info: _run_rank(rank_info, run_config),
+                lambda rank_info: train_as_rank(rank_info, run_config),
                 preload="launcher.run.rank_main",
                 command=lehr_command("train", str(config), *overrides),
             )
-            raise SystemExit(run_ranks(start, count=count, log_folder=_log_folder(run_config)))
-        _run_rank(rank_info, run_config)
+            raise SystemExit(run_ranks(start, count=count, log_folder=rank_logs(run_config)))
+        train_as_rank(rank_info, run_config)
     if rank_info.parent is None:
-        _run_rank(rank_info, *_meet(rank_info, config, overrides))
+        train_as_rank(rank_info, *_meet(rank_info, config, overrides))
     die_with_parent(rank_info.parent.pid)
     try:
         run_config = _load_config(config, overrides, rank_info)
     except UserError as error:
         exit_failed(rank_info, error, sys.stderr)
-    _run_rank(rank_info, run_config)
-
-
-def _log_folder(config: RunConfig) -> Path:
-    return log_folder(config.run.path / "logs", slurm_job())
+    train_as_rank(rank_info, run_config)
 
 
 def _early_value(path: Path, overrides: list[str], section: str, key: str) -> object:
@@ -167,25 +159,3 @@ def _load_config(path: Path, overrides: list[str], rank_info: RankInfo | None) -
     if rank_info is None:  # it comes last because it takes longest
         verify_run_shards(training_data(run_config))
     return run_config
-
-
-def _run_rank(rank_info: RankInfo, run_config: RunConfig, store: Store | None = None) -> NoReturn:
-    """Trains as one rank in this process, and ends the process. `store`: where ranks have met, if they have."""
-    prepare_process(rank_info)
-    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
-    from launcher.run.rank_main import run_rank  # the import takes seconds; nothing is written before
-
-    job, logs = slurm_job(), _log_folder(run_config)
-    record = None if job is None else FailureRecord(logs, rank_info.rank, job.node)
-    with redirect_output(rank_info, logs, job) as console:
-        try:
-            code = run_rank(
-                run_config,
-                rank_info,
-                store,
-                job=job,
-                on_hang=lambda hang, store: exit_hung(rank_info, hang, store, console, record),
-            )
-        except Exception as error:
-            exit_failed(rank_info, error, console, store, record)
-    exit_process(code, sys.stdout, sys.stderr)

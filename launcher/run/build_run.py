@@ -29,7 +29,7 @@ from train.checkpoint.writer_lease import WriterLease
 from train.garbage_collection import GarbageCollection
 from train.loop import LoopConfig, Run
 from train.metrics.continual import ContinualMetrics
-from train.metrics.hardware import find_peak, memory_bytes, reset_peak_memory
+from train.metrics.hardware import Peak, find_peak, memory_bytes, reset_peak_memory
 from train.metrics.logger import MetricsLogger
 from train.metrics.sparse_cost import SparseCost
 from train.metrics.step_timer import StepTimer
@@ -61,14 +61,16 @@ def build_run(
     lease: WriterLease | None,
     watchdog: Watchdog,
     store: Store,
+    measure_peak: bool = True,
 ) -> Run:
     """Builds every part of a run, and loads the newest complete checkpoint if there is one.
 
     `compute`: how all ranks compute, without `auto`. `lease`: rank 0's right to write into the run folder; None on the
-    other ranks. `store`: the store of all ranks.
+    other ranks. `store`: the store of all ranks. Without `measure_peak` there is no MFU: on a CPU whose peak FLOP/s
+    were never measured, the measurement takes seconds.
     """
     model = model_with_vocabulary(config)
-    peak_flops = _announce_step(config, model, mesh) if mesh.rank == 0 else None
+    peak_flops = _announce_step(config, model, mesh, measure_peak=measure_peak) if mesh.rank == 0 else None
     checkpoints = _build_checkpoints(config, model, mesh, folder, lease)
     stop_listener = _build_stop_listener(config, checkpoints, asks_slurm=mesh.rank == 0)
     parts = _build_engine(config, model, mesh, compute)
@@ -126,12 +128,14 @@ def build_run(
     )
 
 
-def _announce_step(config: RunConfig, model: ModelConfig, mesh: Mesh) -> float | None:
+def _announce_step(config: RunConfig, model: ModelConfig, mesh: Mesh, *, measure_peak: bool) -> float | None:
     """Prints the estimate of a step, and returns the peak FLOP/s of all ranks, or None if it is not known.
 
     One rank measures for all, before its own threads prepare batches.
     """
-    peak = find_peak(mesh.device, config.train.precision, cache_folder())
+    peak = Peak(None, "the peak FLOP/s are not measured")
+    if measure_peak:
+        peak = find_peak(mesh.device, config.train.precision, cache_folder())
     step = estimate_step(config, model, world_size=mesh.world_size)
     for line in estimate_lines(step, peak, world_size=mesh.world_size):
         print(line)
@@ -243,8 +247,8 @@ def _build_metrics(
         folder,
         writes=writes,
         state=state,
-        total_steps=train.steps,
-        flops_per_step=estimate_step(config, model, world_size=mesh.world_size).flops,
+        total_steps=train.last_step,
+        flops_per_step=estimate_step(config, model, world_size=mesh.world_size).flops if writes else 0.0,
         peak_flops=peak_flops,
         memory_bytes=lambda: memory_bytes(mesh.device),
         log_every_steps=train.log_every_steps,

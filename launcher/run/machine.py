@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from model.config import ModelConfig
 
 GIB = 1024**3
+_UNKNOWN = 2**62  # more than any machine has: what is not known is not checked
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,19 @@ def read_machine() -> Machine:
         gpu_name=torch.cuda.get_device_name(0) if gpus else "",
         tf32=torch.get_float32_matmul_precision() != "highest",
         nvidia_gpus=any(Path("/dev").glob("nvidia[0-9]*")) and not gpus_are_hidden(),
+    )
+
+
+def machine_elsewhere(*, gpus: bool) -> Machine:
+    """Returns a machine that a config is checked for without being on it; what is not known of it is not checked."""
+    return Machine(
+        gpus=_UNKNOWN if gpus else 0,
+        gpu_bytes=_UNKNOWN,
+        free_bytes=_UNKNOWN,
+        cpu_build=False,
+        gpu_name="",
+        tf32=True,
+        nvidia_gpus=gpus,
     )
 
 

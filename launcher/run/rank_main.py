@@ -49,11 +49,13 @@ def run_rank(
     *,
     on_hang: Callable[[Hang, Store], None],
     job: SlurmJob | None = None,
+    measure_peak: bool = True,
 ) -> int:
     """Trains as one of `rank_info.world_size` ranks. Returns the exit code: done, or stopped early with a checkpoint.
 
     `store`: the one at which the ranks have met; None if it is not open yet. `on_hang` is called from another thread
-    when training makes no progress, and should end the process. `job` is recorded with the start.
+    when training makes no progress, and should end the process. `job` is recorded with the start. `measure_peak`: see
+    `build_run`.
     """
     if config.train.deterministic:
         fix_cublas_workspace()
@@ -81,7 +83,16 @@ def run_rank(
         )
         lease = _open_run(config, mesh, start)
         config = with_phases(config, phases)
-        run = build_run(config, mesh, folder, compute=compute, lease=lease, watchdog=watchdog, store=met)
+        run = build_run(
+            config,
+            mesh,
+            folder,
+            compute=compute,
+            lease=lease,
+            watchdog=watchdog,
+            store=met,
+            measure_peak=measure_peak,
+        )
         done = _train(run)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -187,7 +198,9 @@ def _open_run(config: RunConfig, mesh: Mesh, start: Start) -> WriterLease | None
 
 def _print_outcome(run: Run, folder: RunFolder, done: bool) -> None:
     steps = run.config.train.steps
-    if done:
+    if done and run.state.step < steps:
+        print(f"stopped at step {run.state.step} of {steps} with a checkpoint, as train.stop_at_step says")
+    elif done:
         print(f"done: {run.state.step} steps, {run.state.tokens:,} tokens; everything is in {folder.path}")
         for line in run.metrics.closing_lines(run.state):
             print(line)

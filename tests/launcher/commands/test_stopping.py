@@ -17,7 +17,7 @@ import psutil
 import pytest
 from forked_lehr import ForkedLehr, running_processes
 from processes import lehr, start_lehr
-from small_runs import slow_data
+from small_runs import slow_data, trajectory
 
 from train.checkpoint.manifest import read_manifest
 from train.metrics.jsonl import read_metrics
@@ -280,3 +280,19 @@ def test_the_settings_that_stop_a_run_may_change(config: Path) -> None:
         "train.spikes.sigma=6",
     )
     assert again.returncode == 0, again.stderr
+
+
+def test_a_start_ends_at_train_stop_at_step_and_the_run_is_that_of_train_steps(tmp_path: Path, config: Path) -> None:
+    def take(name: str, *overrides: str) -> str:
+        result = lehr("train", config, f"run.name={name}", "checkpoint.every_steps=0", *overrides)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert "stopped at step 3 of 8 with a checkpoint, as train.stop_at_step says" in take(
+        "parts", "train.stop_at_step=3"
+    )
+    assert len(read_metrics(tmp_path / "runs/parts/metrics.jsonl")) == 3
+    assert "done: 8 steps" in take("parts")
+    assert "done: 8 steps" in take("whole", "train.stop_at_step=9")
+    parts, whole = (trajectory(tmp_path / "runs" / name) for name in ("parts", "whole"))
+    assert parts == whole

@@ -96,26 +96,24 @@ class PartTimes:
 
 def measure_parts(folder: Path) -> None:
     """Lets the ranks that this process will fork write the times of their parts into a file each."""
-
     times = PartTimes()
     for name, part in PARTS.items():
         module_name, _, attribute = name.rpartition(".")
         module = importlib.import_module(module_name)
         setattr(module, attribute, times.timed(part, getattr(module, attribute)))
-    start = importlib.import_module("launcher.run.rank_main")
-    run_rank = start.run_rank
+    rank_main = importlib.import_module("launcher.run.rank_main")
+    run_rank = rank_main.run_rank
 
     def run_and_write(*args: object, **kwargs: object) -> Any:
         code = run_rank(*args, **kwargs)
         (folder / f"{os.getpid()}.json").write_text(json.dumps(times.seconds))
         return code
 
-    start.run_rank = run_and_write
+    rank_main.run_rank = run_and_write
 
 
 def rehearse(ranks: int, folder: Path) -> None:
     """Rehearses the run on so many ranks, and prints the CPU time of each phase and part."""
-    began, imported = time.monotonic(), 0.0
     from launcher.rehearsal.phases import train
     from launcher.rehearsal.plan import check_for_cluster, plan_rehearsal
     from settings import parse
@@ -128,13 +126,11 @@ def rehearse(ranks: int, folder: Path) -> None:
         check_for_cluster(config)
         (folder / "rehearsal").mkdir()
         plan = plan_rehearsal(config, folder / "rehearsal", most_ranks=64)
-        import launcher.run.rank_main  # noqa: F401
-    imported = time.process_time()
-    print(f"{ranks} ranks: imports and checks of the parent take {imported:.1f} s of CPU time")
-    for name, phase in (("first layout", plan.first), ("second layout", plan.second)):
-        parts = folder / name
+        parts = folder / "parts"
         parts.mkdir()
-        measure_parts(parts)
+        measure_parts(parts)  # it imports what the ranks need
+    print(f"{ranks} ranks: imports and checks of the parent take {time.process_time():.1f} s of CPU time")
+    for name, phase in (("first layout", plan.first), ("second layout", plan.second)):
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         assert train(phase) == 0
         after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
@@ -144,6 +140,7 @@ def rehearse(ranks: int, folder: Path) -> None:
         total: Counter[str] = Counter()
         for file in parts.iterdir():
             total.update(json.loads(file.read_text()))
+            file.unlink()
         total["forks and ends of the ranks"] = user + system - sum(total.values())
         for part, cpu in total.most_common():
             print(f"  {part:<30}{cpu:7.1f} s  {cpu / phase.parallel.ranks * 1000:6.0f} ms a rank")

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from processes import lehr, start_lehr
 from small_runs import wait_until
@@ -45,6 +46,7 @@ OF_A_CLUSTER: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_four_ranks_come_up_train_resume_in_another_layout_and_evaluate(config: Path, temporary: Path) -> None:
     with_values(config, **OF_A_CLUSTER)
     result = rehearse(config, temporary, "--keep")
@@ -140,3 +142,19 @@ def test_a_stop_ends_the_rehearsal_and_removes_its_folder(config: Path, temporar
     assert process.returncode in (STOPPED_EARLY, 128 + signal.SIGTERM), errors
     assert "the rehearsal was stopped" in errors
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_named_and_the_folder_with_its_log_stays(config: Path, temporary: Path) -> None:
+    with_values(config, parallel={"data": 2})
+    process = start_lehr("rehearse", config, env={"TMPDIR": str(temporary)})
+    wait_until(lambda: any(temporary.glob("*/first-layout/run.json")))
+    rank = max(psutil.Process(process.pid).children(), key=lambda child: child.pid)
+    rank.kill()
+    out, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "rank 1 was killed by SIGKILL" in errors
+    assert "the rehearsal failed" in errors
+    (kept,) = temporary.iterdir()
+    assert f"are in {kept}" in out
+    assert (kept / "first-layout/logs/rank-00001.log").is_file()

@@ -146,7 +146,7 @@ class Soak:
             seconds = time.monotonic() - began
         self._wait(run, lambda: spare_nodes(cluster) >= 1)
         events = self._events(run)[before:]
-        reasons = [event["reason"] for event in events if event["event"] == "end"]
+        reasons = [event["reason"].replace(f"{self._folder}/", "") for event in events if event["event"] == "end"]
         begins = [event for event in events if event["event"] == "begin"]
         return {
             "fault": name,

@@ -20,6 +20,7 @@ _SIGNALS = "(?P<signal>Killed|Segmentation fault|Bus error|Aborted|Illegal instr
 _ENDED_TASK = re.compile(rf"^srun: error: (?P<node>\S+): tasks? (?P<ranks>[\d,-]+): {_SIGNALS}", re.M)
 # Such as `rank 3 on n2: Killed`, of launcher/slurm/torchrun_node.py.
 _ENDED_RANK = re.compile(rf"^rank (?P<ranks>\d+) on (?P<node>\S+): {_SIGNALS}", re.M)
+_OF_ANOTHER_RANK = re.compile(r"(rank \d+): ")
 # After this line srun itself kills the tasks that are left.
 _SRUN_KILLS = re.compile(r"^srun: First task exited|^srun: got SIG|^srun: Job step aborted", re.M)
 
@@ -65,6 +66,9 @@ def cause_of(failures: Sequence[Mapping[str, Any]], exit_code: int, output: str,
         lines = str(first.get("message", "")).splitlines() or [""]
         hangs = first.get("kind") == "hang" and 0 < len(silent) <= len(failures)
         silence = f"{', '.join(silent[:_MOST_NAMED])} gave no answer; " if hangs else ""
-        place = f"rank {first.get('rank')} on {first.get('node') or 'an unknown node'}"
-        return f"{silence}{place}: {lines[0][:_MOST_CHARACTERS]}"
+        place, line = f"rank {first.get('rank')} on {first.get('node') or 'an unknown node'}", lines[0]
+        told = _OF_ANOTHER_RANK.match(line)  # one that could not write its own record
+        if told and (others := [each for each in silent if each.startswith(f"{told[1]} on ")]):
+            place, line = others[0], line.removeprefix(told[0])
+        return f"{silence}{place}: {line[:_MOST_CHARACTERS]}"
     return f"signal {exit_code - _BY_SIGNAL} has ended a rank" if exit_code > _BY_SIGNAL else f"exit code {exit_code}"

@@ -66,6 +66,14 @@ def test_a_rank_that_gives_no_answer_is_the_cause_of_a_hang(tmp_path: Path) -> N
     assert cause_of([PEER], 1, "", silent) == "rank 0 on n1: RuntimeError: Connection closed by peer"
 
 
+def test_a_rank_that_could_not_write_its_own_record_is_named_with_its_node() -> None:
+    """As on a node whose file system has become read-only: another rank tells what it has heard."""
+    told = {**PEER, "message": "rank 1: saving a checkpoint failed: Read-only file system"}
+    cause = "rank 1 on n3: saving a checkpoint failed: Read-only file system"
+    assert cause_of([told], 1, "", ["rank 1 on n3"]) == cause
+    assert cause_of([told], 1, "") == f"rank 0 on n1: {told['message']}"
+
+
 @pytest.mark.parametrize(
     ("failures", "code", "expected"),
     [([PEER, DIVERGED], 137, 77), ([PEER], 75, 1), ([PEER], 137, 137), ([], 75, 75), ([], 0, 0)],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import lehr
 from typer.testing import CliRunner
 
 from launcher.cli import make_app
@@ -14,6 +15,7 @@ from launcher.plan.law_advice import shared_rows
 from launcher.run.config import load_run_config
 from launcher.run.preflight import check_config
 from laws.scaling.hyperparameters import step_law
+from train.metrics.jsonl import read_metrics
 
 
 def plan(*arguments: object) -> str:
@@ -55,6 +57,15 @@ def test_the_plan_of_a_small_run_says_all_that_it_should(config: Path, tmp_path:
     own = next(line for line in text.splitlines() if line.startswith("the config's own layout: "))
     assert "s a step, +" in own
     assert "is not among them: train.global_batch_size = 8 must be" in plan(config, "--gpus", "8", "--gpu", "cpu")
+
+
+@pytest.mark.slow
+def test_a_planned_config_trains(config: Path, tmp_path: Path) -> None:
+    output = tmp_path / "planned.yaml"
+    plan(config, "--gpus", "2", "--gpu", "cpu", "--keep", "parallel.tensor", "parallel.tensor=2", "-o", output)
+    done = lehr("train", output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["step"] for row in read_metrics(tmp_path / "runs/try/metrics.jsonl")][-1] == 8
 
 
 def test_json_has_every_number(config: Path) -> None:

@@ -110,15 +110,15 @@ class Proof:
         if not ladder.records.exists():
             ladder.records.symlink_to(self.runs_file.resolve())
         self._run(["ladder", "run", str(folder), "--jobs", str(self.jobs)])
-        if not ladder.register.exists() and self.register.exists():
-            raise UserError(
-                f"{self.register} is registered, and {ladder.register} is gone: copy it there, with target.yaml, or "
-                "remove both to begin a new proof"
-            )
-        if not ladder.register.exists():
+        if not ladder.fit.exists():
             self._run(["ladder", "fit", str(folder)])
+        if self.register.exists():  # a forecast is registered once
+            ladder.register.write_bytes(self.register.read_bytes())
+            ladder.write_target()
+            return
+        if not ladder.register.exists():
             self._run(["ladder", "register", str(folder)])
-            self.register.write_bytes(ladder.register.read_bytes())
+        self.register.write_bytes(ladder.register.read_bytes())
 
     def _arm(self, name: str, factor: float) -> list[str]:
         base = self.plan.base

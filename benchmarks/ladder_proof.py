@@ -105,7 +105,7 @@ class Proof:
         """Plans, trains, fits and registers the ladder, each unless it is done."""
         folder = self.plan.ladder
         if not (folder / "ladder.yaml").exists():
-            self._run(self.plan.plan_arguments())
+            self._run(self.plan.plan_arguments(self.runs_file))
         ladder = read_ladder(folder)
         if not ladder.records.exists():
             ladder.records.symlink_to(self.runs_file.resolve())
@@ -124,7 +124,7 @@ class Proof:
         base = self.plan.base
         if name == DEFAULT:
             return self.plan.sweep(name, *default_arm(base, factor))
-        (small, _), _ = tuned_runs([self.plan.sweep_folder("small"), self.plan.sweep_folder("base")])
+        (small, _), _ = tuned_runs([self.plan.sweep_folder(each) for each in ("small", "base")], self.runs_file)
         size = tuned_run(base, model_with_vocabulary(base)).parameters
         fit = load_fit(self.plan.ladder / "fit.json")
         return self.plan.sweep(name, *chosen_arm(base, small, size, fit, factor))

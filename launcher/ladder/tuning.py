@@ -34,9 +34,9 @@ def tuned_runs(folders: Sequence[Path], records: Path | None = None) -> tuple[li
     """Returns the best run of each size and length among sweeps' folders, the smallest first, and what all tuned.
 
     `records`: the file of finished runs, if it is not in the folders. The best lr, batch and weight decay lie between
-    values that were tried. Sweeps of several batches of one size and length are folders of their own, since equal tokens
-    take other steps. Raises UserError for runs of one size and length that differ in more, and for a best value at the
-    edge of what was tried.
+    values that were tried. Sweeps of several batches of one size and length are folders of their own, since equal
+    tokens take other steps. Raises UserError for runs of one size and length that differ in more, and for a best value
+    at the edge of what was tried.
     """
     groups: list[list[_Run]] = []
     for run in (run for folder in folders for run in _finished(folder, records)):

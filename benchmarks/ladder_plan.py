@@ -31,7 +31,7 @@ LRS = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the lr, for the default and for the laws' choice alike
 SEEDS = 3
 DEFAULT, CHOSEN = "default", "chosen"  # the arms of the comparison
-WARMUP_DIVISOR, LEAST_OF_PEAK = 20, 0.1  # of the laws' schedule, as in the config
+WARMUP_DIVISOR, LEAST_OF_PEAK = 20, 0.025  # of the laws' schedule, as in the config
 # What was asked, before any run.
 LAST_LOSS_WITHIN, CURVE_WITHIN, DEVIATIONS = 0.005, 0.01, 2.0
 
@@ -73,8 +73,8 @@ class Plan:
         """Returns the folder of a sweep."""
         return self.folder / f"{name}-sweep"
 
-    def plan_arguments(self) -> list[str]:
-        """Returns the arguments of `lehr ladder plan`."""
+    def plan_arguments(self, runs: Path) -> list[str]:
+        """Returns the arguments of `lehr ladder plan`. `runs`: the file of finished runs."""
         options = {
             "--target": self.target,
             "--tokens": self.tokens,
@@ -85,7 +85,18 @@ class Plan:
         }
         words = [word for option, value in options.items() for word in (option, f"{value:g}")]
         tuned = [word for name in ("small", "base") for word in ("--tuned", str(self.sweep_folder(name)))]
-        return ["ladder", "plan", str(self.config), *self.overrides, *words, *tuned, "-o", str(self.ladder)]
+        return [
+            "ladder",
+            "plan",
+            str(self.config),
+            *self.overrides,
+            *words,
+            *tuned,
+            "--runs",
+            str(runs),
+            "-o",
+            str(self.ladder),
+        ]
 
 
 def default_arm(base: RunConfig, factor: float) -> list[str]:

@@ -105,26 +105,26 @@ class Proof:
         """Plans, trains, fits and registers the ladder, each unless it is done."""
         folder = self.plan.ladder
         if not (folder / "ladder.yaml").exists():
-            self._run(self.plan.plan_arguments())
+            self._run(self.plan.plan_arguments(self.runs_file))
         ladder = read_ladder(folder)
         if not ladder.records.exists():
             ladder.records.symlink_to(self.runs_file.resolve())
         self._run(["ladder", "run", str(folder), "--jobs", str(self.jobs)])
-        if not ladder.register.exists() and self.register.exists():
-            raise UserError(
-                f"{self.register} is registered, and {ladder.register} is gone: copy it there, with target.yaml, or "
-                "remove both to begin a new proof"
-            )
-        if not ladder.register.exists():
+        if not ladder.fit.exists():
             self._run(["ladder", "fit", str(folder)])
+        if self.register.exists():  # a forecast is registered once
+            ladder.register.write_bytes(self.register.read_bytes())
+            ladder.write_target()
+            return
+        if not ladder.register.exists():
             self._run(["ladder", "register", str(folder)])
-            self.register.write_bytes(ladder.register.read_bytes())
+        self.register.write_bytes(ladder.register.read_bytes())
 
     def _arm(self, name: str, factor: float) -> list[str]:
         base = self.plan.base
         if name == DEFAULT:
             return self.plan.sweep(name, *default_arm(base, factor))
-        (small, _), _ = tuned_runs([self.plan.sweep_folder("small"), self.plan.sweep_folder("base")])
+        (small, _), _ = tuned_runs([self.plan.sweep_folder(each) for each in ("small", "base")], self.runs_file)
         size = tuned_run(base, model_with_vocabulary(base)).parameters
         fit = load_fit(self.plan.ladder / "fit.json")
         return self.plan.sweep(name, *chosen_arm(base, small, size, fit, factor))

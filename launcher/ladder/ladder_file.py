@@ -116,6 +116,13 @@ class Ladder:
         """Returns the rung of a name."""
         return next(rung for rung in self.plan.rungs if rung.name == name)
 
+    def write_target(self) -> None:
+        """Writes the config of the target with the registered forecast. Raises UserError if that fails."""
+        config = self.config_of(self.plan.target)
+        train = config.train.model_copy(update={"forecast": self.register})
+        with output_of_user(self.target):
+            write_text(self.target, to_yaml(with_absolute_paths(config.model_copy(update={"train": train}))))
+
     def write(self, base: RunConfig) -> None:
         """Writes base.yaml and then ladder.yaml. Raises UserError if that fails."""
         with output_of_user(self.folder):

@@ -30,15 +30,16 @@ class _Run:
     loss: float
 
 
-def tuned_runs(folders: Sequence[Path]) -> tuple[list[TunedRun], frozenset[str]]:
+def tuned_runs(folders: Sequence[Path], records: Path | None = None) -> tuple[list[TunedRun], frozenset[str]]:
     """Returns the best run of each size and length among sweeps' folders, the smallest first, and what all tuned.
 
-    The best lr, batch and weight decay lie between values that were tried. Sweeps of several batches of one size and
-    length are folders of their own, since equal tokens take other steps. Raises UserError for runs of one size and
-    length that differ in more, and for a best value at the edge of what was tried.
+    `records`: the file of finished runs, if it is not in the folders. The best lr, batch and weight decay lie between
+    values that were tried. Sweeps of several batches of one size and length are folders of their own, since equal
+    tokens take other steps. Raises UserError for runs of one size and length that differ in more, and for a best value
+    at the edge of what was tried.
     """
     groups: list[list[_Run]] = []
-    for run in (run for folder in folders for run in _finished(folder)):
+    for run in (run for folder in folders for run in _finished(folder, records)):
         group = next((group for group in groups if _are_alike(group[0].tuned, run.tuned)), None)
         if group is None:
             groups.append([run])
@@ -48,12 +49,12 @@ def tuned_runs(folders: Sequence[Path]) -> tuple[list[TunedRun], frozenset[str]]
     return sorted((_best(group) for group in groups), key=lambda run: run.parameters * run.tokens), swept
 
 
-def _finished(folder: Path) -> list[_Run]:
-    records = read_records(folder / "runs.jsonl")
+def _finished(folder: Path, records: Path | None) -> list[_Run]:
+    known = read_records(records or folder / "runs.jsonl")
     configs = {config_digest(config): config for config in map(load_run_config, (folder / "configs").glob("*.yaml"))}
     runs = [
         _Run(config, tuned_run(config, model_with_vocabulary(config)), record.loss)
-        for digest, record in records.items()
+        for digest, record in known.items()
         if (config := configs.get(digest)) is not None and record.loss is not None
     ]
     if not runs:

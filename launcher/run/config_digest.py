@@ -14,7 +14,7 @@ from settings.differences import flatten
 from train.run_folder.input_hashes import Inputs
 
 _DATA_KEYS = ("data.mixture", "data.document_masking")  # the shards count by their hashes
-_NOT_HASHED = ("run.name", "run.folder", "checkpoint")
+_NOT_HASHED = ("run.name", "run.folder", "checkpoint", "train.forecast")
 
 
 def config_digest(config: RunConfig, inputs: Inputs | None = None) -> str:
@@ -31,7 +31,7 @@ def config_digest(config: RunConfig, inputs: Inputs | None = None) -> str:
 
 
 def decisive_keys(config: RunConfig) -> dict[str, Any]:
-    """Returns the keys that differ from their defaults, with their values; without names, places and checkpoints."""
+    """Returns the keys that differ from their defaults; without names, places, checkpoints and the forecast."""
     plain = config.to_plain()
     return {
         key: value

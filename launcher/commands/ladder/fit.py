@@ -38,12 +38,16 @@ def fit_command(
     from launcher.commands.law.plots import plot_fit
     from launcher.ladder.curves import ladder_curves
     from launcher.ladder.ladder_file import read_ladder
+    from launcher.run.provenance import check_one_provenance
     from laws.fitting.fitted import fit_curves
 
     found, chosen = read_ladder(ladder), curve_law(law)
     curves = ladder_curves(found).with_runs(also or [])
     for note in curves.notes:
         print(f"note: {note}")
+    chosen.check(curves.curves)
+    named = [(curve.name, curve.provenance) for curve in curves.curves]
+    check_one_provenance(named, sizes=chosen.spans_sizes, batches=chosen.spans_batches)
     fit = fit_curves(chosen, curves.curves, samples=samples)
     for note in fit.notes:
         print(f"note: {note}")

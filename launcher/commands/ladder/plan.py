@@ -40,6 +40,9 @@ def plan_command(
         list[Path] | None,
         typer.Option("--tuned", metavar="SWEEP", help="Folders of `lehr sweep` at two rungs, to refit the rule from."),
     ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="The file of those sweeps' finished runs, if it lies elsewhere.")
+    ] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="Say the hours on this GPU; default: this machine.")] = None,
     mfu: Annotated[float, typer.Option("--mfu", min=0.01, max=1.0, help="Share of the peak that runs reach.")] = 0.3,
 ) -> None:
@@ -62,12 +65,13 @@ def plan_command(
         raise UserError(f"--output {output} exists; a ladder is planned in a new folder")
     run_config = load_run_config(config, overrides or [])
     check_base(run_config)
+    peak = device_peak(run_config, gpu)
     model = model_with_vocabulary(run_config)
     named = name_and_options(rule, option="--rule")
     size_rule = parse(SIZE_RULES[named["name"]], named, source="--rule")
     start = None
     if tuned:
-        found, of = tuned_runs(tuned)
+        found, of = tuned_runs(tuned, runs)
         size_rule, start = size_rule.refitted(found, of=of), found[-1]
     plan = design_ladder(
         run_config,
@@ -80,7 +84,6 @@ def plan_command(
         seeds=seeds,
         tuned=start,
     )
-    peak = device_peak(run_config, gpu)
     ladder = Ladder(output, plan)
     ladder.write(run_config)
     _print_plan(ladder, peak, mfu)

@@ -19,9 +19,7 @@ def register_command(ladder: LadderArgument) -> None:
     from launcher.run.preflight import model_with_vocabulary
     from launcher.run.register import registered_forecast
     from laws.fitting.fitted import load_fit
-    from settings import to_yaml
-    from settings.files import file_sha256, output_of_user, write_json, write_text
-    from settings.paths import with_absolute_paths
+    from settings.files import file_sha256, output_of_user, write_json
 
     found = read_ladder(ladder)
     if found.register.exists():
@@ -48,8 +46,7 @@ def register_command(ladder: LadderArgument) -> None:
     )
     with output_of_user(found.register):
         write_json(found.register, register.to_plain())
-        train = config.train.model_copy(update={"forecast": found.register})
-        write_text(found.target, to_yaml(with_absolute_paths(config.model_copy(update={"train": train}))))
+    found.write_target()
     loss, low, high = (each[-1] for each in (register.forecast.loss, register.forecast.low, register.forecast.high))
     half = 50 * math.log(high / low)
     print(f"registered at {register.registered}: {found.register}, SHA-256 {file_sha256(found.register)}")

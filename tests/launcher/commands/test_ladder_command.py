@@ -68,7 +68,7 @@ def test_a_ladder_from_plan_to_verdict(tmp_path: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
     assert record["inputs"]["registered_forecast"] == file_sha256(register)
     manifests = [json.loads(path.read_text()) for path in folder.glob("checkpoints/step-*/manifest.json")]
-    assert len(manifests) == 2
+    assert len(manifests) == 4
     assert {manifest["registered_forecast"] for manifest in manifests} == {file_sha256(register)}
     altered = tmp_path / "altered.json"
     altered.write_text(register.read_text().replace('"registered": "2', '"registered": "1'))
@@ -82,8 +82,8 @@ def test_a_ladder_from_plan_to_verdict(tmp_path: Path) -> None:
     [
         (["plan", "--sizes", "1"], "one size tells nothing of another"),
         (["plan", "--length", "1"], "one length tells nothing of a longer run"),
-        (["plan", "--gpu", "H1000"], '--gpu "H1000" is not known'),
-        (["plan", "--rule", "powr"], 'no size rule is called "powr": did you mean "power"?'),
+        (["plan", "--budget", "2e10", "--sizes", "2", "--gpu", "H1000"], '--gpu "H1000" is not known'),
+        (["plan", "--rule", "powr"], 'no size rule is called "powr"; did you mean "power"?'),
         (["plan", "--tuned", "nowhere"], "--tuned nowhere: holds no finished run with its config"),
         (["run"], "is no ladder: it has no ladder.yaml"),
         (["fit"], "is no ladder: it has no ladder.yaml"),

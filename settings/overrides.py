@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -42,6 +43,12 @@ def apply_override(config: DictConfig, override: str) -> None:
         raise UserError(f'override "{override}": {_no_such_item(config, override)}') from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(f'override "{override}" cannot be applied: {one_line(error)}') from None
+
+
+def section_override(key: str, section: Mapping[str, Any]) -> str:
+    """Returns the override that replaces a whole section by plain values, such as `schedule={name: cosine}`."""
+    text = yaml.safe_dump(dict(section), default_flow_style=True, sort_keys=False, width=10**6)
+    return f"{key}={text.strip()}"
 
 
 def is_override(word: str) -> bool:

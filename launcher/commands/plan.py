@@ -36,7 +36,11 @@ def plan(
     tokens: Annotated[float | None, typer.Option(help="Budget of tokens: sets train.steps.")] = None,
     law: Annotated[bool, typer.Option("--law", help="Take the lr and the batch of Step Law, for the tokens.")] = False,
     fit: Annotated[
-        Path | None, typer.Option(help="A fit file of `lehr law fit`: forecasts the loss, and finds a schedule.")
+        Path | None,
+        typer.Option(
+            help="A fit file of `lehr law fit`, or a register of `lehr ladder register`: forecasts the loss, and finds "
+            "a schedule."
+        ),
     ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of a GPU hour.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Layouts to show.")] = 10,

@@ -14,7 +14,7 @@ import typer
 from launcher.commands.arguments import OverridesArgument, RunConfigArgument
 from launcher.exit_codes import DONE, STOPPED_EARLY, USER_MISTAKE
 from launcher.processes.environment import check_environment, hide_gpus, one_openmp_thread, read_rank_info
-from settings import RunError, UserError
+from settings import UserError
 
 if TYPE_CHECKING:
     from launcher.rehearsal.plan import Rehearsal
@@ -43,8 +43,8 @@ def rehearse(
     try:
         code = _rehearse(config, overrides or [], folder, most_ranks=ranks)
         failed = not (code in (DONE, USER_MISTAKE) or _is_stop(code))
-    except RunError:
-        failed = True
+    except Exception as error:
+        failed = not isinstance(error, UserError)
         raise
     finally:
         _leave(folder, keep=keep or failed)
@@ -112,7 +112,7 @@ def _is_stop(code: int) -> bool:
 
 def _leave(folder: Path, *, keep: bool) -> None:
     """Removes the folder of the rehearsal, or says where it is: a rank that failed has left its log there."""
-    if keep:
+    if keep and any(folder.iterdir()):
         print(f"configs, logs, metrics and checkpoints of the rehearsal are in {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,15 +1,16 @@
-"""What laws say of a run: lr and batch, tokens a parameter, and with a fit the schedule and the final loss."""
+"""The advice of laws for a run: lr and batch, tokens a parameter, and with a fit the schedule and the final loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.plan.request import Request, with_values
+from launcher.plan.request import Request, with_planned
 from launcher.run.config import RunConfig
 from launcher.run.fit_scope import default_warmup
 from launcher.run.forecast import check_forecast, final_forecast
-from laws.fitting.fitted import Fit, load_fit
+from launcher.run.register import load_forecast
+from laws.fitting.fitted import Fit
 from laws.forecasting.prediction import Prediction
 from laws.scaling.hyperparameters import step_law
 from laws.schedule_search.candidate import Candidate, Constraints
@@ -33,7 +34,7 @@ class LrAndBatch:
 
 @dataclass(frozen=True)
 class FitAdvice:
-    """What a fit says: the forecast of the run as it is, and the schedule with the lowest final loss at its lr."""
+    """The advice of a fit: the forecast of the run as it is, and the schedule with the lowest final loss at its lr."""
 
     forecast: Prediction | str  # or why there is none
     schedule: Candidate
@@ -70,21 +71,21 @@ def with_budget(config: RunConfig, *, tokens: float) -> RunConfig:
             f"the budget is {tokens:,.0f} tokens, and a step takes {per_step:,}; give more, or make "
             "train.global_batch_size smaller"
         )
-    return with_values(config, [("train.steps", steps)])
+    return with_planned(config, {"train.steps": steps})
 
 
 def with_law(config: RunConfig, advice: LrAndBatch, *, tokens: float) -> RunConfig:
     """Returns the config with the law's lr and batch, and as many steps as the tokens allow."""
     lr = float(f"{advice.lr:.3g}")
-    values = [("optim.lr", lr), ("train.global_batch_size", advice.global_batch_size)]
-    return with_budget(with_values(config, values), tokens=tokens)
+    values = {"optim.lr": lr, "train.global_batch_size": advice.global_batch_size}
+    return with_budget(with_planned(config, values), tokens=tokens)
 
 
 def fit_advice(config: RunConfig, model: ModelConfig, path: Path) -> FitAdvice:
-    """Returns what a fit file says of a run. Raises UserError as `check_forecast` and `search` do."""
-    run = with_values(config, [("train.forecast", str(path))])
+    """Returns what the fit of a fit file or a register says of a run. Raises UserError as `check_forecast` does."""
+    run = with_planned(config, {"train.forecast": str(path)})
     warnings = check_forecast(run, model)
-    fit = load_fit(path)
+    fit, _ = load_forecast(path)
     return FitAdvice(final_forecast(run, model, fit), _best_schedule(run, model, fit), tuple(warnings))
 
 

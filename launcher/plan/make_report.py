@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launcher.plan.law_advice import fit_advice, lr_and_batch, with_budget, with_law
 from launcher.plan.report import Report
-from launcher.plan.request import Request, vocabulary_of, with_values
+from launcher.plan.request import Request, vocabulary_of, with_planned
 from launcher.run.config import RunConfig
 from launcher.run.preflight import workload
 from launcher.run.stages import run_schedule
@@ -18,7 +18,7 @@ from settings import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """What limits the run; at most one of them."""
+    """The limit of the run: hours, FLOPs or tokens; at most one of them is set."""
 
     hours: float | None = None
     flops: float | None = None
@@ -83,7 +83,7 @@ def make_report(
 def planned_config(report: Report) -> RunConfig:
     """Returns the config with the first layout, checked as `lehr train` checks layouts and schedules."""
     request = report.request
-    config = with_values(request.config, list(report.plan.best.choice.values().items()))
+    config = with_planned(request.config, report.plan.best.choice.values())
     check_layout(config.parallel, request.model, workload(config, request.gpus))
     run_schedule(config)
     return config

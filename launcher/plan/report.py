@@ -9,13 +9,12 @@ from typing import Any
 from launcher.plan.law_advice import CHINCHILLA_TOKENS_PER_PARAMETER, FitAdvice, LrAndBatch
 from launcher.plan.request import Request
 from launcher.run.estimate import format_bytes
-from launcher.run.preflight import workload
-from parallel.layout import layout_problems
-from parallel.planning.candidates import Choice
 from parallel.planning.layout_plan import Plan, PlannedLayout, best_of_each
 from parallel.planning.reasons import what_would_change, why_first
 from parallel.planning.traffic import sent_in_a_step
+from settings import UserError
 from settings.durations import format_duration
+from settings.overrides import section_override
 from train.metrics.console import format_count
 
 COLUMNS = ("tensor", "pipeline", "virtual", "data", "zero", "sequence", "micro-batch", "recompute")
@@ -24,7 +23,7 @@ JOULES_PER_MWH = 3.6e9
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a whole run takes in one layout."""
+    """The time, the energy and the price of a whole run in one layout."""
 
     seconds: float
     gpu_hours: float
@@ -55,7 +54,6 @@ def heading(report: Report) -> list[str]:
     """Returns the lines about the run, the machine, and how many layouts there are."""
     request, plan = report.request, report.plan
     train, machine = request.config.train, request.machine
-    limit = (1 - plan.headroom) * machine.memory_bytes.value
     refused = sum(one.count for one in plan.refused.values())
     efficiency = machine.efficiency
     lines = [
@@ -65,8 +63,8 @@ def heading(report: Report) -> list[str]:
         f"machine: {request.gpus:,} x {machine.name}; it reaches {efficiency.products:.0%} of its peak in matrix "
         f"products, {efficiency.attention:.0%} in attention, and {efficiency.memory:.0%}, {efficiency.inside:.0%}, "
         f"{efficiency.between:.0%} of its bandwidths: of memory, inside a node, between nodes ({efficiency.source})",
-        f"layouts: {len(plan.fitting):,} fit into {format_bytes(limit)} ({1 - plan.headroom:.0%} of the memory), "
-        f"{len(plan.too_large):,} do not, {refused:,} cannot be:",
+        f"layouts: {len(plan.fitting):,} fit into {format_bytes(plan.limit_bytes)} ({1 - plan.headroom:.0%} of the "
+        f"memory), {len(plan.too_large):,} do not, {refused:,} cannot be:",
     ]
     return [*lines, *(f"  {one.count:,}, such as: {one.example}" for one in plan.refused.values())]
 
@@ -75,11 +73,10 @@ def layout_table(report: Report, top: int) -> list[tuple[str, ...]]:
     """Returns the rows of the table, the header first: the fastest for each tensor, pipeline and ZeRO."""
     rows: list[tuple[str, ...]] = [("", *COLUMNS, "step", "tokens/s", "MFU", "bubble", "memory", "run")]
     for number, one in enumerate(best_of_each(report.plan.fitting)[:top], start=1):
-        values = [str(value).lower() for value in one.choice.values().values()]
         rows.append(
             (
                 str(number),
-                *values,
+                *one.choice.texts().values(),
                 step_text(one.seconds),
                 format_count(one.tokens_per_second),
                 f"{one.mfu:.1%}",
@@ -98,23 +95,19 @@ def step_text(seconds: float) -> str:
 
 def own_layout(report: Report) -> str:
     """Returns the line about the layout that the config has, on as many GPUs."""
-    config, plan = report.request.config, report.plan
-    parallel = config.parallel
-    data = report.request.gpus // (parallel.tensor * parallel.pipeline)
-    own = Choice(parallel.model_copy(update={"data": data}), config.train.micro_batch_size, config.train.recompute)
-    if own == plan.best.choice:
+    plan = report.plan
+    try:
+        own = report.request.own_layout()
+    except UserError as error:
+        return f"the config's own layout is not among them: {error}"
+    if own.choice == plan.best.choice:
         return "the config's own layout: the first"
-    for layouts, words in ((plan.fitting, "fits"), (plan.too_large, "does not fit")):
-        for one in layouts:
-            if one.choice == own:
-                longer = one.seconds / plan.best.seconds - 1
-                return (
-                    f"the config's own layout: {step_text(one.seconds)} a step, {longer:+.0%} against the first; it "
-                    f"needs {format_bytes(one.memory.device)}, which {words}"
-                )
-    problems = layout_problems(own.parallel, report.request.model, workload(config, report.request.gpus))
-    why = problems[0] if problems else "it is the same as another one, or --keep leaves it out"
-    return f"the config's own layout is not among them: {why}"
+    longer = own.seconds / plan.best.seconds - 1
+    fits = "fits" if own.memory.device <= plan.limit_bytes else "does not fit"
+    return (
+        f"the config's own layout: {step_text(own.seconds)} a step, {longer:+.0%} against the first; it needs "
+        f"{format_bytes(own.memory.device)}, which {fits}"
+    )
 
 
 def details(report: Report) -> list[str]:
@@ -161,7 +154,8 @@ def law_lines(report: Report) -> list[str]:
         )
         lines += [
             f"forecast of the final held-out loss: {text}",
-            f"schedule with the lowest forecast at this lr: {dict(schedule.section or {})}, {schedule.loss:.4f}",
+            f"schedule with the lowest forecast at this lr, {schedule.loss:.4f}: "
+            f"{section_override('schedule', schedule.section or {})}",
             *(f"warning: {warning}" for warning in report.fit.warnings),
         ]
     return lines
@@ -170,7 +164,13 @@ def law_lines(report: Report) -> list[str]:
 def plain_report(report: Report, top: int) -> dict[str, Any]:
     """Returns the report as plain values."""
     request, plan, law = report.request, report.plan, report.lr_and_batch
-    forecast = None if report.fit is None or isinstance(report.fit.forecast, str) else vars(report.fit.forecast)
+    forecast, warnings = None, [*law.warnings]
+    if report.fit is not None:
+        warnings += report.fit.warnings
+        if isinstance(report.fit.forecast, str):
+            warnings.append(f"forecast of the final held-out loss: {report.fit.forecast}")
+        else:
+            forecast = vars(report.fit.forecast)
     return {
         "gpus": request.gpus,
         "machine": request.machine.to_plain(),
@@ -181,12 +181,13 @@ def plain_report(report: Report, top: int) -> dict[str, Any]:
         "too_large": len(plan.too_large),
         "refused": {key: vars(one) for key, one in plan.refused.items()},
         "layouts": [_plain_layout(report, one) for one in best_of_each(plan.fitting)[:top]],
+        "own_layout": own_layout(report),
         "reasons": why_first(plan),
         "changes": what_would_change(plan),
         "law": {"lr": law.lr, "batch_tokens": law.batch_tokens, "global_batch_size": law.global_batch_size},
         "forecast": forecast,
         "schedule": None if report.fit is None else dict(report.fit.schedule.section or {}),
-        "warnings": [*law.warnings, *(() if report.fit is None else report.fit.warnings)],
+        "warnings": warnings,
     }
 
 

@@ -1,23 +1,24 @@
-"""What `lehr plan` is asked: a config, a number of GPUs of a machine, and the plan of its layouts."""
+"""A request of `lehr plan`: a config and a number of GPUs of a machine, and the plan of its layouts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
-from launcher.run.config import RunConfig
+from launcher.run.config import RunConfig, with_values
 from launcher.run.estimate import format_bytes, layout_sizes, mask_bytes
-from launcher.run.preflight import check_compile, model_with_vocabulary
+from launcher.run.preflight import check_compile, model_with_vocabulary, workload
 from model.config import ModelConfig
 from model.size import flops_per_token, parameters
 from parallel.config import ParallelConfig
+from parallel.layout import layout_problems
 from parallel.planning.candidates import Choice
-from parallel.planning.layout_plan import DEFAULT_HEADROOM, Plan, make_plan
+from parallel.planning.layout_plan import Plan, PlannedLayout, make_plan, plan_layout
 from parallel.planning.machine_file import MachineConfig
 from parallel.planning.shape import StepShape
 from parallel.run_plan import run_plan
-from settings import UserError, parse
+from settings import UserError
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Request:
     model: ModelConfig
     machine: MachineConfig
     gpus: int
-    headroom: float = DEFAULT_HEADROOM
-    kept: tuple[str, ...] = ()  # keys whose values stay as the config has them
+    headroom: float
+    kept: tuple[str, ...]  # keys whose values stay as the config has them
 
     @property
     def parameters(self) -> int:
@@ -49,9 +50,7 @@ class Request:
 
     def plan(self) -> Plan:
         """Plans the layouts. Raises UserError if none can be, and for an optimizer that the model does not suit."""
-        config = self.config
-        choice = Choice(config.parallel, config.train.micro_batch_size, config.train.recompute)
-        values = choice.values()
+        config, values = self.config, self._choice().values()
         unknown = [key for key in self.kept if key not in values]
         if unknown:
             raise UserError(f"--keep {unknown[0]}: a plan chooses {', '.join(values)}; name one of these")
@@ -71,14 +70,29 @@ class Request:
         plan = self.plan()
         if not plan.fitting:
             least = min(plan.too_large, key=lambda one: one.memory.device)
-            limit = (1 - self.headroom) * self.machine.memory_bytes.value
-            values = " ".join(f"{key}={value}" for key, value in least.choice.values().items())
+            values = " ".join(f"{key}={text}" for key, text in least.choice.texts().items())
+            can_offload = self.config.parallel.offload == "none" and self.machine.device != "cpu"
             raise UserError(
-                f"no layout of {self.gpus} x {self.machine.name} fits into {format_bytes(limit)}: the smallest needs "
-                f"{format_bytes(least.memory.device)}, with {values}; give more GPUs, or a smaller model or "
-                "train.seq_length, or parallel.offload=optimizer"
+                f"no layout of {self.gpus} x {self.machine.name} fits into {format_bytes(plan.limit_bytes)}: the "
+                f"smallest needs {format_bytes(least.memory.device)}, with {values}; give more GPUs, or a smaller "
+                f"model or train.seq_length{', or parallel.offload=optimizer' if can_offload else ''}"
             )
         return plan
+
+    def own_layout(self) -> PlannedLayout:
+        """Plans the layout of the config. Raises UserError with the first rule that it breaks on so many GPUs."""
+        own, parallel = self._choice(), self.config.parallel
+        data = self.gpus // (parallel.tensor * parallel.pipeline)
+        own = replace(own, parallel=parallel.model_copy(update={"data": data}))
+        problems = layout_problems(own.parallel, self.model, workload(self.config, self.gpus))
+        problem = next(iter(problems), None) or self._other_rule()(own.parallel)
+        if problem is not None:
+            raise UserError(problem)
+        return plan_layout(own, self._step(), self.machine)
+
+    def _choice(self) -> Choice:
+        """Returns what the config has for the keys that a plan chooses."""
+        return Choice(self.config.parallel, self.config.train.micro_batch_size, self.config.train.recompute)
 
     def _other_rule(self) -> Callable[[ParallelConfig], str | None]:
         """Returns the rules of the sections `optim` and `train` about layouts. Raises UserError for other mistakes."""
@@ -134,13 +148,6 @@ def vocabulary_of(config: RunConfig) -> ModelConfig:
     return config.model
 
 
-def with_values(config: RunConfig, values: Sequence[tuple[str, object]]) -> RunConfig:
-    """Returns the config with other values, checked as a config is. Raises UserError."""
-    plain = config.to_plain()
-    for key, value in values:
-        *sections, name = key.split(".")
-        section = plain
-        for part in sections:
-            section = section[part]
-        section[name] = value
-    return parse(RunConfig, plain, source="the planned config")
+def with_planned(config: RunConfig, values: Mapping[str, object]) -> RunConfig:
+    """Returns the config with values that a plan has found, by key. Raises UserError as a config with mistakes does."""
+    return with_values(config, values, source="the planned config")

@@ -62,6 +62,20 @@ class AddressError(UserError):
 SINGLE_PROCESS = RankInfo(0, 0, 1, 1, 0, "127.0.0.1", 0, "none")
 
 
+def rank_0_elsewhere(*, world_size: int, local_world_size: int) -> RankInfo:
+    """Returns the place of rank 0 on a cluster, for checks that are made before its ranks exist."""
+    return RankInfo(
+        rank=0,
+        local_rank=0,
+        world_size=world_size,
+        local_world_size=local_world_size,
+        node_rank=0,
+        master_addr="",
+        master_port=0,
+        launcher="srun" if world_size > 1 else "none",
+    )
+
+
 def read_torchrun_variables(environ: Mapping[str, str]) -> RankInfo:
     """Reads torchrun's variables, which lehr's own launcher sets too. Raises UserError if one is missing or wrong.
 

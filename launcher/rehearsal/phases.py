@@ -5,6 +5,7 @@ Each phase does what a user's command does: `lehr train` of the config in the fo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +32,8 @@ class Trained:
     """The last step of a phase of training."""
 
     step: int
-    losses: list[float | None]  # of each step up to it; a branch has those of its parent too
-    grad_norm: float | None  # None if it was not finite
+    losses: list[float]  # of each step up to it; a branch has those of its parent too
+    grad_norm: float  # NaN, as a loss, if it was not finite
     held_out_loss: float | None  # None if the shards hold nothing out
 
 
@@ -121,5 +122,5 @@ def check_evaluation(config: RunConfig, trained: Trained) -> float | None:
 
 def _agree(here: float | None, there: float | None, tolerance: float) -> bool:
     if here is None or there is None:
-        return here == there
-    return abs(here - there) <= tolerance * max(abs(here), abs(there))
+        return here is there
+    return math.isclose(here, there, rel_tol=tolerance) or (math.isnan(here) and math.isnan(there))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.processes.rank_info import RankInfo
+from launcher.processes.rank_info import rank_0_elsewhere
 from launcher.rehearsal.second_layout import in_second_layout
 from launcher.rehearsal.shrink import shrink
 from launcher.rehearsal.translation import Change, changes, resumed, translate, with_stages_in_steps
@@ -32,8 +32,9 @@ def check_for_cluster(config: RunConfig) -> StartFindings:
     GPUs are not asked of this machine: with `train.device` auto or cuda, the cluster is taken to have them.
     """
     ranks = config.parallel.ranks
-    place = RankInfo(0, 0, ranks, ranks, 0, "", 0, "srun" if ranks > 1 else "none")
-    return check_start(_without_memory_snapshot(config), machine_elsewhere(gpus=config.train.device != "cpu"), place)
+    machine = machine_elsewhere(gpus=0 if config.train.device == "cpu" else ranks)
+    place = rank_0_elsewhere(world_size=ranks, local_world_size=ranks)
+    return check_start(_without_memory_snapshot(config), machine, place)
 
 
 def plan_rehearsal(config: RunConfig, folder: Path, *, most_ranks: int) -> Rehearsal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from launcher.rehearsal.first_batch import FirstBatch
@@ -46,7 +47,7 @@ def change_lines(plan: Rehearsal) -> list[str]:
 def proved_lines(plan: Rehearsal, results: Results) -> list[str]:
     """Returns what has worked, a fact each."""
     config, first, second, batch = plan.config, results.first, results.second, results.batch
-    losses = ", ".join("no loss" if loss is None else f"{loss:.4f}" for loss in first.losses)
+    losses = ", ".join(f"{loss:.4f}" for loss in first.losses)
     lines = [
         f"The config, its layout on {ranks(config.parallel)}, its shards and its optimizer pass the checks that "
         "`lehr train` makes first.",
@@ -101,5 +102,5 @@ def unproved_lines(plan: Rehearsal, results: Results) -> list[str]:
 def _difference(first: Trained, second: Trained) -> str:
     """Returns by how much the loss or the gradient norm of the last step differs between the layouts, at most."""
     pairs = ((first.losses[-1], second.losses[-1]), (first.grad_norm, second.grad_norm))
-    relative = [abs(here - there) / abs(here) for here, there in pairs if here and there is not None]
+    relative = [abs(here - there) / abs(here) for here, there in pairs if here and math.isfinite(here)]
     return f", to {max(relative):.0e} of their size" if any(relative) else ""

@@ -10,11 +10,10 @@ import math
 from collections.abc import Iterator
 
 from launcher.run.config import RunConfig
-from launcher.run.preflight import workload
+from launcher.run.preflight import check_optimizer, workload
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
 from parallel.layout import layout_problems
-from parallel.run_plan import run_plan
 from settings import UserError
 from train.config import TrainConfig
 
@@ -43,11 +42,8 @@ def is_possible(config: RunConfig) -> bool:
     """Returns whether the layout, the optimizer and its transforms fit the model and the batch."""
     if layout_problems(config.parallel, config.model, workload(config, config.parallel.ranks)):
         return False
-    plan = run_plan(config.model, seq_length=config.train.seq_length, steps=config.train.steps)
     try:
-        config.optim.check(plan.shapes)
-        for transform in config.optim.transforms:
-            transform.check(plan, tensor=config.parallel.tensor)
+        check_optimizer(config, config.model)
     except UserError:
         return False
     return True

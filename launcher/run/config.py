@@ -136,6 +136,18 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse(RunConfig, plain, source=str(path), overrides=overrides)
 
 
+def with_values(config: RunConfig, values: Mapping[str, object], *, source: str) -> RunConfig:
+    """Returns the config with other values, by key, such as `train.steps`. Raises UserError, which names `source`."""
+    plain = config.to_plain()
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = plain
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    return parse(RunConfig, plain, source=source)
+
+
 def place_overrides(path: Path) -> list[str]:
     """Returns overrides that set run.folder and run.name to the run folder that a config lies in; none elsewhere.
 

@@ -50,16 +50,16 @@ def read_machine() -> Machine:
     )
 
 
-def machine_elsewhere(*, gpus: bool) -> Machine:
+def machine_elsewhere(*, gpus: int, gpu_bytes: int | None = None) -> Machine:
     """Returns a machine that a config is checked for without being on it; what is not known of it is not checked."""
     return Machine(
-        gpus=_UNKNOWN if gpus else 0,
-        gpu_bytes=_UNKNOWN,
+        gpus=gpus,
+        gpu_bytes=_UNKNOWN if gpu_bytes is None else gpu_bytes,
         free_bytes=_UNKNOWN,
         cpu_build=False,
         gpu_name="",
         tf32=True,
-        nvidia_gpus=gpus,
+        nvidia_gpus=gpus > 0,
     )
 
 

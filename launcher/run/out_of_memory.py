@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from launcher.run.config import RunConfig
+from launcher.run.config import RunConfig, with_values
 from launcher.run.estimate import StepEstimate, device_type, estimate_step, format_bytes
 from launcher.run.machine import free_bytes
 from launcher.run.preflight import model_with_vocabulary, workload
@@ -79,7 +79,7 @@ def settings_that_need_less(
     """
     needed = _device_bytes(config, model, world_size, on_gpu=on_gpu)
     for values, ranks in _changes(config, model, world_size, on_gpu=on_gpu):
-        changed = _with_values(config, values)
+        changed = with_values(config, values, source="a config that needs less memory")
         changed_model = changed.model.with_vocabulary(model.vocabulary)
         if layout_problems(changed.parallel, changed_model, workload(changed, ranks)):
             continue
@@ -119,17 +119,6 @@ def _changes(
     yield {"parallel.data": 2 * data}, 2 * world_size
     if train.precision == "float32":
         yield {"train.precision": "bfloat16"}, world_size
-
-
-def _with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    plain = config.to_plain()
-    for key, value in values.items():
-        *sections, name = key.split(".")
-        section = plain
-        for part in sections:
-            section = section[part]
-        section[name] = value
-    return RunConfig.model_validate(plain)
 
 
 def _device_bytes(config: RunConfig, model: ModelConfig, world_size: int, *, on_gpu: bool) -> int:

@@ -33,10 +33,7 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
     )
     model = model_with_vocabulary(config)
     check_layout(config.parallel, model, workload(config, world_size))
-    plan = run_plan(model, seq_length=config.train.seq_length, steps=config.train.steps)
-    config.optim.check(plan.shapes)
-    for transform in config.optim.transforms:
-        transform.check(plan, tensor=config.parallel.tensor)
+    check_optimizer(config, model)
     if config.train.profile is not None:
         check_profile(config.train.profile, config.parallel, world_size=world_size)
     warnings = list(model.warnings())
@@ -45,6 +42,14 @@ def check_config(config: RunConfig, *, world_size: int) -> list[str]:
 
         warnings += check_forecast(config, model)
     return warnings
+
+
+def check_optimizer(config: RunConfig, model: ModelConfig) -> None:
+    """Raises UserError for a model that the optimizer or one of its transforms does not suit."""
+    plan = run_plan(model, seq_length=config.train.seq_length, steps=config.train.steps)
+    config.optim.check(plan.shapes)
+    for transform in config.optim.transforms:
+        transform.check(plan, tensor=config.parallel.tensor)
 
 
 def repeated_data(config: RunConfig) -> tuple[list[str], list[str]]:

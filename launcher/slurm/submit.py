@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.processes.rank_info import RankInfo
+from launcher.processes.rank_info import rank_0_elsewhere
 from launcher.run.config import RunConfig
-from launcher.run.machine import GIB, Machine
+from launcher.run.machine import GIB, machine_elsewhere
 from launcher.run.preflight import workload
 from launcher.run.start_checks import check_start
 from launcher.slurm import scheduler
@@ -30,7 +30,6 @@ from train.run_folder.folder import RunFolder
 from train.run_folder.start_record import git_commit
 
 RUN_LIST = "runs.txt"
-_UNKNOWN_BYTES = 2**62  # more than any machine has: what is not known is not checked
 
 
 @dataclass(frozen=True)
@@ -161,21 +160,13 @@ def _check(config: RunConfig, site: SiteConfig, nodes: str, *, waits: bool) -> l
     if config.train.device == "cuda" and not site.gpus_per_node:
         raise UserError("train.device = cuda, and the site file says gpus_per_node = 0; correct one of them")
     memory = site.gpu_memory_gib
-    machine = Machine(
-        gpus=site.gpus_per_node,
-        gpu_bytes=_UNKNOWN_BYTES if memory is None else int(memory * GIB),
-        free_bytes=_UNKNOWN_BYTES,
-        cpu_build=False,
-        gpu_name="",
-        tf32=True,
-        nvidia_gpus=site.gpus_per_node > 0,
-    )
+    machine = machine_elsewhere(gpus=site.gpus_per_node, gpu_bytes=None if memory is None else int(memory * GIB))
     built = config.data.shards.exists() or not waits
     warnings = [] if built else [f"{config.data.shards} does not exist yet: the ranks check the run against it"]
     for count in dict.fromkeys(check_nodes(nodes)):
         local = site.ranks_per_node
         world_size = count * local
-        place = RankInfo(0, 0, world_size, local, 0, "", 0, "srun" if world_size > 1 else "none")
+        place = rank_0_elsewhere(world_size=world_size, local_world_size=local)
         try:
             if built:
                 warnings += check_start(config, machine, place).warnings

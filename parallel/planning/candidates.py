@@ -37,6 +37,10 @@ class Choice:
             "train.recompute": self.recompute,
         }
 
+    def texts(self) -> dict[str, str]:
+        """Returns the values by their keys as an override writes them."""
+        return {key: str(value).lower() for key, value in self.values().items()}
+
 
 @dataclass(frozen=True)
 class Refusals:
@@ -72,7 +76,8 @@ def enumerate_choices(
 ) -> Candidates:
     """Enumerates tensor, pipeline, virtual stages, data, ZeRO, sequence, micro-batch and recomputation.
 
-    Only divisors are tried, since all else is refused: of the GPUs, of a data rank's rows, and of a stage's layers.
+    Only divisors are tried: of the GPUs and of a data rank's rows, since all else is refused, and of a stage's layers,
+    since chunks of unequal length wait for each other. `LARGEST_MICRO_BATCH` is the most rows of a micro-batch.
     ZeRO 0 and 1 are the same on one data rank, and so are sequence parallelism and none on one tensor rank: one of them
     is taken. `base` gives what is not chosen (offload). `other_rule` returns which rule of the config's other sections
     a layout breaks, or None.

@@ -33,7 +33,7 @@ class PlannedLayout:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all ranks."""
+        """The tokens that all ranks together train on in a second."""
         return self.step.global_tokens / self.seconds
 
 
@@ -49,18 +49,23 @@ class Plan:
 
     @property
     def best(self) -> PlannedLayout:
-        """The fastest that fits."""
+        """The fastest layout that fits."""
         return self.fitting[0]
+
+    @property
+    def limit_bytes(self) -> float:
+        """The memory that the fullest rank may need."""
+        return _limit(self.machine, self.headroom)
 
     def with_machine(self, machine: MachineConfig, *, most: int = 400) -> PlannedLayout | None:
         """Returns the layout that would be the first on another machine; None if none fits there.
 
-        Only the `most` fastest of this plan are timed again, of those that fit and of those that do not.
+        Of those that fit there, only the `most` that are the fastest on the machine of this plan are timed again.
         """
-        known = [*self.fitting[:most], *self.too_large[:most]]
         limit = _limit(machine, self.headroom)
-        within = [one for one in known if one.memory.device <= limit]
-        return min((_planned(one.choice, one.step, machine, one.memory) for one in within), key=_order, default=None)
+        within = [one for one in (*self.fitting, *self.too_large) if one.memory.device <= limit]
+        nearest = sorted(within, key=_order)[:most]
+        return min((_timed(one.choice, one.step, machine, one.memory) for one in nearest), key=_order, default=None)
 
 
 def make_plan(
@@ -92,13 +97,7 @@ def make_plan(
     choices = [one for one in found.possible if all(one.values()[key] == value for key, value in wanted.items())]
     if not choices:
         raise UserError(_no_layout(step, gpus, found.refused, wanted))
-    planned = []
-    for choice in choices:
-        changed = step.with_layout(
-            choice.parallel, micro_batch_size=choice.micro_batch_size, recompute=choice.recompute
-        )
-        planned.append(_planned(choice, changed, machine, rank_memory(changed, machine)))
-    planned.sort(key=_order)
+    planned = sorted((plan_layout(choice, step, machine) for choice in choices), key=_order)
     limit = _limit(machine, headroom)
     return Plan(
         machine=machine,
@@ -107,6 +106,12 @@ def make_plan(
         too_large=tuple(one for one in planned if one.memory.device > limit),
         refused=found.refused,
     )
+
+
+def plan_layout(choice: Choice, step: StepShape, machine: MachineConfig) -> PlannedLayout:
+    """Returns the memory and the time of one layout that can be. `step` gives what a plan does not choose."""
+    changed = step.with_layout(choice.parallel, micro_batch_size=choice.micro_batch_size, recompute=choice.recompute)
+    return _timed(choice, changed, machine, rank_memory(changed, machine))
 
 
 def best_of_each(layouts: Iterable[PlannedLayout]) -> list[PlannedLayout]:
@@ -127,7 +132,7 @@ def with_figures(machine: MachineConfig, **times: float) -> MachineConfig:
     return machine.model_copy(update=changes)
 
 
-def _planned(choice: Choice, step: StepShape, machine: MachineConfig, memory: RankMemory) -> PlannedLayout:
+def _timed(choice: Choice, step: StepShape, machine: MachineConfig, memory: RankMemory) -> PlannedLayout:
     time = step_time(step, machine)
     return PlannedLayout(choice, step, memory, time, mfu(step, time.total, machine))
 

@@ -30,13 +30,13 @@ class RankMemory:
 
     @property
     def saving(self) -> int:
-        """What a save copies into the memory of the host, and keeps there for the next one."""
+        """The bytes that a save copies into the memory of the host, and keeps there for the next one."""
         return self.rank.saved
 
     @property
     def device(self) -> int:
         """The most that the device holds at any time."""
-        return max(self.build, self.training) + (self.saving + self.offloaded if self.on_host else 0)
+        return max(self.build, self.training) + (self.saving if self.on_host else 0)
 
     def parts(self) -> dict[str, int]:
         """Returns the bytes by name, the names as a table has them."""

@@ -52,8 +52,8 @@ def what_would_change(plan: Plan) -> list[str]:
 
 def difference(first: PlannedLayout, other: PlannedLayout) -> str:
     """Returns the values of `other` that `first` has not, as overrides."""
-    values = first.choice.values()
-    return " ".join(f"{key}={_text(value)}" for key, value in other.choice.values().items() if value != values[key])
+    texts = first.choice.texts()
+    return " ".join(f"{key}={text}" for key, text in other.choice.texts().items() if text != texts[key])
 
 
 def _best_with_another_value(
@@ -72,9 +72,8 @@ def _best_with_another_value(
 
 
 def _too_large(plan: Plan, other: PlannedLayout, keys: Sequence[str]) -> str:
-    limit = (1 - plan.headroom) * plan.machine.memory_bytes.value
     times = f"would take {other.seconds:.3g} s instead of {plan.best.seconds:.3g} s"
-    sizes = f"needs {other.memory.device / 2**30:.1f} GiB of {limit / 2**30:.1f}"
+    sizes = f"needs {other.memory.device / 2**30:.1f} GiB of {plan.limit_bytes / 2**30:.1f}"
     return f"{_kept(plan.best, keys)}: {difference(plan.best, other)} {times}, but {sizes}."
 
 
@@ -90,13 +89,9 @@ def _slower(best: PlannedLayout, other: PlannedLayout, keys: Sequence[str]) -> s
 
 
 def _kept(best: PlannedLayout, keys: Sequence[str]) -> str:
-    values = best.choice.values()
-    return _listed([f"{key}={_text(values[key])}" for key in keys])
+    texts = best.choice.texts()
+    return _listed([f"{key}={texts[key]}" for key in keys])
 
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _text(value: int | bool | str) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -25,22 +25,22 @@ class StepShape:
 
     @property
     def ranks(self) -> int:
-        """All ranks."""
+        """The number of all ranks."""
         return self.layout.tensor * self.layout.pipeline * self.layout.data
 
     @property
     def micro_batches(self) -> int:
-        """Those of a data rank in a step."""
+        """The micro-batches of a data rank in a step."""
         return self.global_batch_size // (self.micro_batch_size * self.layout.data)
 
     @property
     def tokens(self) -> int:
-        """Those of a micro-batch."""
+        """The tokens of a micro-batch."""
         return self.micro_batch_size * self.seq_length
 
     @property
     def global_tokens(self) -> int:
-        """Those of the global batch."""
+        """The tokens of the global batch."""
         return self.global_batch_size * self.seq_length
 
     def with_layout(self, parallel: ParallelConfig, *, micro_batch_size: int, recompute: Recompute) -> StepShape:

@@ -16,7 +16,7 @@ from parallel.planning.work import stage_parameters
 
 @dataclass(frozen=True)
 class Link:
-    """What one rank of a group can send in a second, and whether it goes between nodes."""
+    """The bytes that one rank of a group can send in a second, and whether they go between nodes."""
 
     between: bool
     bytes_per_second: float
@@ -111,7 +111,7 @@ def data_bytes_per_step(step: StepShape, parameters: float) -> float:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a rank of the first stage sends in a step along one axis of the mesh."""
+    """The bytes that a rank of the first stage sends in a step along one axis of the mesh."""
 
     axis: str
     bytes: float

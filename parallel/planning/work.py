@@ -28,7 +28,7 @@ _BYTES_A_LOGIT_UNFUSED = 44  # of torch's operations
 
 @dataclass(frozen=True)
 class Work:
-    """What a device does. Sums and multiples are exact."""
+    """The work of a device. Sums and multiples are exact."""
 
     product_flops: float = 0.0
     attention_flops: float = 0.0
@@ -112,4 +112,4 @@ def optimizer_work(step: StepShape, parameters: float) -> Work:
     """
     owned = parameters / (step.layout.data if step.layout.zero else 1)
     copy = step.layout.element if step.layout.bfloat16 else 0
-    return Work(moved_bytes=owned * (8 * BYTES_FLOAT32 + copy), kernels=20)
+    return Work(moved_bytes=owned * (8 * BYTES_FLOAT32 + copy))

@@ -21,6 +21,7 @@ from laws.schedule_search.search import search
 from schedules.table import write_table
 from settings import UserError
 from settings.files import new_files, output_of_user, write_text
+from settings.overrides import section_override
 
 
 def schedule_command(
@@ -88,10 +89,9 @@ def _write_folder(
 
 def _overrides(fragment: Mapping[str, Any]) -> str:
     """Returns the fragment as overrides for a shell. The section in one piece replaces the config's own section."""
-    section = yaml.safe_dump(fragment["schedule"], default_flow_style=True, sort_keys=False, width=10**6).strip()
     overrides = (
         f"train.steps={fragment['train']['steps']}",
         f"optim.lr={fragment['optim']['lr']!r}",
-        f"schedule={section}",
+        section_override("schedule", fragment["schedule"]),
     )
     return shlex.join(overrides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -138,7 +139,8 @@ def test_a_plan_forecasts_and_chooses_as_the_law_does(base: Path, fit: Path) -> 
     )
     text = run("plan", base, "--gpus", "2", "--gpu", "cpu", "--fit", fit).stdout
     assert "forecast of the final held-out loss: " in text
-    assert "schedule with the lowest forecast" in text
+    (override,) = re.findall(r"schedule with the lowest forecast at this lr, [\d.]+: schedule=(.*)", text)
+    assert yaml.safe_load(override) == found["schedule"]
     done = run("plan", base, "model.num_layers=2", "--gpus", "2", "--fit", fit, expect=2)
     assert "it was fitted on a run of another model" in done.stderr
 

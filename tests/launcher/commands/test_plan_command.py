@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def test_the_plan_of_a_small_run_says_all_that_it_should(config: Path, tmp_path:
     own = next(line for line in text.splitlines() if line.startswith("the config's own layout: "))
     assert "s a step, +" in own
     assert "is not among them: train.global_batch_size = 8 must be" in plan(config, "--gpus", "8", "--gpu", "cpu")
+    rows = ("train.micro_batch_size=128", "train.global_batch_size=128")  # more than a plan chooses
+    assert re.search(r"own layout: .* a step, .\d+% against the first", plan(config, *rows, "--gpus", "1"))
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
+from forked_lehr import ForkedLehr
 from processes import lehr, start_lehr
-from small_runs import wait_until
+from small_runs import slow_data, wait_until
 
 from launcher.exit_codes import STOPPED_EARLY
 from train.metrics.jsonl import read_metrics
@@ -117,7 +118,7 @@ def test_a_mistake_has_the_message_of_train_and_leaves_nothing(
     break_it: Any, config: Path, shards: Path, temporary: Path
 ) -> None:
     break_it(config, shards)
-    rehearsed, trained = rehearse(config, temporary), lehr("train", config)
+    rehearsed, trained = rehearse(config, temporary, "--keep"), lehr("train", config)
     assert (rehearsed.returncode, trained.returncode) == (2, 2)
     assert rehearsed.stderr == trained.stderr
     assert rehearsed.stderr.startswith("error: ")
@@ -132,11 +133,34 @@ def test_it_is_no_rank_of_another_launcher(config: Path, temporary: Path) -> Non
     assert "starts its ranks itself" in result.stderr
 
 
+BROKEN = """
+import launcher.commands.rehearse as command
+def rehearse(path, overrides, folder, *, most_ranks):
+    (folder / "first-layout.yaml").write_text("")
+    raise RuntimeError("something is broken")
+command._rehearse = rehearse
+"""
+
+
+def test_the_folder_stays_after_an_error_that_nobody_expected(config: Path, temporary: Path) -> None:
+    result = lehr("rehearse", config, before=BROKEN, env={"TMPDIR": str(temporary)})
+    assert result.returncode == 1
+    assert "RuntimeError: something is broken" in result.stderr
+    (kept,) = temporary.iterdir()
+    assert f"are in {kept}" in result.stdout
+
+
+def start_slowly(config: Path, temporary: Path) -> ForkedLehr:
+    """Starts a rehearsal on two ranks and returns while they train: each step takes seconds."""
+    with_values(config, parallel={"data": 2})
+    process = start_lehr("rehearse", config, before=slow_data(2.0), env={"TMPDIR": str(temporary)})
+    wait_until(lambda: any(temporary.glob("*/first-layout/run.json")))
+    return process
+
+
 @pytest.mark.slow
 def test_a_stop_ends_the_rehearsal_and_removes_its_folder(config: Path, temporary: Path) -> None:
-    with_values(config, parallel={"data": 2})
-    process = start_lehr("rehearse", config, env={"TMPDIR": str(temporary)})
-    wait_until(lambda: any(temporary.glob("*/first-layout/run.json")))
+    process = start_slowly(config, temporary)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=100)
     assert process.returncode in (STOPPED_EARLY, 128 + signal.SIGTERM), errors
@@ -146,9 +170,7 @@ def test_a_stop_ends_the_rehearsal_and_removes_its_folder(config: Path, temporar
 
 @pytest.mark.slow
 def test_a_rank_that_dies_is_named_and_the_folder_with_its_log_stays(config: Path, temporary: Path) -> None:
-    with_values(config, parallel={"data": 2})
-    process = start_lehr("rehearse", config, env={"TMPDIR": str(temporary)})
-    wait_until(lambda: any(temporary.glob("*/first-layout/run.json")))
+    process = start_slowly(config, temporary)
     rank = max(psutil.Process(process.pid).children(), key=lambda child: child.pid)
     rank.kill()
     out, errors = process.communicate(timeout=100)

@@ -112,6 +112,17 @@ def test_the_reasons_are_true() -> None:
     assert plan.with_machine(half.machine).seconds == half.best.seconds
 
 
+def test_a_machine_on_which_only_slow_layouts_fit_has_a_first_one() -> None:
+    plan = plan_of()
+    least = min(plan.fitting, key=lambda one: one.memory.device)
+    assert least.seconds > plan.best.seconds
+    memory = 1.01 * least.memory.device / 0.9
+    small = with_figures(plan.machine, memory_bytes=memory / plan.machine.memory_bytes.value)
+    fitting = [one for one in plan.fitting if one.memory.device <= 0.9 * memory]
+    assert 0 < len(fitting) < len(plan.fitting)
+    assert plan.with_machine(small, most=1).choice == fitting[0].choice
+
+
 def test_512_gpus_are_planned_in_seconds() -> None:
     model = ModelConfig(
         num_layers=80, hidden_size=8192, num_heads=64, num_kv_heads=8, ffn_size=28672, vocab_size=128256

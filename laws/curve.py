@@ -83,6 +83,7 @@ class LossCurve(EvaluationPoints):
     loss: Floats = field(kw_only=True)  # [k]
     name: str = "curve"
     provenance: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # keys of the run's config, where known
+    digest: str = field(default="", kw_only=True)  # the hash of the run's config, where known
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ from launcher.run.provenance import config_provenance
 from launcher.run.saved_run import read_run_config
 from launcher.sweep.points import Point
 from launcher.sweep.records import Record, read_records
-from laws.curve import LossCurve
+from laws.curve import Floats, Ints, LossCurve
 from laws.loss_curves.horizon import COUNTED
 from laws.reading.run_folder import DEFAULT_LOSS, read_run
 from model.size import parameters
@@ -32,17 +32,20 @@ class LadderCurves:
     curves: tuple[LossCurve, ...]  # of all sources together
     sources: dict[str, tuple[LossCurve, ...]]  # of each source by itself, if there are several
     rungs: tuple[str, ...]  # of each curve; runs of one rung share it
-    digests: dict[str, str]  # of each run's config, by the name of its curve
     notes: tuple[str, ...]
 
     def with_runs(self, folders: Sequence[Path]) -> LadderCurves:
         """Returns these curves, and those of run folders that are no part of the ladder. Raises UserError."""
+        if not folders:
+            return self
         added = [curve_of_folder(folder) for folder in folders]
+        note = "no source is forecast by itself, because a run is fitted that is no part of the ladder"
         return replace(
             self,
             curves=(*self.curves, *added),
-            sources={} if added else self.sources,
+            sources={},
             rungs=(*self.rungs, *(curve.name for curve in added)),
+            notes=(*self.notes, note) if self.sources else self.notes,
         )
 
 
@@ -67,16 +70,17 @@ def ladder_curves(ladder: Ladder) -> LadderCurves:
     if diverged:
         notes.append(f"diverged or never evaluated, so not fitted: {'; '.join(diverged)}")
     if not found:
-        raise UserError(f"{ladder.folder}: no run of the ladder is finished; lehr ladder run {ladder.folder}")
+        why = notes[-1] if diverged else "no run of the ladder is finished"
+        raise UserError(f"{ladder.folder}: {why}; lehr ladder run {ladder.folder}")
+    curves = tuple(_curve(point, record) for point, record in found)
     names = sorted(set.intersection(*(set(record.source_curves) for _, record in found)))
     return LadderCurves(
-        curves=tuple(_curve(point, record, record.curve) for point, record in found),
+        curves=curves,
         sources={
-            name: tuple(_curve(point, record, record.source_curves[name], source=name) for point, record in found)
+            name: tuple(_of_source(curve, record, name) for curve, (_, record) in zip(curves, found, strict=True))
             for name in names
         },
         rungs=tuple(point.values[RUNG] for point, _ in found),
-        digests={_name(point): point.digest for point, _ in found},
         notes=tuple(notes),
     )
 
@@ -89,35 +93,42 @@ def curve_of_folder(folder: Path) -> LossCurve:
         curve,
         parameters=_parameters(config),
         batch_tokens=_batch_tokens(config),
-        provenance=provenance_of(config, DEFAULT_LOSS),
+        provenance=_provenance(config),
     )
 
 
-def provenance_of(config: RunConfig, loss: str) -> dict[str, object]:
-    """Returns what must agree between the runs of a ladder."""
-    return {**config_provenance(config.to_plain(), loss=loss), COUNTED: ALL_PARAMETERS}
-
-
-def _curve(
-    point: Point, record: Record, losses: Sequence[tuple[int, float]], *, source: str | None = None
-) -> LossCurve:
-    """Returns a curve of tokens and losses. A run trains on about equal tokens a step, so tokens tell the steps."""
-    per_step = record.tokens / record.steps
-    steps = [max(1, round(tokens / per_step)) for tokens, _ in losses]
-    keep = np.diff(np.array(steps), prepend=0) > 0
+def _curve(point: Point, record: Record) -> LossCurve:
+    """Returns the curve of a finished run."""
+    steps, loss = _steps_and_losses(record, record.curve)
     return LossCurve(
         planned_curve(point.config),
-        np.array(steps, dtype=np.int64)[keep],
-        loss=np.array([loss for _, loss in losses])[keep],
-        name=_name(point),
+        steps,
+        loss=loss,
+        name=f"{point.values[RUNG]} seed {point.seed}",
         parameters=_parameters(point.config),
         batch_tokens=_batch_tokens(point.config),
-        provenance=provenance_of(point.config, DEFAULT_LOSS if source is None else f"held_out/{source}/loss"),
+        provenance=_provenance(point.config),
+        digest=point.digest,
     )
 
 
-def _name(point: Point) -> str:
-    return f"{point.values[RUNG]} seed {point.seed}"
+def _of_source(curve: LossCurve, record: Record, source: str) -> LossCurve:
+    """Returns a run's curve with the losses of one source."""
+    steps, loss = _steps_and_losses(record, record.source_curves[source])
+    return replace(curve, steps=steps, loss=loss, provenance={**curve.provenance, "loss": f"held_out/{source}/loss"})
+
+
+def _steps_and_losses(record: Record, losses: Sequence[tuple[int, float]]) -> tuple[Ints, Floats]:
+    """Returns the steps and the losses of a curve. A run trains on about equal tokens a step, so tokens tell steps."""
+    per_step = record.tokens / record.steps
+    steps = np.array([max(1, round(tokens / per_step)) for tokens, _ in losses], dtype=np.int64)
+    keep = np.diff(steps, prepend=0) > 0
+    return steps[keep], np.array([loss for _, loss in losses])[keep]
+
+
+def _provenance(config: RunConfig) -> dict[str, object]:
+    """Returns what must agree between the runs of a ladder."""
+    return {**config_provenance(config.to_plain(), loss=DEFAULT_LOSS), COUNTED: ALL_PARAMETERS}
 
 
 def _parameters(config: RunConfig) -> float:

@@ -59,6 +59,8 @@ def design_ladder(
     """
     start = tuned or tuned_run(config, model)
     goal = rung_of_size(config, model, rule, start, size=target, tokens=tokens, on_one_rank=False)
+    # A name of its own: a run of the config itself may be there already.
+    goal = goal.model_copy(update={"keys": {"run.name": f"{config.run.name}-{goal.name}", **goal.keys}})
     most = BUDGET_SHARE * goal.flops if budget is None else budget
     a_parameter = tokens / target
     shares = sum(sizes.spacing ** (-2 * step) for step in range(sizes.count)) * sum(sizes.lengths) * seeds

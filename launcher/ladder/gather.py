@@ -13,12 +13,17 @@ from train.run_folder.folder import RunFolder
 
 
 def gather_finished(points: Sequence[Point], records: Path) -> dict[str, Record]:
-    """Returns the records of a file, after adding one for each point whose run is done."""
+    """Returns the records of a file, after adding one for each point whose run is done.
+
+    A run without its last held-out loss is not done: it was stopped within that evaluation.
+    """
     known = read_records(records)
     for point in points:
         checkpoints = RunFolder(point.config.run.path).checkpoints
-        if point.digest not in known and read_latest(checkpoints) == folder_name(point.config.train.steps):
-            record = record_of(point)
+        if point.digest in known or read_latest(checkpoints) != folder_name(point.config.train.steps):
+            continue
+        record = record_of(point)
+        if record.loss_is != "training":
             add_record(records, record)
             known[record.config] = record
     return known

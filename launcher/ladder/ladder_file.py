@@ -112,10 +112,6 @@ class Ladder:
             seen[point.digest] = point.label
         return Sweep(folder, (), tuple(points))
 
-    def rung_of(self, name: str) -> Rung:
-        """Returns the rung of a name."""
-        return next(rung for rung in self.plan.rungs if rung.name == name)
-
     def write_target(self) -> None:
         """Writes the config of the target with the registered forecast. Raises UserError if that fails."""
         config = self.config_of(self.plan.target)

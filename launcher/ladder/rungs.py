@@ -8,6 +8,7 @@ from typing import Any
 from launcher.ladder.ladder_file import Rung
 from launcher.ladder.shapes import model_of_size
 from launcher.run.config import RunConfig
+from launcher.run.held_out_sequences import held_out_loader
 from laws.size_rules.base import SizeRule, TunedRun
 from model.config import ModelConfig
 from model.size import flops_per_token, parameters
@@ -43,6 +44,11 @@ def check_base(config: RunConfig) -> None:
             f"schedule = {config.schedule.name}: a table of lr has one length, and a ladder has several; take a "
             "schedule that scales, such as cosine or wsd"
         )
+    if not held_out_loader(config).sources:
+        raise UserError(
+            f"data.shards = {config.data.shards}: nothing is held out, and a ladder forecasts a held-out loss; build "
+            "the shards with data.held_out_fraction above 0"
+        )
 
 
 def rung_of_size(
@@ -61,12 +67,14 @@ def rung_of_size(
     if there is no model of this size, and if the run has too few steps.
     """
     train = config.train
-    shaped = model_of_size(model, size, seq_length=train.seq_length)
+    tensor = 1 if on_one_rank else config.parallel.tensor
+    shaped = model_of_size(model, size, seq_length=train.seq_length, tensor=tensor)
     exact = parameters(shaped, seq_length=train.seq_length)
     recipe = rule.run(tuned, parameters=exact, tokens=tokens)
     wanted = recipe.batch_tokens / train.seq_length
     micro_batch_size = train.micro_batch_size if wanted >= train.micro_batch_size else max(1, round(wanted))
-    rows = micro_batch_size * round(wanted / micro_batch_size)  # an odd number would be trained row by row
+    multiple = micro_batch_size * (1 if on_one_rank else _micro_batches_of_layout(config.parallel))
+    rows = multiple * max(1, round(wanted / multiple))  # an odd number would be trained row by row
     steps = round(tokens / (rows * train.seq_length))
     if steps < _LEAST_STEPS:
         raise UserError(
@@ -96,9 +104,14 @@ def rung_of_size(
         name=f"{format_count(exact)}-{format_count(seen)}",
         parameters=exact,
         tokens=seen,
-        flops=seen * flops_per_token(shaped, train.seq_length),
+        flops=float(seen * flops_per_token(shaped, train.seq_length)),  # more than an integer of 64 bits holds
         keys=keys,
     )
+
+
+def _micro_batches_of_layout(parallel: ParallelConfig) -> int:
+    """Returns a number of micro-batches that a layout can share: those of a step must be a multiple of it."""
+    return parallel.data * (parallel.pipeline if parallel.virtual_stages > 1 else 1)
 
 
 def _schedule_keys(config: RunConfig, *, steps: int, lr: float) -> dict[str, Any]:

@@ -19,18 +19,18 @@ _WORTH_OF_SIZE = 40.0  # of an error in size beyond that, against the same error
 _WORTH_OF_HEADS = 0.5  # the same of heads that are smaller than those of the given model
 
 
-def model_of_size(base: ModelConfig, size: float, *, seq_length: int) -> ModelConfig:
+def model_of_size(base: ModelConfig, size: float, *, seq_length: int, tensor: int = 1) -> ModelConfig:
     """Returns a model of about `size` parameters (all, with embedding and head), shaped like `base`.
 
     Width over depth, MLP over width, the size of a head and the heads that share a key are those of `base`, as nearly
     as whole numbers allow; heads become smaller where the model would have less than one. `base`: with its vocabulary.
-    Raises UserError if no such model is within 20% of the size.
+    `tensor`: ranks that share the heads and the MLP. Raises UserError if no such model is within 20% of the size.
     """
     if abs(parameters(base, seq_length=seq_length) / size - 1) < 0.01:
         return base
-    best = min(_candidates(base, size), key=lambda model: _misfit(base, model, size), default=None)
+    best = min(_candidates(base, size, tensor), key=lambda model: _misfit(base, model, size), default=None)
     if best is None or abs(parameters(best, seq_length=seq_length) / size - 1) > _TOLERANCE:
-        smallest = min(_candidates(base, 0.0), key=lambda model: _size(model))
+        smallest = min(_candidates(base, 0.0, tensor), key=lambda model: _size(model))
         raise UserError(
             f"no model of this config's proportions has about {size:.3g} parameters; with a vocabulary of "
             f"{base.vocabulary} the smallest has {parameters(smallest, seq_length=seq_length):,}"
@@ -38,16 +38,17 @@ def model_of_size(base: ModelConfig, size: float, *, seq_length: int) -> ModelCo
     return best
 
 
-def _candidates(base: ModelConfig, size: float) -> Iterator[ModelConfig]:
+def _candidates(base: ModelConfig, size: float, tensor: int) -> Iterator[ModelConfig]:
     """Yields models of several depths and widths around a size."""
     group = base.num_heads // base.kv_heads
+    ffn_multiple = _FFN_MULTIPLE * tensor
     scale = (size / _size(base)) ** (1 / 3)
     depths = {
         round(base.num_layers * scale * factor) for factor in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.6, 2.5)
     }
     for layers in sorted({*range(1, _SHALLOW + 1), *depths} - {0}):
         for head_size in _head_sizes(base.head_size):
-            for heads in range(group, _MOST_HEADS, group):
+            for heads in range(group * tensor, _MOST_HEADS, group * tensor):
                 hidden = heads * head_size
                 ffn = base.ffn_size * hidden / base.hidden_size
                 model = base.model_copy(
@@ -56,7 +57,7 @@ def _candidates(base: ModelConfig, size: float) -> Iterator[ModelConfig]:
                         "hidden_size": hidden,
                         "num_heads": heads,
                         "num_kv_heads": None if base.num_kv_heads is None else heads // group,
-                        "ffn_size": max(_FFN_MULTIPLE, round(ffn / _FFN_MULTIPLE) * _FFN_MULTIPLE),
+                        "ffn_size": max(1, round(ffn / ffn_multiple)) * ffn_multiple,
                     }
                 )
                 yield model

@@ -32,7 +32,8 @@ from train.run_folder.input_hashes import Inputs
 
 _MOST_POINTS = 200
 _SAME = 1e-9  # relative, of two computations of one forecast
-_DECISIVE = ("train.steps", "branch.run", "branch.step")  # although a run may go on with others
+# A run may go on with others of these, but its losses are then not those that were forecast.
+_DECISIVE = ("train.steps", "branch.run", "branch.step", "evaluate.max_windows")
 
 
 class CurveForecast(Settings):
@@ -52,21 +53,19 @@ class Register(Settings):
     config: dict[str, Any] = Field(description="the keys of the run that decide its losses, where they are no defaults")
     data: Inputs = Field(description="hashes of the tokenizer and the shards of the run")
     inputs: dict[str, str] = Field(description="SHA-256 of each file that the forecast is made from")
-    runs: dict[str, str] = Field(description="hash of the config of each fitted run, by its name")
+    runs: dict[str, str] = Field(description="hash of the config of each fitted run, by its name; empty if not known")
     forecast: CurveForecast
     fit: Fit = Field(description="the law, and the runs that it was fitted to")
 
 
-def registered_forecast(
-    fit: Fit, config: RunConfig, model: ModelConfig, *, inputs: Mapping[str, str], runs: Mapping[str, str]
-) -> Register:
-    """Returns the register of a run to come, as of now. `model`: with its vocabulary."""
+def registered_forecast(fit: Fit, config: RunConfig, model: ModelConfig, *, inputs: Mapping[str, str]) -> Register:
+    """Returns the register of a run to come, as of now. `model`: with its vocabulary. `inputs`: hashes of files."""
     return Register(
         registered=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         config=_compared(config),
         data=inputs_of(config).model_copy(update={"registered_forecast": ""}),
         inputs=dict(inputs),
-        runs=dict(runs),
+        runs={curve.name: curve.digest for curve in fit.curves},
         forecast=curve_forecast(fit, config, model),
         fit=fit,
     )

@@ -21,7 +21,7 @@ from settings.files import naming, output_of_user
 from settings.jsonl import append_json_line
 from train.metrics.jsonl import read_metrics
 from train.run_folder.folder import RunFolder
-from train.run_folder.start_record import last_start
+from train.run_folder.start_record import last_start, recorded_inputs
 
 _LAST_SHARE = 0.1  # of the steps, whose training losses are averaged
 LossKind = Literal["held_out", "training"]
@@ -50,6 +50,7 @@ class Record(Settings):
     tokens: int
     seconds: float = Field(description="Seconds of all steps.")
     versions: dict[str, str | None] = Field({}, description="Of lehr, its commit and the packages.")
+    registered_forecast: str = Field("", description="The hash of its forecast, if one was registered before the run.")
 
 
 def read_records(path: Path) -> dict[str, Record]:
@@ -121,6 +122,7 @@ def record_of(point: Point) -> Record:
         tokens=int(rows[-1]["tokens"]),
         seconds=round(sum(row["seconds_per_step"] for row in rows if "seconds_per_step" in row), 3),
         versions=_versions(folder),
+        registered_forecast=recorded_inputs(folder.path).registered_forecast,
     )
 
 

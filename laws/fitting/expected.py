@@ -40,6 +40,14 @@ def expected_fit(runs: Sequence[EvaluationPoints], *, samples: int = 100, seed: 
     for number, points in enumerate(runs):
         noise = np.exp(TYPICAL_NOISE * draw.normal(size=points.steps.size))
         loss = law.predict(TYPICAL, points) * noise
-        known = {key: value for key, value in vars(points).items() if key in ("parameters", "batch_tokens")}
-        curves.append(LossCurve(points.schedule, points.steps, loss=loss, name=f"run {number + 1}", **known))
+        curves.append(
+            LossCurve(
+                points.schedule,
+                points.steps,
+                loss=loss,
+                name=f"run {number + 1}",
+                parameters=points.parameters,
+                batch_tokens=points.batch_tokens,
+            )
+        )
     return fit_curves(JointConfig(), curves, samples=samples)

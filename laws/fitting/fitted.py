@@ -37,6 +37,7 @@ class FittedCurve(Settings):
     mean_error: float = Field(description="relative, of the fit on this curve")
     lr_shape: tuple[float, ...] = Field((), description="lr over its peak, at even shares of the steps; () if unknown")
     origin: dict[str, Any] = Field({}, description="keys of the run's config: what the loss is of, where known")
+    digest: str = Field("", description="the hash of the run's config, where known")
 
 
 class Fit(Settings):
@@ -165,6 +166,7 @@ def fit_curves(law: CurveLaw, curves: Sequence[LossCurve], *, samples: int = 200
                 mean_error=float(part.mean()),
                 lr_shape=tuple(lr_shape(curve.schedule, int(curve.steps[-1])).tolist()),
                 origin=dict(curve.provenance),
+                digest=curve.digest,
             )
             for curve, part in zip(used, parts, strict=True)
         ),

@@ -46,7 +46,8 @@ def fit_task_accuracy(loss_n: Floats, accuracy_n: Floats, *, floor: float) -> Ta
         raise UserError(f"{loss_n.size} losses and {accuracy_n.size} accuracies: a task needs {_LEAST_POINTS} of each")
     if not 0 <= floor < 1:
         raise UserError(f"floor = {floor:g} must be an accuracy, such as 0.25 for one of four answers")
-    if np.corrcoef(loss_n, accuracy_n)[0, 1] > -0.5:
+    is_constant = 0.0 in (np.ptp(loss_n), np.ptp(accuracy_n))
+    if is_constant or np.corrcoef(loss_n, accuracy_n)[0, 1] > -0.5:
         raise UserError("the accuracy does not rise as the loss falls, so no loss forecasts it: the runs are too small")
 
     def residual(search: Floats) -> Floats:

@@ -48,4 +48,3 @@ class SizeRule(Settings):
 
 
 SIZE_RULES = Registry("size rule", room="laws.size_rules", base=SizeRule)
-DEFAULT_RULE = "power"

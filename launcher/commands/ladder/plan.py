@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,6 +88,19 @@ def plan_command(
     ladder = Ladder(output, plan)
     ladder.write(run_config)
     _print_plan(ladder, peak, mfu)
+    _check_target(ladder)
+
+
+def _check_target(ladder: Ladder) -> None:
+    """Prints a warning if the target could not start: its model may not fit the layout of the config."""
+    from launcher.run.preflight import check_config
+
+    target = ladder.config_of(ladder.plan.target)
+    try:
+        check_config(target, world_size=target.parallel.ranks)
+    except UserError as error:
+        print(f"warning: the target cannot start: {error}", file=sys.stderr)
+        print(f"edit the keys of the target in {ladder.plan_file}; no rung depends on them", file=sys.stderr)
 
 
 def _print_plan(ladder: Ladder, peak: Peak, mfu: float) -> None:

@@ -30,10 +30,15 @@ def register_command(ladder: LadderArgument) -> None:
     if not found.fit.is_file():
         raise UserError(f"{found.fit} does not exist, so there is no forecast to register; lehr ladder fit {ladder}")
     fit = load_fit(found.fit)
-    known = ladder_curves(found)
-    fitted = {curve.name for curve in fit.curves}
-    if later := sorted(known.digests.keys() - fitted):
+    known = {curve.digest: curve.name for curve in ladder_curves(found).curves}
+    fitted = {curve.digest: curve.name for curve in fit.curves if curve.digest}
+    if later := [name for digest, name in known.items() if digest not in fitted]:
         raise UserError(f"{found.fit} lacks runs that are finished: {', '.join(later)}; lehr ladder fit {ladder}")
+    if gone := [name for digest, name in fitted.items() if digest not in known]:
+        raise UserError(
+            f"{found.fit} has runs that the ladder no longer has as they were: {', '.join(gone)}; "
+            f"lehr ladder fit {ladder}"
+        )
     config = found.config_of(found.plan.target)
     if config.run.path.exists():
         raise UserError(f"the target has begun: {config.run.path} exists; a forecast is registered before its run")
@@ -42,11 +47,10 @@ def register_command(ladder: LadderArgument) -> None:
         config,
         model_with_vocabulary(config),
         inputs={path.name: file_sha256(path) for path in (found.plan_file, found.base, found.records, found.fit)},
-        runs=known.digests,
     )
+    found.write_target()  # first: a register is never written a second time
     with output_of_user(found.register):
         write_json(found.register, register.to_plain())
-    found.write_target()
     loss, low, high = (each[-1] for each in (register.forecast.loss, register.forecast.low, register.forecast.high))
     half = 50 * math.log(high / low)
     print(f"registered at {register.registered}: {found.register}, SHA-256 {file_sha256(found.register)}")

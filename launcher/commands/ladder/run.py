@@ -37,6 +37,8 @@ def run_command(
         raise UserError("`lehr ladder run` starts its runs itself: call it once, without torchrun or srun")
     if not slurm and (site is not None or time is not None):
         raise UserError(f"--{'time' if site is None else 'site'} is for --slurm")
+    if slurm and jobs is not None:
+        raise UserError("--jobs is for runs on this machine; with --slurm each run is a task of its own")
     check_environment()
     with one_openmp_thread():
         from launcher.ladder.gather import gather_finished
@@ -55,9 +57,10 @@ def run_command(
         check_points(waiting, machine)
         write_configs(planned)
         outcome = train_points(planned, known, found.records, machine, jobs) if waiting else None
-    done = sum(point.digest in (known if outcome is None else outcome.records) for point in planned.points)
+    known = known if outcome is None else outcome.records
+    done = sum(point.digest in known for point in planned.points)
     print(f"{done} of {len(planned.points)} runs are finished: {found.records}")
-    exit_by_outcome(planned.points, known if outcome is None else outcome.records, outcome)
+    exit_by_outcome(planned.points, known, outcome)
     print(f"next: lehr ladder fit {ladder}")
 
 

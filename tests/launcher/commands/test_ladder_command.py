@@ -10,6 +10,7 @@ import pytest
 from processes import lehr
 from small_runs import make_shards, write_config
 
+from launcher.run.config import load_run_config
 from settings.files import file_sha256
 from train.metrics.jsonl import read_metrics
 
@@ -58,7 +59,7 @@ def test_a_ladder_from_plan_to_verdict(tmp_path: Path) -> None:
     done = run("train", ladder / "target.yaml").stdout
     verdict = done.splitlines()[-1]
     forecast = json.loads(register.read_text())["forecast"]
-    folder = tmp_path / "runs/try"
+    folder = load_run_config(ladder / "target.yaml").run.path
     last = read_metrics(folder / "metrics.jsonl")[-1]
     assert verdict.startswith(f"held-out loss: forecast {forecast['loss'][-1]:.4f} (90%: ")
     assert f"fact {last['held_out/loss']:.4f}" in verdict
@@ -86,13 +87,14 @@ def test_a_ladder_from_plan_to_verdict(tmp_path: Path) -> None:
         (["plan", "--rule", "powr"], 'no size rule is called "powr"; did you mean "power"?'),
         (["plan", "--tuned", "nowhere"], "--tuned nowhere: holds no finished run with its config"),
         (["run"], "is no ladder: it has no ladder.yaml"),
+        (["run", "--slurm", "--jobs", "2"], "--jobs is for runs on this machine"),
         (["fit"], "is no ladder: it has no ladder.yaml"),
         (["register"], "is no ladder: it has no ladder.yaml"),
     ],
 )
 def test_mistakes_are_one_message(arguments: list[str], message: str, tmp_path: Path) -> None:
     command, *options = arguments
-    words: list[str | Path] = ["ladder", command, tmp_path / "nothing"]
+    words: list[str | Path] = ["ladder", command, tmp_path / "nothing", *options]
     if command == "plan":
         config = write_config(tmp_path, make_shards(tmp_path), model=SHAPE, train=TRAIN)
         words = ["ladder", "plan", config, "--target", "17e3", "--tokens", "40e3", *options, "-o", tmp_path / "ladder"]

@@ -53,8 +53,9 @@ def finish(ladder: Ladder, choose: Callable[[Rung], bool] = lambda rung: True, *
 
     The source `beta` has losses that are higher by `above`, as a share.
     """
+    rungs = {rung.name: rung for rung in ladder.plan.rungs}
     for number, point in enumerate(ladder.sweep().points):
-        if choose(ladder.rung_of(point.values["rung"])):
+        if choose(rungs[point.values["rung"]]):
             add_record(ladder.records, made_record(point, number, above))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -138,7 +139,9 @@ def test_a_run_beside_the_ladder_is_fitted_if_its_data_are_the_same(
     shutil.copy(registered.records, ladder.records)
     fit_command(ladder.folder, also=[folder], samples=2, cross_validate=False)
     assert load_fit(ladder.fit).curves[-1].name == "earlier"
-    capsys.readouterr()
+    assert "note: no source is forecast by itself, because a run is fitted" in capsys.readouterr().out
+    register_command(ladder.folder)
+    assert json.loads(ladder.register.read_text())["runs"]["earlier"] == ""
     shards = make_shards(tmp_path)
     info = json.loads((shards / "alpha/dataset.json").read_text())
     info["splits"]["held_out"]["files"][0]["sha256"] = "0" * 64
@@ -208,6 +211,26 @@ def test_a_fit_that_lacks_finished_runs_is_not_registered(base: Path, tmp_path: 
         register_command(ladder.folder)
 
 
+def test_a_fit_to_a_rung_that_was_edited_afterwards_is_not_registered(base: Path, tmp_path: Path) -> None:
+    ladder = make_ladder(base, tmp_path / "ladder")
+    finish(ladder)
+    fit_command(ladder.folder, samples=2, cross_validate=False)
+    first, *others = ladder.plan.rungs
+    edited = first.model_copy(update={"keys": {**first.keys, "optim.lr": 0.9 * first.keys["optim.lr"]}})
+    again = Ladder(ladder.folder, ladder.plan.model_copy(update={"rungs": (edited, *others)}))
+    again.write(load_run_config(ladder.base))
+    gone = f"fit.json has runs that the ladder no longer has as they were: {first.name} seed 1; lehr ladder fit"
+    with pytest.raises(UserError, match=re.escape(gone)):
+        register_command(ladder.folder)
+    finish(again, lambda rung: rung.name == first.name)
+    with pytest.raises(UserError, match=f"fit.json lacks runs that are finished: {first.name} seed 1; lehr ladder fit"):
+        register_command(ladder.folder)
+    fit_command(ladder.folder, samples=2, cross_validate=False)
+    register_command(ladder.folder)
+    register = json.loads(ladder.register.read_text())
+    assert register["runs"] == {f"{point.values['rung']} seed 1": point.digest for point in again.sweep().points}
+
+
 def test_the_target_starts_with_its_registered_forecast_and_no_other_run_does(registered: Ladder) -> None:
     config = target_of(registered)
     model = model_with_vocabulary(config)
@@ -219,6 +242,7 @@ def test_the_target_starts_with_its_registered_forecast_and_no_other_run_does(re
         ("train.steps=999", "train.steps: .* registered, 999 here"),
         ("model.num_layers=1", "model.num_layers: "),
         ("run.seed=7", "run.seed: "),
+        ("evaluate.max_windows=9", "evaluate.max_windows: .* registered, 9 here"),
     ):
         other = load_run_config(registered.target, [override])
         with pytest.raises(UserError, match=f"(?s)is the registered forecast of another run:.*{line}"):

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from made_shards import write_source
 from small_runs import make_shards, write_config
 
 from launcher.ladder.design import Sizes, design_ladder
@@ -15,6 +16,7 @@ from launcher.ladder.rungs import check_base, tuned_run
 from launcher.ladder.shapes import model_of_size
 from launcher.ladder.width import expected_half_width
 from launcher.run.config import RunConfig, load_run_config
+from launcher.run.preflight import check_config
 from launcher.run.stages import run_schedule
 from laws.size_rules.power import PowerConfig
 from model.config import ModelConfig
@@ -93,6 +95,18 @@ def test_a_rung_has_the_recipe_of_the_rule_and_a_schedule_of_its_length(config: 
         assert run.parallel.tensor == (2 if rung is ladder.plan.target else 1)
 
 
+def test_the_target_has_a_name_of_its_own_and_can_be_trained_in_the_layout_of_the_config(
+    path: Path, tmp_path: Path
+) -> None:
+    config = load_run_config(path, ["parallel.data=3"])
+    ladder = Ladder(tmp_path / "ladder", plan(config, budget=8e10))
+    ladder.write(config)
+    target = ladder.config_of(ladder.plan.target)
+    assert target.run.name == f"{config.run.name}-{ladder.plan.target.name}"
+    assert target.train.global_batch_size % (3 * target.train.micro_batch_size) == 0
+    check_config(target, world_size=6)
+
+
 def test_a_ladder_reads_back_and_every_run_has_a_folder(config: RunConfig, tmp_path: Path) -> None:
     ladder = Ladder(tmp_path / "ladder", plan(config, budget=2e11, seeds=2))
     ladder.write(config)
@@ -160,6 +174,13 @@ def test_a_config_whose_mix_changes_is_refused(path: Path) -> None:
         check_base(staged)
 
 
+def test_shards_without_a_held_out_split_are_refused(tmp_path: Path) -> None:
+    write_source(tmp_path / "shards", "alpha", train=[[[1, 2, 0]] * 200])
+    bare = load_run_config(write_config(tmp_path, tmp_path / "shards", model=SHAPE, train=TRAIN))
+    with pytest.raises(UserError, match="nothing is held out, and a ladder forecasts a held-out loss"):
+        check_base(bare)
+
+
 def test_no_ladder_is_where_there_is_no_plan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no ladder.yaml; `lehr ladder plan CONFIG -o"):
         read_ladder(tmp_path)
@@ -175,6 +196,20 @@ def test_a_model_of_a_size_keeps_the_proportions(size: float) -> None:
     assert abs(math.log((found.hidden_size / found.num_layers) / (2048 / 22))) < math.log(2.5)
     assert found.ffn_size / found.hidden_size == pytest.approx(5632 / 2048, rel=0.05)
     assert found.num_heads // found.kv_heads == 8
+
+
+@pytest.mark.parametrize("size", [3e8, 7e9])
+def test_tensor_ranks_can_share_the_heads_and_the_mlp(size: float) -> None:
+    found = model_of_size(LLAMA, size, seq_length=2048, tensor=4)
+    assert parameters(found, seq_length=2048) == pytest.approx(size, rel=0.1)
+    assert found.kv_heads % 4 == found.ffn_size % 4 == 0
+
+
+def test_a_ladder_for_a_target_of_billions_of_parameters_is_written_and_read(config: RunConfig, tmp_path: Path) -> None:
+    ladder = Ladder(tmp_path / "ladder", plan(config, target=1.3e9, tokens=2.6e10))
+    ladder.write(config)
+    assert read_ladder(ladder.folder).plan == ladder.plan
+    assert ladder.plan.target.flops == pytest.approx(6 * 1.3e9 * 2.6e10, rel=0.2)
 
 
 def test_the_model_of_its_own_size_is_the_model_itself() -> None:

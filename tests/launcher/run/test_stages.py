@@ -11,13 +11,13 @@ import pytest
 from small_runs import make_shards, write_config
 
 from launcher.run.config import RunConfig, load_run_config
+from launcher.run.config_digest import config_digest
 from launcher.run.input_hashes import inputs_of
 from launcher.run.planned_schedule import planned_curve
 from launcher.run.preflight import check_config
 from launcher.run.schedule_change import schedule_change_warnings
 from launcher.run.schedule_phases import phases_of, phases_on_record, schedule_with, with_phases
 from launcher.run.stages import draw_plan, replayed_runs, run_schedule, training_data
-from launcher.sweep.points import config_digest
 from settings import UserError, to_yaml
 from train.run_folder.folder import RunFolder
 from train.run_folder.open_run import open_run

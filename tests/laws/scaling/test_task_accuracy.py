@@ -25,6 +25,7 @@ def test_a_planted_sigmoid_is_found_beyond_the_losses_that_were_fitted() -> None
     [
         (np.linspace(1, 2, 5), np.linspace(0.6, 0.3, 5), 0.25, "a task needs 8 of each"),
         (np.linspace(1, 2, 9), np.linspace(0.3, 0.6, 9), 0.25, "does not rise as the loss falls"),
+        (np.linspace(1, 2, 9), np.full(9, 0.25), 0.25, "does not rise as the loss falls"),
         (np.linspace(1, 2, 9), np.linspace(0.6, 0.3, 9), 1.5, "floor = 1.5 must be an accuracy"),
     ],
 )

@@ -84,12 +84,18 @@ def test_a_lost_batch_host_is_decided_by_the_next_attempt(cluster: Cluster, tmp_
 @pytest.mark.timeout(1200)
 def test_a_controller_that_is_restarted_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
     """The run ends while the controller is away: the decision waits for it."""
-    config = write_config(tmp_path, make_shards(tmp_path))
+    config = write_config(
+        tmp_path,
+        make_shards(tmp_path),
+        train={"steps": 1000},  # so many that the controller is away before the last of them
+        evaluate={"every_steps": 0},
+        checkpoint={"every_steps": 500, "keep_last": 2},
+    )
     submitted = SubmittedRun(cluster, tmp_path / "runs" / "try").submit(config, site={"time": "01:00:00"}, nodes="1")
     submitted.wait_for_step(1)
     with cluster.without_controller():
-        submitted.wait_for_step(12)
-        wait_until(lambda: "done: 12 steps" in submitted.output(), seconds=120)
+        assert steps_taken(submitted.path) < 1000
+        wait_until(lambda: "done: 1000 steps" in submitted.output(), seconds=400)
         time.sleep(5)
         assert submitted.ends() == []
     submitted.wait_for_end("COMPLETED")
@@ -106,7 +112,7 @@ def test_an_isolated_node_is_fenced(cluster: Cluster, tmp_path: Path) -> None:
     cluster.cut("n1", "eth", "fab")
     submitted.wait_for_begin(2)
     record = submitted.path / "logs" / f"job-{submitted.job}-attempt-1" / "failure-rank-00000.json"
-    wait_until(record.exists, seconds=120)
+    wait_until(record.exists, seconds=300)
     assert json.loads(record.read_text())["kind"] == "fenced"
     written = steps_taken(submitted.path)
     submitted.wait_for_step(written + 100)
@@ -114,7 +120,7 @@ def test_an_isolated_node_is_fenced(cluster: Cluster, tmp_path: Path) -> None:
     assert steps == list(range(1, len(steps) + 1))
     cluster.mend("n1", "eth", "fab")
     over = f"job {submitted.job} attempt 1 is over: Slurm has started the job again meanwhile"
-    wait_until(lambda: over in submitted.output(), seconds=120)
+    wait_until(lambda: over in submitted.output(), seconds=300)
     submitted.lehr("cancel", submitted.path)
     submitted.wait_for_end("CANCELLED")
     assert [action for action, _, _ in submitted.ends()] == ["requeue", "end"]

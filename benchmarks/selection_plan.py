@@ -12,7 +12,7 @@ from typing import Any
 
 from data.select_config import SelectConfig
 from launcher.run.config import RunConfig, load_run_config
-from launcher.sweep.points import config_digest, without_defaults
+from launcher.run.config_digest import config_digest, without_defaults
 from train.run_folder.input_hashes import Inputs
 
 Plain = dict[str, Any]

@@ -99,7 +99,11 @@ def size_and_batch(config: RunConfig, model: ModelConfig, law: CurveLaw) -> tupl
 
 def load_forecast(path: Path) -> tuple[Fit, Register | None]:
     """Reads the fit of a fit file, or of a register, which comes with it. Raises UserError if it is neither."""
-    plain = read_json(path) if path.is_file() else None
+    invalid = (
+        f"{path} is no fit file and no register: it must be JSON that `lehr law fit RUN... -o {path}` or `lehr ladder "
+        "register` writes"
+    )
+    plain = read_json(path, invalid=invalid) if path.is_file() else None
     if not (isinstance(plain, dict) and REGISTERED in plain):
         return load_fit(path), None
     register = parse(Register, plain, source=f"register {path}")

@@ -133,4 +133,4 @@ def mended_after(cluster: Cluster, run: Path) -> Iterator[None]:
     finally:
         cluster.mend_all()
         for node in cluster.nodes:
-            cluster.run_on(node, "bash", "-c", f"while umount '{run}' 2>/dev/null; do :; done")
+            cluster.run_on(node, "bash", "-c", f"while umount --lazy '{run}' 2>/dev/null; do :; done")

@@ -14,6 +14,7 @@ USER_MISTAKE = 2
 STOPPED_EARLY = 75  # with a checkpoint: the same command continues (EX_TEMPFAIL of sysexits.h)
 FENCED = 76  # another process has taken the run over
 DIVERGED = 77  # the same command would diverge again
+BY_SIGNAL = 128  # plus the signal's number: a signal has ended the process, as a shell tells it
 
 _CODES: dict[str, int] = {"user": USER_MISTAKE, "failure": FAILED, "fenced": FENCED, "diverged": DIVERGED}
 

@@ -156,7 +156,8 @@ class Cluster:
         """Mends all links, and starts the nodes and daemons that are off."""
         for node in self.nodes:
             if node not in self._inits:
-                self.power_on(node)
+                self.power_on(node)  # with whole links, and it starts its daemon itself
+                continue
             self.mend(node, "eth", "fab")
             if not self._slurmd_runs(node):
                 self.run_on(node, "slurmd", "-N", node, "-f", self._conf)
@@ -185,8 +186,10 @@ class Cluster:
         self.run("kill", pid)
         while (self.folder / "run" / "slurmctld.pid").exists():
             time.sleep(0.05)
-        yield
-        self.run("slurmctld", "-f", self._conf)
+        try:
+            yield
+        finally:
+            self.run("slurmctld", "-f", self._conf)
 
     def _slurmd_runs(self, node: str) -> bool:
         return self._on(node, "kill", "-0", self._slurmd(node)).returncode == 0

@@ -22,7 +22,7 @@ STEPS = 12
 
 
 def make_shards(folder: Path) -> Path:
-    """Two sources over a vocabulary of 200, words as frequent as in text."""
+    """Writes two sources over a vocabulary of 200, with words as frequent as in text, and returns their folder."""
     sys.path.append(str(Path(__file__).parent / "data"))
     from made_shards import write_source
 
@@ -38,7 +38,7 @@ def make_shards(folder: Path) -> Path:
 
 
 def write_config(folder: Path, shards: Path, **sections: dict[str, Any]) -> Path:
-    """A config of STEPS steps with checkpoints every 4, all kept; runs go to FOLDER/runs."""
+    """Writes a config of STEPS steps with a checkpoint every 4, all kept. Its runs go to FOLDER/runs."""
     plain: dict[str, dict[str, Any]] = {
         "run": {"name": "try", "folder": str(folder / "runs"), "seed": 1},
         "data": {"shards": str(shards)},
@@ -84,7 +84,7 @@ def trajectory(run: Path) -> list[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 120.0, pause_seconds: float = 0.02) -> None:
-    """Poll until something is so. Fails after a time."""
+    """Waits until a condition holds. Raises AssertionError after a time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -92,7 +92,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 120.0, pause_s
 
 
 def steps_taken(run: Path) -> int:
-    """Returns the last step in metrics.jsonl; 0 if there is none yet."""
+    """Returns how many steps metrics.jsonl has; 0 if there is none yet."""
     try:
         return len(read_metrics(run / "metrics.jsonl"))
     except FileNotFoundError:

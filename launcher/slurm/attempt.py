@@ -68,7 +68,9 @@ class Attempt:
             self._add("end", **{key: ended[key] for key in ended if key not in ("time", "event", "step")} | found)
         state = scheduler.job_state(self.job.job_id)
         nodes = state.nodes if state else ""
-        self._add("begin", nodes=nodes, counted=counted)
+        if not self._add("begin", nodes=nodes, counted=counted):
+            print("the job ends: its starts cannot be counted", flush=True)
+            return FAILED
         again = f", from the checkpoint of step {step}" if (step := self.folder.checkpoint_step()) else ""
         print(f"{self.job} begins on {nodes}{again}", flush=True)
         return DONE
@@ -114,7 +116,8 @@ class Attempt:
             counted_before=self._counted_before(),
         )
         decision = decide(ending, max_failures=self._submission["max_failures"])
-        self._record_end(decision, ending.exit_code, attempt=self.job.attempt)
+        if not self._record_end(decision, ending.exit_code, attempt=self.job.attempt):
+            bad = (*bad, self.job.node)  # an attempt elsewhere may be able to; if it is not either, it ends the job
         if decision.requeues:
             print(f"the job goes back into the queue: {decision.reason}", flush=True)
             try:
@@ -174,8 +177,8 @@ class Attempt:
     def _unusable_nodes(self) -> list[str]:
         return scheduler.unusable_nodes(scheduler.node_names(self._last("begin").get("nodes", "")))
 
-    def _record_end(self, decision: Decision, exit_code: int | None, *, attempt: int) -> None:
-        self._add(
+    def _record_end(self, decision: Decision, exit_code: int | None, *, attempt: int) -> bool:
+        return self._add(
             "end",
             attempt=attempt,
             exit_code=exit_code,
@@ -186,5 +189,12 @@ class Attempt:
             fault=decision.fault,
         )
 
-    def _add(self, event: str, **values: Any) -> None:
-        self.folder.add_event(event, **{"job": self.job.job_id, "attempt": self.job.attempt, **values})
+    def _add(self, event: str, **values: Any) -> bool:
+        """Records an event. Returns False, with a warning, if the file system of this node refuses it."""
+        try:
+            self.folder.add_event(event, **{"job": self.job.job_id, "attempt": self.job.attempt, **values})
+        except OSError as error:
+            reason = error.strerror or error
+            print(f"warning: {self.folder.attempts} cannot be written on {self.job.node}: {reason}", flush=True)
+            return False
+        return True

@@ -6,13 +6,13 @@ A rank that is killed records nothing, and its peers record that they have lost 
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.exit_codes import DONE, FAILED, STOPPED_EARLY, code_of
+from launcher.exit_codes import BY_SIGNAL, DONE, FAILED, STOPPED_EARLY, code_of
 
-_BY_SIGNAL = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
 _MOST_CHARACTERS, _MOST_NAMED = 300, 4
 _HEADER = re.compile(r"=== \S+ rank (\d+), process \d+ on ([^,\s]+)")  # of launcher/processes/rank_logs.py
 _SIGNALS = "(?P<signal>Killed|Segmentation fault|Bus error|Aborted|Illegal instruction)"
@@ -71,4 +71,5 @@ def cause_of(failures: Sequence[Mapping[str, Any]], exit_code: int, output: str,
         if told and (others := [each for each in silent if each.startswith(f"{told[1]} on ")]):
             place, line = others[0], line.removeprefix(told[0])
         return f"{silence}{place}: {line[:_MOST_CHARACTERS]}"
-    return f"signal {exit_code - _BY_SIGNAL} has ended a rank" if exit_code > _BY_SIGNAL else f"exit code {exit_code}"
+    number = exit_code - BY_SIGNAL  # srun has exit codes of its own, above those of all signals
+    return f"signal {number} has ended a rank" if 0 < number < signal.NSIG else f"exit code {exit_code}"

@@ -6,10 +6,11 @@ from collections.abc import Collection, Sequence
 
 
 def still_excluded(nodes: Sequence[str], *, usable: Collection[str], fewest: int) -> list[str]:
-    """Returns those of `nodes`, each once, that stay excluded: the job would else wait for nodes that do not come.
+    """Returns those of `nodes` that stay excluded, each once.
 
-    While fewer than `fewest` of the `usable` nodes are left, the node that failed longest ago is let back in. It may
-    have been repaired; if it has not, its check finds out, or Slurm starts nothing there.
+    If all did, the job might wait for nodes that do not come. So while fewer than `fewest` of the `usable` nodes
+    are left, the node that failed longest ago is let back in. It may have been repaired; if it has not, its check finds
+    out, or Slurm starts nothing there.
 
     `nodes`: the oldest first; one that has failed again counts from its last failure. `usable`: the nodes on which
     Slurm starts jobs; if it names none, all stay excluded.

@@ -21,10 +21,12 @@ from settings.files import read_json, write_json
 
 _PEER_PORT = 15000  # of the range in which the ranks meet: whether somebody listens there does not matter
 _PEER_SECONDS = 10.0
-_ADDRESS_SECONDS, _ADDRESS_FILE = 20.0, "first-node.json"  # how long the others wait for the first node's address
+_ADDRESS_SECONDS, _ADDRESS_FILE = 60.0, "first-node.json"  # how long the others wait for the first node's address
 _COMMAND_SECONDS = 60.0
 _MOST_CLOCK_SECONDS = 30.0
 _LEAST_FREE = 0.1  # of a node's memory
+# Such as `srun: error: Task launch for StepId=2.0 failed on node n3: Communication connection failure`.
+_NOT_LAUNCHED = re.compile(r"^srun: error: Task launch for \S+ failed on node (\S+): (.+)$", re.M)
 _UNREACHED = "the first node,"  # begins the line of a node that does not reach the first one
 
 
@@ -56,9 +58,14 @@ def problem_lines(node: str, found: Sequence[str]) -> list[str]:
 
 
 def bad_nodes(output: str) -> dict[str, list[str]]:
-    """Reads from what an attempt has printed which nodes were found to be bad, and why."""
+    """Reads from what an attempt has printed which nodes were found to be bad, and why.
+
+    A node may be lost before Slurm notices: then srun says that the check could not start there.
+    """
+    lines = re.findall(r"^node (\S+): (.+)$", output, re.M)
+    lines += [(node, f"srun cannot start a task there: {reason}") for node, reason in _NOT_LAUNCHED.findall(output)]
     found: dict[str, list[str]] = {}
-    for node, problem in re.findall(r"^node (\S+): (.+)$", output, re.M):
+    for node, problem in lines:
         found.setdefault(node, []).append(problem)
     return found
 

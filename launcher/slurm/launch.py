@@ -11,7 +11,7 @@ LaunchName = Literal["srun", "torchrun"]
 
 @dataclass(frozen=True)
 class Launch:
-    """What the batch file says and does."""
+    """How a batch file starts the ranks, and what it says about that."""
 
     notes: str  # a paragraph, before the start
     tasks_are_ranks: bool  # else srun starts one task a node

@@ -13,10 +13,13 @@ from settings import RunError, UserError
 
 _SECONDS = 60.0  # a controller that is busy answers late
 _TRIES, _TRY_SECONDS = 20, 0.5  # of a change that Slurm may refuse while the job is on its way back
-_AWAY = ("Unable to contact slurm controller", "Socket timed out", "Slurm backup controller in standby")
+_AWAY = ("Unable to contact slurm controller", "Slurm backup controller in standby")
+_UNANSWERED = "Socket timed out"  # the controller may have done what it was asked to
+_PUT_BACK = "Job is pending execution"  # so the job is back in the queue
 _AWAY_SECONDS, _AGAIN_SECONDS = 600.0, 2.0  # a controller that is restarted or updated comes back within the first
 _GONE = ("Invalid job id", "not found")
-_OFF = re.compile(r"down|drain|fail|unk|.*\*$")  # states of a node on which Slurm starts nothing; * means no answer
+# The states of a node on which Slurm starts nothing; * means no answer.
+_OFF = re.compile(r"down|drain|fail|inval|unk|.*\*$")
 # All other states, such as REQUEUE_HOLD, are of a job that may still run.
 _ENDED = (
     "BOOT_FAIL",
@@ -53,7 +56,10 @@ class JobState:
 
 
 def submit(script: str, *options: str) -> str:
-    """Submits the text of a batch file and returns the job's number. Raises UserError with what sbatch says."""
+    """Submits the text of a batch file and returns the job's number. Raises UserError with what sbatch says.
+
+    Raises RunError if it gives no answer.
+    """
     answer = _call("sbatch", "--parsable", *options, text=script)
     if answer.returncode:
         raise UserError(f"sbatch refuses the job: {_text(answer)}")
@@ -86,12 +92,13 @@ def requeue(job_id: str, *, excluded: Sequence[str] | None = None, nodes: str = 
 
     Slurm changes only a job that waits. So a job with a change is held while it is put back, changed, and released; one
     that was given a range of nodes would else ask for as many as it had. Returns whether Slurm has taken the change.
-    Raises RunError if Slurm refuses.
+    Raises RunError if Slurm refuses. Putting back a job that is back already, by an earlier call of which the answer
+    was lost, is no refusal.
     """
     if excluded is None and "-" not in nodes:
-        _checked("scontrol", "requeue", job_id)
+        _checked("scontrol", "requeue", job_id, unless=_PUT_BACK)
         return True
-    _checked("scontrol", "requeuehold", job_id)
+    _checked("scontrol", "requeuehold", job_id, unless=_PUT_BACK)
     changed = change(job_id, excluded=excluded, nodes=nodes)
     release(job_id)
     return changed
@@ -152,8 +159,10 @@ def _value(text: str | None) -> str:
     return "" if text in (None, "(null)") else str(text)
 
 
-def _checked(*command: str) -> None:
-    if (answer := _call(*command)).returncode:
+def _checked(*command: str, unless: str | None = None) -> None:
+    """Calls a command of Slurm. Raises RunError if it fails, unless it says the words `unless`."""
+    answer = _call(*command)
+    if answer.returncode and (unless is None or unless not in answer.stderr):
         raise RunError(f"{' '.join(command)}: {_text(answer)}")
 
 
@@ -164,15 +173,21 @@ def _text(answer: subprocess.CompletedProcess[str]) -> str:
 def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """Calls a command of Slurm, and again while its controller is away: a decision must not be lost with it.
 
-    A command that does not come back is tried again as well, but for sbatch: the job may have been submitted.
+    A command without an answer is tried again as well, but for sbatch: the job may have been submitted. Raises RunError
+    if none comes.
     """
     until, told = time.monotonic() + _AWAY_SECONDS, False
     while True:
         answer = _call_once(*command, text=text)
-        away = answer is None or (answer.returncode and any(words in answer.stderr for words in _AWAY))
-        if answer is None and (command[0] == "sbatch" or time.monotonic() > until):
-            raise RunError(f"{command[0]} has not answered for {_SECONDS:g} s")
-        if answer is not None and (not away or time.monotonic() > until):
+        if answer is None and command[0] == "sbatch":
+            raise RunError(
+                "Slurm has not answered sbatch, and may have taken the job all the same: look with squeue before you "
+                "submit it again"
+            )
+        is_over = time.monotonic() > until
+        if answer is None and is_over:
+            raise RunError(f"Slurm has not answered {command[0]} for {_AWAY_SECONDS:g} s")
+        if answer is not None and (is_over or not _is_away(answer)):
             return answer
         if not told:
             print(f"Slurm's controller is away: {command[0]} is tried again for {_AWAY_SECONDS:g} s", file=sys.stderr)
@@ -180,11 +195,17 @@ def _call(*command: str, text: str | None = None) -> subprocess.CompletedProcess
         time.sleep(_AGAIN_SECONDS)
 
 
+def _is_away(answer: subprocess.CompletedProcess[str]) -> bool:
+    """Returns whether the controller has not heard of the command."""
+    return answer.returncode != 0 and any(words in answer.stderr for words in _AWAY)
+
+
 def _call_once(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str] | None:
-    """Calls a command of Slurm; None if it does not come back."""
+    """Calls a command of Slurm; None if no answer has come."""
     try:
-        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SECONDS)
+        answer = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_SECONDS)
     except FileNotFoundError:
         raise UserError(f"there is no {command[0]} here: call `lehr slurm` on a node of the cluster") from None
     except subprocess.TimeoutExpired:
         return None
+    return None if answer.returncode and _UNANSWERED in answer.stderr else answer

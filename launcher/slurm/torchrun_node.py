@@ -17,7 +17,7 @@ from types import FrameType
 
 import psutil
 
-from launcher.exit_codes import DIVERGED, DONE, FAILED, FENCED, STOPPED_EARLY, USER_MISTAKE
+from launcher.exit_codes import BY_SIGNAL, DIVERGED, DONE, FAILED, FENCED, STOPPED_EARLY, USER_MISTAKE
 from launcher.processes.rank_info import RankInfo
 from train.safety.stop_signals import set_stop_handlers
 
@@ -25,7 +25,6 @@ _LOOK_SECONDS = 0.2
 _AGENTS_OWN_SIGNAL = "SIGQUIT"  # the agent wants one to handle; the others are taken here
 _DECISIVE = (USER_MISTAKE, FENCED, DIVERGED)
 _AGENTS_GRACE_SECONDS = 25  # and a little more: it kills the ranks that are left after 30 s
-_BY_SIGNAL = 128  # a shell's exit code of a process that a signal has ended is this plus the signal's number
 
 
 def run_node(command: Sequence[str], place: RankInfo, *, ranks_per_node: int, node: str) -> int:
@@ -82,7 +81,7 @@ def node_exit_code(codes: Mapping[int, int]) -> int:
 
     A code that decides about the job comes first, and an early stop last: it is that of the node if all have stopped.
     """
-    found = [_BY_SIGNAL - code if code < 0 else code for code in codes.values()]
+    found = [BY_SIGNAL - code if code < 0 else code for code in codes.values()]
     for code in _DECISIVE:
         if code in found:
             return code

@@ -177,7 +177,12 @@ def test_a_rank_takes_its_share_of_the_cores_unless_omp_num_threads_is_set() -> 
 
 @pytest.mark.slow
 def test_the_one_thread_of_torchrun_is_not_the_users(tmp_path: Path) -> None:
-    """torchrun sets OMP_NUM_THREADS to 1 for two ranks or more, unless the user has set it, maybe to 1 too."""
+    """torchrun sets OMP_NUM_THREADS to 1 for two ranks or more, unless the user has set it, maybe to 1 too.
+
+    It runs as a task of srun, whose cores are those of all ranks of the node.
+    """
+    task = {f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "STEP_ID")}
+    task |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_CPUS_PER_TASK": "12"}
     script = tmp_path / "rank.py"
     script.write_text(
         "import launcher.processes.environment as environment\n"
@@ -186,7 +191,7 @@ def test_the_one_thread_of_torchrun_is_not_the_users(tmp_path: Path) -> None:
         "import os, torch; print(f'threads={torch.get_num_threads()},{os.environ[\"OMP_NUM_THREADS\"]}', flush=True)\n"
     )
     root = str(Path(__file__).parents[3])
-    environ = {**{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}, "PYTHONPATH": root}
+    environ = {**{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}, "PYTHONPATH": root, **task}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     for users, expected in ((None, "6,6"), ("1", "1,1"), ("2", "2,2")):
         env = environ if users is None else {**environ, "OMP_NUM_THREADS": users}

@@ -39,16 +39,16 @@ class SubmittedRun:
         self.job = json.loads((self.path / "slurm" / "job.json").read_text())["job"]
         return self
 
-    def wait_for_step(self, step: int, *, seconds: float = 300.0) -> None:
+    def wait_for_step(self, step: int, *, seconds: float = 600.0) -> None:
         """Waits until so many steps are in metrics.jsonl."""
         self._wait(lambda: steps_taken(self.path) >= step, seconds)
 
-    def wait_for_begin(self, attempt: int, *, seconds: float = 300.0) -> None:
+    def wait_for_begin(self, attempt: int, *, seconds: float = 600.0) -> None:
         """Waits until an attempt has begun to train."""
         log = self.path / "logs" / f"job-{self.job}-attempt-{attempt}" / "rank-00000.log"
-        self._wait(lambda: log.exists() and "  loss " in log.read_text(), seconds)
+        self._wait(lambda: log.exists() and "  loss " in log.read_text(errors="replace"), seconds)
 
-    def wait_for_end(self, *states: str, seconds: float = 400.0) -> dict[str, str]:
+    def wait_for_end(self, *states: str, seconds: float = 900.0) -> dict[str, str]:
         """Waits until the job has ended for good, and returns what Slurm says of it."""
         self._wait(lambda: self.cluster.job(self.job)["JobState"] in states, seconds)
         return self.cluster.job(self.job)
@@ -66,7 +66,7 @@ class SubmittedRun:
     def output(self) -> str:
         """Returns what the job has printed."""
         path = self.path / "slurm" / f"{self.job}.out"
-        return path.read_text() if path.exists() else ""
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         began = time.monotonic()

@@ -33,7 +33,7 @@ def test_a_sweep_is_an_array_of_which_each_task_goes_on_by_itself(cluster: Clust
     assert [json.loads(path.read_text())["job"] for path in runs] == [f"{array}_0", f"{array}_1"]
     first = runs[0].parents[1]
     log = first / "logs" / f"job-{array}_0-attempt-1" / "rank-00000.log"
-    wait_until(lambda: log.exists() and "  loss " in log.read_text(), seconds=300)
+    wait_until(lambda: log.exists() and "  loss " in log.read_text(errors="replace"), seconds=300)
     cluster.run("scancel", "--signal=USR1", f"{array}_0")
     for number, path in enumerate(runs):
         cluster.wait_for_job(f"{array}_{number}", "COMPLETED", timeout=400)

@@ -31,12 +31,7 @@ WAITED = (
         ([], 137, KILLED, "rank 3 on n2: killed"),
         ([PEER], 137, WAITED, "rank 0 on n1: RuntimeError: Connection closed by peer"),
         ([PEER], 1, "", "rank 0 on n1: RuntimeError: Connection closed by peer"),
-        (
-            [],
-            139,
-            "srun: error: n[1-2]: tasks 0-3: Segmentation fault (core dumped)\n",
-            "ranks 0-3 on n[1-2]: segmentation fault",
-        ),
+        ([], 139, SEGFAULTS, "ranks 0-3 on n[1-2]: segmentation fault"),
         (
             [PEER],
             137,
@@ -45,6 +40,7 @@ WAITED = (
         ),
         ([], 143, "", "signal 15 has ended a rank"),
         ([], 3, "", "exit code 3"),
+        ([], 233, "srun: error: Application launch failed: Communication connection failure\n", "exit code 233"),
         ([], 75, KILLED, ""),
         ([], 0, "", ""),
     ],

@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def assert_unbroken(submitted: SubmittedRun, config: Path) -> None:
-    assert lehr("train", config, "run.name=unbroken", "parallel.data=2", timeout=400).returncode == 0
+    assert lehr("train", config, "run.name=unbroken", "parallel.data=2", timeout=600).returncode == 0
     assert trajectory(submitted.path) == trajectory(config.parent / "runs" / "unbroken")
 
 
@@ -68,7 +68,7 @@ def test_a_node_that_is_cut_for_longer_is_named_and_excluded(
         cluster.cut("n2", "fab")
     else:
         cluster.unplug("n2", "fab")
-    state = submitted.wait_for_end("COMPLETED", seconds=600)
+    state = submitted.wait_for_end("COMPLETED")
     assert (state["ExcNodeList"], state["NodeList"]) == ("n2", "n[1,3]")
     rows = [(action, row) for action, row, _ in submitted.ends()]
     assert rows == [("requeue", "the run has failed"), ("requeue", "a node is bad"), ("end", "the run is done")]

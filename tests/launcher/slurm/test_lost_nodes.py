@@ -19,7 +19,7 @@ from train.metrics.jsonl import read_metrics
 
 pytestmark = pytest.mark.slurm
 
-STEPS = 400
+CANCELLED = ("end", "its user has cancelled the job", 0)
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +29,24 @@ def node_timeout_seconds() -> int:
 
 
 def run_config(folder: Path) -> Path:
-    """A run of a minute or so, which a lost node interrupts."""
+    """A run that goes on until it is cancelled: how long Slurm takes to give up a node, no test knows."""
     return write_config(
         folder,
         make_shards(folder),
-        train={"steps": STEPS, "global_batch_size": 12, "timeout_seconds": 25, "hang_seconds": 5},
+        train={"steps": 100_000, "global_batch_size": 12, "timeout_seconds": 25, "hang_seconds": 5},
         evaluate={"every_steps": 0},
         checkpoint={"every_steps": 20, "keep_last": 2},
     )
 
 
-@pytest.mark.timeout(1200)
+def cancel(submitted: SubmittedRun) -> None:
+    """Cancels the job after some more steps."""
+    submitted.wait_for_step(steps_taken(submitted.path) + 10)
+    submitted.lehr("cancel", submitted.path)
+    submitted.wait_for_end("CANCELLED")
+
+
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("loss", ["off", "daemon"])
 def test_a_lost_node_is_replaced_and_the_run_is_the_unbroken_one(cluster: Cluster, tmp_path: Path, loss: str) -> None:
     config = run_config(tmp_path)
@@ -52,14 +59,15 @@ def test_a_lost_node_is_replaced_and_the_run_is_the_unbroken_one(cluster: Cluste
         cluster.kill_slurmd("n2")
     submitted.wait_for_begin(2)
     assert "n2" not in cluster.job(submitted.job)["NodeList"]
-    submitted.wait_for_end("COMPLETED")
-    assert submitted.ends()[-2:] == [("requeue", "a node has failed", 1), ("end", "the run is done", 0)]
+    cancel(submitted)
+    assert submitted.ends()[-2:] == [("requeue", "a node has failed", 1), CANCELLED]
     assert "; a node has failed: n2" in submitted.lehr("status", submitted.path).stdout
-    assert lehr("train", config, "run.name=unbroken", "parallel.data=2", timeout=300).returncode == 0
+    steps = f"train.stop_at_step={steps_taken(submitted.path)}"
+    assert lehr("train", config, "run.name=unbroken", "parallel.data=2", steps, timeout=600).returncode == 0
     assert trajectory(submitted.path) == trajectory(tmp_path / "runs" / "unbroken")
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_job_that_may_be_smaller_goes_on_with_fewer_nodes(cluster: Cluster, tmp_path: Path) -> None:
     """Slurm would ask for as many nodes as the job had, and wait for ever."""
     submitted = SubmittedRun(cluster, tmp_path / "runs" / "try")
@@ -67,46 +75,54 @@ def test_a_job_that_may_be_smaller_goes_on_with_fewer_nodes(cluster: Cluster, tm
     submitted.wait_for_step(30)
     assert cluster.job(submitted.job)["NumNodes"] == "3"
     cluster.power_off("n3")
-    submitted.wait_for_end("COMPLETED", seconds=400)
-    assert (cluster.job(submitted.job)["NodeList"], steps_taken(submitted.path)) == ("n[1-2]", STEPS)
+    submitted.wait_for_begin(2)
+    assert cluster.job(submitted.job)["NodeList"] == "n[1-2]"
+    cancel(submitted)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_lost_batch_host_is_decided_by_the_next_attempt(cluster: Cluster, tmp_path: Path) -> None:
     submitted = SubmittedRun(cluster, tmp_path / "runs" / "try")
     submitted.submit(run_config(tmp_path), site={"time": "01:00:00"})
     submitted.wait_for_step(30)
     cluster.power_off("n1")
-    submitted.wait_for_end("COMPLETED", seconds=400)
-    assert submitted.ends() == [("requeue", "a node has failed", 1), ("end", "the run is done", 0)]
+    submitted.wait_for_begin(2)
+    cancel(submitted)
+    assert submitted.ends() == [("requeue", "a node has failed", 1), CANCELLED]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_controller_that_is_restarted_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
     """The run ends while the controller is away: the decision waits for it."""
-    config = write_config(tmp_path, make_shards(tmp_path))
+    config = write_config(
+        tmp_path,
+        make_shards(tmp_path),
+        train={"steps": 1000},  # so many that the controller is away before the last of them
+        evaluate={"every_steps": 0},
+        checkpoint={"every_steps": 500, "keep_last": 2},
+    )
     submitted = SubmittedRun(cluster, tmp_path / "runs" / "try").submit(config, site={"time": "01:00:00"}, nodes="1")
     submitted.wait_for_step(1)
     with cluster.without_controller():
-        submitted.wait_for_step(12)
-        wait_until(lambda: "done: 12 steps" in submitted.output(), seconds=120)
+        assert steps_taken(submitted.path) < 1000
+        wait_until(lambda: "done: 1000 steps" in submitted.output(), seconds=400)
         time.sleep(5)
         assert submitted.ends() == []
     submitted.wait_for_end("COMPLETED")
     assert submitted.ends() == [("end", "the run is done", 0)]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_an_isolated_node_is_fenced(cluster: Cluster, tmp_path: Path) -> None:
     """Its rank trains on while the job starts again elsewhere. Only the newer one writes."""
     config = run_config(tmp_path)
     submitted = SubmittedRun(cluster, tmp_path / "runs" / "try")
-    submitted.submit(config, "train.steps=100000", site={"time": "01:00:00"}, nodes="1")
+    submitted.submit(config, site={"time": "01:00:00"}, nodes="1")
     submitted.wait_for_step(30)
     cluster.cut("n1", "eth", "fab")
     submitted.wait_for_begin(2)
     record = submitted.path / "logs" / f"job-{submitted.job}-attempt-1" / "failure-rank-00000.json"
-    wait_until(record.exists, seconds=120)
+    wait_until(record.exists, seconds=300)
     assert json.loads(record.read_text())["kind"] == "fenced"
     written = steps_taken(submitted.path)
     submitted.wait_for_step(written + 100)
@@ -114,7 +130,7 @@ def test_an_isolated_node_is_fenced(cluster: Cluster, tmp_path: Path) -> None:
     assert steps == list(range(1, len(steps) + 1))
     cluster.mend("n1", "eth", "fab")
     over = f"job {submitted.job} attempt 1 is over: Slurm has started the job again meanwhile"
-    wait_until(lambda: over in submitted.output(), seconds=120)
+    wait_until(lambda: over in submitted.output(), seconds=300)
     submitted.lehr("cancel", submitted.path)
     submitted.wait_for_end("CANCELLED")
     assert [action for action, _, _ in submitted.ends()] == ["requeue", "end"]

@@ -57,16 +57,49 @@ def test_a_release_that_fails_is_tried_again_and_else_the_job_is_said_to_be_held
 def test_a_controller_that_is_silent_is_asked_again(
     scontrol: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its first answer does not come; sbatch is not called twice, because the job may have been submitted."""
+    """Its first answer does not come."""
     monkeypatch.setattr(scheduler, "_SECONDS", 1.0)
     write_script(scontrol, '[ "$calls" -gt 1 ] || exec sleep 600')
     scheduler.release("12")
-    assert len(calls(scontrol)) == 2
+    assert len(calls(scontrol)) >= 2  # on a busy machine the second answer may be late too
     assert capfd.readouterr().err.count("Slurm's controller is away: scontrol is tried again") == 1
-    write_script(scontrol.with_name("sbatch"), "exec sleep 600")
-    with pytest.raises(RunError, match="sbatch has not answered for 1 s"):
+
+
+def test_sbatch_is_not_called_twice_because_the_job_may_have_been_submitted(
+    scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = scontrol.with_name("sbatch")
+    write_script(
+        sbatch, "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
+    )
+    with pytest.raises(RunError, match="Slurm has not answered sbatch, and may have taken the job all the same"):
         scheduler.submit("#!/bin/bash")
-    assert len(scontrol.with_name("sbatch.calls").read_text().splitlines()) == 1
+    assert len(sbatch.with_name("sbatch.calls").read_text().splitlines()) == 1
+    monkeypatch.setattr(scheduler, "_SECONDS", 1.0)
+    write_script(sbatch, "exec sleep 600")
+    with pytest.raises(RunError, match="Slurm has not answered sbatch"):
+        scheduler.submit("#!/bin/bash")
+    write_script(
+        sbatch, 'if [ "$calls" -lt 4 ]; then echo "Unable to contact slurm controller" >&2; exit 1; fi; echo 7'
+    )
+    monkeypatch.setattr(scheduler, "_SECONDS", 60.0)
+    assert scheduler.submit("#!/bin/bash") == "7"  # the controller has not heard of it before
+
+
+def test_a_job_that_is_back_already_by_a_call_without_an_answer_is_changed_and_released(scontrol: Path) -> None:
+    """The answers are those of a real Slurm 22.05."""
+    write_script(
+        scontrol,
+        """
+        case "$calls $1" in
+            "1 requeuehold") echo "Socket timed out on send/recv operation" >&2; exit 1 ;;
+            *" requeuehold") echo "Job is pending execution for job 12" >&2; exit 1 ;;
+        esac
+        """,
+    )
+    assert scheduler.requeue("12", excluded=["n3"], nodes="2")
+    hold, change = "requeuehold 12", "update JobId=12 ExcNodeList=n3 NumNodes=2"
+    assert calls(scontrol) == [hold, hold, change, "release 12"]
 
 
 def test_a_job_without_a_change_is_put_back_by_one_command(scontrol: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import re
 import signal
 import socket
@@ -54,10 +57,16 @@ sys.exit(run_node(["bash", "-c", sys.argv[2]], place, ranks_per_node=2, node="n1
 
 def start_node(rank: str) -> subprocess.Popen[str]:
     """Starts two ranks on this machine, as on the only node of a job. `rank`: what each does, in the shell's words."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    return subprocess.Popen([sys.executable, "-c", NODE, port, rank], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", NODE, free_port(), rank], stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> str:
+    """Returns a port on which nobody listens, below those that a connection of another test may get by chance."""
+    for number in itertools.count(os.getpid()):
+        port = 15_000 + number % 15_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return str(port)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

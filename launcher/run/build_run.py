@@ -15,7 +15,7 @@ from launcher.run.branch_origin import agree_on_origin
 from launcher.run.config import RunConfig
 from launcher.run.estimate import estimate_lines, estimate_step, step_warnings
 from launcher.run.held_out_sequences import held_out_loader
-from launcher.run.input_hashes import inputs_of
+from launcher.run.input_hashes import register_hash
 from launcher.run.preflight import model_with_vocabulary
 from launcher.run.run_parts import parts_of
 from launcher.run.stages import run_schedule, training_data
@@ -155,7 +155,7 @@ def _build_checkpoints(
         mesh,
         model=model.to_plain(),
         tokenizer=shard_tokenizer(training_data(config)).sha256,
-        registered_forecast=inputs_of(config).registered_forecast,
+        registered_forecast=register_hash(config),
         layout={**config.parallel.to_plain(), "data": mesh.data.size},
         retention=config.checkpoint,
         lease=lease,

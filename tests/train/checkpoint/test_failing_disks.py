@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_between_saves(tmp_path: Path, disk: Path, shards: 
     config = write_config(tmp_path, shards, run={"folder": str(disk)}, train={"steps": 5000})
     run = disk / "try"
     with start_lehr("train", config, "checkpoint.every_steps=10", "checkpoint.keep_last=1") as process:
-        wait_until(lambda: steps_taken(run) >= 15)
+        wait_until(lambda: steps_taken(run) >= 15 and bool(step_folders(run / "checkpoints")))
         fill(disk, leave=0)
         _, errors = process.communicate(timeout=100)
     assert process.returncode == 1, errors

@@ -102,7 +102,9 @@ def test_a_flipped_bit_is_named_in_every_layout(parallel: dict[str, Any]) -> Non
         assert messages[0].count("rank ") == 2
 
 
+# The steps after the first checkpoint wait, so that its files are written before the run ends.
 ONE_BIT = """
+import time
 import launcher.run.rank_main as rank_main
 build_run = rank_main.build_run
 def build(config, mesh, folder, **more):
@@ -110,6 +112,7 @@ def build(config, mesh, folder, **more):
     train_step = run.engine.train_step
     def flipping(*arguments, **keywords):
         result = train_step(*arguments, **keywords)
+        time.sleep(1.0 if run.state.step >= 5 else 0.0)
         if mesh.rank == 1 and run.state.step == 5:
             import torch
             run.engine.replicated_weights()["embedding.weight"].view(torch.int32)[3, 4] ^= 1

@@ -2,13 +2,14 @@
 
 1. Two sweeps of the lr, at the size of the config and at a smaller one, refit the size rule.
 2. The ladder is planned from the config by that rule, trained, fitted and registered, and then the target is trained.
-3. At the size of the config, the default (its schedule and batch) and the laws' choice are tuned with equally many
-   runs, and compared over SEEDS.
+3. At the size of the config, the lr of the default (its schedule and batch) and that of the laws' choice are tuned
+   with equally many runs, and both are compared over SEEDS.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ LEAST_RATIO = 30.0  # of the target to the largest rung
 SMALL = ("model.hidden_size=32", "model.ffn_size=88", "train.steps=1080", "train.global_batch_size=6")
 SMALL = (*SMALL, "train.micro_batch_size=6", "schedule.warmup_steps=54", "evaluate.every_steps=27")
 LRS = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
-FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the lr, for the default and for the laws' choice alike
+MOST_SWEEPS = 4  # of a size: each adds an lr at the edge where the best one was
+FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the lr of the default, and of that of the laws' choice
 SEEDS = 3
 DEFAULT, CHOSEN = "default", "chosen"  # the arms of the comparison
 WARMUP_DIVISOR, LEAST_OF_PEAK = 20, 0.025  # of the laws' schedule, as in the config
@@ -99,40 +101,48 @@ class Plan:
         ]
 
 
-def default_arm(base: RunConfig, factor: float) -> list[str]:
-    """Returns the overrides of the default: the schedule and the batch of the config, with its lr times a factor."""
-    return _with_lr(base, base.optim.lr * factor)
+@dataclass(frozen=True)
+class Arm:
+    """A schedule, a batch, and the lr around which it is tuned."""
+
+    lr: float
+    overrides: tuple[str, ...] = ()
+
+    def lrs(self, factors: Sequence[float]) -> list[str]:
+        """Returns the lr times each factor, as texts of overrides."""
+        return [f"{self.lr * factor:g}" for factor in factors]
 
 
-def chosen_arm(base: RunConfig, small: TunedRun, size: float, fit: Fit, factor: float) -> list[str]:
-    """Returns the overrides of the laws' choice.
+def default_arm(base: RunConfig) -> Arm:
+    """Returns the default: the schedule, the batch and the lr of the config."""
+    return Arm(base.optim.lr)
 
-    Lr and batch are those of the published powers from the smaller size alone, with the lr times a factor; the schedule
-    is the best registered one by the law that was fitted to the ladder.
+
+def chosen_arm(base: RunConfig, small: TunedRun, size: float, fit: Fit) -> Arm:
+    """Returns the laws' choice.
+
+    Lr and batch are those of the published powers from the smaller size alone; the schedule is the best registered one
+    by the law that was fitted to the ladder.
     """
     train = base.train
     tokens = float(train.steps * train.global_batch_size * train.seq_length)
     recipe = PowerConfig().run(small, parameters=size, tokens=tokens)
     rows = max(1, round(recipe.batch_tokens / train.seq_length))
     steps = round(tokens / (rows * train.seq_length))
+    lr = float(f"{recipe.lr:.3g}")  # three digits, as a config has: another machine then finds the same run
     limits = Constraints(
-        peak_lr=recipe.lr * factor,
+        peak_lr=lr,
         warmup_steps=max(1, steps // WARMUP_DIVISOR),
-        min_lr=LEAST_OF_PEAK * recipe.lr * factor,
+        min_lr=float(f"{LEAST_OF_PEAK * lr:.3g}"),
         free_form=False,
         parameters=size,
     )
     best = search(fit, steps=steps, constraints=limits)[0]
-    return [
-        f"optim.lr={recipe.lr * factor!r}",
+    overrides = (
         f"schedule={json.dumps(best.section)}",
         f"train.steps={steps}",
         f"train.global_batch_size={rows}",
         f"train.micro_batch_size={rows}",
         f"evaluate.every_steps={max(1, steps // 40)}",
-    ]
-
-
-def _with_lr(base: RunConfig, lr: float) -> list[str]:
-    least = float(base.schedule.to_plain().get("min_lr", 0.0)) * lr / base.optim.lr
-    return [f"optim.lr={lr:.4g}", f"schedule.min_lr={least:.4g}"]
+    )
+    return Arm(lr, overrides)

@@ -16,22 +16,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
-from ladder_plan import CHOSEN, DEFAULT, Plan, chosen_arm, default_arm
+from ladder_plan import CHOSEN, DEFAULT, MOST_SWEEPS, Arm, Plan, chosen_arm, default_arm
 from ladder_report import Results, write_report
 from lehr_commands import LehrCommands
 
 from launcher.ladder.ladder_file import read_ladder
-from launcher.ladder.rungs import tuned_run
 from launcher.ladder.tuning import tuned_runs
 from launcher.run.config import load_run_config
-from launcher.run.preflight import model_with_vocabulary
-from launcher.sweep.grid import parse_axes
+from launcher.run.register import load_forecast
 from launcher.sweep.points import plan_sweep
 from launcher.sweep.records import Record, read_records
-from laws.fitting.fitted import load_fit
 from settings import UserError
+from settings.files import write_text
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,51 +47,33 @@ class Proof:
         """Does what is missing. Exits with code 75 on a stop, and with 1 if a command fails."""
         with self._commands:
             self._build()
-            grid = f"optim.lr={','.join(f'{lr:g}' for lr in self.plan.lrs)}"
-            self._sweep(self.plan.sweep("small", *self.plan.small), "--grid", grid)
-            self._sweep(self.plan.sweep("base"), "--grid", grid)
+            self._tune(self.plan.sweep("small", *self.plan.small))
+            self._tune(self.plan.sweep("base"))
             self._make_ladder()
             self._sweep(["sweep", str(self.plan.ladder / "target.yaml"), "run.name=target"], jobs=1)
             for name in (DEFAULT, CHOSEN):
-                for factor in self.plan.factors:
-                    self._sweep(self._arm(name, factor), jobs=1)
-                self._sweep(self._arm(name, self.best_factor(name)), "--seeds", str(self.plan.seeds))
-
-    def arm_records(self, name: str, factor: float, *, seeds: int = 1) -> list[Record]:
-        """Returns the finished runs of an arm, by seed."""
-        _, config, *overrides = self._arm(name, factor)
-        points = plan_sweep(Path(config), overrides, parse_axes([]), seeds=seeds).points
-        known = read_records(self.runs_file)
-        return [known[point.digest] for point in points if point.digest in known]
-
-    def best_factor(self, name: str) -> float:
-        """Returns the factor of the lr with the least loss at the first seed."""
-        losses = {
-            factor: record.loss
-            for factor in self.plan.factors
-            for record in self.arm_records(name, factor)
-            if record.loss is not None
-        }
-        return min(losses, key=lambda factor: losses[factor], default=self.plan.factors[0])
+                words, lrs = self._arm(name)
+                self._sweep(words, *_grid(lrs))
+                self._sweep([*words, f"optim.lr={self._best_lr(words, lrs)}"], "--seeds", str(self.plan.seeds))
 
     def target_record(self) -> Record | None:
         """Returns the finished target; None before."""
         path = self.plan.ladder / "target.yaml"
         if not path.is_file():
             return None
-        (point,) = plan_sweep(path, ["run.name=target"], parse_axes([]), seeds=1).points
+        (point,) = plan_sweep(path, ["run.name=target"], [], seeds=1).points
         return read_records(self.runs_file).get(point.digest)
 
     def results(self) -> Results:
         """Returns what is finished. Raises UserError before the ladder is planned."""
-        started = (self.plan.ladder / "fit.json").is_file()
-        factors = {name: self.best_factor(name) for name in (DEFAULT, CHOSEN)} if started else {}
-        arms = {name: self.arm_records(name, each, seeds=self.plan.seeds) for name, each in factors.items()}
+        started = self.register.is_file()
+        arms = {name: self._arm(name) for name in (DEFAULT, CHOSEN)} if started else {}
+        best = {name: self._best_lr(words, lrs) for name, (words, lrs) in arms.items()}
         return Results(
             ladder=self.plan.ladder,
             target=self.target_record(),
-            arms=arms,
-            best_factors=factors,
+            arms={name: self._records(arms[name][0], lr, seeds=self.plan.seeds) for name, lr in best.items()},
+            best_lrs=best,
             tuned_with=len(self.plan.factors),
             seeds=self.plan.seeds,
         )
@@ -100,6 +81,31 @@ class Proof:
     def _build(self) -> None:
         """Builds the shards; where they are, the command only checks that they are those of the config."""
         self._run(["data", "build", str(self.plan.config), *self.plan.overrides])
+
+    def _tune(self, words: Sequence[str]) -> None:
+        """Sweeps the lr. As long as the best one lies at the edge of the sweep, it is widened by a value there."""
+        lrs = [f"{lr:g}" for lr in self.plan.lrs]
+        for _ in range(MOST_SWEEPS):
+            self._sweep(words, *_grid(lrs))
+            best = lrs.index(self._best_lr(words, lrs))
+            if best == 0:
+                lrs.insert(0, f"{float(lrs[0]) ** 2 / float(lrs[1]):g}")
+            elif best == len(lrs) - 1:
+                lrs.append(f"{float(lrs[-1]) ** 2 / float(lrs[-2]):g}")
+            else:
+                return
+
+    def _records(self, words: Sequence[str], lr: str, *, seeds: int = 1) -> list[Record]:
+        """Returns the finished runs of a sweep with an lr, by seed."""
+        _, config, *overrides = words
+        points = plan_sweep(Path(config), [*overrides, f"optim.lr={lr}"], [], seeds=seeds).points
+        known = read_records(self.runs_file)
+        return [known[point.digest] for point in points if point.digest in known]
+
+    def _best_lr(self, words: Sequence[str], lrs: Sequence[str]) -> str:
+        """Returns the lr of a sweep with the least loss at the first seed."""
+        losses = {lr: record.loss for lr in lrs for record in self._records(words, lr) if record.loss is not None}
+        return min(losses, key=lambda lr: losses[lr], default=lrs[0])
 
     def _make_ladder(self) -> None:
         """Plans, trains, fits and registers the ladder, each unless it is done."""
@@ -113,21 +119,24 @@ class Proof:
         if not ladder.fit.exists():
             self._run(["ladder", "fit", str(folder)])
         if self.register.exists():  # a forecast is registered once
-            ladder.register.write_bytes(self.register.read_bytes())
+            write_text(ladder.register, self.register.read_text(encoding="utf-8"))
             ladder.write_target()
             return
         if not ladder.register.exists():
             self._run(["ladder", "register", str(folder)])
-        self.register.write_bytes(ladder.register.read_bytes())
+        write_text(self.register, ladder.register.read_text(encoding="utf-8"))
 
-    def _arm(self, name: str, factor: float) -> list[str]:
-        base = self.plan.base
-        if name == DEFAULT:
-            return self.plan.sweep(name, *default_arm(base, factor))
-        (small, _), _ = tuned_runs([self.plan.sweep_folder(each) for each in ("small", "base")], self.runs_file)
-        size = tuned_run(base, model_with_vocabulary(base)).parameters
-        fit = load_fit(self.plan.ladder / "fit.json")
-        return self.plan.sweep(name, *chosen_arm(base, small, size, fit, factor))
+    def _arm(self, name: str) -> tuple[list[str], list[str]]:
+        """Returns the arguments of an arm's sweep, and the values of its lr."""
+        arm = self._chosen if name == CHOSEN else default_arm(self.plan.base)
+        return self.plan.sweep(name, *arm.overrides), arm.lrs(self.plan.factors)
+
+    @cached_property
+    def _chosen(self) -> Arm:
+        """The laws' choice, by the registered law."""
+        (small, base), _ = tuned_runs([self.plan.sweep_folder(each) for each in ("small", "base")], self.runs_file)
+        fit, _ = load_forecast(self.register)
+        return chosen_arm(self.plan.base, small, base.parameters, fit)
 
     def _sweep(self, arguments: Sequence[str], *options: str, jobs: int | None = None) -> None:
         """Runs a sweep; one that has a single run gives it the threads of all jobs."""
@@ -140,6 +149,10 @@ class Proof:
         self._commands.run(arguments, threads=threads).check()
 
 
+def _grid(lrs: Sequence[str]) -> list[str]:
+    return ["--grid", f"optim.lr={','.join(lrs)}"]
+
+
 def main() -> None:
     """Does what is missing and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,7 +163,7 @@ def main() -> None:
     parser.add_argument("--register", type=Path, default=HERE / "ladder_register.json", help="the registered forecast")
     parser.add_argument("--record", type=Path, default=HERE / "ladder.md", help="the report")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, where there are several")
-    parser.add_argument("--report", action="store_true", help="only write the report, from the lines of finished runs")
+    parser.add_argument("--report", action="store_true", help="only write the report of what is finished")
     arguments = parser.parse_args()
     try:
         plan = Plan(arguments.config, tuple(arguments.overrides), arguments.folder.resolve())

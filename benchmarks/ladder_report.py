@@ -14,7 +14,7 @@ from launcher.ladder.ladder_file import Ladder, read_ladder
 from launcher.run.register import load_forecast
 from launcher.sweep.records import Record
 from launcher.sweep.summary import Estimate
-from settings.files import write_text
+from settings.files import file_sha256, write_text
 from train.metrics.console import format_count
 
 
@@ -25,7 +25,7 @@ class Results:
     ladder: Path  # its folder
     target: Record | None
     arms: Mapping[str, Sequence[Record]]  # of DEFAULT and CHOSEN at the best lr, by seed
-    best_factors: Mapping[str, float]  # of the lr
+    best_lrs: Mapping[str, str]
     tuned_with: int  # runs of each arm
     seeds: int
 
@@ -73,6 +73,9 @@ def _target(record: Record | None, ladder: Ladder) -> Iterator[str]:
     if record is None or record.loss is None or not ladder.register.is_file():
         yield "The target is not finished."
         return
+    if record.registered_forecast != file_sha256(ladder.register):
+        yield "The target was trained with another registered forecast than ladder_register.json: nothing is compared."
+        return
     _, register = load_forecast(ladder.register)
     assert register is not None
     forecast = register.forecast
@@ -119,11 +122,11 @@ def _choice(results: Results) -> Iterator[str]:
     if len(losses) < 2 * results.seeds or None in losses:
         yield "Not finished."
         return
-    yield "| arm | factor of the lr | losses, seed by seed |"
+    yield "| arm | lr | losses, seed by seed |"
     yield "|---|---|---|"
     for name, records in arms.items():
         cells = ", ".join(f"{record.loss:.4f}" for record in records)
-        yield f"| {name} | {results.best_factors[name]:g} | {cells} |"
+        yield f"| {name} | {results.best_lrs[name]} | {cells} |"
     pairs = zip(arms[CHOSEN], arms[DEFAULT], strict=True)
     difference = Estimate.of([float(one.loss or 0) / float(other.loss or 1) - 1 for one, other in pairs])
     yield ""

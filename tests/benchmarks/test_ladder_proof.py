@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,8 @@ from ladder_plan import (
 )
 from ladder_proof import Proof
 from ladder_report import write_report
+from lehr_commands import Ended, LehrCommands
+from processes import lehr
 from small_runs import make_shards
 
 from launcher.ladder.design import Sizes, design_ladder
@@ -81,9 +86,36 @@ def test_a_mistake_in_the_config_is_one_message(tmp_path: Path) -> None:
     assert not (tmp_path / "report.md").exists()
 
 
+def test_a_sweep_is_widened_until_its_best_lr_lies_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, grids = 0.1, []
+    monkeypatch.setattr(Proof, "_sweep", lambda self, words, *options: grids.append(options[1]))
+    monkeypatch.setattr(
+        Proof, "_best_lr", lambda self, words, lrs: min(lrs, key=lambda lr: abs(math.log(float(lr) / best)))
+    )
+    plan = Plan(CONFIG, (), tmp_path, lrs=(0.01, 0.02, 0.04))
+    proof = Proof(plan, runs=tmp_path / "runs.jsonl", register=tmp_path / "register.json", jobs=1)
+    proof._tune(["sweep"])
+    assert grids == [
+        "optim.lr=0.01,0.02,0.04",
+        "optim.lr=0.01,0.02,0.04,0.08",
+        "optim.lr=0.01,0.02,0.04,0.08,0.16",
+    ]
+    best, grids[:] = 0.006, []
+    proof._tune(["sweep"])
+    assert grids[-1] == "optim.lr=0.0025,0.005,0.01,0.02,0.04"
+
+
+def run_forked(self: LehrCommands, arguments: Sequence[str], *, threads: int = 1) -> Ended:
+    """Runs a command of the proof without the seconds of a new interpreter."""
+    done = lehr(*arguments, env={"OMP_NUM_THREADS": str(threads)}, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Ended(arguments, done.returncode, stopped=False, cpu_seconds=0.0)
+
+
 @pytest.mark.slow
 def test_a_short_proof_goes_from_sweeps_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Proof, "_build", lambda self: None)  # the shards are made already
+    monkeypatch.setattr(LehrCommands, "run", run_forked)
     words = [f"data.shards={make_shards(tmp_path)}", "data.sources={}", "data.mixture={alpha: 1, beta: 1}"]
     words += ["model.num_layers=1", "model.hidden_size=16", "model.num_heads=2", "model.ffn_size=32"]
     words += ["train.steps=160", "train.seq_length=32", "train.micro_batch_size=4", "train.global_batch_size=4"]
@@ -106,7 +138,7 @@ def test_a_short_proof_goes_from_sweeps_to_the_report(tmp_path: Path, monkeypatc
         spacing=1.5,
         ladder_seeds=1,
         small=small,
-        lrs=(1e-4, 1e-2, 10.0),
+        lrs=(1e-3, 1e-2, 1e-1),
         factors=(1.0,),
         seeds=2,
     )
@@ -118,5 +150,13 @@ def test_a_short_proof_goes_from_sweeps_to_the_report(tmp_path: Path, monkeypatc
     assert "Not finished" not in text
     assert "Both were tuned with 1 runs." in text
     before = (tmp_path / "runs.jsonl").read_text()
-    proof.work()
+    elsewhere = replace(plan, folder=tmp_path / "elsewhere")  # as in a clone that has the committed files
+    again = Proof(elsewhere, runs=tmp_path / "runs.jsonl", register=tmp_path / "register.json", jobs=2)
+    again.work()
     assert (tmp_path / "runs.jsonl").read_text() == before
+    write_report(again.results(), tmp_path / "again.md")
+    assert (tmp_path / "again.md").read_text() == text
+    register = tmp_path / "proof/ladder/register.json"
+    register.write_text(register.read_text().replace('"registered": "2', '"registered": "1'))
+    write_report(proof.results(), tmp_path / "altered.md")
+    assert "was trained with another registered forecast" in (tmp_path / "altered.md").read_text()

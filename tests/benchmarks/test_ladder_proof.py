@@ -1,12 +1,10 @@
-"""The proof of ladders: its plan keeps what was asked, and a much shortened one goes from sweeps to the report."""
+"""The proof of ladders: its plan keeps what was asked, and a sweep is widened where its best lr is at the edge."""
 
 from __future__ import annotations
 
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,10 +21,6 @@ from ladder_plan import (
     Plan,
 )
 from ladder_proof import Proof
-from ladder_report import write_report
-from lehr_commands import Ended, LehrCommands
-from processes import lehr
-from small_runs import make_shards
 
 from launcher.ladder.design import Sizes, design_ladder
 from launcher.ladder.ladder_file import LadderPlan
@@ -103,60 +97,3 @@ def test_a_sweep_is_widened_until_its_best_lr_lies_within(tmp_path: Path, monkey
     best, grids[:] = 0.006, []
     proof._tune(["sweep"])
     assert grids[-1] == "optim.lr=0.0025,0.005,0.01,0.02,0.04"
-
-
-def run_forked(self: LehrCommands, arguments: Sequence[str], *, threads: int = 1) -> Ended:
-    """Runs a command of the proof without the seconds of a new interpreter."""
-    done = lehr(*arguments, env={"OMP_NUM_THREADS": str(threads)}, timeout=250)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Ended(arguments, done.returncode, stopped=False, cpu_seconds=0.0)
-
-
-@pytest.mark.slow
-def test_a_short_proof_goes_from_sweeps_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Proof, "_build", lambda self: None)  # the shards are made already
-    monkeypatch.setattr(LehrCommands, "run", run_forked)
-    words = [f"data.shards={make_shards(tmp_path)}", "data.sources={}", "data.mixture={alpha: 1, beta: 1}"]
-    words += ["model.num_layers=1", "model.hidden_size=16", "model.num_heads=2", "model.ffn_size=32"]
-    words += ["train.steps=160", "train.seq_length=32", "train.micro_batch_size=4", "train.global_batch_size=4"]
-    words += [
-        "schedule.warmup_steps=8",
-        "schedule.min_lr=1e-5",
-        "evaluate.every_steps=4",
-        "evaluate.max_windows=8",
-        f"run.folder={tmp_path}",
-    ]
-    small = ("model.hidden_size=8", "model.ffn_size=16", "train.steps=100", "schedule.warmup_steps=5")
-    plan = Plan(
-        CONFIG,
-        tuple(words),
-        tmp_path / "proof",
-        target=12e3,
-        tokens=36e3,
-        budget=2e10,
-        sizes=2,
-        spacing=1.5,
-        ladder_seeds=1,
-        small=small,
-        lrs=(1e-3, 1e-2, 1e-1),
-        factors=(1.0,),
-        seeds=2,
-    )
-    proof = Proof(plan, runs=tmp_path / "runs.jsonl", register=tmp_path / "register.json", jobs=2)
-    proof.work()
-    write_report(proof.results(), tmp_path / "report.md")
-    text = (tmp_path / "report.md").read_text()
-    assert "| last loss | " in text
-    assert "Not finished" not in text
-    assert "Both were tuned with 1 runs." in text
-    before = (tmp_path / "runs.jsonl").read_text()
-    elsewhere = replace(plan, folder=tmp_path / "elsewhere")  # as in a clone that has the committed files
-    again = Proof(elsewhere, runs=tmp_path / "runs.jsonl", register=tmp_path / "register.json", jobs=2)
-    again.work()
-    assert (tmp_path / "runs.jsonl").read_text() == before
-    write_report(again.results(), tmp_path / "again.md")
-    assert (tmp_path / "again.md").read_text() == text
-    register = tmp_path / "proof/ladder/register.json"
-    register.write_text(register.read_text().replace('"registered": "2', '"registered": "1'))
-    write_report(proof.results(), tmp_path / "altered.md")
-    assert "was trained with another registered forecast" in (tmp_path / "altered.md").read_text()

@@ -155,7 +155,7 @@ def _build_checkpoints(
         mesh,
         model=model.to_plain(),
         tokenizer=shard_tokenizer(training_data(config)).sha256,
-        registered_forecast=register_hash(config),
+        registered_forecast=register_hash(config.train.forecast),
         layout={**config.parallel.to_plain(), "data": mesh.data.size},
         retention=config.checkpoint,
         lease=lease,

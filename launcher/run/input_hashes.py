@@ -33,17 +33,17 @@ def inputs_of(config: RunConfig) -> Inputs:
     return Inputs(
         tokenizer=shards.tokenizer.sha256,
         sources=shards.digests(),
-        registered_forecast=register_hash(config),
+        registered_forecast=register_hash(config.train.forecast),
         lr_table={n: hashlib.sha256(json.dumps(values[:n]).encode()).hexdigest() for n in sorted(lengths)},
     )
 
 
-def register_hash(config: RunConfig) -> str:
-    """Returns the SHA-256 of the run's registered forecast; "" without one, and for a file that cannot be read."""
-    if not isinstance(config.train.forecast, Path):
+def register_hash(forecast: object) -> str:
+    """Returns the SHA-256 of a registered forecast, by `train.forecast`; "" for all else, and if it cannot be read."""
+    if not isinstance(forecast, Path):
         return ""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = config.train.forecast.read_bytes()
+        content = forecast.read_bytes()
         plain = json.loads(content)
         if isinstance(plain, dict) and REGISTERED in plain:
             return hashlib.sha256(content).hexdigest()

@@ -20,7 +20,7 @@ from train.metrics.console import format_count
 
 @dataclass(frozen=True)
 class Results:
-    """What is finished of the proof, beside the ladder."""
+    """The finished parts of the proof, beside the ladder."""
 
     ladder: Path  # its folder
     target: Record | None

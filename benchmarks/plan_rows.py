@@ -52,7 +52,7 @@ class PublishedRow:
 
     @property
     def is_of_the_fit(self) -> bool:
-        """Whether the efficiencies are fitted on this row; the rows of lehr are in neither half."""
+        """True if the efficiencies are fitted on this row. The rows of lehr are in neither half."""
         return self.source != "lehr" and hashlib.sha256(self.name.encode()).digest()[0] % 2 == 0
 
     @property

@@ -1,4 +1,4 @@
-"""How a command ends that has trained the points of a sweep or a ladder: what it prints, and its exit code."""
+"""The end of a command that has trained the points of a sweep or a ladder: its last lines, and its exit code."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _MOST_TRIES = 200
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many sizes a ladder has, how far apart they are, and the lengths of each."""
+    """The sizes of a ladder: their number, the ratio of neighbours, and the lengths of each."""
 
     count: int = 4
     spacing: float = 2.0  # each size over the next smaller one

@@ -21,6 +21,8 @@ from launcher.processes.rank_info import ParentHandles, RankInfo
 from launcher.processes.rank_logs import log_path
 
 POLL_SECONDS = 0.1
+_FLAGS_FIELD = 6  # of /proc/PID/stat, after the name: proc(5)
+_PF_EXITING = 0x4  # include/linux/sched.h
 
 
 @dataclass
@@ -36,7 +38,7 @@ class RankProcess:
     report: FailureReport | None = None
     failed_at: float = field(
         default_factory=time.time
-    )  # time.time() of its failure; without a report, when it was last known to run
+    )  # time.time() of its failure; without a report, when it was last known to run and not to be ending
 
     @property
     def runs(self) -> bool:
@@ -51,13 +53,17 @@ class RankProcess:
     def poll(self) -> None:
         """Notes whether the rank has ended, kills what it left running, and receives its report.
 
+        A rank that a signal has killed may close its connections some time before it can be waited for, and the ranks
+        that lose it fail in between. So its time is that before it began to end: only then is it the first.
+
         The group is killed before the process is waited for: until then no other process can have its number.
         """
         if not self.runs:
             return
         now = time.time()
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            self.failed_at = now
+            if not _is_ending(self.pid):
+                self.failed_at = now
             return
         self.kill()
         self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -79,6 +85,12 @@ class RankProcess:
             os.waitpid(self.pid, 0)
         self.log.close()
         os.close(self.report_fd)
+
+
+def _is_ending(pid: int) -> bool:
+    """Returns whether the kernel is taking a process down: it sets a flag before it closes the first file."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return bool(int(fields[_FLAGS_FIELD]) & _PF_EXITING)
 
 
 def fork_rank(

@@ -11,7 +11,7 @@ LaunchName = Literal["srun", "torchrun"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How a batch file starts the ranks, and what it says about that."""
+    """The start of the ranks in a batch file, and the comment beside it."""
 
     notes: str  # a paragraph, before the start
     tasks_are_ranks: bool  # else srun starts one task a node

@@ -31,7 +31,7 @@ class LeftOut:
 
     @property
     def is_inside(self) -> bool:
-        """Whether the interval holds the fact."""
+        """True if the fact lies in the interval."""
         return self.low <= self.fact <= self.high
 
 

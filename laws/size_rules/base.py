@@ -30,7 +30,7 @@ class TunedRun:
 
 
 class SizeRule(Settings):
-    """How lr, batch and weight decay go with parameters and tokens."""
+    """A rule by which lr, batch and weight decay follow from parameters and tokens."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""Why the first layout of a plan is the first, and what would make another one the first: in words."""
+"""The reasons, in words, for the first layout of a plan, and the changes that would put another one first."""
 
 from __future__ import annotations
 

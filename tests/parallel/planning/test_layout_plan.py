@@ -102,7 +102,7 @@ def test_values_can_be_kept() -> None:
 
 
 def test_the_reasons_are_true() -> None:
-    """What the words say of another machine is what a plan for that machine finds."""
+    """The words about another machine agree with a plan for that machine."""
     plan = plan_of()
     assert any(line.startswith("parallel.") for line in why_first(plan))
     moved = what_would_change(plan)
